@@ -1,0 +1,3 @@
+from mint_train.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""Every error that a user can cause, and the exit status that it ends the program with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RUN_FAILED = 1
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+class MintTrainError(Exception):
+    """The run failed; its message is one line that says what happened, where, and what to do next."""
+
+    exit_status = RUN_FAILED
+
+
+class UserError(MintTrainError):
+    """What the user gave is wrong: an option, a row, a plugin, a key."""
+
+    exit_status = USER_MISTAKE
+
+
+class OptionError(UserError):
+    """An option is unknown, malformed or contradicts another."""
+
+
+class PluginError(UserError):
+    """A loss plugin is missing, broken, or breaks the hook contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a row came from, as a user finds it again."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+class RowError(UserError):
+    """A row that does not hold what the loss needs.
+
+    A plugin raises it with the field and what is wrong with it; core adds file and line.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f'field "{field}": {problem}')
+
+
+class DataError(UserError):
+    """A data file that cannot be read, or a row in it, named by file and line."""
+
+
+class ContractError(UserError):
+    """A batch that breaks the loss's contract.
+
+    A plugin raises it from `check_batch` with the index of the offending group where there is one;
+    core adds the file and line that the group came from.
+    """
+
+    def __init__(self, problem: str, group: int | None = None) -> None:
+        self.problem = problem
+        self.group = group
+        super().__init__(problem)
+
+
+class DoesNotFit(Exception):
+    """An example that `--max-length` leaves with nothing to train; it is counted and named, not trained."""
+
+
+class LossError(MintTrainError):
+    """A loss that is NaN, infinite, detached, or not a scalar."""
+
+
+class BackendError(MintTrainError):
+    """The backend could not do what was asked."""

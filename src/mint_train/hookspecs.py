@@ -1,0 +1,182 @@
+"""The hook contract between mint-train and its plugins: read this file first to write one.
+
+A loss plugin is a Python object (usually a module, or a function under `@mint_train.loss`) named by an
+entry point of the group `mint_train.losses`; the entry point's name is what `--loss` takes. It implements
+the hooks of `LossSpec` that it needs. A plugin that says which other loss it extends (`EXTENDS = "dpo"`)
+inherits every hook that it leaves out.
+
+An implementation declares only the arguments that it uses, by name. `options` is always an instance of the
+model that `loss_options` returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+    from transformers import PreTrainedTokenizerBase
+
+    from mint_train.batches import AttachedDatum, Batch
+    from mint_train.records import Checkpoint, RunRecord, RunResult, StepRecord
+    from mint_train.sdk import Datum
+
+CONTRACT_VERSION = 1
+"""A plugin may state the contract that it was written for as `CONTRACT_VERSION`; another number is refused."""
+
+PROJECT = "mint_train"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class LossSpec:
+    """What a loss plugin brings. Of the hooks marked *first result*, the plugin asked last answers."""
+
+    @hookspec(firstresult=True)
+    def loss_options(self) -> type[BaseModel] | None:
+        """Return the pydantic model of the loss's options (*first result*).
+
+        It gives `--set` its names, bounds and defaults, and `--help` its text. Unknown keys should be
+        forbidden.
+
+        Example:
+            >>> class Options(BaseModel, extra="forbid"):
+            ...     beta: float = Field(default=1.0, gt=0, description="Inverse temperature.")
+            >>> @hookimpl
+            ... def loss_options() -> type[BaseModel]:
+            ...     return Options
+        """
+
+    @hookspec(firstresult=True)
+    def bundled_rows(self) -> Path | None:
+        """Return a JSON Lines file of a few rows that a run without `--data` trains on (*first result*)."""
+
+    @hookspec(firstresult=True)
+    def parse_row(self, row: Mapping[str, Any], options: BaseModel) -> Any:
+        """Turn one row of the user's data into the plugin's own example (*first result*).
+
+        Args:
+            row: the row as it stands in the file, before any interpretation.
+            options: the loss's options.
+
+        Returns:
+            Any object but None; `flatten` gets it back.
+
+        Raises:
+            RowError: the row lacks a field or holds a wrong one. Core adds the file and the line.
+        """
+
+    @hookspec(firstresult=True)
+    def relate_examples(self, examples: Sequence[Any], options: BaseModel) -> Sequence[Any] | None:
+        """Let examples know of one another, once, before any is flattened (*first result*).
+
+        For a loss that needs something of the other rows in a datum: KTO's baseline takes a completion that
+        was written for another prompt. Without this hook every example stands for itself.
+
+        Args:
+            examples: all that `parse_row` returned, in the order of the data.
+            options: the loss's options.
+
+        Returns:
+            As many examples in the same order, or None to leave them as they are.
+
+        Raises:
+            DataError: the rows together lack what the loss needs.
+        """
+
+    @hookspec(firstresult=True)
+    def flatten(
+        self, example: Any, tokenizer: PreTrainedTokenizerBase, options: BaseModel, max_length: int | None
+    ) -> Sequence[Datum | AttachedDatum] | None:
+        """Turn one example into its group of datums (*first result*).
+
+        A pair gives `[chosen, rejected]`. A datum holds `n` input tokens, `n` target tokens (int64) and `n`
+        weights (float32, 0.0 where nothing is trained); `mint_train.datums` builds them from text. Whatever
+        else the loss needs per datum is attached with `mint_train.attach`.
+
+        Args:
+            example: what `parse_row` returned.
+            tokenizer: the tokenizer of the model that is trained.
+            options: the loss's options.
+            max_length: the most tokens (prompt and completion) that a datum may stand for, or None.
+
+        Raises:
+            DoesNotFit: `max_length` leaves nothing to train; the example is counted, named and left out.
+            RowError: the example does not suit the tokenizer: a token id that it does not have.
+        """
+
+    @hookspec
+    def check_batch(self, batch: Batch, options: BaseModel) -> None:
+        """Refuse a batch that breaks the loss's contract, before anything of it is sent (*all*).
+
+        Raises:
+            ContractError: with the problem and, where it lies in one group, that group's index.
+        """
+
+    @hookspec(firstresult=True)
+    def compute_loss(
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        options: BaseModel,
+        state: MutableMapping[str, float],
+    ) -> tuple[torch.Tensor, Mapping[str, float]] | None:
+        """Compute the loss of a batch from the policy's logprobs (*first result*).
+
+        Args:
+            batch: the datums, their groups, packed weights, and reference logprobs where the loss has them.
+            logprobs: per datum, float32 `[target tokens]` in nats, requiring grad. Where a weight is 0.0 the
+                value has no meaning. Turning one into a Python number detaches it, and is refused.
+            options: the loss's options.
+            state: numbers that the loss keeps from step to step (a running mean); saved with checkpoints.
+
+        Returns:
+            The loss, a scalar tensor, and the metrics, plain finite floats by name.
+        """
+
+    @hookspec(firstresult=True)
+    def reference(self, options: BaseModel) -> str | None:
+        """Say which reference model the loss needs with these options (*first result*).
+
+        Returns:
+            None for none, "initial" for the policy before its first step, else a model or checkpoint.
+        """
+
+    @hookspec(firstresult=True)
+    def step_line(self) -> Mapping[str, str] | None:
+        """Name the metrics of the line that each step prints, with their formats (*first result*).
+
+        Example:
+            >>> @hookimpl
+            ... def step_line() -> dict[str, str]:
+            ...     return {"pair_accuracy": ".2f", "mean_margin": ".6f"}
+        """
+
+    @hookspec
+    def remark(self, batch: Batch, options: BaseModel) -> str | None:
+        """Tell the user one line about the data of the first batch, or None (*all*)."""
+
+
+class ObserverSpec:
+    """What an observer of a run may implement; a loss plugin may too. An observer changes nothing."""
+
+    @hookspec
+    def run_started(self, run: RunRecord) -> None:
+        """Settings, versions and data are known; the first step has not begun (*all*)."""
+
+    @hookspec
+    def step_finished(self, step: StepRecord) -> None:
+        """An optimiser step is done; `step` holds its loss, metrics, tokens and seconds (*all*)."""
+
+    @hookspec
+    def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
+        """A checkpoint is complete and listed in the run folder (*all*)."""
+
+    @hookspec
+    def run_finished(self, result: RunResult) -> None:
+        """The run is over: done, failed or interrupted, as `result.status` says (*all*)."""

@@ -1,0 +1,159 @@
+"""Finding loss plugins by their entry points, choosing one with what it extends, and refusing broken ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from mint_train.errors import PluginError
+from mint_train.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
+from mint_train.nearest import nearest
+
+LOSS_GROUP = "mint_train.losses"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPlugin:
+    """A loaded plugin with the name that it was asked for by and where it came from."""
+
+    name: str
+    plugin: object
+    origin: str
+
+    @property
+    def extends(self) -> str | None:
+        """The loss that it inherits from, or None."""
+        return getattr(self.plugin, "EXTENDS", None)
+
+
+def loss_entry_points() -> dict[str, EntryPoint]:
+    """Return the installed losses' entry points by name, sorted, without importing any.
+
+    Raises:
+        PluginError: two distributions bring a loss of one name; both are named.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry_point in sorted(entry_points(group=LOSS_GROUP), key=lambda entry: entry.name):
+        other = found.setdefault(entry_point.name, entry_point)
+        if origin(other) != origin(entry_point):
+            raise PluginError(
+                f'two distributions bring a loss "{entry_point.name}": {origin(other)} and '
+                f"{origin(entry_point)}; uninstall one of them"
+            )
+    return found
+
+
+def origin(entry_point: EntryPoint) -> str:
+    """Return the distribution and version that an entry point belongs to."""
+    distribution = entry_point.dist
+    return f"{distribution.name} {distribution.version}" if distribution else entry_point.value
+
+
+def load_plugin(name: str) -> NamedPlugin:
+    """Import the plugin of one installed loss.
+
+    Raises:
+        PluginError: no such loss (with the nearest name and what is installed), or its import fails.
+    """
+    installed = loss_entry_points()
+    if name not in installed:
+        names = ", ".join(installed) or "none; install one, such as mint-train-dpo"
+        raise PluginError(f'no loss "{name}" is installed{nearest(name, installed)}; installed: {names}')
+    entry_point = installed[name]
+    try:
+        plugin = entry_point.load()
+    except Exception as error:
+        raise PluginError(
+            f'the loss "{name}" of {origin(entry_point)} cannot be imported from {entry_point.value}: '
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return NamedPlugin(name, plugin, origin(entry_point))
+
+
+def load_chain(first: NamedPlugin) -> list[NamedPlugin]:
+    """Return a plugin and all that it extends, the base first.
+
+    Raises:
+        PluginError: a loss in the chain is missing or broken, or the chain is a circle.
+    """
+    chain = [first]
+    while (base := chain[-1].extends) is not None:
+        names = [link.name for link in chain]
+        if base in names:
+            circle = " extends ".join([*names[names.index(base) :], base])
+            raise PluginError(f"a circle of losses: {circle}; one of them must not extend another")
+        try:
+            chain.append(load_plugin(base))
+        except PluginError as error:
+            raise PluginError(f'the loss "{names[-1]}" extends "{base}": {error}') from error
+    return chain[::-1]
+
+
+def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
+    """Register a chain of plugins, the base first, so that the last one is asked first.
+
+    Raises:
+        PluginError: a plugin breaks the hook contract; nothing stays registered.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(LossSpec)
+    manager.add_hookspecs(ObserverSpec)
+    for link in chain:
+        check_hooks(manager, link)
+        manager.register(link.plugin, name=link.name)
+    manager.check_pending()
+    return manager
+
+
+def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin) -> None:
+    """Refuse what pluggy would let pass: an unknown hook, a wrong argument, a missing marker, no hook at all."""
+    who = f'the loss "{link.name}" of {link.origin}'
+    version = getattr(link.plugin, "CONTRACT_VERSION", CONTRACT_VERSION)
+    if version != CONTRACT_VERSION:
+        raise PluginError(
+            f"{who} was written for version {version} of the hook contract; this is version "
+            f"{CONTRACT_VERSION}: install a release of it that fits"
+        )
+    known = hook_arguments()
+    implemented = dict(implemented_hooks(manager, link.plugin))
+    for hook, arguments in implemented.items():
+        if hook not in known:
+            raise PluginError(f'{who} implements a hook "{hook}" that does not exist{nearest(hook, known)}')
+        for argument in arguments:
+            if argument not in known[hook]:
+                allowed = ", ".join(known[hook]) or "none"
+                raise PluginError(
+                    f'{who}: hook "{hook}" has no argument "{argument}"{nearest(argument, known[hook])}; '
+                    f"its arguments: {allowed}"
+                )
+    for hook in known:
+        if hook not in implemented and inspect.isroutine(getattr(link.plugin, hook, None)):
+            raise PluginError(f'{who} has a function "{hook}" without @hookimpl: it would never be called')
+    if not implemented:
+        raise PluginError(
+            f"{who} implements no hook; see docs/hooks.md, or put @mint_train.loss on its function"
+        )
+
+
+def hook_arguments() -> dict[str, tuple[str, ...]]:
+    """Return the contract: each hook's name with its arguments' names."""
+    return {
+        name: tuple(inspect.signature(function).parameters)[1:]
+        for spec in (LossSpec, ObserverSpec)
+        for name, function in vars(spec).items()
+        if not name.startswith("_")
+    }
+
+
+def implemented_hooks(manager: pluggy.PluginManager, plugin: object) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the hooks that a plugin marks as implemented, with the arguments that it declares."""
+    for attribute in dir(plugin):
+        options: Any = manager.parse_hookimpl_opts(plugin, attribute)
+        if options is not None:
+            arguments = inspect.signature(getattr(plugin, attribute)).parameters
+            yield options.get("specname") or attribute, tuple(arguments)

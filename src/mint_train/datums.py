@@ -1,0 +1,80 @@
+"""From text to datums: what every loss on prompts and completions builds its groups with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from mint_train.errors import DoesNotFit
+from mint_train.sdk import Datum, types
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message: TypeAlias = Mapping[str, str]
+Prompt: TypeAlias = str | Sequence[Message]
+
+
+def build_prompt_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenise a prompt up to where the assistant's answer begins.
+
+    Uses the tokenizer's chat template with its generation prompt where it has one, else the plain form
+    `User: ...` and `Assistant:` a line each.
+
+    Args:
+        prompt: a user's text, or chat messages with `role` and `content`.
+        tokenizer: the model's tokenizer.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    if tokenizer.chat_template:
+        tokens = tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        return list(tokens)
+    lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+    return list(tokenizer.encode("\n".join([*lines, "Assistant:"]), add_special_tokens=True))
+
+
+def build_completion_tokens(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenise a completion: a leading space, no special tokens, the end-of-sequence token behind."""
+    tokens = tokenizer.encode(f" {completion}", add_special_tokens=False)
+    return [*tokens, tokenizer.eos_token_id]
+
+
+def build_datum(
+    prompt_tokens: Sequence[int], completion_tokens: Sequence[int], max_length: int | None
+) -> Datum:
+    """Build a datum that trains on a completion and not on its prompt.
+
+    With `all = prompt + completion`, the inputs are `all[:-1]`, the targets `all[1:]`, and the weights
+    0.0 for `len(prompt) - 1` tokens, then 1.0.
+
+    Args:
+        prompt_tokens: at least one token.
+        completion_tokens: at least one token.
+        max_length: the most tokens of `all`; the completion is cut at its end to fit.
+
+    Raises:
+        DoesNotFit: the prompt alone fills `max_length`.
+    """
+    if max_length is not None and len(prompt_tokens) >= max_length:
+        raise DoesNotFit(f"the prompt's {len(prompt_tokens)} tokens fill --max-length {max_length}")
+    all_tokens = [*prompt_tokens, *completion_tokens][:max_length]
+    weights = torch.ones(len(all_tokens) - 1)
+    weights[: len(prompt_tokens) - 1] = 0.0
+    return Datum(
+        model_input=types.ModelInput.from_ints(tokens=all_tokens[:-1]),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_torch(torch.tensor(all_tokens[1:])),
+            "weights": types.TensorData.from_torch(weights),
+        },
+    )
+
+
+def prompt_length(weights: np.ndarray) -> int:
+    """Count the tokens before the first trained target, given a datum's weights `[target tokens]`."""
+    trained = np.flatnonzero(weights)
+    return int(trained[0]) + 1 if len(trained) else len(weights) + 1

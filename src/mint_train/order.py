@@ -1,4 +1,4 @@
-"""Which groups make up which step: a pure function of the seed and the step, so that a resume needs no state."""
+"""Which groups make up which step: a function of seed and step, so that a resume needs no state."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Reference logprobs: computed once per example before the first step, and kept in the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.choose import open_client
+from mint_train.batches import Group
+from mint_train.errors import BackendError
+from mint_train.sdk import Datum
+from mint_train.settings import Settings
+
+INITIAL = "initial"
+"""The reference that is the policy before its first step: a fresh adapter changes nothing."""
+REFERENCE_FILE = "reference.safetensors"
+FORWARD_GROUPS = 64
+"""Groups per forward request: enough to keep the backend busy, few enough to bound a request."""
+
+Key = str
+
+
+def with_reference(
+    groups: Sequence[Group], client: TrainingClient, reference: str, path: Path
+) -> list[Group]:
+    """Give each group its reference logprobs: those kept in a file, and forwards for the rest.
+
+    Args:
+        groups: the groups of the run.
+        client: a training client whose policy is the reference: with "initial", one before its first step.
+        reference: the reference's name, part of the key under which its logprobs are kept.
+        path: the safetensors file; it is read where it exists, and written whole where it lacked some.
+
+    Raises:
+        BackendError: the file is broken, or a forward failed.
+    """
+    known = read_known(path)
+    keys = [[datum_key(reference, datum) for datum in group.datums] for group in groups]
+    missing = {
+        key: datum
+        for group, group_keys in zip(groups, keys, strict=True)
+        for key, datum in zip(group_keys, group.datums, strict=True)
+        if key not in known
+    }
+    if missing:
+        known |= forward_missing(missing, client)
+        write_known(path, known)
+    return [
+        replace(group, reference_logprobs=tuple(known[key] for key in group_keys))
+        for group, group_keys in zip(groups, keys, strict=True)
+    ]
+
+
+def open_reference(settings: Settings, backend: str, reference: str, folder: Path) -> TrainingClient:
+    """Open a client whose policy is a reference given by name: another base model, or a saved state.
+
+    Raises:
+        UserError: the service or this machine does not have it.
+        BackendError: it cannot be loaded.
+    """
+    if reference.startswith("tinker://") or (Path(reference) / "state.safetensors").exists():
+        client = open_client(settings, backend, folder)
+        client.load_state_with_optimizer(reference).result()
+        return client
+    return open_client(settings.model_copy(update={"model": reference}), backend, folder)
+
+
+def forward_missing(missing: dict[Key, Datum], client: TrainingClient) -> dict[Key, torch.Tensor]:
+    """Compute the logprobs of datums, all requests in flight together: float32 `[target tokens]` each."""
+    keys, data = list(missing), list(missing.values())
+    starts = range(0, len(data), FORWARD_GROUPS)
+    futures = [client.forward(data[start : start + FORWARD_GROUPS], "cross_entropy") for start in starts]
+    outputs = [output for future in futures for output in future.result().loss_fn_outputs]
+    logprobs = [output["logprobs"].to_torch().float().flatten() for output in outputs]
+    for logprob, datum in zip(logprobs, data, strict=True):
+        targets = len(datum.loss_fn_inputs["target_tokens"].data)
+        if len(logprob) != targets or not torch.isfinite(logprob).all():
+            raise BackendError(
+                f"the reference gave {len(logprob)} finite logprobs for {targets} target tokens"
+            )
+    return dict(zip(keys, logprobs, strict=True))
+
+
+def datum_key(reference: str, datum: Datum) -> Key:
+    """Identify a datum under a reference by its tokens."""
+    digest = hashlib.sha256(reference.encode())
+    digest.update(repr(datum.model_input.to_ints()).encode())
+    digest.update(repr(list(datum.loss_fn_inputs["target_tokens"].data)).encode())
+    return digest.hexdigest()
+
+
+def read_known(path: Path) -> dict[Key, torch.Tensor]:
+    """Read the kept logprobs, or none where there is no file.
+
+    Raises:
+        BackendError: the file is broken.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BackendError(f"{path} is broken ({error}); delete it to compute the reference again") from error
+
+
+def write_known(path: Path, known: dict[Key, torch.Tensor]) -> None:
+    """Write the logprobs beside and rename, so that a crash leaves the old file or the new one."""
+    beside = path.with_name(path.name + ".part")
+    save_file(known, beside)
+    beside.replace(path)

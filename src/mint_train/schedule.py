@@ -1,0 +1,32 @@
+"""Learning rates by step."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Shape = Literal["constant", "linear", "cosine"]
+
+
+def learning_rate(step: int, steps: int, peak: float, shape: Shape, warmup_steps: int) -> float:
+    """Return the learning rate of a step.
+
+    It rises linearly over the warm-up steps to the peak, which the step after them has; then it stays
+    (constant) or falls to 0 just after the last step, in a line or along half a cosine.
+
+    Args:
+        step: the step, counted from 1.
+        steps: all steps of the run.
+        peak: the highest learning rate.
+        shape: what follows the warm-up.
+        warmup_steps: steps before the peak.
+    """
+    done = step - 1
+    if done < warmup_steps:
+        return peak * (done + 1) / (warmup_steps + 1)
+    progress = (done - warmup_steps) / max(1, steps - warmup_steps)
+    if shape == "linear":
+        return peak * (1 - progress)
+    if shape == "cosine":
+        return peak * (1 + math.cos(math.pi * progress)) / 2
+    return peak

@@ -1,0 +1,94 @@
+"""Opening the embedded backend: a base model from a hub name, a folder, or made on the spot."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.backends.local.engine import Engine
+from mint_train.backends.local.starter_model import save_starter_model
+from mint_train.errors import UserError
+
+LORA_ALPHA = 32
+"""The service's own alpha, so that one learning rate means the same on both backends."""
+
+
+def open_local_client(model: str | None, rank: int, seed: int, folder: Path) -> LocalTrainingClient:
+    """Load or make the base model, put a fresh LoRA adapter on it, and return a training client.
+
+    Args:
+        model: hub name or folder; None makes the starter model in `folder/base_model`.
+        rank: LoRA rank.
+        seed: seed of the adapter's weights.
+        folder: where the client saves states and the adapter.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    if model is None:
+        model = str(folder / "base_model")
+        save_starter_model(Path(model))
+    base, tokenizer = load_base(model)
+    adapted = add_adapter(base, rank, seed)
+    return LocalTrainingClient(adapted, tokenizer, Engine(adapted), folder)
+
+
+def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal model and its tokenizer; safetensors only, and no code of the model's own is run.
+
+    Raises:
+        UserError: in one line, which of both is missing and why.
+    """
+    cuda = torch.cuda.is_available()
+    part = "tokenizer"
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        part = "model"
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.bfloat16 if cuda else torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--model {name}: the {part} cannot be loaded as a folder or from the hub: {reason}"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"--model {name}: its tokenizer has no end-of-sequence token, so no completion could end"
+        )
+    base.to("cuda" if cuda else "cpu").eval()
+    return base, tokenizer
+
+
+def add_adapter(base: PreTrainedModel, rank: int, seed: int) -> PeftModel:
+    """Put a LoRA adapter on every linear layer; it starts as the identity (B = 0)."""
+    config = LoraConfig(
+        r=rank, lora_alpha=LORA_ALPHA, target_modules=linear_layers(base), task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT reads an attribute that transformers has renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(seed)
+        return get_peft_model(base, config)
+
+
+def linear_layers(base: PreTrainedModel) -> list[str]:
+    """Name the linear layers, the output layer among them unless it shares the embedding's weights."""
+    output = base.get_output_embeddings()
+    tied = base.config.tie_word_embeddings
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in base.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D) and not (tied and module is output)
+        }
+    )

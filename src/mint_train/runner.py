@@ -1,0 +1,167 @@
+"""The training loop: read it in one sitting."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mint_train.backends.base import Future, TrainingClient
+from mint_train.batches import Batch, Group
+from mint_train.errors import MintTrainError
+from mint_train.interrupts import Interrupts
+from mint_train.losses import CustomLoss, Loss
+from mint_train.order import step_indices
+from mint_train.records import Checkpoint, RunResult, RunStatus, StepRecord
+from mint_train.run_folder import RunFolder
+from mint_train.sdk import types
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A step whose requests are on their way."""
+
+    step: int
+    custom_loss: CustomLoss
+    adam_params: types.AdamParams
+    requests: tuple[Future[Any], ...]
+
+
+@dataclass
+class Runner:
+    """Trains one adapter: groups in, steps, checkpoints out."""
+
+    loss: Loss
+    client: TrainingClient
+    groups: Sequence[Group]
+    folder: RunFolder
+    steps: int
+    batch_size: int
+    seed: int
+    adam_params: Callable[[int], types.AdamParams]
+    """The optimiser's parameters of a step."""
+    sampler_name: str
+    save_every: int | None = None
+    most_in_flight: int = 1
+    """Steps that may be submitted before the one before them is known to be done; 0 awaits each."""
+    finished: int = 0
+    loss_state: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    in_flight: deque[Submitted] = field(default_factory=deque)
+    step_ended: float = field(default_factory=time.perf_counter)
+
+    def run(self) -> RunResult:
+        """Train until the last step, an interrupt or an error; whatever happens, the state is saved.
+
+        Raises:
+            MintTrainError: a step failed. The run folder is whole and holds the last good state.
+        """
+        self.step_ended = time.perf_counter()
+        try:
+            with Interrupts() as interrupts:
+                for step in range(self.finished + 1, self.steps + 1):
+                    self.submit(step)
+                    self.collect(self.most_in_flight)
+                    if interrupts.asked:
+                        break
+                    if self.save_every and step % self.save_every == 0 and step < self.steps:
+                        self.save()
+                self.collect()
+            self.save(sampler=True)
+        except MintTrainError as error:
+            self.finish("failed", str(error))
+            raise
+        return self.finish("done" if self.finished == self.steps else "interrupted")
+
+    def submit(self, step: int) -> None:
+        """Send one optimiser step: loss, gradients, update. It blocks once, on the policy's logprobs."""
+        batch = self.batch(step)
+        adam_params = self.adam_params(step)
+        state = dict(self.in_flight[-1].custom_loss.state if self.in_flight else self.loss_state)
+        custom_loss = CustomLoss(self.loss, batch, state)
+        try:
+            self.loss.check_batch(batch)
+            # the update is submitted before the gradients are awaited: the service would else miss a cycle
+            backward = self.client.forward_backward_custom(batch.data, custom_loss)
+            update = self.client.optim_step(adam_params)
+        except MintTrainError as error:
+            self.collect()
+            self.keep_last_good_state()
+            name_step(step, error)
+            raise
+        self.in_flight.append(Submitted(step, custom_loss, adam_params, (backward, update)))
+
+    def collect(self, remaining: int = 0) -> None:
+        """Await the oldest steps until no more than `remaining` are in flight, and record each."""
+        while len(self.in_flight) > remaining:
+            submitted = self.in_flight.popleft()
+            try:
+                for request in submitted.requests:
+                    request.result()
+            except MintTrainError as error:
+                # what followed it on the service is not the run any more; its checkpoint is
+                self.in_flight.clear()
+                name_step(submitted.step, error)
+                raise
+            self.record(submitted)
+
+    def record(self, submitted: Submitted) -> None:
+        """Note a finished step in the run folder and tell the observers."""
+        custom_loss = submitted.custom_loss
+        self.finished, self.loss_state, self.metrics = submitted.step, custom_loss.state, custom_loss.metrics
+        began, self.step_ended = self.step_ended, time.perf_counter()
+        record = StepRecord(
+            step=submitted.step,
+            metrics=self.metrics,
+            learning_rate=submitted.adam_params.learning_rate,
+            tokens=int(custom_loss.batch.lengths.sum()),
+            seconds=self.step_ended - began,
+        )
+        self.folder.append_step(record)
+        self.loss.hook.step_finished(step=record)
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        indices = step_indices(step, len(self.groups), self.batch_size, self.seed)
+        return Batch([self.groups[index] for index in indices])
+
+    def save(self, *, sampler: bool = False) -> None:
+        """Save weights and optimiser, and the weights for a sampler too where asked."""
+        self.collect()
+        saved = self.checkpoint
+        if saved is not None and saved.step == self.finished:
+            state = saved.state  # a service keeps a name once
+        else:
+            state = self.client.save_state(f"step-{self.finished:06d}").result().path
+        weights = self.client.save_weights_for_sampler(self.sampler_name).result().path if sampler else None
+        self.checkpoint = Checkpoint(self.finished, state, weights, self.loss_state)
+        self.folder.append_checkpoint(self.checkpoint)
+        self.loss.hook.checkpoint_saved(checkpoint=self.checkpoint)
+
+    def keep_last_good_state(self) -> None:
+        """After a step that failed before it was sent, save the one before it, if the backend still can."""
+        if self.finished and (self.checkpoint is None or self.checkpoint.step < self.finished):
+            try:
+                self.save()
+            except MintTrainError:
+                return
+
+    def continue_from(self, checkpoint: Checkpoint) -> None:
+        """Take up a run whose state the client has loaded."""
+        self.checkpoint, self.finished = checkpoint, checkpoint.step
+        self.loss_state = dict(checkpoint.loss_state)
+
+    def finish(self, status: RunStatus, problem: str | None = None) -> RunResult:
+        """Note the end in the run folder and tell the observers."""
+        self.folder.set_status(status, finished_steps=self.finished, problem=problem)
+        result = RunResult(status, self.folder.path, self.finished, self.metrics, self.checkpoint)
+        self.loss.hook.run_finished(result=result)
+        return result
+
+
+def name_step(step: int, error: MintTrainError) -> None:
+    """Put the step in front of an error's message; its kind and what else it knows stay."""
+    error.args = (f"step {step}: {error}",)

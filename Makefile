@@ -1,0 +1,60 @@
+# make run, make test: each does all its own set-up in .venv, once, and again where a pin or a definition changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --no-input --no-compile --quiet --constraint constraints.txt
+
+# the first run compiles what it imports, a tenth of what pip would: so let Python write that down
+export PYTHONDONTWRITEBYTECODE :=
+
+# core first, then each plugin as the distribution of its own that it is
+PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
+DEFINITIONS := pyproject.toml constraints.txt
+
+# $(call timed,NAME,COMMAND): run a part and say how long it took
+define timed
+@echo "$(2)"; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
+endef
+
+.PHONY: help run test fast fix clean
+help:
+	@echo "make run    install into $(VENV) and train DPO on this machine"
+	@echo "make test   install everything, then format, lint, types and all tests, a real server's included"
+	@echo "make fast   the tests that take seconds"
+	@echo "make fix    format, and repair what the linter can"
+	@echo "make clean  remove what these made, the environments included"
+
+run: $(VENV)/installed-run
+	$(BIN)/mint-train --loss dpo
+
+test: $(VENV)/installed-dev
+	$(call timed,format,$(BIN)/ruff format --check .)
+	$(call timed,lint,$(BIN)/ruff check .)
+	$(call timed,types,$(BIN)/mypy)
+	$(call timed,tests,$(BIN)/pytest)
+
+fast: $(VENV)/installed-dev
+	$(BIN)/pytest -m "not skyrl and not slow"
+
+fix: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed-run: $(VENV)/created $(DEFINITIONS) plugins/mint-train-dpo/pyproject.toml
+	$(call timed,install,$(INSTALL) --editable . --editable plugins/mint-train-dpo)
+	@touch $@
+
+# dependency groups came with pip 25.1
+$(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS) $(PLUGINS:=/pyproject.toml)
+	$(call timed,pip,$(BIN)/python -m pip install --no-input --quiet --upgrade "pip>=25.1")
+	$(call timed,install,$(INSTALL) --editable . $(addprefix --editable ,$(PLUGINS)) --group dev)
+	@touch $@ $(VENV)/installed-run

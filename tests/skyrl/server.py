@@ -1,0 +1,238 @@
+"""A real SkyRL server of the Tinker API: installed once, into an environment of its own, started and ended.
+
+Run as a program, this file is the guard that stands between the tests and the server:
+`server.py COMMAND...` runs the command until it exits or standard input closes, then ends all its processes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+ENVIRONMENT = CACHE / "skyrl-venv"
+CONSTRAINTS = Path(__file__).with_name("constraints.txt")
+REQUIREMENTS = ("skyrl[tinker,jax]", "torch", "tinker", "uv", "alembic")  # their versions: CONSTRAINTS
+# pydantic refuses typing.TypedDict before 3.12; a .pth, since a system's own sitecustomize would hide ours
+TYPED_DICT_FIX = "import typing, typing_extensions; typing.TypedDict = typing_extensions.TypedDict\n"
+NEEDS_TYPED_DICT_FIX = sys.version_info < (3, 12)
+BACKEND_CONFIG = '{"max_lora_adapters": 32, "max_lora_rank": 32}'
+START_SECONDS = 180.0
+STOP_SECONDS = 15.0
+LOG_TAIL_LINES = 40
+
+
+class ServerError(Exception):
+    """The server could not be installed or started."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkyrlServer:
+    """A running server: its address, the one base model that it has, and where its output goes."""
+
+    base_url: str
+    model: str
+    log: Path
+
+
+@contextmanager
+def running_server(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServer]:
+    """Install the server if need be, run it on a free port, and leave no process behind.
+
+    Args:
+        model_folder: The base model; its path is the model's name on the server.
+        work_folder: An empty folder for the server's database, checkpoints and log.
+
+    Raises:
+        ServerError: It cannot be installed, or does not become healthy in time.
+    """
+    environment = installed_environment()
+    port = free_port()
+    server = SkyrlServer(f"http://127.0.0.1:{port}", str(model_folder), work_folder / "server.log")
+    command = [sys.executable, __file__, *server_command(environment, model_folder, work_folder, port)]
+    with (
+        server.log.open("wb") as log,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=work_folder,
+            env=server_variables(environment),
+            start_new_session=True,  # Ctrl-C in the terminal is for the tests; they end the server
+        ) as guard,
+    ):
+        try:
+            wait_until_healthy(server, guard)
+            yield server
+        finally:
+            assert guard.stdin is not None
+            guard.stdin.close()
+            guard.wait()
+
+
+def server_command(environment: Path, model_folder: Path, work_folder: Path, port: int) -> list[str]:
+    """Give the command line; only `uv run` will do, since the server starts its engine with its parent's."""
+    start = [str(environment / "bin" / "uv"), "run", "--no-project", "--active", "-m", "skyrl.tinker.api"]
+    options = {
+        "--base-model": str(model_folder),
+        "--backend": "jax",
+        "--backend-config": BACKEND_CONFIG,
+        "--checkpoints-base": str(work_folder / "checkpoints"),
+        "--database-url": f"sqlite:///{work_folder / 'tinker.db'}",
+        "--host": "127.0.0.1",
+        "--port": str(port),
+    }
+    return [*start, *(word for option in options.items() for word in option)]
+
+
+def server_variables(environment: Path) -> dict[str, str]:
+    """Give the tests' environment with the server's virtual environment active, offline, on the CPU."""
+    foreign = ("MINT_", "TINKER_", "PYTHON", "UV_", "JAX_", "XLA_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {
+        "VIRTUAL_ENV": str(environment),
+        "PATH": f"{environment / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}",
+        "HF_HUB_OFFLINE": "1",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "UV_CACHE_DIR": str(CACHE / "uv"),
+        "UV_NO_CONFIG": "1",
+        "UV_OFFLINE": "1",
+    }
+
+
+def free_port() -> int:
+    """Ask the system for a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_until_healthy(server: SkyrlServer, guard: subprocess.Popen[bytes]) -> None:
+    """Return once the server says that it is ready.
+
+    Raises:
+        ServerError: It exited or is not ready in time; the message ends with the tail of its log.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while guard.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            # a proxy from the environment must not come between us and the loopback
+            if httpx.get(f"{server.base_url}/api/v1/healthz", timeout=5, trust_env=False).is_success:
+                return
+        time.sleep(0.25)
+    ending = "is not ready in time" if guard.poll() is None else f"exited with status {guard.returncode}"
+    tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    raise ServerError("\n".join([f"the SkyRL server {ending}; the end of {server.log}:", *tail]))
+
+
+def installed_environment() -> Path:
+    """Give the folder of the server's virtual environment, made anew where its pins have changed.
+
+    Raises:
+        ServerError: The install failed; the message ends with what pip said.
+    """
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "skyrl-venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system even if this process is killed
+        key, stamp = environment_key(), ENVIRONMENT / "installed.sha256"
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key:
+            shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+            try:
+                install_environment()
+            except BaseException:
+                shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+                raise
+            stamp.write_text(key, encoding="utf-8")  # last: what has no stamp is half made
+    return ENVIRONMENT
+
+
+def environment_key() -> str:
+    """Give a hash of everything that the virtual environment is made from, its place included."""
+    parts = [CONSTRAINTS.read_text(encoding="utf-8"), *REQUIREMENTS, TYPED_DICT_FIX]
+    parts += [str(ENVIRONMENT), sys.base_prefix, sys.version]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def install_environment() -> None:
+    """Make the virtual environment and install the server into it."""
+    venv.create(ENVIRONMENT, symlinks=True, with_pip=True)
+    python = ENVIRONMENT / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--no-input", "--no-compile", "-c", str(CONSTRAINTS)]
+    finished = subprocess.run(
+        [*install, *REQUIREMENTS],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        tail = finished.stdout.splitlines()[-LOG_TAIL_LINES:]
+        raise ServerError("\n".join(["the SkyRL server cannot be installed; pip said:", *tail]))
+    if NEEDS_TYPED_DICT_FIX:
+        (site_packages,) = ENVIRONMENT.glob("lib/python*/site-packages")
+        (site_packages / "typed_dict_fix.pth").write_text(TYPED_DICT_FIX, encoding="utf-8")
+
+
+def guard_command(command: list[str]) -> int:
+    """Run a command until it exits or standard input closes, then end every process of its group.
+
+    The tests hold the other end of standard input, so that it closes however they end, even if killed.
+    """
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        os.set_blocking(sys.stdin.fileno(), False)
+        while server.poll() is None and sys.stdin.buffer.read(1) != b"":
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ending the group is not to be interrupted
+        end_group(server)
+    return server.returncode
+
+
+def exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Leave by way of the `finally` clauses."""
+    raise SystemExit(128 + number)
+
+
+def end_group(leader: subprocess.Popen[bytes]) -> None:
+    """Ask every process of the leader's group to end, and kill those that have not after a while."""
+    for wish in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, wish)
+        deadline = time.monotonic() + STOP_SECONDS
+        while group_exists(leader) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def group_exists(leader: subprocess.Popen[bytes]) -> bool:
+    """Say whether any process of the leader's group is left."""
+    leader.poll()  # a leader that has exited counts until its status is read
+    try:
+        os.killpg(leader.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(guard_command(sys.argv[1:]))

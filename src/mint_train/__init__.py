@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mint_train.batches import (
         Batch,
         attach,
+        log_ratios,
         mean_logprobs,
         reference_sequence_logprobs,
         segment_sums,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _LATE = {
     "Batch": "batches",
     "attach": "batches",
+    "log_ratios": "batches",
     "mean_logprobs": "batches",
     "reference_sequence_logprobs": "batches",
     "segment_sums": "batches",
@@ -42,6 +44,7 @@ __all__ = [
     "RowError",
     "attach",
     "hookimpl",
+    "log_ratios",
     "loss",
     "mean_logprobs",
     "reference_sequence_logprobs",

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mint_train.errors import PluginError
+from mint_train.errors import LossError, PluginError
 from mint_train.hookspecs import LossSpec, hookimpl
 from mint_train.nearest import nearest
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mint_train.batches import Batch
 
 COMPUTE_ARGUMENTS = tuple(inspect.signature(LossSpec.compute_loss).parameters)[1:]
+CLAIMS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT")
+"""What a plugin may say of itself to the conformance kit; `mint_train.testing` explains each."""
 
 
 class FunctionLoss:
@@ -29,6 +31,7 @@ class FunctionLoss:
         options: type[BaseModel] | None,
         reference: Callable[[Any], str | None] | str | None,
         step_line: Mapping[str, str] | None,
+        claims: Mapping[str, Any] | None = None,
     ) -> None:
         self.arguments = tuple(inspect.signature(function).parameters)
         for argument in self.arguments:
@@ -37,6 +40,12 @@ class FunctionLoss:
                     f'{function.__name__}: a loss has no argument "{argument}"'
                     f"{nearest(argument, COMPUTE_ARGUMENTS)}; it may take {', '.join(COMPUTE_ARGUMENTS)}"
                 )
+        for claim, value in (claims or {}).items():
+            if claim not in CLAIMS:
+                raise PluginError(
+                    f'{function.__name__}: no claim is called "{claim}"{nearest(claim, CLAIMS)}'
+                )
+            setattr(self, claim, value)
         self.function = function
         self.EXTENDS = extends
         self.__doc__ = function.__doc__
@@ -64,7 +73,11 @@ class FunctionLoss:
     ) -> Any:
         """Call the function with the arguments that it names."""
         available = {"batch": batch, "logprobs": logprobs, "options": options, "state": state}
-        return self.function(**{name: available[name] for name in self.arguments})
+        result = self.function(**{name: available[name] for name in self.arguments})
+        if result is None:
+            # pluggy would silently take the extended loss's answer instead
+            raise LossError(f'the loss "{self.__name__}" returned nothing: it must return the loss')
+        return result
 
     @hookimpl
     def reference(self, options: BaseModel) -> str | None:
@@ -83,6 +96,7 @@ def loss(
     options: type[BaseModel] | None = None,
     reference: Callable[[Any], str | None] | str | None = None,
     step_line: Mapping[str, str] | None = None,
+    claims: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionLoss]:
     """Make a function `(batch, logprobs, options, state) -> loss or (loss, metrics)` a loss plugin.
 
@@ -94,9 +108,10 @@ def loss(
         options: its own options model, where it has one.
         reference: the reference model it needs, or a function of its options that says so.
         step_line: the metrics of the step line, with their formats.
+        claims: what the conformance kit must know of it, such as `{"STOPS_GRADIENT": True}`.
 
     Raises:
-        PluginError: the function has an argument that a loss cannot have.
+        PluginError: the function has an argument that a loss cannot have, or a claim is unknown.
 
     Example:
         >>> @loss(extends="dpo")
@@ -105,4 +120,4 @@ def loss(
         ...     scores = sequence_logprobs(logprobs, batch)
         ...     return torch.relu(1 - (scores[::2] - scores[1::2])).mean()
     """
-    return lambda function: FunctionLoss(function, extends, options, reference, step_line)
+    return lambda function: FunctionLoss(function, extends, options, reference, step_line, claims)

@@ -71,6 +71,14 @@ class Group:
         return tuple(len(weights) for weights in self.weights)
 
     @cached_property
+    def reference_sums(self) -> torch.Tensor | None:
+        """The reference's weighted sum of logprobs per datum, `[datums]`: the same in every epoch."""
+        if self.reference_logprobs is None:
+            return None
+        pairs = zip(self.reference_logprobs, self.weights, strict=True)
+        return torch.stack([torch.dot(part, torch.from_numpy(weights).to(part)) for part, weights in pairs])
+
+    @cached_property
     def trained_lengths(self) -> tuple[int, ...]:
         """Per datum, its number of target tokens of non-zero weight."""
         return tuple(int(np.count_nonzero(weights)) for weights in self.weights)
@@ -134,7 +142,9 @@ class Batch:
         return torch.cat(parts)
 
     def attached(self, name: str) -> torch.Tensor:
-        """What `flatten` attached under a name, float32: `[datums]` for numbers, else packed `[tokens]`.
+        """Return what `flatten` attached under a name, float32.
+
+        Numbers give `[datums]`, sequences give packed `[tokens]`.
 
         Raises:
             PluginError: a datum lacks it, or holds another number of values than it has target tokens.
@@ -225,5 +235,18 @@ def reference_sequence_logprobs(batch: Batch, weights: torch.Tensor | None = Non
     Raises:
         PluginError: the loss asked for no reference, so there is none.
     """
-    reference = needed_reference_logprobs(batch)
-    return segment_sums(reference * (batch.weights if weights is None else weights), batch.lengths)
+    if weights is not None:
+        return segment_sums(needed_reference_logprobs(batch) * weights, batch.lengths)
+    # where a group has no reference, asking for the batch's says so
+    sums = [group.reference_sums for group in batch.groups]
+    return torch.cat([needed_reference_logprobs(batch) if part is None else part for part in sums])
+
+
+def log_ratios(logprobs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
+    """Compute log pi(y | x) - log pi_ref(y | x) per datum, nats, `[datums]`.
+
+    Raises:
+        PluginError: the loss asked for no reference, so there is none.
+    """
+    scores = sequence_logprobs(logprobs, batch)
+    return scores - reference_sequence_logprobs(batch).to(scores.dtype)

@@ -69,7 +69,7 @@ class ContractError(UserError):
         super().__init__(problem)
 
 
-class DoesNotFit(Exception):
+class DoesNotFit(Exception):  # noqa: N818 - a reason to leave an example out, not a failure
     """An example that `--max-length` leaves with nothing to train; it is counted and named, not trained."""
 
 

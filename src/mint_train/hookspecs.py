@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mint_train.sdk import Datum
 
 CONTRACT_VERSION = 1
-"""A plugin may state the contract that it was written for as `CONTRACT_VERSION`; another number is refused."""
+"""A plugin may state the contract it was written for as `CONTRACT_VERSION`; another number is refused."""
 
 PROJECT = "mint_train"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -167,16 +167,16 @@ class ObserverSpec:
 
     @hookspec
     def run_started(self, run: RunRecord) -> None:
-        """Settings, versions and data are known; the first step has not begun (*all*)."""
+        """Learn of a run: settings, versions and data are known, the first step has not begun (*all*)."""
 
     @hookspec
     def step_finished(self, step: StepRecord) -> None:
-        """An optimiser step is done; `step` holds its loss, metrics, tokens and seconds (*all*)."""
+        """Learn of a finished optimiser step, its loss, metrics, tokens and seconds (*all*)."""
 
     @hookspec
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
-        """A checkpoint is complete and listed in the run folder (*all*)."""
+        """Learn of a checkpoint that is complete and listed in the run folder (*all*)."""
 
     @hookspec
     def run_finished(self, result: RunResult) -> None:
-        """The run is over: done, failed or interrupted, as `result.status` says (*all*)."""
+        """Learn that the run is over: done, failed or interrupted, as `result.status` says (*all*)."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
-from mint_train.plugins import loss_entry_points, origin
+from mint_train.plugins import clash, loss_entry_points, origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +25,31 @@ class LossListing:
 
 def list_losses() -> list[LossListing]:
     """List the installed losses by name, in milliseconds: a loss's own imports (torch) are not run."""
-    return [describe(entry_point) for entry_point in loss_entry_points().values()]
+    return [describe(found) for found in loss_entry_points().values()]
 
 
-def describe(entry_point: EntryPoint) -> LossListing:
-    """Read a plugin's description and base from its source; say what keeps it from being imported."""
+def describe(found: list[EntryPoint]) -> LossListing:
+    """Read a plugin's description and base from its source; say what keeps it from being used."""
+    entry_point = found[0]
+    if problem := clash(found):
+        return LossListing(entry_point.name, origin(entry_point), None, "", problem)
     extends, description, problem = None, "", None
     try:
-        path = find_source(entry_point.module)
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
-        problem = missing_import(tree)
+        tree, problem = read_module(entry_point.module)
         node = find_definition(tree, entry_point.attr) if entry_point.attr else tree
         description = (ast.get_docstring(node) or "").partition("\n")[0]
         extends = find_extends(node)
     except (ImportError, OSError, SyntaxError, LookupError) as error:
         problem = f"{type(error).__name__}: {error}"
     return LossListing(entry_point.name, origin(entry_point), extends, description, problem)
+
+
+@cache
+def read_module(module: str) -> tuple[ast.Module, str | None]:
+    """Return the syntax tree of a module, which may hold many losses, and what it lacks of its imports."""
+    path = find_source(module)
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
+    return tree, missing_import(tree)
 
 
 def find_source(module: str) -> Path:
@@ -70,9 +80,15 @@ def missing_import(tree: ast.Module) -> str | None:
             names = [node.module]
         for name in names:
             package = name.partition(".")[0]
-            if find_spec(package) is None:
+            if not is_installed(package):
                 return f"ModuleNotFoundError: No module named {package!r}"
     return None
+
+
+@cache
+def is_installed(package: str) -> bool:
+    """Tell whether a top-level package can be found."""
+    return find_spec(package) is not None
 
 
 def find_definition(tree: ast.Module, name: str) -> ast.FunctionDef | ast.ClassDef:

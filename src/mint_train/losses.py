@@ -163,7 +163,7 @@ class CustomLoss:
     """A loss bound to a batch, as `forward_backward_custom` calls it: `(data, logprobs) -> loss, metrics`.
 
     It differentiates the loss itself, so that a gradient that is missing or not finite stops the step before
-    anything of it is sent, and hands back a scalar with just these gradients.
+    anything of it is sent, and hands back the loss's value with just these gradients.
     """
 
     def __init__(self, loss: Loss, batch: Batch, state: dict[str, float]) -> None:
@@ -183,5 +183,32 @@ class CustomLoss:
         check_logprobs(self.batch, logprobs)
         value, self.metrics = self.loss.compute(self.batch, logprobs, self.state)
         gradients = torch.autograd.grad(value, logprobs, allow_unused=True)
-        packed = torch.cat(check_gradients(self.loss.name, self.batch, gradients))
-        return torch.dot(torch.cat(logprobs), packed), self.metrics
+        present = check_gradients(self.loss.name, self.batch, gradients)
+        return with_gradients(value, present, logprobs), self.metrics
+
+
+class KnownGradients(torch.autograd.Function):
+    """A scalar whose gradients are known already: `backward` hands them out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *_: torch.Tensor
+    ) -> torch.Tensor:
+        """Keep the gradients, one per logprob tensor, and pass the value on."""
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *scale: Any) -> Any:
+        """Give each logprob tensor its gradient, times that of the value."""
+        if scale[0] == 1:  # as `loss.backward()` has it; thousands of products saved
+            return None, None, *ctx.gradients
+        return None, None, *(gradient * scale[0] for gradient in ctx.gradients)
+
+
+def with_gradients(
+    value: torch.Tensor, gradients: list[torch.Tensor], logprobs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the value as a scalar with these gradients by the logprobs, and no other history."""
+    scalar: torch.Tensor = KnownGradients.apply(value.detach(), gradients, *logprobs)  # type: ignore[no-untyped-call]
+    return scalar

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 import pluggy
 
 from mint_train.errors import PluginError
 from mint_train.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
+from mint_train.loss_files import is_loss_file, load_loss_file, loss_label
 from mint_train.nearest import nearest
 
 LOSS_GROUP = "mint_train.losses"
@@ -31,40 +33,53 @@ class NamedPlugin:
         return getattr(self.plugin, "EXTENDS", None)
 
 
-def loss_entry_points() -> dict[str, EntryPoint]:
+def loss_entry_points() -> dict[str, list[EntryPoint]]:
     """Return the installed losses' entry points by name, sorted, without importing any.
 
-    Raises:
-        PluginError: two distributions bring a loss of one name; both are named.
+    A name has more than one where several distributions bring it: nobody can choose such a loss, and all
+    others work.
     """
-    found: dict[str, EntryPoint] = {}
+    found: dict[str, list[EntryPoint]] = {}
     for entry_point in sorted(entry_points(group=LOSS_GROUP), key=lambda entry: entry.name):
-        other = found.setdefault(entry_point.name, entry_point)
-        if origin(other) != origin(entry_point):
-            raise PluginError(
-                f'two distributions bring a loss "{entry_point.name}": {origin(other)} and '
-                f"{origin(entry_point)}; uninstall one of them"
-            )
+        others = found.setdefault(entry_point.name, [])
+        if origin(entry_point) not in [origin(other) for other in others]:
+            others.append(entry_point)
     return found
+
+
+def clash(found: list[EntryPoint]) -> str | None:
+    """Name the distributions that bring one loss name together, or None where there is only one."""
+    if len(found) == 1:
+        return None
+    return f"{len(found)} distributions bring it: {' and '.join(map(origin, found))}; uninstall all but one"
 
 
 def origin(entry_point: EntryPoint) -> str:
     """Return the distribution and version that an entry point belongs to."""
-    distribution = entry_point.dist
-    return f"{distribution.name} {distribution.version}" if distribution else entry_point.value
+    return label(entry_point.dist) if entry_point.dist else entry_point.value
+
+
+@cache
+def label(distribution: Distribution) -> str:
+    """Return a distribution's name and version; it parses its metadata anew each time it is asked."""
+    return f"{distribution.name} {distribution.version}"
 
 
 def load_plugin(name: str) -> NamedPlugin:
-    """Import the plugin of one installed loss.
+    """Import the plugin of one installed loss, or of a file such as `./my_loss.py`.
 
     Raises:
         PluginError: no such loss (with the nearest name and what is installed), or its import fails.
     """
+    if is_loss_file(name):
+        return NamedPlugin(loss_label(name), load_loss_file(name), name)
     installed = loss_entry_points()
     if name not in installed:
         names = ", ".join(installed) or "none; install one, such as mint-train-dpo"
         raise PluginError(f'no loss "{name}" is installed{nearest(name, installed)}; installed: {names}')
-    entry_point = installed[name]
+    if problem := clash(installed[name]):
+        raise PluginError(f'the loss "{name}" cannot be chosen: {problem}')
+    entry_point = installed[name][0]
     try:
         plugin = entry_point.load()
     except Exception as error:
@@ -111,7 +126,7 @@ def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
 
 
 def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin) -> None:
-    """Refuse what pluggy would let pass: an unknown hook, a wrong argument, a missing marker, no hook at all."""
+    """Refuse what pluggy lets pass: an unknown hook, a wrong argument, a missing marker, no hook at all."""
     who = f'the loss "{link.name}" of {link.origin}'
     version = getattr(link.plugin, "CONTRACT_VERSION", CONTRACT_VERSION)
     if version != CONTRACT_VERSION:

@@ -107,7 +107,7 @@ class RunFolder:
         append_line(self.path / METRICS_FILE, line)
 
     def append_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Add a checkpoint's line to `checkpoints.jsonl`; paths are relative to the folder, which may move."""
+        """Add a checkpoint's line to `checkpoints.jsonl`; its paths are relative, as the folder may move."""
         paths = {name: self.relative(getattr(checkpoint, name)) for name in CHECKPOINT_PATHS}
         append_line(self.path / CHECKPOINTS_FILE, asdict(checkpoint) | paths)
 

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     )
     epochs: int | None = Field(default=None, ge=1, description="Passes over the data, instead of --steps.")
     batch_size: int = Field(default=8, ge=1, description="Groups (for DPO: pairs) per step.")
-    lr: float = Field(default=1e-5, gt=0, allow_inf_nan=False, description="Learning rate [MINT_<LOSS>_LR].")
+    lr: float = Field(
+        default=1e-5, gt=0, le=1, allow_inf_nan=False, description="Learning rate [MINT_<LOSS>_LR]."
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="How the learning rate goes on after the warm-up."
     )
@@ -77,6 +79,19 @@ class Settings(BaseSettings):
     seed: int = Field(default=0, ge=0, description="Seed of the adapter and of the data's order.")
     save_every: int | None = Field(
         default=None, ge=1, description="Steps between saved states; without it, one at the end."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Embedded backend: the base model's numbers; auto: bfloat16 on CUDA, else float32.",
+    )
+    max_tokens_in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="Embedded backend: tokens whose activations are kept at once; by default what half "
+        "of the free memory holds. A larger batch costs a second forward.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Embedded backend: less memory for a third more time."
     )
     output: Path | None = Field(
         default=None, description="Run folder to write; without it, a new folder in runs/."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mint_train.losses import Loss
 from mint_train.plugins import load_plugin
 
 TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE]-?[0-9]+)?)\*)?(?P<name>[^*+]+)")
-DATA_HOOKS = ("parse_row", "flatten")
+DATA_HOOKS = ("parse_row", "relate_examples", "flatten")
 
 
 def open_loss(expression: str, options: Mapping[str, Any]) -> Loss:
@@ -29,7 +30,8 @@ def open_loss(expression: str, options: Mapping[str, Any]) -> Loss:
         OptionError: the expression is malformed, or an option has no or no single place.
         PluginError: a loss is missing or broken, or parts need different data.
     """
-    terms = parse_terms(expression)
+    # a path may hold + and *
+    terms = [(1.0, expression)] if Path(expression).is_file() else parse_terms(expression)
     if len(terms) == 1 and terms[0][0] == 1.0:
         return Loss(load_plugin(terms[0][1]), options)
     return WeightedSum(expression, terms, options)

@@ -39,4 +39,12 @@ def open_client(settings: Settings, backend: str, folder: Path) -> TrainingClien
         return open_mint_client(model, settings.rank, settings.seed, settings.base_url, settings.api_key)
     from mint_train.backends.local.load import open_local_client
 
-    return open_local_client(settings.model, settings.rank, settings.seed, folder)
+    return open_local_client(
+        settings.model,
+        settings.rank,
+        settings.seed,
+        folder,
+        dtype=settings.dtype,
+        max_tokens_in_flight=settings.max_tokens_in_flight,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )

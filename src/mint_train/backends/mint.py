@@ -54,7 +54,9 @@ class Service:
         if isinstance(error, mint.PermissionDeniedError):
             return UserError(f"{where} does not let this key {doing} (HTTP 403): ask its operator for access")
         if isinstance(error, mint.NotFoundError):
-            return UserError(f"{where} cannot {doing} (HTTP 404): check MINT_BASE_URL; it says: {text[:SHOWN]}")
+            return UserError(
+                f"{where} cannot {doing} (HTTP 404): check MINT_BASE_URL; it says: {text[:SHOWN]}"
+            )
         if "must start with the 'tml-' prefix" in text:
             return UserError(f"{where} takes keys that start with tml-; the one in MINT_API_KEY does not")
         if isinstance(error, mint.APIResponseValidationError):

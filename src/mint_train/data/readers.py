@@ -72,7 +72,8 @@ def json_array(text: str, name: str) -> Iterator[tuple[Any, int]]:
     """Yield each element of a JSON array with the line that it begins on."""
     decoder = json.JSONDecoder()
     position, line, counted = skip_space(text, text.index("[") + 1), 1, 0
-    while text[position : position + 1] != "]":
+    more = text[position : position + 1] != "]"
+    while more:
         line += text.count("\n", counted, position)
         counted = position
         try:
@@ -82,11 +83,12 @@ def json_array(text: str, name: str) -> Iterator[tuple[Any, int]]:
         yield value, line
         position = skip_space(text, position)
         separator = text[position : position + 1]
-        if separator == ",":
-            position = skip_space(text, position + 1)
-        elif separator != "]":
+        if separator not in (",", "]"):
             broken = 1 + text.count("\n", 0, position)
             raise DataError(f"{name}:{broken}: broken JSON: expected , or ] after a row")
+        more = separator == ","
+        if more:
+            position = skip_space(text, position + 1)
     if text[position + 1 :].strip():
         broken = 1 + text.count("\n", 0, position)
         raise DataError(f"{name}:{broken}: broken JSON: something follows the closing ]")

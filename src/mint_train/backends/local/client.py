@@ -11,8 +11,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from mint_train.backends.local.engine import Engine, TokenSequence
+from mint_train.backends.local.engine import Engine, OutOfMemoryError, TokenSequence
 from mint_train.backends.local.states import load_state, save_state
+from mint_train.errors import BackendError
 from mint_train.sdk import Datum, types
 
 Result = TypeVar("Result")
@@ -44,7 +45,11 @@ class LocalTrainingClient:
 
     def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:  # noqa: ARG002
         """Compute logprobs; the loss function only names the SDK's output form."""
-        return completed(forward_output(self.engine.forward(self.sequences(data)), {}))
+        try:
+            logprobs = self.engine.forward(self.sequences(data))
+        except OutOfMemoryError as error:
+            raise BackendError(str(error)) from error
+        return completed(forward_output(logprobs, {}))
 
     def forward_backward_custom(
         self,
@@ -61,7 +66,10 @@ class LocalTrainingClient:
             metrics.update(values)
             return loss
 
-        self.engine.forward_backward(self.sequences(data), loss_of)
+        try:
+            self.engine.forward_backward(self.sequences(data), loss_of)
+        except OutOfMemoryError as error:
+            raise BackendError(str(error)) from error
         return completed(forward_output(kept, metrics))
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
@@ -99,16 +107,16 @@ class LocalTrainingClient:
 
     def sequences(self, data: list[Datum]) -> list[TokenSequence]:
         """Turn datums into tensors."""
-        return [token_sequence(datum, self.model.device) for datum in data]
+        return [token_sequence(datum) for datum in data]
 
 
-def token_sequence(datum: Datum, device: torch.device) -> TokenSequence:
+def token_sequence(datum: Datum) -> TokenSequence:
     """Turn a datum into tensors; without weights every target counts as trained, as on the service."""
     targets = datum.loss_fn_inputs["target_tokens"].to_torch()
     weights = datum.loss_fn_inputs.get("weights")
     trained = torch.ones(len(targets), dtype=torch.bool) if weights is None else weights.to_torch() != 0
     inputs = torch.tensor(datum.model_input.to_ints())
-    return TokenSequence(inputs.to(device), targets.to(device), trained.to(device))
+    return TokenSequence(inputs, targets, trained)
 
 
 def forward_output(logprobs: list[torch.Tensor], metrics: dict[str, Any]) -> types.ForwardBackwardOutput:

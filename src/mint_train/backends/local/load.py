@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -21,7 +21,19 @@ LORA_ALPHA = 32
 """The service's own alpha, so that one learning rate means the same on both backends."""
 
 
-def open_local_client(model: str | None, rank: int, seed: int, folder: Path) -> LocalTrainingClient:
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def open_local_client(
+    model: str | None,
+    rank: int,
+    seed: int,
+    folder: Path,
+    *,
+    dtype: Dtype = "auto",
+    max_tokens_in_flight: int | None = None,
+    gradient_checkpointing: bool = False,
+) -> LocalTrainingClient:
     """Load or make the base model, put a fresh LoRA adapter on it, and return a training client.
 
     Args:
@@ -29,6 +41,9 @@ def open_local_client(model: str | None, rank: int, seed: int, folder: Path) -> 
         rank: LoRA rank.
         seed: seed of the adapter's weights.
         folder: where the client saves states and the adapter.
+        dtype: of the frozen weights; auto is bfloat16 on CUDA and float32 elsewhere.
+        max_tokens_in_flight: tokens whose activations are kept at once; None for what memory holds.
+        gradient_checkpointing: recompute activations in the backward.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -37,24 +52,28 @@ def open_local_client(model: str | None, rank: int, seed: int, folder: Path) -> 
     if model is None:
         model = str(folder / "base_model")
         save_starter_model(Path(model))
-    base, tokenizer = load_base(model)
+    base, tokenizer = load_base(model, dtype)
     adapted = add_adapter(base, rank, seed)
-    return LocalTrainingClient(adapted, tokenizer, Engine(adapted), folder)
+    engine = Engine(
+        adapted, max_tokens_in_flight=max_tokens_in_flight, gradient_checkpointing=gradient_checkpointing
+    )
+    return LocalTrainingClient(adapted, tokenizer, engine, folder)
 
 
-def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal model and its tokenizer; safetensors only, and no code of the model's own is run.
 
     Raises:
         UserError: in one line, which of both is missing and why.
     """
-    cuda = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    half = dtype == "bfloat16" or (dtype == "auto" and device == "cuda")
     part = "tokenizer"
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
         part = "model"
         base: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.bfloat16 if cuda else torch.float32, use_safetensors=True
+            name, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())
@@ -65,7 +84,8 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise UserError(
             f"--model {name}: its tokenizer has no end-of-sequence token, so no completion could end"
         )
-    base.to("cuda" if cuda else "cpu").eval()
+    base.to(device)
+    base.eval()
     return base, tokenizer
 
 

@@ -1,0 +1,93 @@
+"""How much memory there is, and how many tokens of activations it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+SHARE_OF_FREE_MEMORY = 0.5
+"""The rest is for gradients in flight, the logits buffer, the optimiser's state and other programs."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a program may still take on `device` (on a CPU: of this machine and its container)."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [_meminfo_available(), _cgroup_available()]
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else 4 * 2**30
+
+
+def _meminfo_available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _cgroup_available() -> int | None:
+    """What the container's limit leaves, or None without one (cgroup version 2, then 1)."""
+    root = Path("/sys/fs/cgroup")
+    for limit, used in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+class SavedBytes:
+    """Counts what autograd keeps for a backward; the same storage counts once."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, int] = {}
+        # Kept alive, so that no two counted storages share an address.
+        self._kept: list[torch.Tensor] = []
+        self.itemsize = 4
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage."""
+        storage = tensor.untyped_storage()
+        self._storages[storage.data_ptr()] = storage.nbytes()
+        self._kept.append(tensor)
+        if tensor.is_floating_point():
+            self.itemsize = tensor.element_size()
+
+    def without(self, tensors: Iterator[torch.Tensor]) -> int:
+        """The sum, leaving out the storages of `tensors` (a model's weights)."""
+        known = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        return sum(size for pointer, size in self._storages.items() if pointer not in known)
+
+
+@contextmanager
+def counted_saved_bytes() -> Iterator[SavedBytes]:
+    """Count the bytes that operations inside keep for their backward."""
+    counter = SavedBytes()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        counter.add(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield counter
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that an allocation failed."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,213 @@
+"""Pack token sequences without padding, computing a shared beginning once.
+
+A pack is one row of tokens. Its sequences are stored as runs: the first sequence is one run; a
+later one that begins like its predecessor adds only what differs, and its run names the earlier
+rows that it continues (its context). Only tokens are looked at, never what a sequence is for.
+Sharing a prefix follows arXiv 2410.20305, here for any number of branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+MIN_SHARED_TOKENS = 16
+"""Shorter common beginnings are computed twice: cheaper than an attention call of their own."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence to score.
+
+    Attributes:
+        input_tokens: int64 ``[length]``.
+        target_tokens: int64 ``[length]``; ``target_tokens[i]`` is what follows ``input_tokens[i]``.
+        trained: bool ``[length]``; True where the datum's weight is not 0.
+    """
+
+    input_tokens: torch.Tensor
+    target_tokens: torch.Tensor
+    trained: torch.Tensor
+
+    def __post_init__(self) -> None:
+        shapes = {tuple(t.shape) for t in (self.input_tokens, self.target_tokens, self.trained)}
+        if len(shapes) != 1 or self.input_tokens.dim() != 1:
+            raise ValueError(f"a sequence needs three tensors of one length, got shapes {sorted(shapes)}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows ``start:stop`` of a pack that continue the rows of ``context``, in order."""
+
+    start: int
+    stop: int
+    context: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the run continues."""
+        return sum(stop - start for start, stop in self.context)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the logprobs of one sequence lie: ``flat[offset + j]`` belongs at ``positions[j]``."""
+
+    index: int
+    positions: torch.Tensor
+    offset: int
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One forward pass.
+
+    Attributes:
+        input_ids, position_ids: int64 ``[rows]``.
+        runs: cover the rows without gap or overlap.
+        lookup_rows, lookup_targets: int64 ``[lookups]``; the row whose hidden state predicts the target.
+        members: the sequences inside, with their share of the lookups.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    runs: tuple[Run, ...]
+    lookup_rows: torch.Tensor
+    lookup_targets: torch.Tensor
+    members: tuple[Member, ...]
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed."""
+        return int(self.input_ids.numel())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence: how far back attention can reach."""
+        return max(run.context_length + run.stop - run.start for run in self.runs)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A sequence cut behind its last trained token, and how much it shares with the entry before it."""
+
+    index: int
+    tokens: torch.Tensor
+    shared: int
+
+    @property
+    def new_rows(self) -> int:
+        return len(self.tokens) - self.shared
+
+
+def plan_packs(
+    sequences: Sequence[TokenSequence], rows_per_pack: int, *, min_shared: int = MIN_SHARED_TOKENS
+) -> list[Pack]:
+    """Divide sequences into packs of at most `rows_per_pack` rows.
+
+    A sequence longer than that gets a pack of its own; one with nothing trained is in no pack.
+    Sequences that share a beginning stay together where they fit. The result depends on the
+    sequences and their order alone.
+    """
+    packs: list[Pack] = []
+    current: list[_Entry] = []
+    used = 0
+    for group in _groups(_sorted_entries(sequences, min_shared)):
+        if used + sum(entry.new_rows for entry in group) > rows_per_pack and current:
+            packs.append(_build(current, sequences))
+            current, used = [], 0
+        for entry in group:
+            if current and used + entry.new_rows > rows_per_pack:
+                packs.append(_build(current, sequences))
+                current, used = [], 0
+            if not current:
+                entry = _Entry(entry.index, entry.tokens, 0)
+            current.append(entry)
+            used += entry.new_rows
+    if current:
+        packs.append(_build(current, sequences))
+    return packs
+
+
+def _sorted_entries(sequences: Sequence[TokenSequence], min_shared: int) -> list[_Entry]:
+    cut: list[tuple[list[int], int]] = []
+    for index, sequence in enumerate(sequences):
+        trained = sequence.trained.nonzero()
+        if len(trained):
+            # Nothing depends on what stands behind the last trained token.
+            cut.append((sequence.input_tokens[: int(trained[-1]) + 1].tolist(), index))
+    # In sorted order the longest common beginning is always with the neighbour; the longer one
+    # comes first, so that a sequence which is another's beginning adds no row.
+    cut.sort(key=lambda item: item[0], reverse=True)
+    entries: list[_Entry] = []
+    previous = torch.empty(0, dtype=torch.int64)
+    for tokens, index in cut:
+        here = torch.tensor(tokens, dtype=torch.int64)
+        shared = _common_length(previous, here)
+        entries.append(_Entry(index, here, shared if shared >= min(min_shared, len(here)) else 0))
+        previous = here
+    return entries
+
+
+def _common_length(left: torch.Tensor, right: torch.Tensor) -> int:
+    length = min(len(left), len(right))
+    differing = (left[:length] != right[:length]).nonzero()
+    return int(differing[0]) if len(differing) else length
+
+
+def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    groups: list[list[_Entry]] = []
+    for entry in entries:
+        if entry.shared and groups:
+            groups[-1].append(entry)
+        else:
+            groups.append([entry])
+    return groups
+
+
+def _build(entries: Sequence[_Entry], sequences: Sequence[TokenSequence]) -> Pack:
+    runs: list[Run] = []
+    tokens: list[torch.Tensor] = []
+    positions: list[torch.Tensor] = []
+    lookups: list[tuple[torch.Tensor, torch.Tensor]] = []
+    members: list[Member] = []
+    path: tuple[tuple[int, int], ...] = ()
+    rows = offset = 0
+    for entry in entries:
+        context = _first_rows(path, entry.shared)
+        stop = rows + entry.new_rows
+        if entry.new_rows:
+            runs.append(Run(rows, stop, context))
+            tokens.append(entry.tokens[entry.shared :])
+            positions.append(torch.arange(entry.shared, len(entry.tokens)))
+        path = (*context, (rows, stop))
+        rows = stop
+        sequence = sequences[entry.index]
+        trained = sequence.trained.nonzero().squeeze(-1)
+        row_of = torch.cat([torch.arange(start, end) for start, end in path])
+        lookups.append((row_of[trained], sequence.target_tokens[trained]))
+        members.append(Member(entry.index, trained, offset))
+        offset += len(trained)
+    return Pack(
+        input_ids=torch.cat(tokens),
+        position_ids=torch.cat(positions),
+        runs=tuple(runs),
+        lookup_rows=torch.cat([row for row, _ in lookups]),
+        lookup_targets=torch.cat([target for _, target in lookups]),
+        members=tuple(members),
+    )
+
+
+def _first_rows(path: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int, int], ...]:
+    """The ranges that hold the first `count` tokens of a path."""
+    ranges: list[tuple[int, int]] = []
+    for start, stop in path:
+        if count <= 0:
+            break
+        taken = min(count, stop - start)
+        if taken:
+            ranges.append((start, start + taken))
+        count -= taken
+    return tuple(ranges)

@@ -1,0 +1,165 @@
+"""What the conformance checks look at: a loss with its rows, examples, groups and random logprobs."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from mint_train.backends.local.starter_model import make_starter_tokenizer
+from mint_train.batches import Batch, Group
+from mint_train.data.readers import Row, read_rows
+from mint_train.errors import Source
+from mint_train.losses import Loss
+
+SEED = 20240607
+MOST_GROUPS = 8
+
+Logprobs = list[torch.Tensor]
+
+
+class ConformanceError(AssertionError):
+    """A loss does not hold what a check asks for; the message says what it did instead."""
+
+
+def require_that(holds: bool, problem: str) -> None:
+    """Fail the check where something does not hold.
+
+    Raises:
+        ConformanceError: with the problem.
+    """
+    if not holds:
+        raise ConformanceError(problem)
+
+
+@cache
+def small_tokenizer() -> PreTrainedTokenizerBase:
+    """Make the starter model's tokenizer once; no check needs a model."""
+    tokenizer: PreTrainedTokenizerBase = make_starter_tokenizer()
+    return tokenizer
+
+
+@dataclass
+class Material:
+    """A loss under examination. All that is random in it comes from a fixed seed."""
+
+    loss: Loss
+    given_rows: Sequence[Mapping[str, Any]] | None = None
+    tokenizer: PreTrainedTokenizerBase = field(default_factory=small_tokenizer)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows given, else the loss's bundled ones."""
+        if self.given_rows is not None:
+            return [
+                Row(dict(row), Source("given rows", line))
+                for line, row in enumerate(self.given_rows, start=1)
+            ]
+        path = self.loss.hook.bundled_rows()
+        require_that(path is not None, "the loss bundles no rows: implement bundled_rows, or give rows")
+        return read_rows(path)
+
+    @cached_property
+    def examples(self) -> list[Any]:
+        """The rows, parsed and related to one another."""
+        return list(self.loss.relate_examples([self.loss.parse_row(row.values) for row in self.rows]))
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The first few examples as groups, with reference logprobs where the loss asks for a reference."""
+        # another seed than the policy's logprobs have, or all log-ratios were zero
+        generator = make_generator(SEED + 1)
+        groups = []
+        for example, row in zip(self.examples[:MOST_GROUPS], self.rows, strict=False):
+            group = Group.of(self.loss.flatten(example, self.tokenizer, None), row.source)
+            if self.loss.reference is not None:
+                reference = tuple(random_logprobs(length, generator) for length in group.lengths)
+                group = replace(group, reference_logprobs=reference)
+            groups.append(group)
+        return groups
+
+    def batch(self, groups: Sequence[Group] | None = None, dtype: torch.dtype = torch.float64) -> Batch:
+        """Make a batch of the groups, its reference logprobs and attached values in one dtype."""
+        made = [in_dtype(group, dtype) for group in (self.groups if groups is None else groups)]
+        return Batch(made, attached_dtype=dtype)
+
+    def logprobs(self, spread: float = 3.0, seed: int = SEED) -> Logprobs:
+        """Draw logprobs for all datums, float64, requiring grad; a fresh copy at each call."""
+        generator = make_generator(seed)
+        lengths = [length for group in self.groups for length in group.lengths]
+        return [random_logprobs(length, generator, spread).requires_grad_() for length in lengths]
+
+    def evaluate(self, batch: Batch, logprobs: Logprobs) -> tuple[torch.Tensor, Mapping[str, Any]]:
+        """Compute loss and raw metrics from a fresh state."""
+        return self.loss.evaluate(batch, logprobs, {})
+
+    def gradients(self, batch: Batch, logprobs: Logprobs) -> Logprobs:
+        """Differentiate the loss by each datum's logprobs; zeros where it does not depend on them."""
+        value, _ = self.evaluate(batch, logprobs)
+        found = torch.autograd.grad(value, logprobs, allow_unused=True)
+        return [
+            torch.zeros_like(own) if gradient is None else gradient
+            for own, gradient in zip(logprobs, found, strict=True)
+        ]
+
+    @cached_property
+    def trained(self) -> list[torch.Tensor]:
+        """Per datum, which of its target tokens the loss trains, bool; see UNTRAINED_DATUMS."""
+        untrained = self.claim("UNTRAINED_DATUMS", ())
+        return [
+            torch.from_numpy(weights != 0) & (place not in untrained)
+            for group in self.groups
+            for place, weights in enumerate(group.weights)
+        ]
+
+    def claim(self, name: str, default: Any) -> Any:
+        """Look up what the plugin, or one that it extends, claims of itself; a function gets the options."""
+        for link in reversed(self.loss.chain):
+            value = getattr(link.plugin, name, None)
+            if value is not None:
+                return value(self.loss.options) if callable(value) else value
+        return default
+
+    def describe_datum(self, number: int) -> str:
+        """Name a datum of the batch by its group's row and its place in it."""
+        for group in self.groups:
+            if number < len(group.datums):
+                return f"datum {number} of the group at {group.source}"
+            number -= len(group.datums)
+        return f"datum {number}"
+
+
+def in_dtype(group: Group, dtype: torch.dtype) -> Group:
+    """Copy a group with its reference logprobs in another dtype."""
+    if group.reference_logprobs is None:
+        return group
+    return replace(group, reference_logprobs=tuple(values.to(dtype) for values in group.reference_logprobs))
+
+
+def make_generator(seed: int = SEED) -> torch.Generator:
+    """Make a generator of torch's that does not touch the global one."""
+    return torch.Generator().manual_seed(seed)
+
+
+def random_logprobs(length: int, generator: torch.Generator, spread: float = 3.0) -> torch.Tensor:
+    """Draw logprobs between -spread and just below 0, float64 `[length]`."""
+    return -spread * (0.02 + 0.98 * torch.rand(length, generator=generator, dtype=torch.float64))
+
+
+def shuffled(count: int) -> list[int]:
+    """Return an order of `count` things that is not their own, where there is more than one."""
+    order = list(range(count))
+    random.Random(SEED).shuffle(order)  # noqa: S311 - an order, not a secret
+    return order if order != sorted(order) else order[::-1]
+
+
+def mutated(row: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Copy a row deeply, with one field set to another value."""
+    copy: dict[str, Any] = json.loads(json.dumps(dict(row)))
+    return copy | {name: value}

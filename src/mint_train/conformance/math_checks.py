@@ -1,0 +1,279 @@
+"""Checks of a loss's mathematics on random and on extreme logprobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
+
+import torch
+
+from mint_train.conformance.material import (
+    Logprobs,
+    Material,
+    make_generator,
+    require_that,
+    shuffled,
+)
+from mint_train.loss_checks import check_scalar
+from mint_train.losses import Loss
+from mint_train.weighted_sum import WeightedSum
+
+SPREADS = (0.3, 1.0, 3.0, 10.0, 30.0)
+MARGIN = 1e4
+STEPS = (1e-5, 1e-7)
+TOLERANCE = 1e-6
+SAMPLED_TOKENS = 24
+RESERVED_METRICS = {"loss", "step", "learning_rate", "tokens", "seconds"}
+
+
+def gradient_reaches_all(material: Material) -> str:
+    """Check that each trained logprob moves the loss in one of several random batches; others never."""
+    batch = material.batch()
+    reached = [torch.zeros_like(trained) for trained in material.trained]
+    for seed, spread in enumerate(SPREADS * 5):
+        logprobs = material.logprobs(spread, seed)
+        check_scalar(material.loss.name, material.evaluate(batch, logprobs)[0])
+        for found, gradient in zip(reached, material.gradients(batch, logprobs), strict=True):
+            found |= gradient != 0
+    for number, (found, trained) in enumerate(zip(reached, material.trained, strict=True)):
+        missed, stray = int((trained & ~found).sum()), int((found & ~trained).sum())
+        where = material.describe_datum(number)
+        require_that(missed == 0, f"{missed} trained logprobs of {where} never get a gradient")
+        require_that(
+            stray == 0, f"{stray} logprobs of {where} get a gradient, though they are not to be trained"
+        )
+    return f"{sum(int(trained.sum()) for trained in material.trained)} logprobs"
+
+
+def gradient_matches_differences(material: Material) -> str:
+    """Check the gradient against central differences in float64, in random directions and token by token."""
+    if material.claim("STOPS_GRADIENT", False):
+        return "not compared: the loss says that it holds a part of itself constant (STOPS_GRADIENT)"
+    batch, logprobs = material.batch(), material.logprobs()
+    gradients = material.gradients(batch, logprobs)
+    scale = max(float(gradient.abs().max()) for gradient in gradients)
+    worst = 0.0
+    for direction in directions(material):
+        exact = sum(float((own * along).sum()) for own, along in zip(gradients, direction, strict=True))
+        # a loss may jump or bend within the first step (a hinge, a rank); hardly within the second too
+        for step in STEPS:
+            measured = central_difference(material, logprobs, direction, step)
+            error = abs(exact - measured) / max(1.0, scale, abs(exact))
+            if error <= TOLERANCE:
+                break
+        worst = max(worst, error)
+        require_that(
+            error <= TOLERANCE, f"the gradient gives {exact:.9g} where differences give {measured:.9g}"
+        )
+    return f"worst error {worst:.1e}"
+
+
+def directions(material: Material) -> Iterator[Logprobs]:
+    """Yield random directions over all trained tokens, then some single tokens."""
+    generator = make_generator()
+    for _ in range(4):
+        yield [
+            torch.randn(len(trained), generator=generator, dtype=torch.float64) * trained
+            for trained in material.trained
+        ]
+    places = [
+        (number, int(token))
+        for number, trained in enumerate(material.trained)
+        for token in trained.nonzero().flatten()
+    ]
+    for chosen in torch.randperm(len(places), generator=generator)[:SAMPLED_TOKENS].tolist():
+        direction = [torch.zeros(len(trained), dtype=torch.float64) for trained in material.trained]
+        direction[places[chosen][0]][places[chosen][1]] = 1.0
+        yield direction
+
+
+def central_difference(material: Material, logprobs: Logprobs, direction: Logprobs, step: float) -> float:
+    """Measure the slope of the loss along a direction."""
+    values = []
+    for sign in (1, -1):
+        moved = [
+            (own.detach() + sign * step * along).requires_grad_()
+            for own, along in zip(logprobs, direction, strict=True)
+        ]
+        values.append(float(material.evaluate(material.batch(), moved)[0].detach()))
+    return (values[0] - values[1]) / (2 * step)
+
+
+def weightless_logprobs_do_not_matter(material: Material) -> str:
+    """Check that other logprobs where the weight is 0.0 leave the loss and its metrics as they are."""
+    logprobs = material.logprobs()
+    other = [
+        torch.where(torch.from_numpy(weights != 0), own.detach(), -77.0).requires_grad_()
+        for own, weights in zip(
+            logprobs, [weights for group in material.groups for weights in group.weights], strict=True
+        )
+    ]
+    compare(material, logprobs, other, "other logprobs where the weight is 0.0 change")
+    return "set to -77"
+
+
+def compare(material: Material, one: Logprobs, two: Logprobs, what: str) -> None:
+    """Fail unless loss and metrics are the same for two sets of logprobs of the batch."""
+    first, second = (material.evaluate(material.batch(), logprobs) for logprobs in (one, two))
+    same_results(first[0], second[0], dict(first[1]), dict(second[1]), what)
+
+
+def same_results(
+    one: torch.Tensor, two: torch.Tensor, metrics: dict[str, float], others: dict[str, float], what: str
+) -> None:
+    """Fail unless two results are equal up to rounding."""
+    pairs = {"loss": (float(one.detach()), float(two.detach()))}
+    require_that(metrics.keys() == others.keys(), f"{what} which metrics there are")
+    pairs |= {f'metric "{name}"': (float(metrics[name]), float(others[name])) for name in metrics}
+    for name, (before, after) in pairs.items():
+        require_that(
+            math.isclose(before, after, rel_tol=1e-5, abs_tol=1e-7),
+            f"{what} the {name}: {before:.9g} becomes {after:.9g}",
+        )
+
+
+def order_of_groups_does_not_matter(material: Material) -> str:
+    """Check that the same groups in another order give the same loss and metrics."""
+    if material.claim("ORDER_MATTERS", False):
+        return "not compared: the loss says that order matters to it (ORDER_MATTERS)"
+    order = shuffled(len(material.groups))
+    logprobs = material.logprobs()
+    per_group: list[Logprobs] = []
+    start = 0
+    for group in material.groups:
+        per_group.append(logprobs[start : start + len(group.datums)])
+        start += len(group.datums)
+    moved = [logprob for place in order for logprob in per_group[place]]
+    value, metrics = material.evaluate(material.batch(), logprobs)
+    other, others = material.evaluate(material.batch([material.groups[place] for place in order]), moved)
+    same_results(value, other, dict(metrics), dict(others), "another order of groups changes")
+    return f"{len(order)} groups shuffled"
+
+
+def float32_stays_finite(material: Material) -> str:
+    """Check that all is finite in float32 with sums of logprobs 1e4 apart, either way."""
+    count = 0
+    for what, logprobs, reference in extremes(material):
+        groups = material.groups
+        if reference is not None:
+            groups = [
+                replace(group, reference_logprobs=own) for group, own in zip(groups, reference, strict=True)
+            ]
+        batch = material.batch(groups, torch.float32)
+        own = [logprob.float().detach().requires_grad_() for logprob in logprobs]
+        value, metrics = material.evaluate(batch, own)
+        require_that(bool(torch.isfinite(value)), f"the loss is {float(value.detach())} with {what}")
+        gradients = torch.autograd.grad(value, own, allow_unused=True)
+        finite = all(bool(torch.isfinite(found).all()) for found in gradients if found is not None)
+        require_that(finite, f"the gradient is not finite with {what}")
+        for name, metric in metrics.items():
+            require_that(math.isfinite(float(metric)), f'the metric "{name}" is {float(metric)} with {what}')
+        count += 1
+    return f"{count} extreme batches"
+
+
+def extremes(material: Material) -> Iterator[tuple[str, Logprobs, list[tuple[torch.Tensor, ...]] | None]]:
+    """Yield batches with the datums at one place of each group 1e4 below all others, and one of equals."""
+    yield "all logprobs equal", flat_logprobs(material, None), None
+    for place in range(max(len(group.datums) for group in material.groups)):
+        yield f"datum {place} of each group at -1e4", flat_logprobs(material, place), None
+        if material.loss.reference is not None:
+            low = flat_logprobs(material, place)
+            per_group: list[tuple[torch.Tensor, ...]] = []
+            start = 0
+            for group in material.groups:
+                per_group.append(tuple(low[start : start + len(group.datums)]))
+                start += len(group.datums)
+            yield f"the reference of datum {place} at -1e4", flat_logprobs(material, None), per_group
+
+
+def flat_logprobs(material: Material, low: int | None) -> Logprobs:
+    """Give every token the logprob -0.5, but those of the datums at one place -1e4 together."""
+    logprobs = []
+    for group in material.groups:
+        for place, weights in enumerate(group.weights):
+            flat = torch.full((len(weights),), -0.5, dtype=torch.float64)
+            if place == low:
+                trained = torch.from_numpy(weights != 0)
+                flat[trained] = -MARGIN / int(trained.sum())
+            logprobs.append(flat)
+    return logprobs
+
+
+def metrics_are_plain(material: Material) -> str:
+    """Check that metrics and state are finite Python numbers, under names that the run does not take."""
+    state: dict[str, float] = {}
+    _, metrics = material.loss.evaluate(material.batch(), material.logprobs(), state)
+    for kind, values in (("metric", metrics), ("state", state)):
+        for name, value in values.items():
+            require_that(isinstance(name, str) and bool(name), f"the {kind} name {name!r} is no text")
+            # the run turns a detached scalar tensor into a float itself
+            plain = isinstance(value, int | float) or is_detached_scalar(value)
+            require_that(plain, f'the {kind} "{name}" is a {type(value).__name__}; make it a float')
+            require_that(math.isfinite(value), f'the {kind} "{name}" is {value}')
+    taken = RESERVED_METRICS & metrics.keys()
+    require_that(not taken, f"the metric names {sorted(taken)} are the run's own; choose others")
+    return ", ".join(metrics) or "none"
+
+
+def is_detached_scalar(value: object) -> bool:
+    """Tell a tensor of one number that holds no graph."""
+    return isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad
+
+
+def step_line_names_metrics(material: Material) -> str:
+    """Check that each name of the step line is a metric with or without a reference, and its format fits."""
+    shown = ", ".join(material.loss.step_line) or "none"
+    if owner(material, "step_line") != owner(material, "compute_loss"):
+        # inherited: the run shows those of its names that are metrics
+        return f"inherited: {shown}"
+    metrics = metrics_either_way(material)
+    for name, form in material.loss.step_line.items():
+        require_that(name in metrics, f'"{name}" is none of the metrics: {", ".join(metrics) or "none"}')
+        try:
+            format(float(metrics[name]), form)
+        except ValueError as error:
+            require_that(False, f'the format "{form}" of "{name}": {error}')
+    return shown
+
+
+def owner(material: Material, hook: str) -> str:
+    """Name the link of the loss's chain that answers a hook."""
+    for link in reversed(material.loss.chain):
+        implementation = getattr(link.plugin, hook, None)
+        # a loss made by @loss has a step line only where it was given one
+        if implementation is not None and (hook != "step_line" or implementation() is not None):
+            return link.name
+    return ""
+
+
+def metrics_either_way(material: Material) -> dict[str, float]:
+    """Collect the metrics as the options have it, and those that come with a reference."""
+    _, metrics = material.evaluate(material.batch(), material.logprobs())
+    if material.loss.reference is not None:
+        return dict(metrics)
+    referred = Material(with_reference(material.loss), material.given_rows, material.tokenizer)
+    _, others = referred.evaluate(referred.batch(), referred.logprobs())
+    return {**others, **metrics}
+
+
+def with_reference(loss: Loss) -> Loss:
+    """Copy a loss with the option `reference=initial`, where it has that option."""
+    referred = copy(loss)
+    if "reference" in loss.options_model.model_fields:
+        referred.options = loss.options.model_copy(update={"reference": "initial"})
+    if isinstance(referred, WeightedSum):
+        referred.parts = [with_reference(part) for part in referred.parts]
+    return referred
+
+
+def evaluation_changes_nothing(material: Material) -> str:
+    """Check that the same batch gives the same result twice, and its logprobs stay as they were."""
+    logprobs = material.logprobs()
+    before = [logprob.detach().clone() for logprob in logprobs]
+    compare(material, logprobs, logprobs, "a second evaluation changes")
+    for old, new in zip(before, logprobs, strict=True):
+        require_that(torch.equal(old, new.detach()), "the loss writes into the logprobs that it is given")
+    return "evaluated twice"

@@ -1,0 +1,152 @@
+"""The conformance kit for authors of losses: a list of named checks, to run by hand or under pytest.
+
+No check needs a model or a network: logprobs are random, the reference's too where the loss asks for one.
+
+Under pytest::
+
+    @pytest.mark.parametrize("check", conformance_checks("my-loss"), ids=str)
+    def test_conformance(check):
+        check()
+
+A plugin may claim what does not apply to it: a module by a constant, a function by `@loss(claims={...})`:
+
+- `ORDER_MATTERS = True`: the loss of a batch depends on the order of its groups;
+- `UNTRAINED_DATUMS = (1,)`: the datums at these places of a group are measured or left alone, and their
+  gradient is zero;
+- `STOPS_GRADIENT = True`: a part of the loss that depends on trained logprobs (a weight, a baseline) is held
+  constant, so that finite differences do not give its gradient.
+
+A claim may be a function of the options, and holds for the losses that extend the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mint_train.authoring import FunctionLoss
+from mint_train.conformance import data_checks, math_checks
+from mint_train.conformance.material import ConformanceError, Material
+from mint_train.losses import Loss
+from mint_train.plugins import NamedPlugin
+from mint_train.weighted_sum import open_loss
+
+__all__ = ["CHECKS", "Check", "CheckResult", "ConformanceError", "check_loss", "conformance_checks"]
+
+CHECKS: Mapping[str, Callable[[Material], str]] = {
+    "options are valid and documented": data_checks.options_are_valid,
+    "rows become examples": data_checks.rows_become_examples,
+    "bad rows are refused with their field": data_checks.bad_rows_are_refused,
+    "examples become datums": data_checks.examples_become_datums,
+    "max-length is kept": data_checks.max_length_is_kept,
+    "a group of the wrong size is refused": data_checks.wrong_size_is_refused,
+    "datums swapped between groups are refused": data_checks.swapped_datums_are_refused,
+    "a datum without trained tokens is refused": data_checks.untrained_datums_are_refused,
+    "equal datums in a group are refused": data_checks.equal_datums_are_refused,
+    "the gradient reaches every trained logprob": math_checks.gradient_reaches_all,
+    "the gradient matches finite differences": math_checks.gradient_matches_differences,
+    "logprobs without weight do not matter": math_checks.weightless_logprobs_do_not_matter,
+    "float32 stays finite at margins of 1e4": math_checks.float32_stays_finite,
+    "the order of groups does not matter": math_checks.order_of_groups_does_not_matter,
+    "an evaluation changes nothing": math_checks.evaluation_changes_nothing,
+    "metrics are plain finite floats": math_checks.metrics_are_plain,
+    "the step line names metrics": math_checks.step_line_names_metrics,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How one check went; `detail` says what was tried, or why it failed."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class Examined:
+    """A loss under examination, opened when the first check looks at it."""
+
+    def __init__(
+        self,
+        loss: str | FunctionLoss | NamedPlugin | Loss,
+        rows: Sequence[Mapping[str, Any]] | None,
+        options: Mapping[str, Any] | None,
+    ) -> None:
+        self.given, self.rows, self.options = loss, rows, options or {}
+
+    @cached_property
+    def material(self) -> Material:
+        """The opened loss with its rows."""
+        if isinstance(self.given, Loss):
+            return Material(self.given, self.rows)
+        if isinstance(self.given, str):
+            return Material(open_loss(self.given, self.options), self.rows)
+        if isinstance(self.given, FunctionLoss):
+            named = NamedPlugin(self.given.__name__, self.given, "this program")
+            return Material(Loss(named, self.options), self.rows)
+        return Material(Loss(self.given, self.options), self.rows)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one loss; calling it raises where it fails."""
+
+    name: str
+    examined: Examined
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __call__(self) -> str:
+        """Run the check and return what was tried.
+
+        Raises:
+            ConformanceError: an AssertionError with what the loss did wrong.
+            MintTrainError: the loss cannot be opened, or its plugin raised.
+        """
+        return CHECKS[self.name](self.examined.material)
+
+    def result(self) -> CheckResult:
+        """Run the check; whatever it raises becomes a failed result."""
+        try:
+            return CheckResult(self.name, True, self())
+        except ConformanceError as error:
+            return CheckResult(self.name, False, str(error))
+        except Exception as error:
+            return CheckResult(self.name, False, f"{type(error).__name__}: {error}")
+
+
+def conformance_checks(
+    loss: str | FunctionLoss | NamedPlugin | Loss,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Check]:
+    """List the checks of a loss; it is opened when the first of them runs.
+
+    Args:
+        loss: an installed loss's name, a file (`./my_loss.py`), a sum (`dpo+0.2*sft`), a function under
+            `@mint_train.loss`, or an opened loss.
+        rows: rows to check it with; else its bundled ones. Two of different prompts at least.
+        options: the loss's options.
+    """
+    examined = Examined(loss, rows, options)
+    return [Check(name, examined) for name in CHECKS]
+
+
+def check_loss(
+    loss: str | FunctionLoss | NamedPlugin | Loss,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[CheckResult]:
+    """Run all checks of a loss and return how each went.
+
+    Raises:
+        MintTrainError: the loss cannot be opened, or an option is wrong.
+    """
+    checks = conformance_checks(loss, rows=rows, options=options)
+    _ = checks[0].examined.material
+    return [check.result() for check in checks]

@@ -1,4 +1,12 @@
-"""Direct Preference Optimization: the Bradley-Terry loss on pairs (Rafailov et al., 2023)."""
+"""Direct Preference Optimization: the Bradley-Terry loss on pairs (Rafailov et al., 2023).
+
+In the formula w is the chosen and l the rejected completion, p the policy's logprob of it, h its log-ratio of
+policy and reference.
+
+Formula: -log sigma(beta (h_w - h_l)); with `reference=none`, MinT's recipe, -log sigma(beta (p_w - p_l))
+Paper: Rafailov et al., 2023, arXiv 2305.18290, eq. 7, where beta is 0.1 and there is a reference
+Use: the first loss to try, with `reference=initial` and `beta=0.1`
+"""
 
 from __future__ import annotations
 
@@ -121,6 +129,6 @@ def remark(batch: Batch) -> str | None:
     if chosen < MUCH_LONGER * rejected:
         return None
     return (
-        f"Chosen completions average {chosen:.0f} tokens, rejected ones {rejected:.0f}: a sum of logprobs falls "
-        "with each token, so the chosen start far behind and pair_accuracy 0.00 is true at first."
+        f"Chosen completions average {chosen:.0f} tokens, rejected ones {rejected:.0f}: a sum of logprobs "
+        "falls with each token, so the chosen start far behind and pair_accuracy 0.00 is true at first."
     )

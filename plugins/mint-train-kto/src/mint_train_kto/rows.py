@@ -1,0 +1,78 @@
+"""The row of a loss on rated completions: a prompt, one completion, and a thumb up or down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mint_train.data.messages import ChatMessage, chat_messages, completion, prompt, require
+from mint_train.data.readers import kind
+from mint_train.errors import DataError, RowError
+
+
+@dataclass(frozen=True)
+class RatedCompletion:
+    """One completion of a prompt: desirable or not."""
+
+    prompt: str | list[ChatMessage]
+    completion: str
+    desirable: bool
+    unrelated: str | None = None
+    """A completion that was written for another prompt: the baseline of KTO measures it on this one."""
+
+
+def parse_rated(row: Mapping[str, Any]) -> RatedCompletion:
+    """Read a rated completion from a row in one of these forms.
+
+    - `prompt`, `completion`, `label`, the first two as text or as chat messages;
+    - `conversations`, `completion`, `label` (ShareGPT);
+    - `messages`, `label`: a whole conversation whose last message is the completion.
+
+    Raises:
+        RowError: naming the field that is missing or wrong.
+    """
+    if "messages" in row:
+        messages = chat_messages(row["messages"], "messages")
+        if len(messages) == 1:
+            raise RowError("messages", "holds one message; a prompt and the assistant's answer are needed")
+        question, answer = prompt(messages[:-1], "messages"), completion(messages[-1:], "messages")
+    else:
+        field = "conversations" if "conversations" in row else "prompt"
+        question = prompt(require(row, field), field)
+        answer = completion(require(row, "completion"), "completion")
+    label = require(row, "label")
+    if not isinstance(label, bool):
+        raise RowError("label", f"must be true (desirable) or false (undesirable), not {kind(label)}")
+    return RatedCompletion(question, answer, label)
+
+
+def with_unrelated(examples: Sequence[RatedCompletion]) -> list[RatedCompletion]:
+    """Give each example the completion of the next one that has another prompt and another completion.
+
+    Raises:
+        DataError: there is no such example.
+    """
+    count = len(examples)
+    prompts = [repr(example.prompt) for example in examples]
+    completions = [example.completion for example in examples]
+    if len(set(prompts)) == 1:
+        raise DataError(
+            "all rows have the same prompt, so KTO's baseline finds no completion of another one; "
+            "add other prompts, or take --set baseline=batch"
+        )
+    related = []
+    for place, example in enumerate(examples):
+        others = ((place + step) % count for step in range(1, count))
+        fits = (
+            other
+            for other in others
+            if prompts[other] != prompts[place] and completions[other] != completions[place]
+        )
+        if (chosen := next(fits, None)) is None:
+            raise DataError(
+                f"all completions of other prompts are equal to that of example {place + 1}, so KTO finds no "
+                "unrelated one for its baseline; add other rows, or take --set baseline=batch"
+            )
+        related.append(replace(example, unrelated=completions[chosen]))
+    return related

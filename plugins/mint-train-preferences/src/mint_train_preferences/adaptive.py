@@ -1,0 +1,107 @@
+"""DPO whose temperature, margin or weights follow the policy as it learns; what adapts carries no gradient.
+
+In the formulas w is the chosen and l the rejected completion, h the log-ratio of policy and reference,
+m the policy's logprob per token, and sg stops the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+
+from pydantic import Field
+from torch.nn.functional import logsigmoid
+
+from mint_train import Batch, loss
+from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
+from mint_train_preferences.numerics import probabilities
+from mint_train_preferences.options import AnchoredOptions, Beta
+from mint_train_preferences.running import running_mean
+
+SMALLEST_BETA = 1e-3
+SMALLEST_SPREAD = 1e-6
+TIE = 1e-5
+
+
+class BetaDPOOptions(AnchoredOptions):
+    """Beta 0 and the paper's alpha, rho and momentum."""
+
+    alpha: float = Field(default=0.6, ge=0, description="How strongly beta follows the batch's margin.")
+    keep: float = Field(default=0.8, gt=0, le=1, description="Share of the pairs kept (rho).")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the old mean a step keeps.")
+
+
+class AlphaDPOOptions(AnchoredOptions):
+    """SimPO's beta and gamma, and how far the margin follows the reference."""
+
+    beta: Beta = 2.0
+    gamma: float = Field(default=1.0, ge=0, description="Target margin of an average pair.")
+    alpha: float = Field(default=0.1, ge=0, description="How far the target follows the pair; 0 is SimPO.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the old moments a step keeps.")
+
+
+@loss(extends="dpo", options=BetaDPOOptions, claims={"STOPS_GRADIENT": True})
+def beta_dpo(
+    batch: Batch, logprobs: Logprobs, options: BetaDPOOptions, state: MutableMapping[str, float]
+) -> LossAndMetrics:
+    """beta-DPO: beta follows the batch's mean margin, and pairs with outlying margins are left out.
+
+    The paper draws the pairs that it keeps with weights exp(-(M - M_0)^2 / 2 s^2); here the likeliest are
+    kept, those nearest M_0, so that a run can be repeated. Beta is at least 0.001, as in the authors' code.
+
+    Formula: -log sigma(beta' (h_w - h_l)), the mean over kept pairs; M = sg(h_w - h_l),
+        beta' = beta (1 + alpha (mean M of kept pairs - M_0)), M_0 the running mean of M
+    Paper: Wu et al., 2024, arXiv 2407.08639, section 4
+    Use: pairs of mixed quality
+    """
+    pairs = Pairs.of(batch, logprobs)
+    margins = pairs.margins.detach()
+    center = running_mean(state, "mean_margin", margins.mean(), options.momentum)
+    distances = (margins - center).abs()
+    count = max(1, math.floor(options.keep * len(margins)))
+    # rounding must not part pairs that are equally far
+    kept = distances <= distances.kthvalue(count).values * (1 + TIE)
+    beta = options.beta * (1 + options.alpha * float(margins[kept].mean() - center))
+    beta = max(beta, SMALLEST_BETA)
+    metrics = pairs.metrics(pairs.rewards(beta)) | {"beta": beta, "kept": float(kept.double().mean())}
+    return bradley_terry(beta * pairs.margins[kept]), metrics
+
+
+@loss(extends="dpo", options=AlphaDPOOptions, claims={"STOPS_GRADIENT": True})
+def alpha_dpo(
+    batch: Batch, logprobs: Logprobs, options: AlphaDPOOptions, state: MutableMapping[str, float]
+) -> LossAndMetrics:
+    """alpha-DPO: SimPO whose target margin grows where the policy has moved away from the reference.
+
+    Formula: -log sigma(beta (m_w - m_l) - sg(gamma + alpha M)), M = h_w/|y_w| - h_l/|y_l| in units of its
+        running standard deviation from its running mean
+    Paper: Wu et al., 2024, arXiv 2410.10148
+    Use: SimPO, with a reference to hand that tells easy pairs from hard ones
+    """
+    pairs = Pairs.of(batch, logprobs)
+    chosen, rejected = (log_ratios.detach() for log_ratios in pairs.mean_log_ratios)
+    moved = chosen - rejected
+    deviations = moved - running_mean(state, "mean_margin", moved.mean(), options.momentum)
+    variance = running_mean(state, "margin_variance", deviations.square().mean(), options.momentum)
+    target = options.gamma + options.alpha * deviations / (math.sqrt(variance) + SMALLEST_SPREAD)
+    chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
+    return bradley_terry(chosen - rejected - target), pairs.metrics((chosen, rejected))
+
+
+@loss(extends="dpo", options=AnchoredOptions, claims={"STOPS_GRADIENT": True})
+def wpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMetrics:
+    """WPO: pairs that the policy might have written itself count more.
+
+    The weights are the paper's before its weight alignment. The alignment divides each token's probability by
+    the expected one, sum over v of pi(v)^2, which logprobs of target tokens do not give: so weights are
+    smaller here, the more so the less certain the policy is, and a flat policy has no weight of 1.
+
+    Formula: -sg(exp(m_w) exp(m_l)) log sigma(beta (h_w - h_l))
+    Paper: Zhou et al., 2024, arXiv 2406.11827, eq. 2, without alignment
+    Use: pairs from other models, which DPO would treat as the policy's own
+    """
+    pairs = Pairs.of(batch, logprobs)
+    chosen, rejected = (probabilities(m.detach()) for m in pairs.mean_logprobs)
+    losses = -chosen * rejected * logsigmoid(options.beta * pairs.margins)
+    weight = float((chosen * rejected).mean())
+    return losses.mean(), pairs.metrics(pairs.rewards(options.beta)) | {"weight": weight}

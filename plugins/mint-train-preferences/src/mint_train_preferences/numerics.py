@@ -1,0 +1,41 @@
+"""Functions of logprobs that stay finite, with a finite gradient, wherever training takes them."""
+
+from __future__ import annotations
+
+import torch
+
+EXPONENT_LIMIT = 30.0
+
+
+def tame_exp(values: torch.Tensor, limit: float = EXPONENT_LIMIT) -> torch.Tensor:
+    """Compute exp(values); past the limit its tangent, so that value and gradient stay finite and rising.
+
+    Args:
+        values: floating, any shape.
+        limit: where the straight line begins; exp(30) = 1e13.
+    """
+    return torch.exp(values.clamp(max=limit)) * (1 + torch.relu(values - limit))
+
+
+def log1mexp(logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute log(1 - exp(logprobs)), the log of the complement's probability.
+
+    Args:
+        logprobs: floating, any shape; a probability of 1 counts as the greatest below it.
+    """
+    return torch.log(-torch.expm1(logprobs.clamp(max=-torch.finfo(logprobs.dtype).eps)))
+
+
+def probabilities(logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute exp(logprobs), at most 1: rounding may leave a logprob a little above 0."""
+    return torch.exp(logprobs.clamp(max=0))
+
+
+def power_reward(log_ratios: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Compute (1 - u^-alpha) / alpha of u = exp(log_ratios); at alpha 0 its limit, the log-ratios themselves.
+
+    Args:
+        log_ratios: floating, any shape, in nats.
+        alpha: 0 to bend nothing; above 0, what falls behind is punished exponentially.
+    """
+    return log_ratios if alpha == 0 else (1 - tame_exp(-alpha * log_ratios)) / alpha

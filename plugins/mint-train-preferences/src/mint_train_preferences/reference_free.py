@@ -1,0 +1,137 @@
+"""Losses that need no reference model.
+
+In the formulas w is the chosen and l the rejected completion, |y| a completion's tokens,
+p = log pi(y) the policy's logprob, p_t that of one token of a chosen completion, and m = p/|y|.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch.nn.functional import logsigmoid
+
+from mint_train import Batch, loss
+from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
+from mint_train_preferences.numerics import log1mexp, power_reward, probabilities
+from mint_train_preferences.options import Beta, Options
+from mint_train_preferences.supervised import sequence_nll, token_nll
+
+
+class SimPOOptions(Options):
+    """SimPO's beta and target margin."""
+
+    beta: Beta = 2.0
+    gamma: float = Field(default=1.0, ge=0, description="Target margin between the two rewards.")
+
+
+class AlphaPOOptions(SimPOOptions):
+    """AlphaPO's values for Mistral-Instruct (table 3)."""
+
+    beta: Beta = 2.5
+    gamma: float = Field(default=0.1, ge=0, description="Target margin between the two rewards.")
+    alpha: float = Field(default=0.25, description="Bend of the reward; 0 is SimPO.")
+
+
+class CPOOptions(Options):
+    """Beta, and the weight of the NLL."""
+
+    beta: Beta = 0.1
+    alpha: float = Field(default=1.0, ge=0, description="Weight of the chosen's NLL per token.")
+
+
+class ORPOOptions(Options):
+    """The weight of the odds ratio."""
+
+    beta: float = Field(default=0.1, gt=0, description="Weight of the odds ratio (lambda in the paper).")
+
+
+class SimNPOOptions(Options):
+    """SimNPO's beta and margin."""
+
+    beta: Beta = 2.5
+    gamma: float = Field(
+        default=0.0, ge=0, description="Margin below which a completion counts as forgotten."
+    )
+
+
+@loss(extends="dpo", options=SimPOOptions)
+def simpo(batch: Batch, logprobs: Logprobs, options: SimPOOptions) -> LossAndMetrics:
+    """SimPO: logprobs per token as the reward, and a target margin.
+
+    Formula: -log sigma(beta (m_w - m_l) - gamma)
+    Paper: Meng et al., 2024, arXiv 2405.14734, eq. 6
+    Use: no memory or time for a reference, completions of uneven length
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
+    return bradley_terry(chosen - rejected - options.gamma), pairs.metrics((chosen, rejected))
+
+
+@loss(extends="dpo", options=AlphaPOOptions)
+def alphapo(batch: Batch, logprobs: Logprobs, options: AlphaPOOptions) -> LossAndMetrics:
+    """AlphaPO: SimPO with a bent reward, against likelihood displacement.
+
+    Formula: -log sigma(beta (r_w - r_l) - gamma), r = (1 - exp(-alpha m))/alpha
+    Paper: Gupta et al., 2025, arXiv 2501.03884
+    Use: SimPO lowers the chosen's likelihood too far
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = (options.beta * power_reward(m, options.alpha) for m in pairs.mean_logprobs)
+    return bradley_terry(chosen - rejected - options.gamma), pairs.metrics((chosen, rejected))
+
+
+@loss(extends="dpo", options=CPOOptions)
+def cpo(batch: Batch, logprobs: Logprobs, options: CPOOptions) -> LossAndMetrics:
+    """CPO: DPO with a uniform reference, plus the NLL of the chosen completions.
+
+    Formula: -log sigma(beta (p_w - p_l)) - alpha mean p_t, over all chosen tokens of the batch
+    Paper: Xu et al., 2024, arXiv 2401.08417, eq. 3; the NLL per token, as in the authors' code and TRL
+    Use: translation, and wherever the chosen is near what the model should write
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    nll = token_nll(pairs)
+    value = bradley_terry(options.beta * pairs.margins) + options.alpha * nll
+    return value, pairs.metrics(pairs.rewards(options.beta)) | {"nll": float(nll.detach())}
+
+
+@loss(extends="dpo", options=ORPOOptions)
+def orpo(batch: Batch, logprobs: Logprobs, options: ORPOOptions) -> LossAndMetrics:
+    """ORPO: SFT and preferences in one stage, by an odds ratio.
+
+    TRL's NLL is over the prompt's tokens too; here, as the prompt is not trained, over the completion's.
+
+    Formula: -m_w - beta log sigma(log odds(m_w) - log odds(m_l)), log odds(m) = m - log(1 - exp(m))
+    Paper: Hong et al., 2024, arXiv 2403.07691, eq. 6 and 7
+    Use: from a base model straight to preferences, without an SFT stage
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = (m - log1mexp(m) for m in pairs.mean_logprobs)
+    nll = sequence_nll(pairs)
+    value = nll + options.beta * bradley_terry(chosen - rejected)
+    return value, pairs.metrics((chosen, rejected)) | {"nll": float(nll.detach())}
+
+
+@loss(extends="dpo", options=Options)
+def simper(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
+    """SimPER: raise the chosen's inverse perplexity above the rejected's, with nothing to tune.
+
+    Formula: exp(m_l) - exp(m_w)
+    Paper: Xiao et al., 2025, arXiv 2502.00883
+    Use: no budget to tune beta and gamma
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = (probabilities(m) for m in pairs.mean_logprobs)
+    return (rejected - chosen).mean(), pairs.metrics((chosen, rejected))
+
+
+@loss(extends="dpo", options=SimNPOOptions, claims={"UNTRAINED_DATUMS": (0,)})
+def simnpo(batch: Batch, logprobs: Logprobs, options: SimNPOOptions) -> LossAndMetrics:
+    """SimNPO: unlearn the rejected completions without a reference; the chosen ones play no part.
+
+    Formula: -(2/beta) log sigma(-beta m_l - gamma)
+    Paper: Fan et al., 2024, arXiv 2410.07163
+    Use: making a model forget texts of uneven length; add `sft` to keep the rest
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
+    losses = -2 / options.beta * logsigmoid(-rejected - options.gamma)
+    return losses.mean(), pairs.metrics((chosen, rejected))

@@ -1,0 +1,107 @@
+"""ODPO: DPO with an offset that says by how much the chosen completion is better.
+
+Formula: -log sigma(beta (h_w - h_l) - alpha f(s_w - s_l)), s the row's scores;
+    f is log, or the identity with `scale=linear`
+Paper: Amini et al., 2024, arXiv 2402.10571, section 3
+Use: rows that carry the scores of a judge (UltraFeedback): `chosen_score` and `rejected_score`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from transformers import PreTrainedTokenizerBase
+
+from mint_train import Batch, RowError, attach, hookimpl
+from mint_train.batches import AttachedDatum
+from mint_train_dpo import plugin as dpo
+from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
+from mint_train_dpo.pairs import PreferencePair, parse_pair
+from mint_train_preferences.options import AnchoredOptions
+
+EXTENDS = "dpo"
+
+
+class ODPOOptions(AnchoredOptions):
+    """Beta, and the offset's size and scale."""
+
+    alpha: float = Field(default=1.0, ge=0, description="Weight of the offset; 0 is DPO.")
+    scale: Literal["log", "linear"] = Field(default="log", description="The offset is this of the score gap.")
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """A pair, and what a judge gave each completion."""
+
+    pair: PreferencePair
+    chosen_score: float
+    rejected_score: float
+
+
+@hookimpl
+def loss_options() -> type[BaseModel]:
+    """Options of the loss."""
+    return ODPOOptions
+
+
+@hookimpl
+def bundled_rows() -> Path:
+    """Eight scored pairs to try the loss on."""
+    return Path(__file__).with_name("scored_pairs.jsonl")
+
+
+@hookimpl
+def parse_row(row: Mapping[str, Any]) -> ScoredPair:
+    """Read a pair in any of DPO's forms, with `chosen_score` and `rejected_score`, or `score_chosen` ..."""
+    scores = [score(row, side) for side in ("chosen", "rejected")]
+    if scores[0] <= scores[1]:
+        raise RowError(
+            "chosen_score", f"{scores[0]:g} is not above rejected_score {scores[1]:g}; swap or remove the row"
+        )
+    return ScoredPair(parse_pair(row), *scores)
+
+
+def score(row: Mapping[str, Any], side: str) -> float:
+    """Read the score of one side of a row.
+
+    Raises:
+        RowError: it is missing or no finite number.
+    """
+    name = f"{side}_score" if f"{side}_score" in row else f"score_{side}"
+    if name not in row:
+        raise RowError(f"{side}_score", "is missing; this loss needs a judge's score of each completion")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(name, f"must be a finite number, not {value!r}")
+    return float(value)
+
+
+@hookimpl
+def flatten(
+    example: ScoredPair, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Sequence[AttachedDatum]:
+    """Flatten a pair into [chosen, rejected], each with its score attached."""
+    datums = dpo.flatten(example.pair, tokenizer, max_length)
+    scores = (example.chosen_score, example.rejected_score)
+    return [attach(datum, score=value) for datum, value in zip(datums, scores, strict=True)]
+
+
+def score_gaps(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+    """Return the chosen's score minus the rejected's, above 0, `[pairs]`."""
+    chosen, rejected = chosen_and_rejected(batch.attached("score").to(dtype))
+    return chosen - rejected
+
+
+@hookimpl
+def compute_loss(batch: Batch, logprobs: Logprobs, options: ODPOOptions) -> LossAndMetrics:
+    """-log sigma(reward margin - offset), the mean over pairs."""
+    pairs = Pairs.of(batch, logprobs)
+    gaps = score_gaps(batch, pairs.margins.dtype)
+    offsets = options.alpha * (gaps.log() if options.scale == "log" else gaps)
+    return bradley_terry(options.beta * pairs.margins - offsets), pairs.metrics(pairs.rewards(options.beta))

@@ -1,0 +1,49 @@
+"""Losses on the chosen completions alone: imitation, and the NLL that others add.
+
+In the formulas p_t is the policy's logprob of token t of a chosen completion.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mint_train import Batch, loss
+from mint_train.batches import packed_logprobs
+from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
+from mint_train_preferences.numerics import probabilities
+from mint_train_preferences.options import Options
+
+
+@loss(extends="dpo", options=Options, claims={"UNTRAINED_DATUMS": (1,)})
+def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
+    """SFT: the mean NLL of the chosen completions' tokens.
+
+    Formula: -mean p_t, over all chosen tokens of the batch
+    Paper: none needed: cross-entropy
+    Use: a first stage before preferences, or a regulariser: `dpo+0.1*sft`
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    return token_nll(pairs), pairs.metrics()
+
+
+@loss(extends="dpo", options=Options, claims={"UNTRAINED_DATUMS": (1,), "STOPS_GRADIENT": True})
+def dft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
+    """DFT: SFT with each token weighted by its own probability, which keeps what the model can do.
+
+    Formula: -mean sg(exp(p_t)) p_t, over all chosen tokens of the batch
+    Paper: Wu et al., 2025, arXiv 2508.05629
+    Use: imitation that forgets less than SFT
+    """
+    weights = batch.weights * probabilities(packed_logprobs(logprobs).detach())
+    weighted = Pairs.of(batch, logprobs, reference=False, weights=weights)
+    return token_nll(weighted), Pairs.of(batch, logprobs, reference=False).metrics()
+
+
+def token_nll(pairs: Pairs) -> torch.Tensor:
+    """Compute the NLL per token over all chosen completions, a scalar, nats: long ones count more."""
+    return -pairs.chosen.sum() / pairs.chosen_tokens.sum()
+
+
+def sequence_nll(pairs: Pairs) -> torch.Tensor:
+    """Compute the mean over completions of their NLL per token, a scalar, nats; all count the same."""
+    return -pairs.mean_logprobs[0].mean()

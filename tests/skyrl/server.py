@@ -110,7 +110,6 @@ def server_variables(environment: Path) -> dict[str, str]:
         "PATH": f"{environment / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}",
         "HF_HUB_OFFLINE": "1",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         "UV_CACHE_DIR": str(CACHE / "uv"),
         "UV_NO_CONFIG": "1",
         "UV_OFFLINE": "1",

@@ -1,0 +1,465 @@
+"""Time and memory of a DPO step: this project beside TRL's DPOTrainer, on the same model and pairs.
+
+    python benchmarks/local_vs_trl.py --trl-python VENV/bin/python
+
+Each side runs in a fresh process, in turn, `--rounds` times. Speeds are printed only where the loss
+and the logprobs of both agree at step 1. TRL is needed by the interpreter of `--trl-python` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SIDES = ("ours", "trl", "trl-precomputed")
+EPOCHS = 3
+"""Reference logprobs that are computed once are shared out over the steps of this many epochs."""
+BETA, RANK, LEARNING_RATE, SEED = 0.1, 16, 1e-4, 0
+VOCABULARY = 32_768
+START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+AGREEMENT = 1e-4
+BARS = {
+    "time of TRL": 0.17,
+    "time of TRL with precomputed reference": 0.25,
+    "memory of TRL": 0.25,
+    "floor": 1.6,
+}
+
+
+def main() -> int:
+    options = parse_options()
+    if options.side:
+        run = run_ours if options.side == "ours" else run_trl
+        Path(options.result).write_text(json.dumps(run(options)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = folder
+        prepare(options)
+        rounds = [
+            {side: in_fresh_process(side, options) for side in options.sides} for _ in range(options.rounds)
+        ]
+    return report(rounds, options)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    root = Path(__file__).resolve().parent.parent
+    parser.add_argument(
+        "--data", default=str(root / "../shared/data/dpo_en_demo.json"), help="pairs, ShareGPT form"
+    )
+    parser.add_argument("--trl-python", default=sys.executable, help="an interpreter that has trl")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--pairs", type=int, default=20, help="pairs of the data set")
+    parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=6, help="steps of each run; the first warms up")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", help="write all figures to this JSON file")
+    for name in ("--side", "--folder", "--result"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# --- what both sides share: a model, a tokenizer and texts, made locally ---
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Write a Qwen3-shaped model of 26 M random parameters, a tokenizer and the pairs' texts."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    rows = json.loads(Path(options.data).read_text(encoding="utf-8"))
+    tokenizer = make_tokenizer([turn["value"] for row in rows for turn in turns(row)])
+    tokenizer.save_pretrained(options.folder)
+    torch.manual_seed(SEED)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        tie_word_embeddings=True,
+        max_position_embeddings=4096,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(options.folder)
+    # TRL drops a pair whose prompt alone fills the length: take pairs that both sides can train on.
+    fitting = [texts(row) for row in rows]
+    fitting = [t for t in fitting if len(tokenizer(t["prompt"])["input_ids"]) < options.max_length - 16]
+    if len(fitting) < options.pairs:
+        raise SystemExit(f"{options.data} has {len(fitting)} pairs that fit, {options.pairs} are asked for")
+    (Path(options.folder) / "pairs.json").write_text(json.dumps(fitting[: options.pairs]))
+
+
+def turns(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [*row["conversations"], row["chosen"], row["rejected"]]
+
+
+def texts(row: dict[str, Any]) -> dict[str, str]:
+    role = {"human": "user", "gpt": "assistant", "system": "system"}
+    said = "".join(f"{START}{role[turn['from']]}\n{turn['value']}{END}\n" for turn in row["conversations"])
+    answers = {side: row[side]["value"] + END for side in ("chosen", "rejected")}
+    return {"prompt": f"{said}{START}assistant\n", **answers}
+
+
+def make_tokenizer(corpus: list[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
+
+
+def lora_config() -> Any:
+    from peft import LoraConfig
+
+    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return LoraConfig(r=RANK, lora_alpha=32, target_modules=linear, task_type="CAUSAL_LM")
+
+
+def load_model(options: argparse.Namespace) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(SEED)
+    return AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32)
+
+
+def in_fresh_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
+    result = Path(options.folder) / f"{side}.json"
+    passed = {
+        name: getattr(options, name) for name in ("folder", "max_length", "batch_size", "steps", "threads")
+    }
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in passed.items()]
+    python = sys.executable if side == "ours" else options.trl_python
+    command = [python, __file__, f"--side={side}", f"--result={result}", *flags]
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+    print(f"running {side} ...", file=sys.stderr, flush=True)
+    finished = subprocess.run(
+        command, env={**os.environ, **quiet}, capture_output=True, text=True, check=False
+    )
+    if finished.returncode:
+        raise SystemExit(f"{side} failed:\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}")
+    return dict(json.loads(result.read_text()))
+
+
+def peak_memory() -> float:
+    """GB that this process held at most."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# --- this project ---
+
+
+def run_ours(options: argparse.Namespace) -> dict[str, Any]:
+    import time
+
+    import torch
+    from peft import get_peft_model
+
+    from mint_train.backends.local.engine import Engine
+
+    engine = Engine(get_peft_model(load_model(options), lora_config()))
+    optimizer = torch.optim.AdamW(engine.trained, lr=LEARNING_RATE, weight_decay=0)
+    pairs = tokenized_pairs(options)
+    starts = range(0, len(pairs), options.batch_size)
+    batches = [[s for pair in pairs[i : i + options.batch_size] for s in pair] for i in starts]
+    begin, cpu = time.perf_counter(), time.process_time()
+    reference = [[float(x.sum()) for x in engine.forward(batch, adapter=False)] for batch in batches]
+    shared_over = EPOCHS * len(batches)
+    reference_seconds = (time.perf_counter() - begin) / shared_over
+    reference_cpu = (time.process_time() - cpu) / shared_over
+    seconds, cpu_seconds, rates, facts = [], [], [], []
+    for step in range(options.steps):
+        at = step % len(batches)
+        begin, cpu = time.perf_counter(), time.process_time()
+        facts.append(dpo_step(engine, optimizer, batches[at], reference[at]))
+        seconds.append(time.perf_counter() - begin)
+        cpu_seconds.append(time.process_time() - cpu)
+        # Beside each step, for other programs slow both down.
+        rates.append(matrix_rate())
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "reference_seconds": reference_seconds,
+        "reference_cpu_seconds": reference_cpu,
+        "peak_gb": peak_memory(),
+        "first": facts[0],
+        "tokens": [sum(len(s.input_tokens) + 1 for s in batch) for batch in batches],
+        "matrix_rates": rates,
+        "operations": count_operations(engine, optimizer, batches, reference),
+    }
+
+
+def matrix_rate(size: int = 2048) -> float:
+    """Operations per second of a square float32 matrix product here and now."""
+    import time
+
+    import torch
+
+    left, right, product = torch.ones(size, size), torch.ones(size, size), torch.empty(size, size)
+    times = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        torch.mm(left, right, out=product)
+        times.append(time.perf_counter() - begin)
+    # The first warms up.
+    return float(2 * size**3 / statistics.median(times[1:]))
+
+
+def tokenized_pairs(options: argparse.Namespace) -> list[tuple[Any, Any]]:
+    import torch
+    from transformers import AutoTokenizer
+
+    from mint_train.backends.local.engine import TokenSequence
+
+    tokenizer = AutoTokenizer.from_pretrained(options.folder)
+    pairs = []
+    for pair in json.loads((Path(options.folder) / "pairs.json").read_text()):
+        prompt = tokenizer(pair["prompt"])["input_ids"]
+        wholes = [tokenizer(pair["prompt"] + pair[side])["input_ids"] for side in ("chosen", "rejected")]
+        start = min(common_length(prompt, whole) for whole in wholes)
+        sequences = []
+        for whole in wholes:
+            tokens = torch.tensor(whole[: options.max_length])
+            trained = torch.arange(1, len(tokens)) >= start
+            sequences.append(TokenSequence(tokens[:-1], tokens[1:], trained))
+        pairs.append((sequences[0], sequences[1]))
+    return pairs
+
+
+def common_length(left: list[int], right: list[int]) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
+
+
+def dpo_step(engine: Any, optimizer: Any, batch: list[Any], reference: list[float]) -> dict[str, float]:
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    facts: dict[str, float] = {}
+
+    def loss_fn(logprobs: list[torch.Tensor]) -> torch.Tensor:
+        policy = torch.stack([values.sum() for values in logprobs])
+        ratios = policy - torch.tensor(reference)
+        loss = -logsigmoid(BETA * (ratios[0::2] - ratios[1::2])).mean()
+        facts.update(loss=loss.item(), chosen=policy[0::2].mean().item(), rejected=policy[1::2].mean().item())
+        return loss
+
+    optimizer.zero_grad(set_to_none=True)
+    engine.forward_backward(batch, loss_fn)
+    torch.nn.utils.clip_grad_norm_(engine.trained, 1.0)
+    optimizer.step()
+    return facts
+
+
+def count_operations(engine: Any, optimizer: Any, batches: list[Any], reference: list[Any]) -> list[float]:
+    """Floating-point operations of each batch's step, its share of the reference included."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def attention(
+        query: Any, key: Any, _value: Any, _dropout: float = 0.0, causal: bool = False, **_: Any
+    ) -> int:
+        batch, heads, queries, dim = query
+        return int(4 * batch * heads * queries * key[2] * dim) // (2 if causal else 1)
+
+    def attention_backward(_grad: Any, query: Any, key: Any, value: Any, *rest: Any, **_: Any) -> int:
+        # Five products of the forward's size, which has two.
+        return attention(query, key, value, 0.0, len(rest) > 3 and rest[3]) * 5 // 2
+
+    aten = torch.ops.aten
+    mapping = {
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    counts = []
+    for batch, known in zip(batches, reference, strict=True):
+        with FlopCounterMode(display=False, custom_mapping=mapping) as step:
+            dpo_step(engine, optimizer, batch, known)
+        with FlopCounterMode(display=False, custom_mapping=mapping) as once:
+            engine.forward(batch, adapter=False)
+        counts.append(step.get_total_flops() + once.get_total_flops() / EPOCHS)
+    return counts
+
+
+# --- TRL ---
+
+
+def run_trl(options: argparse.Namespace) -> dict[str, Any]:
+    import time
+
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
+    precompute: list[tuple[float, float]] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begin, self.cpu = time.perf_counter(), time.process_time()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.begin)
+            cpu_seconds.append(time.process_time() - self.cpu)
+
+    class InOrder(DPOTrainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+        def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
+            begin, cpu = time.perf_counter(), time.process_time()
+            result = super()._precompute_ref_logps(*args, **kwargs)
+            precompute.append((time.perf_counter() - begin, time.process_time() - cpu))
+            return result
+
+    pairs = json.loads((Path(options.folder) / "pairs.json").read_text())
+    config = DPOConfig(
+        output_dir=str(Path(options.folder) / "trl"),
+        per_device_train_batch_size=options.batch_size,
+        max_steps=options.steps,
+        max_length=options.max_length,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        beta=BETA,
+        gradient_checkpointing=False,
+        precompute_ref_log_probs=options.side == "trl-precomputed",
+        precompute_ref_batch_size=options.batch_size,
+        logging_steps=1,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=SEED,
+    )
+    trainer = InOrder(
+        model=load_model(options),
+        args=config,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=AutoTokenizer.from_pretrained(options.folder),
+        peft_config=lora_config(),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    first = trainer.state.log_history[0]
+    steps_of_run = EPOCHS * len(pairs) / options.batch_size
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "reference_seconds": sum(wall for wall, _ in precompute) / steps_of_run,
+        "reference_cpu_seconds": sum(cpu for _, cpu in precompute) / steps_of_run,
+        "peak_gb": peak_memory(),
+        "first": {
+            "loss": first["loss"],
+            "chosen": first["logps/chosen"],
+            "rejected": first["logps/rejected"],
+        },
+    }
+
+
+# --- what is printed ---
+
+
+def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace) -> int:
+    if options.output:
+        Path(options.output).write_text(json.dumps(rounds, indent=1))
+    disagreement = differences(rounds)
+    if disagreement:
+        print(f"No speeds: the sides do not compute the same thing at step 1.\n{disagreement}")
+        return 1
+    figures: dict[str, dict[str, float]] = {}
+    for side in rounds[0]:
+        figures[side] = {
+            "time": step_time(rounds, side, ""),
+            "cpu": step_time(rounds, side, "cpu_"),
+            "memory": statistics.median(one[side]["peak_gb"] for one in rounds),
+        }
+        first = rounds[0][side]["first"]
+        print(
+            f"{side:16} {figures[side]['time']:7.3f} s/step, {figures[side]['cpu']:7.3f} CPU s/step, "
+            f"peak {figures[side]['memory']:5.2f} GB, step 1: loss {first['loss']:.6f}, "
+            f"logps {first['chosen']:.3f} / {first['rejected']:.3f}"
+        )
+    if "ours" in figures:
+        print_ratios(figures, rounds)
+    return 0
+
+
+def step_time(rounds: list[dict[str, dict[str, Any]]], side: str, kind: str) -> float:
+    """Median over rounds, then over steps without the first, which warms up; reference included."""
+    steps = zip(*(one[side][f"{kind}seconds"] for one in rounds), strict=True)
+    step = statistics.median([statistics.median(times) for times in steps][1:])
+    return float(step + statistics.median(one[side][f"reference_{kind}seconds"] for one in rounds))
+
+
+def differences(rounds: list[dict[str, dict[str, Any]]]) -> str:
+    lines = []
+    for one in rounds:
+        expected = next(iter(one.values()))["first"]
+        for side, result in one.items():
+            for name, value in result["first"].items():
+                if abs(value - expected[name]) > AGREEMENT * max(1.0, abs(expected[name])):
+                    lines.append(f"{side}: {name} is {value}, not {expected[name]}")
+    return "\n".join(lines)
+
+
+def print_ratios(figures: dict[str, dict[str, float]], rounds: list[dict[str, dict[str, Any]]]) -> None:
+    ours = figures["ours"]
+    over_floor, speeds, rates = [], [], []
+    for one in (r["ours"] for r in rounds):
+        for step, rate in list(enumerate(one["matrix_rates"]))[1:]:
+            at = step % len(one["operations"])
+            seconds = one["seconds"][step] + one["reference_seconds"]
+            over_floor.append(seconds * rate / one["operations"][at])
+            speeds.append(one["tokens"][at] / seconds)
+            rates.append(rate)
+    operations = rounds[0]["ours"]["operations"]
+    print(
+        f"\n{statistics.median(speeds):.0f} tokens per second, {statistics.median(operations):.3g} operations"
+    )
+    print(f"matrix products at {statistics.median(rates) / 1e9:.0f} GFLOP/s")
+    print_bar("times the floor", statistics.median(over_floor), BARS["floor"])
+    for side, bar in (("trl", "time"), ("trl-precomputed", "time, precomputed reference")):
+        if side in figures:
+            print_bar(f"of the time of {side}", ours["time"] / figures[side]["time"], BARS[bar])
+            print_bar(f"of the CPU seconds of {side}", ours["cpu"] / figures[side]["cpu"], BARS[bar])
+            print_bar(f"of the memory of {side}", ours["memory"] / figures[side]["memory"], BARS["memory"])
+
+
+def print_bar(name: str, ratio: float, bar: float) -> None:
+    print(f"{ratio:6.3f} {name} (bar {bar}: {'met' if ratio <= bar else 'NOT met'})")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

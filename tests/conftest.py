@@ -1,0 +1,126 @@
+"""What all tests share: a clean environment, a small model, and the command line called in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+# huggingface_hub reads it when it is imported: no test may wait for a hub
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+REAL_PAIRS = Path(__file__).parents[2] / "shared" / "data" / "dpo_en_demo.json"
+
+SHORT_PAIRS = [
+    {"prompt": "Say one.", "chosen": "one", "rejected": "no"},
+    {"prompt": "Say two.", "chosen": "two", "rejected": "never"},
+    {"prompt": "Say three.", "chosen": "three it is", "rejected": "ask him"},
+    {"prompt": "Say four.", "chosen": "four", "rejected": "why not five"},
+    {"prompt": "Say five.", "chosen": "five", "rejected": "six"},
+]
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the user's own settings away."""
+    for name in list(os.environ):
+        if name.startswith("MINT_") and name != "MINT_TRAIN_SKIP_SKYRL":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def starter_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter model, saved once."""
+    from mint_train.backends.local.starter_model import save_starter_model
+
+    folder = tmp_path_factory.mktemp("starter")
+    save_starter_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(starter_model_folder: Path) -> Any:
+    """The starter model's tokenizer, which has a chat template; a test that changes it takes a copy."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(starter_model_folder)
+
+
+@pytest.fixture(scope="session")
+def real_pairs() -> Path:
+    """The 299 real pairs in ShareGPT form."""
+    if not REAL_PAIRS.exists():
+        pytest.skip(f"{REAL_PAIRS} is not there")
+    return REAL_PAIRS
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows as a JSON Lines file: `write_rows(rows, name="rows.jsonl")`."""
+
+    def write(rows: list[Any], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def short_pairs(write_rows: Callable[..., Path]) -> Path:
+    """A file of five short pairs, quick to train on."""
+    return write_rows(SHORT_PAIRS, "pairs.jsonl")
+
+
+@pytest.fixture
+def run_cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Ended]:
+    """Call `mint-train` in this process and in an empty folder: `run_cli(*args) -> (status, out, err)`."""
+    from mint_train.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["mint-train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def install_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
+    """Make a plugin object look like an installed distribution's: `install_loss(name, plugin)`."""
+    added: list[EntryPoint] = []
+
+    def found(group: str) -> Iterator[EntryPoint]:
+        yield from entry_points(group=group)
+        yield from (entry for entry in added if entry.group == group)
+
+    def install(name: str, plugin: object) -> None:
+        module = ModuleType(f"installed_{len(added)}_for_a_test")
+        module.plugin = plugin  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        added.append(EntryPoint(name, f"{module.__name__}:plugin", "mint_train.losses"))
+
+    monkeypatch.setattr("mint_train.plugins.entry_points", found)
+    return install

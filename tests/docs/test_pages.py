@@ -1,0 +1,113 @@
+"""The docs are run: each Python block and each `mint-train` command; generated pages are up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mint_train.plugins import hook_arguments
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_OURS = ("source ", "export ", "make ", "pip ", "$ ")
+PAIRS = (
+    '{"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "Blue."}\n'
+    '{"prompt": "Name a city.", "chosen": "Vienna, on the Danube.", "rejected": "Blue."}\n'
+)
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def make_pages() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_pages", ROOT / "docs" / "make_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["hooks.md", "command-line.md"])
+def test_a_generated_page_is_up_to_date(make_pages: ModuleType, name: str) -> None:
+    written = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert make_pages.PAGES[name]() == written, "run `python docs/make_pages.py`"
+
+
+def test_every_hook_has_its_section_with_its_own_arguments() -> None:
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### `(\w+)`\n\n```text\n(.*?)\n```", page, re.MULTILINE | re.DOTALL))
+    assert set(sections) == set(hook_arguments())
+    for hook, arguments in hook_arguments().items():
+        assert re.findall(r"(\w+):", sections[hook].split(" -> ")[0]) == list(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_snippet_runs(
+    page: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            run_python(text)
+        elif language == "json":
+            (tmp_path / "rows.jsonl").write_text(text)
+            status, _, err = run_cli("--loss", "dpo", "--data", "rows.jsonl", "--steps", "1")
+            assert status == 0, err
+        elif language == "bash":
+            run_commands(text, run_cli)
+
+
+def run_python(text: str) -> None:
+    name = re.match(r"# (\w+\.py)\n", text)
+    assert name, "a Python block begins with its file's name, so that later commands can use it"
+    Path(name[1]).write_text(text)
+    exec(compile(text, name[1], "exec"), {"__name__": "__main__"})
+
+
+def run_commands(text: str, run_cli: RunCli) -> None:
+    for line in text.splitlines():
+        command = shlex.split(line, comments=True)
+        if not command or line.startswith(NOT_OURS):
+            continue
+        assert command[0] == "mint-train", f"not run by any test: {line}"
+        if "--model" in command:  # a model of the user's own: the tests have one
+            from mint_train.backends.local.starter_model import save_starter_model
+
+            save_starter_model(Path(command[command.index("--model") + 1]))
+        training = "--loss" in command and "--help" not in command
+        extra = ["--steps", "1"] if training and "--steps" not in command else []
+        if "--epochs" in command:
+            extra = []
+        status, _, err = run_cli(*command[1:], *extra)
+        assert status == 0, f"{line}\n{err}"
+
+
+def test_the_readme_shows_the_real_output(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = next(
+        text for language, text in BLOCK.findall(PAGES[0].read_text("utf-8")) if language == "console"
+    )
+    status, out, err = run_cli("--loss", "dpo")
+    assert status == 0, err
+    real = out.splitlines()
+    for expected, line in zip(shown.splitlines()[1:], real, strict=True):
+        steady = re.compile(r"\d{4}-\d\d-\d\d-\d{6}")
+        # the sixth decimal of a float32 sum may differ from one processor to another
+        assert steady.sub("", expected)[:24] == steady.sub("", line)[:24]

@@ -1,0 +1,150 @@
+"""The engine gives what transformers gives, one sequence at a time: logprobs and adapter gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from engine_models import (
+    VOCABULARY,
+    assert_same_gradients,
+    entangled_loss,
+    gradients_of,
+    make_model,
+    make_sequences,
+    model_of,
+    plain_gradients,
+    plain_logprobs,
+    random_tokens,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mint_train.backends.local.engine import Engine, TokenSequence
+from mint_train.backends.local.scoring import Way
+
+PACKED = [
+    "qwen3",
+    "qwen3-tied",
+    "llama",
+    "mistral-window",
+    "gemma2-softcap",
+    "granite-scaled",
+    "gpt-neox",
+    "gpt2-absolute",
+]
+A, B, C, D, E = random_tokens([9, 6, 11, 4, 3], seed=7)
+LAYOUTS = {
+    "ragged": random_tokens([2, 17, 5, 9], seed=1),
+    "pairs": [A + B, A + C, D + B, D + C],
+    "identical": [A + B, A + B, A + B],
+    "one-begins-another": [A, A + B, A + B + C],
+    "three-branches": [A + B, A + C, A + D, A[:4] + E],
+    "branches-of-branches": [A + B + C, A + B + D, A + C + D, A + C + E],
+}
+
+
+def assert_exact(engine: Engine, model: Any, sequences: list[TokenSequence]) -> None:
+    # A mistake in packing would be noticed by the engine itself, which would then score one by one.
+    assert engine.way is Way.PACKED
+    with torch.no_grad():
+        expected = plain_logprobs(model, sequences)
+    for found, wanted, sequence in zip(engine.forward(sequences), expected, sequences, strict=True):
+        assert found.dtype is torch.float32
+        assert not found.requires_grad
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        assert (found[~sequence.trained] == 0).all()
+    found_gradients = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
+    assert_same_gradients(found_gradients, plain_gradients(model, sequences))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", PACKED)
+def test_agrees_with_transformers(name: str, layout: str) -> None:
+    model = model_of(name)
+    engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
+    assert_exact(engine, model, make_sequences(LAYOUTS[layout], untrained=1))
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen3", "llama", "gemma2-softcap", "granite-scaled", "gpt-neox", "gpt2-absolute"]
+)
+def test_agrees_with_lora_on_the_vocabulary_projection(name: str) -> None:
+    model = model_of(name, head_lora=True)
+    engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
+    assert_exact(engine, model, make_sequences(LAYOUTS["pairs"]))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral-window", "gemma2-softcap"])
+def test_agrees_with_gradient_checkpointing(name: str) -> None:
+    model, plain = make_model(name), make_model(name)
+    engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2, gradient_checkpointing=True)
+    sequences = make_sequences(LAYOUTS["pairs"])
+    found = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
+    assert_same_gradients(found, plain_gradients(plain, sequences))
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[TokenSequence]:
+    """Sequences grown from a few shared beginnings, with any targets and any trained positions."""
+    token = st.integers(0, VOCABULARY - 1)
+    stems = draw(st.lists(st.lists(token, min_size=1, max_size=8), min_size=1, max_size=3))
+    sequences = []
+    for _ in range(draw(st.integers(1, 6))):
+        parts = draw(st.lists(st.sampled_from(stems), min_size=1, max_size=3))
+        tokens = torch.tensor([token for part in parts for token in part])
+        targets = torch.tensor(draw(st.lists(token, min_size=len(tokens), max_size=len(tokens))))
+        trained = torch.tensor(draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens))))
+        # One trained position at least: a loss needs something to differentiate.
+        trained[draw(st.integers(0, len(tokens) - 1))] = True
+        sequences.append(TokenSequence(tokens, targets, trained))
+    return sequences
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama", "gpt-neox"])
+@given(batch=batches(), rows=st.integers(1, 40), budget=st.integers(1, 60), shared=st.integers(1, 6))
+@settings(max_examples=12, deadline=None)
+def test_any_batch_in_any_budget_agrees(
+    name: str, batch: list[TokenSequence], rows: int, budget: int, shared: int
+) -> None:
+    model = model_of(name)
+    engine = Engine(model, max_tokens_in_flight=budget, rows_per_pack=rows, min_shared_tokens=shared)
+    assert_exact(engine, model, batch)
+
+
+def test_without_adapter_it_is_the_base_model() -> None:
+    for head_lora in (False, True):
+        model = model_of("qwen3", head_lora=head_lora)
+        sequences = make_sequences(LAYOUTS["pairs"])
+        engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
+        with torch.no_grad(), model.disable_adapter():
+            expected = plain_logprobs(model, sequences)
+        found = engine.forward(sequences, adapter=False)
+        for values, wanted, adapted in zip(found, expected, engine.forward(sequences), strict=True):
+            torch.testing.assert_close(values, wanted, rtol=0, atol=1e-5)
+            assert not torch.allclose(values, adapted, atol=1e-2)
+        assert all(p.requires_grad for p in engine.trained)
+
+
+def test_the_same_input_gives_the_same_bits() -> None:
+    model = model_of("qwen3")
+    sequences = make_sequences(LAYOUTS["three-branches"] + LAYOUTS["ragged"])
+    engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
+    first, second = engine.forward(sequences), engine.forward(sequences)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    runs = [gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss)) for _ in range(2)]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_extreme_logits_stay_finite() -> None:
+    from mint_train.backends.local.logprobs import Head, target_logprobs
+
+    hidden = torch.tensor([[300.0, 0.0], [0.0, -300.0], [1e-3, 0.0]], requires_grad=True)
+    head = Head(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]))
+    targets = torch.tensor([2, 1, 0])
+    found = target_logprobs(hidden, targets, head)
+    wanted = (hidden @ head.weight.T).log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found, wanted)
+    slopes = [torch.autograd.grad(values.sum(), hidden)[0] for values in (found, wanted)]
+    torch.testing.assert_close(*slopes)

@@ -1,0 +1,105 @@
+"""Batches of pairs with given logprobs, and the losses of the family by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+
+import torch
+
+from mint_train.batches import Batch, Group, attach
+from mint_train.datums import build_datum
+from mint_train.errors import Source
+from mint_train.losses import Loss
+from mint_train.plugins import load_plugin
+
+PROMPT = (5, 6, 7)
+JUNK = -7.25  # stands where nothing is trained: no loss may see it
+
+FAMILY = sorted(
+    entry.name
+    for entry in entry_points(group="mint_train.losses")
+    if entry.dist is not None and entry.dist.name in ("mint-train-dpo", "mint-train-preferences")
+)
+
+
+@dataclass(frozen=True)
+class PairLogprobs:
+    """The logprobs of a pair's completion tokens under policy and reference, and a judge's scores."""
+
+    chosen: Sequence[float]
+    rejected: Sequence[float]
+    reference_chosen: Sequence[float]
+    reference_rejected: Sequence[float]
+    scores: tuple[float, float] = (2.0, 1.0)
+
+
+def make_batch(
+    pairs: Iterable[PairLogprobs], dtype: torch.dtype = torch.float64
+) -> tuple[Batch, list[torch.Tensor]]:
+    """Build the batch of some pairs, and the policy's logprobs as leaves that ask for a gradient."""
+    groups, logprobs = [], []
+    for number, pair in enumerate(pairs):
+        flattened, references = [], []
+        sides = (
+            (pair.chosen, pair.reference_chosen, pair.scores[0], 100),
+            (pair.rejected, pair.reference_rejected, pair.scores[1], 200),
+        )
+        for policy, reference, score, first_token in sides:
+            completion = [first_token + place for place in range(len(policy))]
+            flattened.append(attach(build_datum(PROMPT, completion, None), score=score))
+            references.append(with_prompt(reference, dtype))
+            logprobs.append(with_prompt(policy, dtype).requires_grad_())
+        group = Group.of(flattened, Source("pairs.jsonl", number + 1))
+        groups.append(Group(group.datums, group.source, group.attached, reference_logprobs=tuple(references)))
+    return Batch(groups), logprobs
+
+
+def with_prompt(completion: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """Put junk where the prompt's tokens are predicted."""
+    return torch.tensor([JUNK] * (len(PROMPT) - 1) + list(completion), dtype=dtype)
+
+
+def completion_part(logprobs: torch.Tensor) -> torch.Tensor:
+    """Cut a datum's logprobs, or their gradient, to those of the completion's tokens."""
+    return logprobs[len(PROMPT) - 1 :]
+
+
+@cache
+def open_loss(name: str, **options: object) -> Loss:
+    """Load a loss of the family; DPO itself with a reference unless told otherwise."""
+    if name == "dpo":
+        options = {"reference": "initial", **options}
+    return Loss(load_plugin(name), options)
+
+
+def value_and_gradients(
+    loss: Loss, batch: Batch, logprobs: Sequence[torch.Tensor], state: dict[str, float] | None = None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Compute a loss and its gradient by each datum's logprobs."""
+    value, _ = loss.compute(batch, logprobs, {} if state is None else state)
+    return value, list(torch.autograd.grad(value, logprobs))
+
+
+def random_pairs(generator: torch.Generator, count: int, spread: float = 2.0) -> list[PairLogprobs]:
+    """Draw pairs of 1 to 7 tokens a side, logprobs between -spread and 0."""
+
+    def draw(length: int) -> list[float]:
+        return (-spread * torch.rand(length, generator=generator, dtype=torch.float64)).tolist()
+
+    pairs = []
+    for _ in range(count):
+        longs = torch.randint(1, 8, (2,), generator=generator).tolist()
+        scores = torch.rand(2, generator=generator, dtype=torch.float64).sort(descending=True).values
+        pairs.append(
+            PairLogprobs(
+                draw(longs[0]),
+                draw(longs[1]),
+                draw(longs[0]),
+                draw(longs[1]),
+                scores=(float(scores[0]) + 1, float(scores[1])),
+            )
+        )
+    return pairs

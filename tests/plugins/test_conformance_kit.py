@@ -1,0 +1,202 @@
+"""The conformance kit finds what is wrong: one broken loss per check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+import mint_train_dpo.plugin
+from mint_train import hookimpl, loss, segment_sums, sequence_logprobs
+from mint_train.batches import packed_logprobs
+from mint_train.errors import OptionError, PluginError, RowError
+from mint_train.plugins import NamedPlugin
+from mint_train.testing import CHECKS, ConformanceError, check_loss, conformance_checks
+
+
+def failures(plugin: object) -> dict[str, str]:
+    """Return what failed, by the check's name."""
+    given = plugin if hasattr(plugin, "function") else NamedPlugin("broken", plugin, "a test")
+    return {result.name: result.detail for result in check_loss(given) if not result.passed}
+
+
+def extending(**hooks: Any) -> SimpleNamespace:
+    """Make a plugin that extends dpo by some hooks."""
+    marked = {name: hookimpl(hook) if callable(hook) else hook for name, hook in hooks.items()}
+    return SimpleNamespace(EXTENDS="dpo", **marked)
+
+
+def margins(batch: Any, logprobs: Any) -> torch.Tensor:
+    scores = sequence_logprobs(logprobs, batch)
+    return scores[::2] - scores[1::2]
+
+
+def test_a_sound_function_passes_all() -> None:
+    @loss(extends="dpo")
+    def sound(batch, logprobs):
+        return torch.nn.functional.softplus(-margins(batch, logprobs)).mean()
+
+    assert failures(sound) == {}
+    assert [check.name for check in conformance_checks(sound)] == list(CHECKS)
+
+
+def left_out(batch, logprobs):
+    return sequence_logprobs(logprobs, batch)[::2].mean() + 0 * logprobs[1].sum()
+
+
+def detached_part(batch, logprobs):
+    scores = margins(batch, logprobs)
+    return (scores * scores.detach()).mean()
+
+
+def prompts_too(batch, logprobs):
+    scores = segment_sums(packed_logprobs(logprobs), batch.lengths)
+    return torch.nn.functional.softplus(scores[1::2] - scores[::2]).mean()
+
+
+def overflowing(batch, logprobs):
+    return torch.log(1 + torch.exp(-margins(batch, logprobs))).mean()
+
+
+def by_position(batch, logprobs):
+    scores = margins(batch, logprobs)
+    return (torch.arange(1, len(scores) + 1) * torch.nn.functional.softplus(-scores)).mean()
+
+
+def with_memory(batch, logprobs, memory=[0.0]):  # noqa: B006 - the fault is the point
+    memory[0] += 1.0
+    return memory[0] * torch.nn.functional.softplus(-margins(batch, logprobs)).mean()
+
+
+def tensor_metric(batch, logprobs):
+    scores = margins(batch, logprobs)
+    return torch.nn.functional.softplus(-scores).mean(), {"margin": scores}
+
+
+@pytest.mark.parametrize(
+    ("function", "check", "detail"),
+    [
+        (left_out, "the gradient reaches every trained logprob", "never get a gradient"),
+        (detached_part, "the gradient matches finite differences", "differences give"),
+        (prompts_too, "logprobs without weight do not matter", "change the loss"),
+        (prompts_too, "the gradient reaches every trained logprob", "not to be trained"),
+        (overflowing, "float32 stays finite at margins of 1e4", "the loss is inf"),
+        (by_position, "the order of groups does not matter", "changes the loss"),
+        (
+            lambda batch, logprobs: with_memory(batch, logprobs),
+            "an evaluation changes nothing",
+            "changes the loss",
+        ),
+        (tensor_metric, "metrics are plain finite floats", "make it a float"),
+    ],
+)
+def test_broken_mathematics_is_found(function: Callable[..., Any], check: str, detail: str) -> None:
+    found = failures(loss(extends="dpo")(function))
+    assert detail in found[check]
+
+
+def test_claims_are_believed_and_inherited() -> None:
+    plugin = extending(
+        ORDER_MATTERS=True,
+        STOPS_GRADIENT=True,
+        compute_loss=lambda batch, logprobs: (
+            by_position(batch, logprobs) + 0 * detached_part(batch, logprobs)
+        ),
+    )
+    assert failures(plugin) == {}
+    alone = loss(extends="dpo", claims={"UNTRAINED_DATUMS": (1,)})(left_out)
+    assert failures(alone) == {}
+
+
+def test_an_unknown_claim_is_refused() -> None:
+    with pytest.raises(PluginError, match='no claim is called "ORDER_MATERS"; did you mean "ORDER_MATTERS"'):
+        loss(extends="dpo", claims={"ORDER_MATERS": True})(left_out)
+
+
+class Lax(BaseModel):
+    beta: float = Field(default=1.0, description="A number.")
+
+
+class Undocumented(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    beta: float = 1.0
+
+
+@pytest.mark.parametrize(("model", "detail"), [(Lax, "accepts an unknown"), (Undocumented, "no description")])
+def test_bad_options_are_found(model: type[BaseModel], detail: str) -> None:
+    found = failures(extending(loss_options=lambda: model))
+    assert detail in found["options are valid and documented"]
+
+
+def test_options_without_defaults_are_an_option_error() -> None:
+    class Needy(BaseModel):
+        beta: float
+
+    with pytest.raises(OptionError, match="beta"):
+        check_loss(NamedPlugin("needy", extending(loss_options=lambda: Needy), "a test"))
+
+
+def careless(row):
+    return mint_train_dpo.plugin.PreferencePair(row["prompt"], row["chosen"], row["rejected"])
+
+
+def lenient(row):
+    if "prompt" not in row:
+        raise RowError("prompt", "missing")
+    return mint_train_dpo.plugin.PreferencePair(
+        str(row["prompt"]), str(row.get("chosen")), str(row.get("rejected"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("parse", "detail"), [(careless, "raised KeyError"), (lenient, '"prompt" set to null was accepted')]
+)
+def test_careless_parsing_is_found(parse: Callable[..., Any], detail: str) -> None:
+    assert detail in failures(extending(parse_row=parse))["bad rows are refused with their field"]
+
+
+def test_a_missing_contract_is_found() -> None:
+    bare = {name: getattr(mint_train_dpo.plugin, name) for name in dir(mint_train_dpo.plugin)}
+    del bare["check_batch"]
+    found = failures(
+        SimpleNamespace(**{name: hook for name, hook in bare.items() if not name.startswith("_")})
+    )
+    assert set(found) == {
+        "a group of the wrong size is refused",
+        "datums swapped between groups are refused",
+        "a datum without trained tokens is refused",
+        "equal datums in a group are refused",
+    }
+
+
+def test_max_length_is_tried() -> None:
+    def deaf(example, tokenizer):
+        return mint_train_dpo.plugin.flatten(example, tokenizer, None)
+
+    assert "tokens at" in failures(extending(flatten=deaf))["max-length is kept"]
+
+
+def test_a_step_line_of_no_metric_is_found() -> None:
+    plugin = extending(
+        compute_loss=lambda batch, logprobs: torch.relu(1 - margins(batch, logprobs)).mean(),
+        step_line=lambda: {"acuracy": ".2f"},
+    )
+    assert '"acuracy" is none of the metrics' in failures(plugin)["the step line names metrics"]
+
+
+def test_a_check_raises_under_pytest() -> None:
+    checks = {check.name: check for check in conformance_checks(loss(extends="dpo")(by_position))}
+    assert issubclass(ConformanceError, AssertionError)
+    with pytest.raises(ConformanceError, match="another order"):
+        checks["the order of groups does not matter"]()
+
+
+def test_given_rows_are_used() -> None:
+    rows = [{"prompt": prompt, "chosen": "yes indeed", "rejected": "no"} for prompt in ("a", "b")]
+    results = {result.name: result for result in check_loss("dpo", rows=rows)}
+    assert all(result.passed for result in results.values())
+    assert results["rows become examples"].detail == "2 rows"

@@ -1,0 +1,170 @@
+"""What the author of a plugin meets when something is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from by_hand import make_batch, make_group, make_logprobs
+
+from mint_train import hookimpl, loss, sequence_logprobs
+from mint_train.errors import LossError, PluginError
+from mint_train.losses import CustomLoss, Loss
+from mint_train.plugins import NamedPlugin
+
+
+def open_plugin(**attributes: Any) -> Loss:
+    return Loss(NamedPlugin("mine", SimpleNamespace(**attributes), "mine 1.0"))
+
+
+def write_distribution(folder: Path, name: str, loss_name: str, module: str, source: str) -> None:
+    """Write what an installed distribution leaves on a path: its module and its dist-info."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[mint_train.losses]\n{loss_name} = {module}\n", encoding="utf-8")
+    (folder / f"{module.partition(':')[0]}.py").write_text(source, encoding="utf-8")
+
+
+def test_a_hook_of_a_wrong_name_is_refused_with_the_nearest() -> None:
+    @hookimpl
+    def compute_los(batch):
+        return None
+
+    with pytest.raises(PluginError, match=r'"mine" of mine 1\.0.*"compute_los".*did you mean "compute_loss"'):
+        open_plugin(compute_los=compute_los)
+
+
+def test_a_wrong_argument_is_refused_with_the_nearest() -> None:
+    @hookimpl
+    def compute_loss(batch, logprob):
+        return None
+
+    with pytest.raises(
+        PluginError, match=r'no argument "logprob"; did you mean "logprobs"\?; its arguments: batch'
+    ):
+        open_plugin(compute_loss=compute_loss)
+
+
+def test_a_hook_without_its_marker_is_refused() -> None:
+    def flatten(example):
+        return []
+
+    with pytest.raises(PluginError, match='function "flatten" without @hookimpl'):
+        open_plugin(flatten=flatten, loss_options=hookimpl(lambda: None))
+
+
+def test_a_plugin_without_hooks_is_refused() -> None:
+    with pytest.raises(PluginError, match="implements no hook"):
+        open_plugin(something=1)
+
+
+def test_another_contract_version_is_refused() -> None:
+    with pytest.raises(PluginError, match="written for version 99 of the hook contract; this is version 1"):
+        open_plugin(CONTRACT_VERSION=99, EXTENDS="dpo")
+
+
+def test_an_argument_that_a_function_cannot_have_is_refused() -> None:
+    with pytest.raises(PluginError, match=r'no argument "logprob".*did you mean "logprobs"'):
+
+        @loss(extends="dpo")
+        def mine(batch, logprob):
+            return None
+
+
+def test_a_circle_is_refused(install_loss: Callable[[str, object], None]) -> None:
+    install_loss("one", SimpleNamespace(EXTENDS="two", loss_options=hookimpl(lambda: None)))
+    install_loss("two", SimpleNamespace(EXTENDS="one", loss_options=hookimpl(lambda: None)))
+    with pytest.raises(PluginError, match="circle of losses: one extends two extends one"):
+        Loss(NamedPlugin("one", SimpleNamespace(EXTENDS="two"), "a test"))
+
+
+def test_a_base_that_is_not_installed_is_named() -> None:
+    with pytest.raises(
+        PluginError, match='"mine" extends "dop": no loss "dop" is installed; did you mean "dpo"'
+    ):
+        open_plugin(EXTENDS="dop")
+
+
+@pytest.mark.parametrize(
+    ("returned", "problem"),
+    [
+        (lambda scores: float(scores.detach().sum()), "returned a float where a scalar tensor is needed"),
+        (lambda scores: scores, r"returned a tensor of shape \[2\] where a scalar is needed"),
+        (lambda scores: scores.detach().mean(), "is detached from the logprobs"),
+        (lambda scores: (scores * float("nan")).mean(), "the loss is nan at rows:1"),
+        (lambda scores: (scores.mean(), {"m": float("inf")}), 'metric "m" of the loss "mine" is inf'),
+        (lambda scores: (scores.mean(), {"m": "text"}), 'metric "m" of the loss "mine" is no number'),
+        (lambda scores: (scores.mean(), {"m": scores}), 'metric "m" of the loss "mine" is no number'),
+        (lambda scores: scores[5].mean(), 'the loss "mine" failed|mine.*test_errors.py'),
+    ],
+)
+def test_what_a_loss_must_not_return(returned: Callable[[torch.Tensor], Any], problem: str) -> None:
+    @loss(extends="dpo")
+    def mine(batch, logprobs):
+        return returned(sequence_logprobs(logprobs, batch))
+
+    opened = Loss(NamedPlugin("mine", mine, "a test"))
+    with pytest.raises(LossError, match=problem):
+        opened.compute(make_batch(make_group([[3], [4]])), make_logprobs([[-1.0], [-2.0]]), {})
+
+
+def test_a_datum_that_gets_no_gradient_is_named() -> None:
+    @loss(extends="dpo")
+    def mine(batch, logprobs):
+        return logprobs[0].sum()
+
+    batch = make_batch(make_group([[3], [4]]))
+    custom = CustomLoss(Loss(NamedPlugin("mine", mine, "a test")), batch, {})
+    with pytest.raises(LossError, match=r"does not depend on the logprobs of datum 1 \(rows:1\)"):
+        custom(batch.data, make_logprobs([[-1.0], [-2.0]]))
+
+
+def test_two_distributions_with_one_name_break_only_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Any
+) -> None:
+    source = '"""A clashing loss."""\n'
+    write_distribution(tmp_path / "a", "first-losses", "clash", "clash_a", source)
+    write_distribution(tmp_path / "b", "second-losses", "clash", "clash_b", source)
+    for folder in ("a", "b"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+    chosen = run_cli("--loss", "clash")
+    assert chosen.status == 2
+    assert "first-losses 1.0" in chosen.err
+    assert "second-losses 1.0" in chosen.err
+    listed = run_cli("losses")
+    assert listed.status == 0
+    assert "BROKEN: 2 distributions bring it" in line_of(listed.out, "clash")
+    assert "BROKEN" not in line_of(listed.out, "dpo")
+    assert run_cli("check", "apo-zero-unpaired").status == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import surely_not_installed\n", "No module named 'surely_not_installed'"),
+        ("def broken(:\n", "SyntaxError"),
+    ],
+)
+def test_a_broken_import_is_listed_and_breaks_nothing_else(
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Any
+) -> None:
+    write_distribution(tmp_path / "a", "broken-losses", "broken", f"broken_loss_of_{len(source)}", source)
+    monkeypatch.syspath_prepend(str(tmp_path / "a"))
+    listed = run_cli("losses")
+    assert listed.status == 0
+    assert "BROKEN" in line_of(listed.out, "broken")
+    assert reason in line_of(listed.out, "broken")
+    assert "BROKEN" not in line_of(listed.out, "dpo")
+    chosen = run_cli("--loss", "broken")
+    assert chosen.status == 2
+    assert 'the loss "broken" of broken-losses 1.0 cannot be imported' in chosen.err
+    assert "Traceback" not in chosen.err
+
+
+def line_of(table: str, name: str) -> str:
+    return next(line for line in table.splitlines() if line.split()[0] == name)

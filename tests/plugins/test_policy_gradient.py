@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from by_hand import make_batch, make_group, make_logprobs, read_losses
+
+import mint_train
+from mint_train.batches import AttachedDatum, Batch
+from mint_train.conformance.material import small_tokenizer
+from mint_train.errors import ContractError, OptionError, RowError
+from mint_train.losses import Loss
+from mint_train.plugins import load_plugin
+from mint_train.testing import Check, conformance_checks
+from mint_train_policy_gradient import plugin
+from mint_train_policy_gradient.plugin import PolicyGradientOptions
+from mint_train_policy_gradient.rollouts import parse_rollout
+
+ROW: dict[str, Any] = {
+    "prompt_tokens": [1, 2],
+    "completion_tokens": [3, 4],
+    "old_logprobs": [-1.0, -2.0],
+    "advantage": 0.5,
+}
+
+
+def values(old: list[float], advantages: list[float]) -> list[dict[str, list[float]]]:
+    return [{"old_logprobs": [0.0, *old], "advantages": [0.0, *advantages]}]
+
+
+def two_rollouts() -> tuple[Batch, list[torch.Tensor]]:
+    """A rollout of ratios 2, 1/2, 1 and advantage 1, and one of the ratio 3 and advantage -2."""
+    first = make_group([[3, 4, 5]], values([-2.0, -1.0, -1.0], [1.0, 1.0, 1.0]))
+    second = make_group([[6]], values([-3.0], [-2.0]))
+    policy = [[-2.0 + math.log(2), -1.0 - math.log(2), -1.0], [-3.0 + math.log(3)]]
+    return make_batch(first, second), make_logprobs(policy)
+
+
+@pytest.mark.parametrize(
+    ("average", "expected"),
+    [
+        ("tokens", -(2 + 0.5 + 1 - 6) / 4),
+        ("sequences", -((2 + 0.5 + 1) / 3 - 6) / 2),
+        ("none", -((2 + 0.5 + 1) - 6) / 2),
+    ],
+)
+def test_unclipped_by_hand(average: Any, expected: float) -> None:
+    batch, policy = two_rollouts()
+    value, metrics = plugin.compute_loss(batch, policy, PolicyGradientOptions(average=average))
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+    assert metrics["mean_ratio"] == pytest.approx((2 + 0.5 + 1 + 3) / 4)
+    assert metrics["clipped"] == 0.0
+    logs = [math.log(2), -math.log(2), 0.0, math.log(3)]
+    assert metrics["approx_kl"] == pytest.approx(sum(math.exp(log) - 1 - log for log in logs) / 4)
+
+
+def test_clipped_by_hand() -> None:
+    batch, policy = two_rollouts()
+    value, metrics = plugin.compute_loss(batch, policy, PolicyGradientOptions(clip=0.2))
+    # 2 is cut to 1.2; 1/2 with a gain, and 3 with a loss, are what the minimum keeps
+    assert value.item() == pytest.approx(-(1.2 + 0.5 + 1 - 6) / 4)
+    assert metrics["clipped"] == 0.25
+    value.backward()
+    assert policy[0].grad is not None
+    assert policy[0].grad.tolist() == pytest.approx([0.0, 0.0, -0.5 / 4, -1 / 4])
+    assert policy[1].grad is not None
+    assert policy[1].grad.tolist() == pytest.approx([0.0, 6 / 4])
+
+
+def test_clip_high_by_hand() -> None:
+    batch, policy = two_rollouts()
+    value, _ = plugin.compute_loss(batch, policy, PolicyGradientOptions(clip=0.2, clip_high=0.5))
+    assert value.item() == pytest.approx(-(1.5 + 0.5 + 1 - 6) / 4)
+
+
+def test_on_policy_the_gradient_is_the_advantage() -> None:
+    batch = make_batch(make_group([[3, 4]], values([-1.0, -2.0], [0.5, -0.25])))
+    policy = make_logprobs([[-1.0, -2.0]])
+    value, _ = plugin.compute_loss(batch, policy, PolicyGradientOptions(average="none"))
+    value.backward()
+    assert policy[0].grad is not None
+    assert policy[0].grad.tolist() == pytest.approx([0.0, -0.5, 0.25])
+
+
+def test_a_ratio_beyond_float32_stays_finite() -> None:
+    batch = Batch([make_group([[3]], values([-1000.0], [1.0]))])
+    policy = [logprob.detach().float().requires_grad_() for logprob in make_logprobs([[-0.1]])]
+    value, metrics = plugin.compute_loss(batch, policy, PolicyGradientOptions())
+    assert value.item() == pytest.approx(-math.exp(20), rel=1e-6)
+    assert all(math.isfinite(metric) for metric in metrics.values())
+
+
+@pytest.mark.parametrize("check", conformance_checks("policy-gradient"), ids=str)
+def test_conformance(check: Check) -> None:
+    check()
+
+
+@pytest.mark.parametrize("check", conformance_checks("policy-gradient", options={"clip": "0.2"}), ids=str)
+def test_conformance_clipped(check: Check) -> None:
+    check()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"prompt_tokens": []}, "prompt_tokens"),
+        ({"prompt_tokens": [1, -2]}, "prompt_tokens[1]"),
+        ({"completion_tokens": "text"}, "completion_tokens"),
+        ({"completion_tokens": [3, True]}, "completion_tokens[1]"),
+        ({"old_logprobs": [-1.0]}, "old_logprobs"),
+        ({"old_logprobs": [-1.0, 0.5]}, "old_logprobs[1]"),
+        ({"old_logprobs": [-1.0, float("-inf")]}, "old_logprobs[1]"),
+        ({"advantage": "high"}, "advantage"),
+        ({"advantage": float("nan")}, "advantage"),
+        ({"advantage": [1.0]}, "advantage"),
+        ({"advantage": [1.0, None]}, "advantage[1]"),
+    ],
+)
+def test_a_bad_row_names_its_field(change: dict[str, object], field: str) -> None:
+    with pytest.raises(RowError) as raised:
+        parse_rollout(ROW | change)
+    assert raised.value.field == field
+
+
+def test_a_missing_field_is_named() -> None:
+    for name, field in (
+        ("prompt_tokens", "prompt"),
+        ("old_logprobs", "old_logprobs"),
+        ("advantage", "advantage"),
+    ):
+        with pytest.raises(RowError) as raised:
+            parse_rollout({key: value for key, value in ROW.items() if key != name})
+        assert raised.value.field == field
+
+
+def test_values_stand_at_their_tokens_and_are_cut_with_them() -> None:
+    loss = Loss(load_plugin("policy-gradient"))
+    (whole,) = loss.flatten(parse_rollout(ROW), small_tokenizer(), None)
+    (cut,) = loss.flatten(parse_rollout(ROW), small_tokenizer(), 3)
+    assert isinstance(whole, AttachedDatum)
+    assert isinstance(cut, AttachedDatum)
+    assert whole.attached == {"old_logprobs": [0.0, -1.0, -2.0], "advantages": [0.0, 0.5, 0.5]}
+    assert cut.attached == {"old_logprobs": [0.0, -1.0], "advantages": [0.0, 0.5]}
+
+
+def test_a_token_that_the_tokenizer_lacks_is_named_with_its_row(run_cli: Any, write_rows: Any) -> None:
+    rows = write_rows([ROW, ROW | {"completion_tokens": [3, 10**6]}])
+    ended = run_cli("--loss", "policy-gradient", "--data", rows, "--backend", "local")
+    assert ended.status == 2
+    assert ":2:" in ended.err
+    assert 'field "completion_tokens": token 1000000 is beyond' in ended.err
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (make_group([[3], [4]], values([-1.0], [1.0]) * 2), "2 datums"),
+        (make_group([[]], values([], [])), "no trained token"),
+        (make_group([[3]]), "old_logprobs"),
+        (make_group([[3]], [{"old_logprobs": [0.0, -1.0], "advantages": [1.0]}]), "advantages"),
+    ],
+)
+def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
+    good = make_group([[3]], values([-1.0], [1.0]))
+    loss = Loss(load_plugin("policy-gradient"))
+    loss.check_batch(make_batch(good))
+    with pytest.raises(ContractError, match=f"rows:1: rollout 1.*{problem}"):
+        loss.check_batch(make_batch(good, broken))
+
+
+def test_clip_high_alone_is_refused() -> None:
+    with pytest.raises(OptionError, match="clip_high is set without clip"):
+        Loss(load_plugin("policy-gradient"), {"clip_high": "0.3"})
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 0.2}])
+def test_training_lowers_the_loss(options: dict[str, float], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    mint_train.train("policy-gradient", options=options, steps=4, lr=1e-2, backend="local", output=folder)
+    losses = read_losses(folder)
+    assert losses[-1] < losses[0] - 0.01

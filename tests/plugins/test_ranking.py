@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from by_hand import make_batch, make_group, make_logprobs, read_losses
+
+import mint_train
+from mint_train.errors import ContractError, OptionError, RowError
+from mint_train.losses import Loss
+from mint_train.plugins import load_plugin
+from mint_train.testing import Check, conformance_checks
+from mint_train_ranking import lipo, listmle, plackett_luce
+from mint_train_ranking.listmle import ListMLEOptions
+from mint_train_ranking.lists import ranking_metrics
+from mint_train_ranking.plackett_luce import PlackettLuceOptions, plackett_luce_nll
+from mint_train_ranking.rows import parse_ranked
+
+LOSSES = ["plackett-luce", "listmle", "lipo"]
+
+
+def labels(count: int) -> list[dict[str, float]]:
+    return [{"label": 1 - place / (count - 1)} for place in range(count)]
+
+
+def nll(scores: list[float]) -> float:
+    """Write -log P(ranking) as the paper does, place by place."""
+    total = 0.0
+    for place, score in enumerate(scores):
+        total -= math.log(math.exp(score) / sum(math.exp(other) for other in scores[place:]))
+    return total
+
+
+def lambda_loss(scores: list[float], psi: list[float]) -> float:
+    """Write the lambda loss as the paper does, pair by pair."""
+    place = {
+        index: rank
+        for rank, index in enumerate(sorted(range(len(scores)), key=lambda i: -scores[i]), start=1)
+    }
+    total = 0.0
+    for i, one in enumerate(scores):
+        for j, other in enumerate(scores):
+            if psi[i] > psi[j]:
+                gain = abs((2 ** psi[i] - 1) - (2 ** psi[j] - 1))
+                discount = abs(1 / math.log(1 + place[i]) - 1 / math.log(1 + place[j]))
+                total += gain * discount * math.log(1 + math.exp(-(one - other)))
+    return total
+
+
+THREE, TWO = [0.7, -0.2, 1.1], [0.4, 0.9]
+"""Log-ratios of a list of three and one of two."""
+
+
+def two_lists() -> tuple[mint_train.Batch, list[torch.Tensor]]:
+    """Two lists whose policy has the log-ratios THREE and TWO to the reference."""
+    groups, policy = [], []
+    for ratios in (THREE, TWO):
+        ids = [[10 + place, 20] for place in range(len(ratios))]
+        reference = [[-2.0, -1.0 - place] for place in range(len(ratios))]
+        groups.append(make_group(ids, labels(len(ratios)), reference))
+        policy += [[own[0] + ratio, own[1]] for own, ratio in zip(reference, ratios, strict=True)]
+    return make_batch(*groups), make_logprobs(policy)
+
+
+def test_plackett_luce_by_hand() -> None:
+    batch, policy = two_lists()
+    value, metrics = plackett_luce.compute_loss(batch, policy, PlackettLuceOptions(beta=0.5))
+    expected = (nll([0.5 * ratio for ratio in THREE]) + nll([0.5 * ratio for ratio in TWO])) / 2
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+    assert metrics == {
+        "top1_accuracy": 0.0,
+        "pair_accuracy": pytest.approx((1 / 3 + 0) / 2),
+        "mean_margin": pytest.approx(0.5 * ((0.7 - 1.1) + (0.4 - 0.9)) / 2),
+    }
+
+
+def test_lists_of_two_are_dpo() -> None:
+    scores = torch.tensor([0.3, -0.4, 2.0, 2.5], dtype=torch.float64)
+    value = plackett_luce_nll(scores, torch.tensor([2, 2]))
+    margins = scores[::2] - scores[1::2]
+    assert value.item() == pytest.approx(float(-torch.nn.functional.logsigmoid(margins).mean()))
+
+
+def test_listmle_by_hand() -> None:
+    group = make_group([[3, 4], [5], [6, 7, 8]], labels(3))
+    policy = make_logprobs([[-1.0, -2.0], [-0.5], [-3.0, -1.0, -2.0]])
+    value, _ = listmle.compute_loss(make_batch(group), policy, ListMLEOptions(beta=2.0))
+    scores = [2 * -1.5, 2 * -0.5, 2 * -2.0]
+    assert value.item() == pytest.approx(nll(scores))
+    first_only, _ = listmle.compute_loss(make_batch(group), policy, ListMLEOptions(beta=2.0, top_k=1))
+    assert first_only.item() == pytest.approx(-scores[0] + math.log(sum(map(math.exp, scores))))
+
+
+def test_listmle_against_a_reference() -> None:
+    group = make_group([[3, 4], [5]], labels(2), [[-1.0, -1.0], [-1.0]])
+    policy = make_logprobs([[-1.0, -2.0], [-0.5]])
+    value, _ = listmle.compute_loss(make_batch(group), policy, ListMLEOptions(reference="initial"))
+    assert value.item() == pytest.approx(nll([-0.5, 0.5]))
+
+
+def test_lipo_by_hand() -> None:
+    batch, policy = two_lists()
+    value, _ = lipo.compute_loss(batch, policy, PlackettLuceOptions(beta=0.5))
+    scores = [[0.5 * ratio for ratio in ratios] for ratios in (THREE, TWO)]
+    expected = (lambda_loss(scores[0], [1.0, 0.5, 0.0]) + lambda_loss(scores[1], [1.0, 0.0])) / 2
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_metrics_of_lists_in_order() -> None:
+    metrics = ranking_metrics(torch.tensor([3.0, 2.0, 1.0, 5.0, 4.0]), torch.tensor([3, 2]))
+    assert metrics == {"top1_accuracy": 1.0, "pair_accuracy": 1.0, "mean_margin": 1.5}
+
+
+@pytest.mark.parametrize("check", [check for name in LOSSES for check in conformance_checks(name)], ids=str)
+def test_conformance(check: Check) -> None:
+    check()
+
+
+def test_rows_are_put_best_first() -> None:
+    ranked = parse_ranked({"prompt": "a", "completions": ["x", "y", "z"], "scores": [2, 10, 6]})
+    assert ranked.completions == ("y", "z", "x")
+    assert ranked.labels == pytest.approx((1.0, 0.5, 0.0))
+    assert parse_ranked({"prompt": "a", "completions": ["x", "y", "z"]}).labels == (1.0, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"completions": ["x"]}, "completions"),
+        ({"completions": "x"}, "completions"),
+        ({"completions": ["x", ""]}, "completions[1]"),
+        ({"completions": ["x", "y", "x"]}, "completions[2]"),
+        ({"scores": [1.0]}, "scores"),
+        ({"scores": 1.0}, "scores"),
+        ({"scores": [1.0, "2"]}, "scores[1]"),
+        ({"scores": [1.0, float("nan")]}, "scores[1]"),
+        ({"scores": [1.0, 1.0]}, "scores[1]"),
+        ({"prompt": None}, "prompt"),
+    ],
+)
+def test_a_bad_row_names_its_field(change: dict[str, object], field: str) -> None:
+    with pytest.raises(RowError) as raised:
+        parse_ranked({"prompt": "a", "completions": ["x", "y"]} | change)
+    assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (make_group([[3]], [{"label": 1.0}]), "two"),
+        (make_group([[3], []], labels(2)), "completion 1 has no trained token"),
+        (make_group([[3], [4], [3]], labels(3)), "completion 2 is equal to completion 0"),
+        (make_group([[3], [4]], labels(2)[::-1]), "do not fall"),
+        (make_group([[3], [4]]), "do not fall"),
+    ],
+)
+def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
+    good = make_group([[3], [4]], labels(2))
+    loss = Loss(load_plugin("plackett-luce"))
+    loss.check_batch(make_batch(good))
+    with pytest.raises(ContractError, match=f"rows:1: list 1.*{problem}"):
+        loss.check_batch(make_batch(good, broken))
+
+
+def test_completions_of_two_prompts_are_no_list() -> None:
+    one, other = make_group([[3], [4]], labels(2)), make_group([[5], [6]], labels(2), prompt=[1, 9])
+    mixed = mint_train.batches.Group((one.datums[0], other.datums[0]), one.source, one.attached)
+    with pytest.raises(ContractError, match="do not share their prompt"):
+        Loss(load_plugin("lipo")).check_batch(make_batch(mixed))
+
+
+def test_only_listmle_goes_without_a_reference() -> None:
+    assert Loss(load_plugin("listmle")).reference is None
+    assert Loss(load_plugin("lipo")).reference == "initial"
+    with pytest.raises(OptionError, match="needs a reference"):
+        Loss(load_plugin("plackett-luce"), {"reference": "none"})
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_training_lowers_the_loss(name: str, tmp_path: Path) -> None:
+    result = mint_train.train(name, steps=4, lr=1e-2, backend="local", output=tmp_path / "run")
+    losses = read_losses(tmp_path / "run")
+    assert losses[-1] < losses[0] - 0.01
+    assert result.metrics["pair_accuracy"] > 0.5

@@ -1,0 +1,238 @@
+"""The walls between the rooms, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from mint_train.plugins import loss_entry_points
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "src" / "mint_train"
+PLUGINS = ROOT / "plugins"
+FOREIGN_SDK = {"mint", "tinker"}
+
+
+def sources(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file of core."""
+    parts = path.relative_to(CORE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def walk(node: ast.AST, *, for_types: bool) -> Iterator[ast.AST]:
+    """All nodes; where `for_types` is false, without what only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child) and not for_types:
+            for other in child.orelse:  # type: ignore[attr-defined]
+                yield from walk(other, for_types=for_types)
+        else:
+            yield from walk(child, for_types=for_types)
+
+
+def imports(path: Path, *, for_types: bool = True) -> set[str]:
+    """The modules that a file imports anywhere, its functions included."""
+    found: set[str] = set()
+    for node in walk(tree(path), for_types=for_types):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def docstrings(path: Path) -> set[int]:
+    """The places of the constants that are documentation: statements that are a text."""
+    return {
+        id(node.value)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+
+
+def literals(path: Path) -> Iterator[tuple[int, str]]:
+    """The texts of a file's logic with their lines."""
+    documentation = docstrings(path)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.lineno, node.value
+
+
+def core_imports(path: Path, *, for_types: bool = False) -> set[str]:
+    """The modules of core that a file imports."""
+    return {name for name in imports(path, for_types=for_types) if name in CORE_MODULES}
+
+
+CORE_MODULES = {module_name(path) for path in sources(CORE)}
+
+
+def test_the_test_sees_the_sources() -> None:
+    assert {"mint_train.runner", "mint_train.backends.mint", "mint_train.data.readers"} <= CORE_MODULES
+    assert "mint_train.backends.base" in core_imports(CORE / "runner.py")
+    assert len(list(PLUGINS.glob("*/pyproject.toml"))) >= 1
+
+
+def test_core_imports_no_plugin() -> None:
+    for path in sources(CORE):
+        assert not {name for name in packages(path) if name.startswith("mint_train_")}, path
+
+
+def test_core_names_no_plugin_module() -> None:
+    """Nor does it import one by its name in a text."""
+    modules = {path.name for path in PLUGINS.glob("*/src/*") if path.is_dir()}
+    assert "mint_train_dpo" in modules
+    for path in sources(CORE):
+        named = [(line, text) for line, text in literals(path) if any(module in text for module in modules)]
+        assert not named, f"{path}: {named}"
+
+
+def test_core_does_not_depend_on_a_plugin_distribution() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [name for name in project["dependencies"] if name.startswith("mint-train")]
+    assert "mint_train.losses" not in project.get("entry-points", {})
+
+
+def test_core_knows_no_loss_and_no_preference() -> None:
+    """No decision hangs on a loss's name, or on a field or metric of preferences."""
+    words = set(loss_entry_points()) | {"chosen", "rejected", "pair_accuracy", "mean_margin"}
+    assert "dpo" in words
+    for path in sources(CORE):
+        named = [(line, text) for line, text in literals(path) if text in words]
+        assert not named, f"{path.relative_to(ROOT)} knows {named}"
+
+
+def test_core_names_nothing_after_a_preference() -> None:
+    words = re.compile(r"(^|_)(rejected|dpo|preference|pairs?)(_|$)")
+    for path in sources(CORE):
+        for node in ast.walk(tree(path)):
+            name = getattr(node, "name", None) or getattr(node, "arg", None) or getattr(node, "attr", None)
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.arg | ast.Attribute):
+                assert not words.search(str(name).lower()), f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+
+
+def test_only_one_module_imports_the_sdk() -> None:
+    importing = {module_name(path) for path in sources(CORE) if packages(path) & FOREIGN_SDK}
+    assert importing == {"mint_train.sdk"}
+    for path in sources(PLUGINS):
+        assert not packages(path) & FOREIGN_SDK, path
+
+
+PLUGIN_MAY_NOT = (
+    "backends",
+    "runner",
+    "run_folder",
+    "training",
+    "settings",
+    "cli",
+    "report",
+    "reference",
+    "dataset",
+)
+
+
+def test_plugins_know_no_backend_file_or_progress() -> None:
+    for path in sources(PLUGINS):
+        known = {name for name in imports(path) if name.split(".")[0] == "mint_train"}
+        forbidden = {f"mint_train.{room}" for room in PLUGIN_MAY_NOT}
+        for name in known:
+            assert not any(name == room or name.startswith(f"{room}.") for room in forbidden), (
+                f"{path}: {name}"
+            )
+        assert not packages(path) & {"click", "rich", "httpx"}, path
+
+
+def test_each_plugin_is_a_distribution_that_names_what_it_imports() -> None:
+    for folder in sorted(path for path in PLUGINS.iterdir() if (path / "src").is_dir()):
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        assert project["name"] == folder.name
+        needed = {re.split(r"[<>=\[ ]", requirement)[0] for requirement in project["dependencies"]}
+        assert project["entry-points"]["mint_train.losses"]
+        for path in sources(folder / "src"):
+            used = {name.replace("_", "-") for name in packages(path) if name.startswith("mint_train")}
+            assert used - {project["name"]} <= needed, f"{path} imports more than {folder.name} depends on"
+
+
+def test_rooms_depend_one_way() -> None:
+    """No circle among core's modules, imports inside functions counted in."""
+    graph = {module_name(path): core_imports(path) - {module_name(path)} for path in sources(CORE)}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(CORE_MODULES)
+
+
+# room: what it may import of core; what is not listed here may import what it needs
+MAY_IMPORT = {
+    "mint_train.errors": set(),
+    "mint_train.order": set(),
+    "mint_train.schedule": set(),
+    "mint_train.nearest": set(),
+    "mint_train.records": set(),
+    "mint_train.interrupts": set(),
+    "mint_train.sdk": {"errors"},
+    "mint_train.data": {"errors", "data"},
+    "mint_train.datums": {"errors", "sdk"},
+    "mint_train.batches": {"errors", "sdk", "datums"},
+    "mint_train.hookspecs": {"batches", "records", "sdk"},
+    "mint_train.run_folder": {"errors", "records"},
+    "mint_train.report": {"hookspecs", "records", "report", "errors"},
+    "mint_train.backends": {"errors", "sdk", "settings", "backends"},
+    "mint_train.runner": {
+        "backends.base", "batches", "errors", "interrupts", "losses", "order", "records", "run_folder", "sdk",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_knows_only_what_it_must(room: str) -> None:
+    allowed = {f"mint_train.{name}" for name in MAY_IMPORT[room]}
+    members = [
+        path
+        for path in sources(CORE)
+        if module_name(path) == room or module_name(path).startswith(f"{room}.")
+    ]
+    assert members
+    for path in members:
+        for name in core_imports(path, for_types=True):
+            assert any(name == other or name.startswith(f"{other}.") for other in allowed), (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
+
+
+def test_only_the_program_imports_the_command_line() -> None:
+    for path in sources(CORE):
+        if path.name != "__main__.py":
+            assert "mint_train.cli" not in imports(path), path
+
+
+def test_no_module_reaches_into_the_private_names_of_another() -> None:
+    for path in sources(CORE) + sources(PLUGINS):
+        for name in imports(path):
+            if name.startswith("mint_train"):
+                parts = name.split(".")
+                assert not any(part.startswith("_") and part != "__future__" for part in parts), (
+                    f"{path}: {name}"
+                )

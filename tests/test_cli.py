@@ -1,0 +1,274 @@
+"""The command line: quick answers, help from the plugin, clear refusals, exit statuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mint_train.settings import Settings
+
+HEAVY = ("torch", "transformers", "peft", "tinker", "mint", "numpy")
+
+REPORT_IMPORTS = """
+import sys
+sys.argv = ["mint-train", *{arguments!r}]
+from mint_train.cli import main
+try:
+    main()
+finally:
+    loaded = {{name.partition(".")[0] for name in sys.modules}}
+    print("HEAVY", sorted(loaded & set({heavy!r})), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["losses"], ["--version"], ["losses", "--help"]])
+def test_quick_answers_import_nothing_heavy(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The import is what would make the answer slow; the time itself is printed, not tested."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT_IMPORTS.format(arguments=arguments, heavy=HEAVY)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with capsys.disabled():
+        print(f"[mint-train {' '.join(arguments)}: {time.perf_counter() - began:.2f} s]", end=" ")  # noqa: T201
+    assert done.stdout
+    assert done.stderr == "HEAVY []\n"
+
+
+def test_the_program_itself_runs() -> None:
+    program = Path(sys.executable).with_name("mint-train")
+    command = [str(program)] if program.exists() else [sys.executable, "-m", "mint_train"]
+    done = subprocess.run([*command, "losses"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].split() == ["loss", "extends", "distribution", "description"]
+    module = subprocess.run(
+        [sys.executable, "-m", "mint_train", "losses"], capture_output=True, text=True, check=True
+    )
+    assert module.stdout == done.stdout
+
+
+def test_help_shows_every_setting_but_the_secrets(run_cli: Callable[..., Any]) -> None:
+    status, out, err = run_cli("--help")
+    assert (status, err) == (0, "")
+    for field in set(Settings.model_fields) - {"api_key", "options"}:
+        assert f"--{field.replace('_', '-')}" in out
+    flat = " ".join(out.split())
+    for variable in (
+        "MINT_BASE_MODEL",
+        "MINT_BASE_URL",
+        "MINT_LORA_RANK",
+        "MINT_<LOSS>_STEPS",
+        "MINT_<LOSS>_LR",
+    ):
+        assert f"[{variable}]" in flat.replace("<LOSS>_ ", "<LOSS>_"), variable
+    assert "[default: 16]" in flat
+    assert "[default: 1e-05]" in flat
+    assert "--set KEY=VALUE" in out
+
+
+def test_no_arguments_show_the_help(run_cli: Callable[..., Any]) -> None:
+    status, out, _ = run_cli()
+    assert status == 0
+    assert out == run_cli("--help").out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--loss", "dpo", "--help"],
+        ["--help", "--loss", "dpo"],
+        ["--loss=dpo", "--help"],
+        ["--steps", "3", "--help", "--loss", "dpo", "--set", "beta=0.5"],
+    ],
+)
+def test_help_shows_the_options_of_the_chosen_loss(run_cli: Callable[..., Any], arguments: list[str]) -> None:
+    status, out, err = run_cli(*arguments)
+    assert (status, err) == (0, "")
+    section = " ".join(out.partition("Options of the loss dpo")[2].split())
+    assert "beta NUMBER Inverse temperature on the margins. [default: 1.0]" in section
+    assert "reference TEXT" in section
+    assert "[default: none]" in section
+
+
+def test_help_without_a_loss_shows_no_loss_options(run_cli: Callable[..., Any]) -> None:
+    assert "Options of the loss" not in run_cli("--help").out
+
+
+def test_help_of_an_unknown_loss_says_so(run_cli: Callable[..., Any]) -> None:
+    status, _, err = run_cli("--loss", "dppo", "--help")
+    assert status == 2
+    assert 'no loss "dppo" is installed; did you mean "dpo"?' in err
+
+
+def test_losses_lists_dpo(run_cli: Callable[..., Any]) -> None:
+    status, out, err = run_cli("losses")
+    assert (status, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("dpo ")]
+    name, extends, distribution, version, description = line.split(maxsplit=4)
+    assert (name, extends, distribution) == ("dpo", "-", "mint-train-dpo")
+    assert version[0].isdigit()
+    assert (
+        description
+        == "Direct Preference Optimization: the Bradley-Terry loss on pairs (Rafailov et al., 2023)."
+    )
+
+
+def refused(run_cli: Callable[..., Any], *arguments: object) -> str:
+    """Run what must be refused: exit 2, one line, nothing printed, nothing written; return the line."""
+    before = sorted(Path().rglob("*"))
+    status, out, err = run_cli(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("mint-train: ")
+    assert err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+    return err
+
+
+def test_an_unknown_loss_names_the_nearest_and_all_that_are_installed(run_cli: Callable[..., Any]) -> None:
+    line = refused(run_cli, "--loss", "dop")
+    assert 'no loss "dop" is installed; did you mean "dpo"?; installed: ' in line
+    listed = {row.split()[0] for row in run_cli("losses").out.splitlines()[1:]}
+    named = line.rpartition("installed: ")[2].strip().split(", ")
+    assert set(named) == listed
+
+
+def test_a_name_like_no_other_is_refused_without_a_guess(run_cli: Callable[..., Any]) -> None:
+    line = refused(run_cli, "--loss", "qqqqqqqq")
+    assert "did you mean" not in line
+    assert "installed: " in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "betta=1"], 'has no option "betta"; did you mean "beta"?; its options: beta, reference'),
+        (["--set", "zzz=1"], 'has no option "zzz"; its options: beta, reference'),
+        (["--set", "beta"], "--set beta: write it as --set KEY=VALUE"),
+        (["--set", "=1"], "--set =1: write it as --set KEY=VALUE"),
+        (["--set", "beta=hot"], '--set beta=hot of the loss "dpo": '),
+        (["--set", "beta=0"], '--set beta=0 of the loss "dpo": Input should be greater than 0'),
+        (["--set", "beta=-1"], "--set beta=-1"),
+        (["--set", "beta=nan"], "--set beta=nan"),
+        (["--set", "beta=inf"], "--set beta=inf"),
+        (["--set", "beta="], "--set beta="),
+        (["--set", "reference="], "--set reference="),
+        (["--steps", "0"], "--steps=0: "),
+        (["--steps", "1.5"], "--steps=1.5: "),
+        (["--epochs", "-1"], "--epochs=-1: "),
+        (["--lr", "0"], "--lr=0: "),
+        (["--rank", "x"], "--rank=x: "),
+        (["--batch-size", ""], "--batch-size=: "),
+        (["--max-length", "1"], "--max-length=1: "),
+        (["--steps", "2", "--epochs", "2"], "--steps and --epochs are both given"),
+        (["--config", "none.toml"], "--config none.toml: "),
+        (["--data", "none.jsonl"], "none.jsonl: no such file"),
+    ],
+)
+def test_a_wrong_option_is_one_line(run_cli: Callable[..., Any], arguments: list[str], message: str) -> None:
+    assert message in refused(run_cli, "--loss", "dpo", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--loss", "dpo", "--stepz", "3"], "No such option"),
+        (["--loss"], "requires an argument"),
+        (["--backend", "cloud", "--loss", "dpo"], "'cloud' is not one of"),
+        (["train"], "No such command"),
+    ],
+)
+def test_what_click_refuses_has_exit_status_two(
+    run_cli: Callable[..., Any], arguments: list[str], message: str
+) -> None:
+    status, out, err = run_cli(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_a_misspelt_option_names_the_nearest(run_cli: Callable[..., Any]) -> None:
+    assert "--steps" in run_cli("--loss", "dpo", "--stepz", "3").err
+
+
+def test_options_without_a_loss_are_refused(run_cli: Callable[..., Any]) -> None:
+    status, out, err = run_cli("--steps", 3)
+    assert status == 2
+    assert "--loss" in out + err
+
+
+def test_a_config_file_can_stand_for_the_command_line(
+    run_cli: Callable[..., Any], starter_model_folder: Path, short_pairs: Path
+) -> None:
+    Path("run.toml").write_text(
+        f'loss = "dpo"\ndata = "{short_pairs}"\nmodel = "{starter_model_folder}"\nsteps = 2\n'
+        'output = "out"\n[options]\nbeta = 0.5\n'
+    )
+    status, out, err = run_cli("--config", "run.toml", "--steps", 1)
+    assert (status, err) == (0, "")
+    assert "Step 1: " in out
+    assert "Step 2: " not in out
+    assert '"beta": 0.5' in Path("out/run.json").read_text()
+
+
+def test_exit_status_of_success_and_a_run_folder_of_its_own(
+    run_cli: Callable[..., Any], starter_model_folder: Path, short_pairs: Path
+) -> None:
+    status, out, err = run_cli(
+        "--loss", "dpo", "--data", short_pairs, "--model", starter_model_folder, "--steps", 1
+    )
+    assert (status, err) == (0, "")
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("dpo-")
+    assert f"Run folder: {folder}" in out
+    assert out.startswith("Backend local (MINT_API_KEY is not set), model ")
+
+
+def test_exit_status_of_an_interrupt_before_the_first_step(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mint_train.training.train_with", interrupted)
+    status, out, err = run_cli("--loss", "dpo")
+    assert (status, out, err.strip()) == (130, "", "mint-train: interrupted")
+
+
+@pytest.mark.parametrize(("run_status", "exit_status"), [("done", 0), ("interrupted", 130)])
+def test_exit_status_follows_how_the_run_ended(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, run_status: str, exit_status: int
+) -> None:
+    monkeypatch.setattr("mint_train.training.train_with", lambda _: SimpleNamespace(status=run_status))
+    assert run_cli("--loss", "dpo").status == exit_status
+
+
+def test_a_model_that_is_not_there_is_one_line(run_cli: Callable[..., Any]) -> None:
+    status, out, err = run_cli("--loss", "dpo", "--model", "no/such-model", "--output", "run")
+    assert status == 2
+    assert out.count("\n") == 1  # the backend's line
+    assert "--model no/such-model: the tokenizer cannot be loaded" in err
+    assert err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_the_starter_model_is_said_to_know_nothing(run_cli: Callable[..., Any], short_pairs: Path) -> None:
+    status, out, err = run_cli("--loss", "dpo", "--data", short_pairs, "--steps", 1, "--output", "run")
+    assert (status, err) == (0, "")
+    assert "a small untrained model made on the spot; it knows nothing" in out.splitlines()[0]
+
+
+def test_resume_of_what_is_no_run(run_cli: Callable[..., Any]) -> None:
+    assert "none holds no run: there is no run.json in it" in refused(run_cli, "resume", "none")
+    Path("broken").mkdir()
+    Path("broken/run.json").write_text("{")
+    assert "broken/run.json cannot be read" in refused(run_cli, "resume", "broken")
+    for content in ("{}", "[]", '{"settings": {}, "backend": "local"}'):
+        Path("broken/run.json").write_text(content)
+        refused(run_cli, "resume", "broken")

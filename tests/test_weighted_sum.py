@@ -1,0 +1,74 @@
+"""Sums of losses: one forward for all parts, each part's value in the metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mint_train.errors import OptionError, PluginError
+from mint_train.weighted_sum import open_loss, parse_terms
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+def test_terms() -> None:
+    assert parse_terms("dpo") == [(1.0, "dpo")]
+    assert parse_terms("dpo+0.2*sft") == [(1.0, "dpo"), (0.2, "sft")]
+    assert parse_terms("2*dpo + 1e-3*kl") == [(2.0, "dpo"), (0.001, "kl")]
+
+
+@pytest.mark.parametrize(
+    "expression", ["dpo+", "+dpo", "0*dpo", "-1*dpo", "x*dpo", "dpo**2", "1.2.3*dpo", "dpo+dpo", ""]
+)
+def test_what_is_no_sum_is_refused(expression: str) -> None:
+    with pytest.raises(OptionError, match="--loss"):
+        parse_terms(expression)
+
+
+def test_the_open_character_training_objective_is_one_command(run_cli: RunCli, tmp_path: Path) -> None:
+    status, out, err = run_cli(
+        "--loss", "dpo+0.1*sft+0.001*squared-log-ratio",
+        "--set", "dpo.beta=0.1", "--set", "reference=initial",
+        "--steps", "2", "--lr", "1e-3", "--output", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert status == 0, err
+    assert "Step 2: loss=" in out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        parts = line["dpo/loss"] + 0.1 * line["sft/loss"] + 0.001 * line["squared-log-ratio/loss"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-6)
+    assert lines[0]["dpo/loss"] == pytest.approx(0.6931472, abs=1e-5)
+    assert lines[1]["squared-log-ratio/loss"] > lines[0]["squared-log-ratio/loss"] == 0
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [(part["name"], part["weight"]) for part in described["parts"]] == [
+        ("dpo", 1.0), ("sft", 0.1), ("squared-log-ratio", 0.001),
+    ]  # fmt: skip
+
+
+def test_parts_on_different_data_are_refused_with_the_reason() -> None:
+    with pytest.raises(PluginError, match=r'"dpo" and "kto" cannot be added: they need different data'):
+        open_loss("dpo+kto", {})
+
+
+def test_an_option_goes_to_the_part_that_has_it() -> None:
+    loss = open_loss("dpo+0.5*ipo", {"dpo.beta": "0.3", "reference": "initial"})
+    described = loss.describe()["parts"]
+    assert described[0]["options"]["beta"] == 0.3
+    assert loss.reference == "initial"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [("nonsense", "no part has it"), ("ipo.gamma", 'no option "gamma"')]
+)
+def test_an_option_without_a_place_is_refused(option: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        open_loss("dpo+ipo", {option: "1"})
+
+
+def test_two_references_in_one_run_are_refused() -> None:
+    loss = open_loss("dpo+ipo", {"dpo.reference": "Qwen/Qwen3-0.6B"})
+    with pytest.raises(OptionError, match="one run has one reference"):
+        _ = loss.reference

@@ -1,7 +1,8 @@
 """What each loss of the preference family does to the bundled pairs: 100 steps at 1e-3, embedded backend.
 
 Every loss runs with its defaults; DPO, whose default is MinT's recipe without a reference, with
-`reference=initial` and `beta=0.1`. Prints a Markdown table; `--write PAGE` puts it between the page's marks.
+`reference=initial` and `beta=0.1`; a regulariser, which is 0 to begin with, added to `sft`. Prints a Markdown
+table; `--write PAGE` puts it between the page's marks.
 
     python benchmarks/bundled_pairs.py [--write docs/losses.md] [LOSS ...]
 """
@@ -26,8 +27,9 @@ from mint_train import train
 STEPS, LEARNING_RATE = 100, 1e-3
 FAMILY = ("mint-train-dpo", "mint-train-preferences")
 OPTIONS: dict[str, dict[str, object]] = {"dpo": {"reference": "initial", "beta": 0.1}}
+EXPRESSIONS = {"kl": "sft+kl", "squared-log-ratio": "sft+squared-log-ratio"}
 BEGIN, END = "<!-- results: benchmarks/bundled_pairs.py -->", "<!-- /results -->"
-COLUMNS = ("loss", "first value", "last value", "rewards/accuracy", "rewards/margin", "drift")
+COLUMNS = ("loss", "first value", "last value", "rewards/accuracy", "rewards/margin", "drift", "nll")
 
 
 def main() -> None:
@@ -53,16 +55,24 @@ def family() -> list[str]:
 
 def measure(name: str) -> list[str]:
     """Train with one loss and describe the first and the last step."""
+    expression = EXPRESSIONS.get(name, name)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         output = Path(folder, "run")
-        train(name, options=OPTIONS.get(name), backend="local", steps=STEPS, lr=LEARNING_RATE, output=output)
+        train(
+            expression,
+            options=OPTIONS.get(name),
+            backend="local",
+            steps=STEPS,
+            lr=LEARNING_RATE,
+            output=output,
+        )
         lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     first, last = json.loads(lines[0]), json.loads(lines[-1])
     return [
-        f"`{name}`",
+        f"`{expression}`",
         f"{first['loss']:.4g}",
-        f"{last['loss']:.4g}",
-        *(f"{last[metric]:.3g}" if metric in last else "" for metric in COLUMNS[3:6]),
+        f"{last['loss'] + 0.0:.4g}",  # + 0.0 turns -0 into 0
+        *(f"{last[metric]:.3g}" if metric in last else "" for metric in COLUMNS[3:]),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from mint_train.errors import UserError
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     import tinker as mint
     from tinker import types
 else:
+    # the SDK's telemetry prints tracebacks while a service is away; whoever wants it can switch it on
+    os.environ.setdefault("TINKER_TELEMETRY", "0")
     try:
         import mint
     except ImportError as error:

@@ -161,7 +161,7 @@ def adam_params(settings: Settings, steps: int, step: int) -> types.AdamParams:
 
 def file_name(loss: str) -> str:
     """Make a loss's name or expression fit for a folder and a checkpoint."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", loss).strip("-.")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", loss).strip("-")
 
 
 def observe_and_run(

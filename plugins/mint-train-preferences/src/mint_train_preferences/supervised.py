@@ -30,13 +30,16 @@ def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
 def dft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """DFT: SFT with each token weighted by its own probability, which keeps what the model can do.
 
+    The value says little: with the weights it may rise while the NLL, which is in the metrics, falls.
+
     Formula: -mean sg(exp(p_t)) p_t, over all chosen tokens of the batch
     Paper: Wu et al., 2025, arXiv 2508.05629
     Use: imitation that forgets less than SFT
     """
     weights = batch.weights * probabilities(packed_logprobs(logprobs).detach())
     weighted = Pairs.of(batch, logprobs, reference=False, weights=weights)
-    return token_nll(weighted), Pairs.of(batch, logprobs, reference=False).metrics()
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    return token_nll(weighted), pairs.metrics() | {"nll": float(token_nll(pairs).detach())}
 
 
 def token_nll(pairs: Pairs) -> torch.Tensor:

@@ -30,11 +30,11 @@ def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
 def dft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """DFT: SFT with each token weighted by its own probability, which keeps what the model can do.
 
-    The value says little: with the weights it may rise while the NLL, which is in the metrics, falls.
+    The value says little, since it rises with the weights; the NLL is in the metrics.
 
     Formula: -mean sg(exp(p_t)) p_t, over all chosen tokens of the batch
     Paper: Wu et al., 2025, arXiv 2508.05629
-    Use: imitation that forgets less than SFT
+    Use: imitation that forgets less than SFT, for a model that can nearly write the completions
     """
     weights = batch.weights * probabilities(packed_logprobs(logprobs).detach())
     weighted = Pairs.of(batch, logprobs, reference=False, weights=weights)

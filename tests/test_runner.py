@@ -399,11 +399,11 @@ def test_a_run_that_fails_ends_with_exit_status_one_and_says_how_to_go_on(
     assert "The state after step 1 is saved; continue with: mint-train resume run" in out
 
 
-def test_a_model_that_a_high_learning_rate_has_broken_stops_the_run(train: Train) -> None:
+def test_a_model_that_its_settings_have_broken_stops_the_run(train: Train) -> None:
     with pytest.raises(
         LossError, match=r"^step \d: the .* not finite at .*pairs\.jsonl:\d$|^step \d: the loss is"
     ):
-        train(lr=1e30, steps=9)
+        train(lr=1, weight_decay=1e30, steps=9)
     assert all(math.isfinite(value) for line in metrics("run") for value in line.values())
 
 

@@ -75,8 +75,10 @@ class Group:
         """The reference's weighted sum of logprobs per datum, `[datums]`: the same in every epoch."""
         if self.reference_logprobs is None:
             return None
-        pairs = zip(self.reference_logprobs, self.weights, strict=True)
-        return torch.stack([torch.dot(part, torch.from_numpy(weights).to(part)) for part, weights in pairs])
+        packed = torch.cat(self.reference_logprobs)
+        weights = torch.from_numpy(np.concatenate(self.weights)).to(packed)
+        # summed as the policy's logprobs are; torch.dot's last bit depends on where its operands lie
+        return segment_sums(packed * weights, torch.tensor(self.lengths))
 
     @cached_property
     def trained_lengths(self) -> tuple[int, ...]:

@@ -144,7 +144,8 @@ class LossSpec:
         """Say which reference model the loss needs with these options (*first result*).
 
         Returns:
-            None for none, "initial" for the policy before its first step, else a model or checkpoint.
+            None for none, "initial" for the policy before its first step, else a model or checkpoint. As
+            with every hook, None falls through to the loss that the plugin extends.
         """
 
     @hookspec(firstresult=True)

@@ -135,7 +135,7 @@ def alpha_dpo(pairs: list[PlainPair]) -> Tensor:
     spread = mean([(m - center) ** 2 for m in moved]).sqrt() + 1e-6
     return mean(
         [
-            -log(sigma(2 * (p.w.sum() / p.nw - p.l.sum() / p.nl) - 1 - 0.1 * (m - center) / spread))
+            -log(sigma(2.5 * (p.w.mean() - p.l.mean() - 0.6 - 0.2 * (m - center) / spread)))
             for p, m in zip(pairs, moved, strict=True)
         ]
     )

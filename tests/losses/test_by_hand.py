@@ -189,7 +189,7 @@ CASES = [
     # both pairs are 1.75 from the mean margin 0.25, so both are kept and beta stays
     Case("beta-dpo", "(-L(0.2) - L(-0.15)) / 2", 0.684547958586),
     # margins of the means: 0.75 and -1.0; they are one standard deviation (0.875) above and below their mean
-    Case("alpha-dpo", "(-L(2 * 0.5 - 1.1) - L(2 * -1.0 - 0.9)) / 2", 1.848979718146),
+    Case("alpha-dpo", "(-L(2.5 * (0.5 - 0.2) - 1.5) - L(2.5 * (-1.0 + 0.2) - 1.5)) / 2", 2.333310712194),
     Case("wpo", "(-exp(-0.75 - 1.25) * L(0.2) - exp(-2.0 - 1.0) * L(-0.15)) / 2", 0.059666492275),
     Case("odpo", "(-L(0.2 - log(3)) - L(-0.15 - log(1))) / 2", 1.005562263875),
     Case(

@@ -32,11 +32,11 @@ class BetaDPOOptions(AnchoredOptions):
 
 
 class AlphaDPOOptions(AnchoredOptions):
-    """SimPO's beta and gamma, and how far the margin follows the reference."""
+    """The authors' values for Llama-3-8B-Instruct; their gamma_beta_ratio of 0.6 is gamma/beta."""
 
-    beta: Beta = 2.0
-    gamma: float = Field(default=1.0, ge=0, description="Target margin of an average pair.")
-    alpha: float = Field(default=0.1, ge=0, description="How far the target follows the pair; 0 is SimPO.")
+    beta: Beta = 2.5
+    gamma: float = Field(default=1.5, ge=0, description="Target margin of an average pair.")
+    alpha: float = Field(default=0.2, ge=0, description="How far the target follows the pair; 0 is SimPO.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the old moments a step keeps.")
 
 
@@ -73,9 +73,12 @@ def alpha_dpo(
 ) -> LossAndMetrics:
     """alpha-DPO: SimPO whose target margin grows where the policy has moved away from the reference.
 
-    Formula: -log sigma(beta (m_w - m_l) - sg(gamma + alpha M)), M = h_w/|y_w| - h_l/|y_l| in units of its
+    The authors' code averages the standard deviations of batches, from 0 on; here the mean square around the
+    running mean is averaged, from the first batch on, so that batches of one pair are possible.
+
+    Formula: -log sigma(beta (m_w - m_l - sg(alpha M)) - gamma), M = h_w/|y_w| - h_l/|y_l| in units of its
         running standard deviation from its running mean
-    Paper: Wu et al., 2024, arXiv 2410.10148
+    Paper: Wu et al., 2024, arXiv 2410.10148; alpha times beta, as in the authors' code
     Use: SimPO, with a reference to hand that tells easy pairs from hard ones
     """
     pairs = Pairs.of(batch, logprobs)
@@ -83,7 +86,8 @@ def alpha_dpo(
     moved = chosen - rejected
     deviations = moved - running_mean(state, "mean_margin", moved.mean(), options.momentum)
     variance = running_mean(state, "margin_variance", deviations.square().mean(), options.momentum)
-    target = options.gamma + options.alpha * deviations / (math.sqrt(variance) + SMALLEST_SPREAD)
+    surplus = options.alpha * deviations / (math.sqrt(variance) + SMALLEST_SPREAD)
+    target = options.gamma + options.beta * surplus
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
     return bradley_terry(chosen - rejected - target), pairs.metrics((chosen, rejected))
 

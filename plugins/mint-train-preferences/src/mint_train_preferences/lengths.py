@@ -105,6 +105,8 @@ def ld_dpo(batch: Batch, logprobs: Logprobs, options: LDOptions) -> LossAndMetri
 def d2po(batch: Batch, logprobs: Logprobs, options: DecayOptions) -> LossAndMetrics:
     """D2PO: earlier tokens count more, by a constant decay.
 
+    The authors' code gives the first token a weight of gamma, not 1, which is the same as a beta times gamma.
+
     Formula: -log sigma(beta (h'_w - h'_l)), h' = sum of gamma^(t - 1) h_t
     Paper: Shao et al., 2025, arXiv 2502.14340
     Use: what decides a preference comes early; also curbs length

@@ -45,7 +45,7 @@ class ORPOOptions(Options):
 
 
 class SimNPOOptions(Options):
-    """SimNPO's beta and margin."""
+    """The authors' values for TOFU forget05."""
 
     beta: Beta = 2.5
     gamma: float = Field(
@@ -126,6 +126,8 @@ def simper(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
 @loss(extends="dpo", options=SimNPOOptions, claims={"UNTRAINED_DATUMS": (0,)})
 def simnpo(batch: Batch, logprobs: Logprobs, options: SimNPOOptions) -> LossAndMetrics:
     """SimNPO: unlearn the rejected completions without a reference; the chosen ones play no part.
+
+    Gamma is the paper's; the authors' code multiplies its own by beta.
 
     Formula: -(2/beta) log sigma(-beta m_l - gamma)
     Paper: Fan et al., 2024, arXiv 2410.07163

@@ -450,11 +450,12 @@ def print_ratios(figures: dict[str, dict[str, float]], rounds: list[dict[str, di
     )
     print(f"matrix products at {statistics.median(rates) / 1e9:.0f} GFLOP/s")
     print_bar("times the floor", statistics.median(over_floor), BARS["floor"])
-    for side, bar in (("trl", "time"), ("trl-precomputed", "time, precomputed reference")):
+    for side, bar in (("trl", "time of TRL"), ("trl-precomputed", "time of TRL with precomputed reference")):
         if side in figures:
             print_bar(f"of the time of {side}", ours["time"] / figures[side]["time"], BARS[bar])
             print_bar(f"of the CPU seconds of {side}", ours["cpu"] / figures[side]["cpu"], BARS[bar])
-            print_bar(f"of the memory of {side}", ours["memory"] / figures[side]["memory"], BARS["memory"])
+            memory = ours["memory"] / figures[side]["memory"]
+            print_bar(f"of the memory of {side}", memory, BARS["memory of TRL"])
 
 
 def print_bar(name: str, ratio: float, bar: float) -> None:

@@ -24,6 +24,7 @@ from mint_train import hookimpl, sequence_logprobs
 from mint_train.authoring import FunctionLoss
 from mint_train.errors import LossError, MintTrainError
 from mint_train.order import step_indices, steps_per_epoch
+from mint_train.training import unused_folder
 
 Train = Callable[..., Any]
 
@@ -768,3 +769,15 @@ def test_an_epoch_of_the_real_pairs(
     assert data["groups"] + len(data["left_out"]) == 299
     assert len(metrics("run")) == math.ceil(data["groups"] / 8)
     assert f"Left out, as --max-length leaves nothing to train: {len(data['left_out'])}" in out
+
+
+def test_two_runs_in_one_second_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mint_train.training.strftime", lambda _: "2026-01-01-000000")
+    names = []
+    for _ in range(3):
+        path = unused_folder("dpo+0.1*sft")
+        path.mkdir(parents=True)
+        names.append(path.name)
+    stem = "dpo-0-1-sft-2026-01-01-000000"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from time import strftime
 from typing import Any
@@ -64,7 +65,7 @@ def train_with(settings: Settings, loss: Loss | None = None) -> RunResult:
         MintTrainError: what the user gave is wrong, or a step failed.
     """
     loss = loss or open_loss(settings.loss, settings.options)
-    path = settings.output or Path("runs", f"{file_name(loss.name)}-{strftime('%Y-%m-%d-%H%M%S')}")
+    path = settings.output or unused_folder(loss.name)
     data = find_data(settings.data, loss)
     examples = read_examples(data, loss)
     backend, _ = announce(settings)
@@ -162,6 +163,13 @@ def adam_params(settings: Settings, steps: int, step: int) -> types.AdamParams:
 def file_name(loss: str) -> str:
     """Make a loss's name or expression fit for a folder and a checkpoint."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", loss).strip("-")
+
+
+def unused_folder(loss: str) -> Path:
+    """Name a new folder in `runs/` by the loss and the time; a second run in one second gets a number."""
+    stem = f"{file_name(loss)}-{strftime('%Y-%m-%d-%H%M%S')}"
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(path for name in names if not (path := Path("runs", name)).exists())
 
 
 def observe_and_run(

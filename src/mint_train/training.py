@@ -68,7 +68,7 @@ def train_with(settings: Settings, loss: Loss | None = None) -> RunResult:
     path = settings.output or unused_folder(loss.name)
     data = find_data(settings.data, loss)
     examples = read_examples(data, loss)
-    backend, _ = announce(settings)
+    backend = announce(settings)
     folder = RunFolder.create(path, overwrite=settings.overwrite)
     try:
         client = open_client(settings, backend, path)
@@ -98,7 +98,7 @@ def resume_run(path: Path) -> RunResult:
     if fingerprint(data) != description["data"]["sha256"]:
         raise UserError(f"{data} has changed since this run began; restore it, or start a new run")
     examples = read_examples(data, loss)
-    backend, _ = announce(settings)
+    backend = announce(settings)
     client = open_client(settings, backend, path)
     # the adapter is still the fresh one, so a reference that is not kept yet is the policy of the first step
     dataset = prepare(settings, loss, examples, client, folder, backend)
@@ -191,15 +191,15 @@ def observe_and_run(
     return runner.run()
 
 
-def announce(settings: Settings) -> tuple[str, str]:
-    """Print which backend is taken, and why, before anything slow begins."""
+def announce(settings: Settings) -> str:
+    """Print which backend is taken, and why, before anything slow begins; return it."""
     backend, reason = choose_backend(settings)
     model = model_name(settings, backend)
     note = (
         "; it knows nothing, and is there to try a loss" if backend == "local" and not settings.model else ""
     )
     click.echo(f"Backend {backend} ({reason}), model {model}{note}.")
-    return backend, model
+    return backend
 
 
 def count_steps(settings: Settings, groups: int) -> int:

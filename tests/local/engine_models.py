@@ -133,8 +133,9 @@ def assert_same_gradients(
     assert found.keys() == expected.keys()
     whole = torch.stack([g.norm() for g in expected.values()]).norm()
     for name, gradient in expected.items():
-        # A matrix whose gradient is next to nothing is measured by the whole adapter's, or by rounding.
-        scale = max(float(gradient.norm()), 1e-3 * float(whole), 1e-4)
+        # Where terms cancel (query and key on repeated tokens) rounding is all that is left of a matrix's
+        # gradient: such a one is measured by the whole adapter's.
+        scale = max(float(gradient.norm()), 1e-2 * float(whole), 1e-4)
         error = float((found[name] - gradient).norm())
         assert error <= relative * scale, f"{name}: off by {error / scale:.1e}"
 

@@ -21,6 +21,8 @@ from engine_models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mint_train.backends.local import elementwise
+from mint_train.backends.local import logprobs as logprobs_module
 from mint_train.backends.local.engine import Engine, TokenSequence
 from mint_train.backends.local.scoring import Way
 
@@ -148,3 +150,26 @@ def test_extreme_logits_stay_finite() -> None:
     torch.testing.assert_close(found, wanted)
     slopes = [torch.autograd.grad(values.sum(), hidden)[0] for values in (found, wanted)]
     torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("head_lora", [False, True], ids=["plain", "adapted"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma2-softcap", "granite-scaled"])
+def test_agrees_when_the_vocabulary_takes_several_blocks(
+    name: str, head_lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs_module, "CPU_BLOCK", (7, 8))
+    model = model_of(name, head_lora=head_lora)
+    assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))
+
+
+@pytest.mark.parametrize(("name", "norms"), [("qwen3", 9), ("llama", 5), ("gemma2-softcap", 0)])
+def test_lean_modules_agree_over_several_blocks(
+    name: str, norms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A row or two of 32 numbers at once.
+    monkeypatch.setattr(elementwise, "CACHED_BYTES", 128)
+    model = model_of(name)
+    found = [type(module).__name__ for module in elementwise.lean_forwards(model)]
+    assert sum("Norm" in kind for kind in found) == norms
+    assert sum("MLP" in kind for kind in found) == (0 if name == "gemma2-softcap" else 2)
+    assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))

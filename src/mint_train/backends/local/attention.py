@@ -120,24 +120,33 @@ class _FlashRuns(torch.autograd.Function):
         q = _grouped(query, kv_heads)
         k, v = (states[0].unsqueeze(1).expand(kv_heads, group, rows, dim) for states in (key, value))
         o, g = (t.reshape(rows, kv_heads, group, dim).permute(1, 2, 0, 3) for t in (out, grad))
-        grad_q = torch.zeros_like(query)
-        grad_k, grad_v = torch.zeros_like(key), torch.zeros_like(value)
+        grad_q, grad_k, grad_v = (torch.empty_like(states) for states in (query, key, value))
         grad_q_heads = _grouped(grad_q, kv_heads)
         for run in ctx.runs:
             here = slice(run.start, run.stop)
             mine = (g[:, :, here], q[:, :, here])
             known = (o[:, :, here], lse[:, :, here])
-            for start, stop, causal in [(*past, False) for past in run.context] + [
-                (run.start, run.stop, True)
-            ]:
+            if run.stop - run.start == 1 and not run.context:
+                # A row that sees itself alone passes its value on; the kernel's zeros would be rounded ones.
+                grad_q[:, :, here], grad_k[:, :, here] = 0, 0
+                torch.sum(g[:, :, here], 1, out=grad_v[0, :, here])
+                continue
+            # With the joined output and log-sum-exp each block's gradient is its exact share.
+            dq, dk, dv = _flash_backward(
+                *mine, k[:, :, here], v[:, :, here], *known, 0.0, True, scale=ctx.scale
+            )
+            # A run's own block comes before the blocks of those that continue it: nothing to add to yet.
+            torch.sum(dk, 1, out=grad_k[0, :, here])
+            torch.sum(dv, 1, out=grad_v[0, :, here])
+            for start, stop in run.context:
                 past = slice(start, stop)
-                # With the joined output and log-sum-exp each block's gradient is its exact share.
-                dq, dk, dv = _flash_backward(
-                    *mine, k[:, :, past], v[:, :, past], *known, 0.0, causal, scale=ctx.scale
+                dq_past, dk, dv = _flash_backward(
+                    *mine, k[:, :, past], v[:, :, past], *known, 0.0, False, scale=ctx.scale
                 )
-                grad_q_heads[:, :, here] += dq
+                dq += dq_past
                 grad_k[0, :, past] += dk.sum(1)
                 grad_v[0, :, past] += dv.sum(1)
+            grad_q_heads[:, :, here] = dq
         return grad_q, grad_k, grad_v, None, None
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
+from huggingface_hub.utils import logging as hub_logging
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.errors import UserError
@@ -20,6 +22,9 @@ from mint_train.errors import UserError
 LORA_ALPHA = 32
 """The service's own alpha, so that one learning rate means the same on both backends."""
 
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises for missing, broken and unfit files."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -47,6 +52,7 @@ def open_local_client(
 
     Raises:
         UserError: the model cannot be loaded.
+        BackendError: it cannot compute.
     """
     transformers.utils.logging.disable_progress_bar()
     if model is None:
@@ -54,9 +60,10 @@ def open_local_client(
         save_starter_model(Path(model))
     base, tokenizer = load_base(model, dtype)
     adapted = add_adapter(base, rank, seed)
-    engine = Engine(
-        adapted, max_tokens_in_flight=max_tokens_in_flight, gradient_checkpointing=gradient_checkpointing
-    )
+    with model_errors():
+        engine = Engine(
+            adapted, max_tokens_in_flight=max_tokens_in_flight, gradient_checkpointing=gradient_checkpointing
+        )
     return LocalTrainingClient(adapted, tokenizer, engine, folder)
 
 
@@ -66,27 +73,48 @@ def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedToken
     Raises:
         UserError: in one line, which of both is missing and why.
     """
+    tokenizer = load_tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = dtype == "bfloat16" or (dtype == "auto" and device == "cuda")
-    part = "tokenizer"
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        part = "model"
         base: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"--model {name}: the {part} cannot be loaded as a folder or from the hub: {reason}"
-        ) from error
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, "model", error) from error
+    base.to(device)
+    base.eval()
+    return base, tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model.
+
+    Raises:
+        UserError: it cannot be loaded, or could end no completion.
+    """
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise UserError(f"--model {name}: there is no such folder")
+    # It would log each of its tries to reach the hub.
+    hub_logging.set_verbosity_error()
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    except LOADING_ERRORS as error:
+        raise cannot_load(name, "tokenizer", error) from error
+    # Without its files some classes give a tokenizer that knows nothing.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise UserError(f"--model {name}: the tokenizer has no vocabulary; its files are missing")
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"--model {name}: its tokenizer has no end-of-sequence token, so no completion could end"
         )
-    base.to(device)
-    base.eval()
-    return base, tokenizer
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def cannot_load(name: str, part: str, error: Exception) -> UserError:
+    """Say in one line which part of a model is missing, and why."""
+    reason = " ".join(str(error).split())
+    return UserError(f"--model {name}: the {part} cannot be loaded as a folder or from the hub: {reason}")
 
 
 def add_adapter(base: PreTrainedModel, rank: int, seed: int) -> PeftModel:

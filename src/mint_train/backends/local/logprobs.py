@@ -1,9 +1,10 @@
 """Logprobs of given tokens from hidden states, without ever holding ``[rows, vocabulary]``.
 
-The vocabulary is projected for a chunk of rows at a time, in one buffer. A target's logprob is one
-number, so its derivative by the hidden state is one vector, known while the chunk's probabilities
-are in the buffer: it is kept, and the backward only scales it. Where the projection itself carries
-an adapter the backward recomputes each chunk instead.
+The vocabulary is projected block by block, and the softmax's sum is carried along with the largest
+logit so far (online softmax, arXiv 1805.02867). A target's logprob is one number, so its derivative
+by the hidden state is one vector, the target's weights less the expected weights: the expectation is
+summed up while a block's exponentials are at hand, and the backward only scales the result. Where
+the projection itself carries an adapter the backward recomputes each block instead.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-CHUNK_BYTES = 64 * 2**20
-"""Size of the logits buffer: large enough for matrix products at full rate, small beside a model."""
+CPU_BLOCK = (1024, 1024)
+"""Rows and tokens of a block on a CPU: it stays in cache between its product and its exponentials."""
 
-CACHED_BYTES = 2**20
-"""On a CPU the exponentials of a chunk are taken for so many bytes at once, while they lie in cache."""
+GPU_BLOCK_BYTES = 64 * 2**20
+"""Elsewhere a block is some rows with the whole vocabulary: few, large operations."""
 
 ROW_PADDING = 16
 """Extra columns of the buffer: rows a power of two apart would fall on the same cache lines."""
@@ -73,56 +74,86 @@ class _TargetLogprobs(torch.autograd.Function):
     ) -> torch.Tensor:
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and down is None else None
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for rows, buffer in _chunks(hidden, head):
-            logits = _logits(hidden[rows], head, buffer)
-            sums = _exponentials(logits.values, targets[rows], logprobs[rows])
-            if slope is not None:
-                weights = _slope_weights(logits, sums, targets[rows], head)
-                torch.mm(weights.to(hidden.dtype), head.weight, out=slope[rows])
-                slope[rows] /= sums
+        log_sums = torch.empty_like(logprobs)
+        for rows in _row_slices(hidden, head):
+            target = _target_logits(hidden[rows], targets[rows], head)
+            log_sums[rows], expected = _softmax_sums(hidden[rows], head, with_weights=slope is not None)
+            # The two were rounded apart: what is all but certain must not come out above 0.
+            logprobs[rows] = (target.values - log_sums[rows]).clamp_(max=0)
+            if slope is not None and expected is not None:
+                weights = head.weight[targets[rows]].float()
+                if target.cap_slope is not None:
+                    weights *= target.cap_slope.unsqueeze(1)
+                slope[rows] = weights.sub_(expected).mul_(head.scale)
         ctx.head = head
         if slope is not None:
             ctx.save_for_backward(slope)
         else:
-            ctx.save_for_backward(hidden, down, up, targets)
+            ctx.save_for_backward(hidden, down, up, targets, log_sums)
         return logprobs
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.head.down is None:
             (slope,) = ctx.saved_tensors
-            return slope * -grad.unsqueeze(1).to(slope.dtype), None, None, None, None
-        hidden, down, up, targets = ctx.saved_tensors
-        grad_hidden, grad_down, grad_up = _recompute(hidden, down, up, targets, ctx.head, grad)
+            return slope * grad.unsqueeze(1).to(slope.dtype), None, None, None, None
+        hidden, down, up, targets, log_sums = ctx.saved_tensors
+        grad_hidden, grad_down, grad_up = _recompute(hidden, down, up, targets, log_sums, ctx.head, grad)
         return grad_hidden, grad_down, grad_up, None, None
 
 
 class _Logits(NamedTuple):
-    """A chunk's logits, float32 ``[chunk, vocabulary]``, and the softcap's derivative, or None."""
+    """Logits, float32, and the softcap's derivative of the same shape, or None."""
 
     values: torch.Tensor
     cap_slope: torch.Tensor | None
 
 
-def _chunks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Slices of the rows, each with its part of one buffer ``[chunk, vocabulary]``."""
+def _block_shape(hidden: torch.Tensor, head: Head) -> tuple[int, int]:
+    """Rows and tokens of a block, at most."""
     vocabulary = head.weight.shape[0]
-    most = max(1, CHUNK_BYTES // (4 * vocabulary))
-    # Chunks of equal size: a small last one would run at a lower rate.
-    size = -(-len(hidden) // -(-len(hidden) // most)) if len(hidden) else 1
-    buffer = torch.empty(size, vocabulary + ROW_PADDING, dtype=hidden.dtype, device=hidden.device)
+    if hidden.device.type == "cpu":
+        most, tokens = CPU_BLOCK
+    else:
+        most, tokens = max(1, GPU_BLOCK_BYTES // (4 * vocabulary)), vocabulary
+    # Slices of equal size: a small last one would run at a lower rate.
+    return -(-len(hidden) // -(-len(hidden) // most)) if len(hidden) else 1, tokens
+
+
+def _row_slices(hidden: torch.Tensor, head: Head) -> Iterator[slice]:
+    size, _ = _block_shape(hidden, head)
     for start in range(0, len(hidden), size):
-        stop = min(start + size, len(hidden))
-        yield slice(start, stop), buffer[: stop - start, :vocabulary]
+        yield slice(start, min(start + size, len(hidden)))
 
 
-def _logits(hidden: torch.Tensor, head: Head, buffer: torch.Tensor) -> _Logits:
-    torch.mm(hidden, head.weight.T, out=buffer)
+def _blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, _Logits]]:
+    """Slices of the vocabulary with the logits of all rows, in one buffer."""
+    vocabulary, (_, size) = head.weight.shape[0], _block_shape(hidden, head)
+    buffer = hidden.new_empty(len(hidden), min(size, vocabulary) + ROW_PADDING)
+    inner = None if head.down is None else hidden @ head.down.T
+    for start in range(0, vocabulary, size):
+        tokens = slice(start, min(start + size, vocabulary))
+        logits = buffer[:, : tokens.stop - start]
+        torch.mm(hidden, head.weight[tokens].T, out=logits)
+        if inner is not None and head.up is not None:
+            logits.addmm_(inner, head.up[tokens].T, alpha=head.lora_scale)
+        if head.bias is not None:
+            logits += head.bias[tokens]
+        yield tokens, _scaled_and_capped(logits.float(), head)
+
+
+def _target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> _Logits:
+    """The logit of each row's target, ``[rows]``."""
+    logits = (hidden * head.weight[targets]).sum(1, dtype=torch.float32)
     if head.down is not None and head.up is not None:
-        buffer.addmm_(hidden @ head.down.T, head.up.T, alpha=head.lora_scale)
+        logits += ((hidden @ head.down.T) * head.up[targets]).sum(1) * head.lora_scale
     if head.bias is not None:
-        buffer += head.bias
-    logits = buffer.float()
+        logits += head.bias[targets]
+    return _scaled_and_capped(logits, head)
+
+
+def _scaled_and_capped(logits: torch.Tensor, head: Head) -> _Logits:
+    """What the model makes of the projection's output, in its place."""
     if head.scale != 1.0:
         logits *= head.scale
     if head.softcap is None:
@@ -131,31 +162,37 @@ def _logits(hidden: torch.Tensor, head: Head, buffer: torch.Tensor) -> _Logits:
     return _Logits(squashed * head.softcap, 1 - squashed * squashed)
 
 
-def _exponentials(logits: torch.Tensor, targets: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
-    """Fill `logprobs`, put ``exp(logits - top)`` in the place of `logits`, return its sums ``[chunk, 1]``."""
-    count, vocabulary = logits.shape
-    sums = torch.empty(count, 1, dtype=torch.float32, device=logits.device)
-    step = max(1, CACHED_BYTES // (4 * vocabulary)) if logits.device.type == "cpu" else max(1, count)
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        part, total = logits[rows], sums[rows]
-        top = part.amax(1, keepdim=True)
-        above_target = part.gather(1, targets[rows].unsqueeze(1)).sub_(top)
-        torch.sum(part.sub_(top).exp_(), 1, keepdim=True, out=total)
-        logprobs[rows] = (above_target - total.log()).squeeze(1)
-    return sums
+def _softmax_sums(
+    hidden: torch.Tensor, head: Head, *, with_weights: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log of each row's sum of exponentials, ``[rows]``, and the weights that the softmax expects.
 
-
-def _slope_weights(logits: _Logits, sums: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """``(softmax - target) * sums``, in place of the exponentials, times what cap and scale add.
-
-    This over `sums` is minus the derivative of each target's logprob by the projection's output;
-    dividing is left for the much smaller product with the weights.
+    The latter, float32 ``[rows, hidden]``, is the derivative of the former by the projection's output,
+    taken through the weights; None where it is not asked for.
     """
-    weights = logits.values.scatter_add_(1, targets.unsqueeze(1), -sums)
-    if logits.cap_slope is not None:
-        weights *= logits.cap_slope
-    return weights.mul_(head.scale) if head.scale != 1.0 else weights
+    top = torch.full((len(hidden), 1), -torch.inf, device=hidden.device)
+    total = torch.zeros_like(top)
+    expected = torch.zeros(hidden.shape, device=hidden.device) if with_weights else None
+    for tokens, logits in _blocks(hidden, head):
+        higher = torch.maximum(top, logits.values.amax(1, keepdim=True))
+        shrink, top = (top - higher).exp_(), higher
+        exponentials = logits.values.sub_(top).exp_()
+        total.mul_(shrink).add_(exponentials.sum(1, keepdim=True))
+        if expected is not None:
+            if logits.cap_slope is not None:
+                exponentials *= logits.cap_slope
+            expected.mul_(shrink)
+            _add_product(expected, exponentials.to(hidden.dtype), head.weight[tokens])
+    log_sums = total.log().add_(top).squeeze(1)
+    return log_sums, None if expected is None else expected.div_(total)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add a product to a float32 sum; the product itself runs in the dtype of its factors."""
+    if total.dtype is left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _recompute(
@@ -163,21 +200,29 @@ def _recompute(
     down: torch.Tensor,
     up: torch.Tensor,
     targets: torch.Tensor,
+    log_sums: torch.Tensor,
     head: Head,
     grad: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients by hidden states and both LoRA matrices, one chunk of logits at a time."""
+    """Gradients by hidden states and both LoRA matrices, one block of logits at a time."""
     grad_hidden = torch.empty_like(hidden)
     grad_down, grad_up = torch.zeros_like(down), torch.zeros_like(up)
-    unused = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    for rows, buffer in _chunks(hidden, head):
-        logits = _logits(hidden[rows], head, buffer)
-        sums = _exponentials(logits.values, targets[rows], unused[rows])
-        weights = _slope_weights(logits, sums, targets[rows], head)
-        weights = weights.mul_(-grad[rows].unsqueeze(1) / sums).to(hidden.dtype)
-        torch.mm(weights, head.weight, out=grad_hidden[rows])
-        inner = weights @ up * head.lora_scale
-        grad_hidden[rows] += inner @ down
-        grad_down += inner.T @ hidden[rows]
-        grad_up += weights.T @ (hidden[rows] @ down.T) * head.lora_scale
+    for rows in _row_slices(hidden, head):
+        part, wanted = hidden[rows], targets[rows]
+        by_hidden = torch.zeros(part.shape, device=hidden.device)
+        by_inner = torch.zeros(len(part), len(down), device=hidden.device)
+        inner = part @ down.T
+        for tokens, logits in _blocks(part, head):
+            weights = logits.values.sub_(log_sums[rows].unsqueeze(1)).exp_()
+            here = ((wanted >= tokens.start) & (wanted < tokens.stop)).nonzero().squeeze(1)
+            weights[here, wanted[here] - tokens.start] -= 1
+            if logits.cap_slope is not None:
+                weights *= logits.cap_slope
+            weights = weights.mul_(-head.scale * grad[rows].unsqueeze(1)).to(hidden.dtype)
+            _add_product(by_hidden, weights, head.weight[tokens])
+            _add_product(by_inner, weights, up[tokens])
+            grad_up[tokens] += weights.T @ inner * head.lora_scale
+        by_inner *= head.lora_scale
+        grad_hidden[rows] = by_hidden.addmm_(by_inner, down.float())
+        grad_down += by_inner.T @ part.float()
     return grad_hidden, grad_down, grad_up

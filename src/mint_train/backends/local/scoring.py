@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from mint_train.backends.local.attention import ATTENTION_NAME
+from mint_train.backends.local.elementwise import Forward, lean_forwards
 from mint_train.backends.local.fused import fused_lora, plain_lora
 from mint_train.backends.local.logprobs import Head, target_logprobs
 from mint_train.backends.local.packing import Pack, TokenSequence, plan_packs
@@ -51,6 +52,7 @@ class Scorer:
         self.causal_lm = cast(nn.Module, wrapped() if wrapped is not None else model)
         self.config = cast(PretrainedConfig, self.causal_lm.config)
         self.device = next(model.parameters()).device
+        self._lean = lean_forwards(model)
         self.way = Way.PACKED
         self.way = self._choose_way()
 
@@ -76,6 +78,7 @@ class Scorer:
             if not adapter:
                 stack.enter_context(cast(Any, self.model).disable_adapter())
             stack.enter_context(fused_lora(self.model))
+            stack.enter_context(_replaced_forwards(self._lean))
             stack.enter_context(self._packed_attention() if self.way is Way.PACKED else nullcontext())
             yield
 
@@ -154,6 +157,17 @@ class Scorer:
     def rows_per_pack(self, wanted: int) -> int:
         """`wanted`, or 1 where the model takes one sequence at a time."""
         return wanted if self.way is Way.PACKED else 1
+
+
+@contextmanager
+def _replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module in forwards:
+            module.__dict__.pop("forward", None)
 
 
 def spread(packs: list[Pack], flat: list[torch.Tensor], sequences: list[TokenSequence]) -> list[torch.Tensor]:

@@ -41,6 +41,7 @@ def save_state(
         shutil.rmtree(folder, ignore_errors=True)
         beside.replace(folder)
     except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
         raise BackendError(f"the state cannot be saved to {folder}: {error}") from error
 
 
@@ -67,3 +68,17 @@ def load_state(
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter) for key, value in moments.items()
             }
+
+
+def delete_state(folder: Path) -> None:
+    """Remove what `save_state` wrote, and nothing else that may stand in the folder.
+
+    Raises:
+        BackendError: the disk refuses.
+    """
+    try:
+        (folder / STATE_FILE).unlink(missing_ok=True)
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+    except OSError as error:
+        raise BackendError(f"the state in {folder} cannot be removed: {error}") from error

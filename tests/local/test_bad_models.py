@@ -1,0 +1,156 @@
+"""A model, or a datum, that cannot be trained: one line that says which and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_models import VOCABULARY, make_model
+
+from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.backends.local.engine import Engine
+from mint_train.backends.local.load import load_base
+from mint_train.backends.local.scoring import Scorer
+from mint_train.backends.local.starter_model import save_starter_model
+from mint_train.cli import main
+from mint_train.errors import BackendError, LossError, UserError
+from mint_train.sdk import Datum, types
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_starter_model(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def truncate(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def resize(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "the model cannot be loaded.*model.safetensors",
+        ),
+        (truncate, "the model cannot be loaded"),
+        (resize, "the model cannot be loaded"),
+        (remove_tokenizer, "the tokenizer (has no vocabulary|cannot be loaded)"),
+        (shutil.rmtree, "there is no such folder"),
+    ],
+    ids=["no-weights", "broken-weights", "other-shapes", "no-tokenizer", "no-folder"],
+)
+def test_a_folder_that_cannot_be_loaded_is_named(
+    folder: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load_base(str(folder), "auto")
+    assert str(caught.value).startswith(f"--model {folder}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_says_it_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (folder / "model.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sys.argv", ["mint-train", "--loss", "dpo", "--backend", "local", "--model", str(folder)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main())
+    assert ended.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"mint-train: --model {folder}: the model cannot be loaded")
+
+
+def client_of(name: str, folder: Path) -> LocalTrainingClient:
+    model: Any = make_model(name)
+    return LocalTrainingClient(model, None, Engine(model, max_tokens_in_flight=1000), folder)  # type: ignore[arg-type]
+
+
+def datum(tokens: list[int], targets: list[int], weights: list[float] | None = None) -> Datum:
+    return Datum(
+        model_input=types.ModelInput.from_ints(tokens),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_torch(torch.tensor(targets)),
+            "weights": types.TensorData.from_torch(torch.tensor(weights or [1.0] * len(targets))),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("strange", "message"),
+    [
+        (datum([1, VOCABULARY], [2, 3]), "datum 1 .*input token 61 is not in the model's vocabulary of 61"),
+        (datum([1, 2], [2, VOCABULARY + 4]), "datum 1 .*target token 65 is not in"),
+        (datum([1, 2], [-1, 2]), "datum 1 .*target token -1 is not in"),
+        (datum([1] * 129, [1] * 129), "datum 1 .*129 tokens.*128 positions; set --max-length to at most 128"),
+        (datum([1, 2, 3], [1, 2]), "datum 1 .*do not fit"),
+    ],
+    ids=["input", "target", "negative", "positions", "lengths"],
+)
+def test_a_datum_that_the_model_cannot_take_is_named(strange: Datum, message: str, tmp_path: Path) -> None:
+    client = client_of("gpt2-absolute", tmp_path)
+    data = [datum([1, 2], [2, 3]), strange]
+    with pytest.raises(UserError, match=message):
+        client.forward(data, "cross_entropy")
+    with pytest.raises(UserError, match=message):
+        client.forward_backward_custom(data, lambda *_: pytest.fail("the loss was asked"))
+    assert all(parameter.grad is None for parameter in client.model.parameters())
+
+
+def test_what_a_model_with_a_table_of_positions_can_take_is_taken(tmp_path: Path) -> None:
+    client = client_of("gpt2-absolute", tmp_path)
+    # A target that is not trained may be anything, as padding often is.
+    whole = datum([1] * 128, [-100] + [1] * 127, [0.0] + [1.0] * 127)
+    (output,) = client.forward([whole], "cross_entropy").result().loss_fn_outputs
+    assert output["logprobs"].to_torch()[1:].lt(0).all()
+
+
+def test_computed_positions_have_no_end(tmp_path: Path) -> None:
+    client = client_of("qwen3", tmp_path)
+    client.forward([datum([1] * 129, [1] * 129)], "cross_entropy").result()
+
+
+def test_a_failing_model_is_one_line_and_a_failing_loss_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of("qwen3", tmp_path)
+    data = [datum([1, 2], [2, 3])]
+    for error in (RuntimeError("mine"), LossError("mine")):
+
+        def fail(*_: Any, error: Exception = error) -> Any:
+            raise error
+
+        with pytest.raises(type(error), match=r"^mine$"):
+            client.forward_backward_custom(data, fail)
+
+    def broken(*_: Any) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes\ncannot be multiplied (2x3 and 4x5)")
+
+    monkeypatch.setattr(Scorer, "score", broken)
+    line = r"the model's computation failed \(RuntimeError: mat1 and mat2 shapes cannot be multiplied .*\)"
+    with pytest.raises(BackendError, match=line):
+        client.forward(data, "cross_entropy")
+    with pytest.raises(BackendError, match=line):
+        client.forward_backward_custom(data, fail)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
+
+from mint_train.backends.mint import MintTrainingClient, open_mint_client
+from mint_train.errors import BackendError, ServiceError, UserError
+from mint_train.sdk import types
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-never-shown"
@@ -144,3 +153,213 @@ def test_the_wrong_distribution_called_mint_is_named(tmp_path: Path) -> None:
     assert finished.returncode == 2
     assert "pip install --force-reinstall mindlab-toolkit" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+ANSWERS: dict[str, Any] = {
+    "config": {},
+    "create_session": {"session_id": "session_1", "type": "create_session"},
+    "session_heartbeat": {"type": "session_heartbeat"},
+    "get_server_capabilities": {"supported_models": [{"model_name": "small"}]},
+    "create_model": {"request_id": "create_model"},
+    "optim_step": {"request_id": "optim_step"},
+    "load_weights": {"request_id": "load_weights"},
+    "unload_model": {"request_id": "unload_model"},
+}
+RESULTS: dict[str, Any] = {
+    "create_model": {"model_id": "model_1", "type": "create_model"},
+    "optim_step": {},
+    "load_weights": {"path": "tinker://model_1/weights/one", "type": "load_weights"},
+}
+
+
+class SmallService(ThreadingHTTPServer):
+    """A service of one adapter that answers by the book, but for what a test tells it to answer instead.
+
+    Each answer is a status with a body for JSON (or bytes as they are), or None to hang up without one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), SmallServiceHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: Counter[str] = Counter()
+        self.instead: dict[str, list[tuple[int, Any] | None]] = {}
+        """By the last part of a path, or of a result's request, what to answer first."""
+
+    def answer(self, name: str, body: dict[str, Any]) -> tuple[int, Any] | None:
+        key = f"result of {body['request_id']}" if name == "retrieve_future" else name
+        self.requests[key] += 1
+        if first := self.instead.get(key):
+            return first.pop(0) if len(first) > 1 else first[0]
+        if name == "retrieve_future":
+            return 200, RESULTS[body["request_id"]]
+        return (200, ANSWERS[name]) if name in ANSWERS else (405, {"detail": "Method Not Allowed"})
+
+
+class SmallServiceHandler(BaseHTTPRequestHandler):
+    server: SmallService
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        name = self.path.rpartition("/")[2]
+        answer = (200, {}) if name == "healthz" else self.server.answer(name, json.loads(body or b"{}"))
+        if answer is None:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        text = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
+        self.send_response(answer[0])
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_DELETE = answer  # noqa: N815 - http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def small_service() -> Iterator[SmallService]:
+    with SmallService() as service:
+        threading.Thread(target=service.serve_forever, args=(0.02,), daemon=True).start()
+        yield service
+        service.shutdown()
+
+
+@pytest.fixture
+def client(small_service: SmallService) -> Iterator[MintTrainingClient]:
+    client = open_mint_client("small", 8, 1, small_service.url, SecretStr(KEY))
+    yield client
+    client.close()
+
+
+OK = (200, ANSWERS["optim_step"])
+
+
+@pytest.mark.parametrize("lost", [None, (500, {"detail": "broken"}), (502, {}), (504, {})])
+def test_an_update_whose_answer_is_lost_is_not_sent_again(
+    small_service: SmallService, client: MintTrainingClient, lost: tuple[int, Any] | None
+) -> None:
+    small_service.instead["optim_step"] = [lost, OK]
+    with pytest.raises(ServiceError, match="may or may not have done what it was asked: to update"):
+        client.optim_step(types.AdamParams()).result()
+    assert small_service.requests["optim_step"] == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_update_that_was_not_taken_up_is_sent_again(
+    small_service: SmallService, client: MintTrainingClient, status: int
+) -> None:
+    small_service.instead["optim_step"] = [(status, {"detail": "busy"}), OK]
+    client.optim_step(types.AdamParams()).result()
+    assert small_service.requests["optim_step"] == 2
+
+
+@pytest.mark.parametrize("lost", [None, (500, {"detail": "broken"}), (408, {"detail": "not yet"})])
+def test_a_result_is_asked_for_until_it_is_there(
+    small_service: SmallService, client: MintTrainingClient, lost: tuple[int, Any] | None
+) -> None:
+    small_service.instead["result of optim_step"] = [lost, (200, {})]
+    client.optim_step(types.AdamParams()).result()
+    assert small_service.requests["optim_step"] == 1
+    assert small_service.requests["result of optim_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("request_or_result", "status", "detail", "kind"),
+    [
+        ("optim_step", 404, "Model not found", ServiceError),
+        ("result of optim_step", 404, "Future not found", ServiceError),
+        ("result of optim_step", 400, "Model model_1 not loaded", ServiceError),
+        ("result of optim_step", 410, "gone", ServiceError),
+        ("result of optim_step", 400, "the sequence is too long", BackendError),
+        ("optim_step", 422, "no such field", BackendError),
+        ("optim_step", 401, "who?", UserError),
+    ],
+)
+def test_what_may_pass_is_told_from_what_will_not(
+    small_service: SmallService,
+    client: MintTrainingClient,
+    request_or_result: str,
+    status: int,
+    detail: str,
+    kind: type[Exception],
+) -> None:
+    small_service.instead[request_or_result] = [(status, {"detail": detail})]
+    with pytest.raises((BackendError, UserError)) as caught:
+        client.optim_step(types.AdamParams()).result()
+    assert type(caught.value) is kind
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("garbled", [b'{"met', b"<html>a gateway</html>", b""])
+def test_an_answer_that_cannot_be_read_may_pass(
+    small_service: SmallService, client: MintTrainingClient, garbled: bytes
+) -> None:
+    small_service.instead["result of optim_step"] = [(200, garbled)]
+    with pytest.raises(ServiceError, match="cut off or garbled"):
+        client.optim_step(types.AdamParams()).result()
+
+
+def test_a_state_that_is_not_there_is_the_user_s_to_find(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    small_service.instead["load_weights"] = [(404, {"detail": "Checkpoint not found"})]
+    with pytest.raises(UserError, match="tinker://model_1/weights/one"):
+        client.load_state_with_optimizer("tinker://model_1/weights/one").result()
+
+
+def test_a_service_that_has_fallen_silent_is_given_up(
+    small_service: SmallService, client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mint_train.backends.service.PATIENCE_SECONDS", 0.5)
+    small_service.instead["result of optim_step"] = [(500, {"detail": "broken"})]
+    with pytest.raises(ServiceError, match="has not answered for"):
+        client.optim_step(types.AdamParams()).result()
+    asked = small_service.requests["result of optim_step"]
+    assert asked < 5, "asked again and again without a pause"
+
+
+def test_a_service_that_takes_its_time_is_waited_for(
+    small_service: SmallService, client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mint_train.backends.service.PATIENCE_SECONDS", 0.5)
+    small_service.instead["result of optim_step"] = [(408, {"detail": "not yet"})] * 200 + [(200, {})]
+    client.optim_step(types.AdamParams()).result()
+
+
+def test_whatever_the_sdk_raises_is_one_error_of_ours(client: MintTrainingClient) -> None:
+    future: Future[None] = Future()
+    future.set_exception(RuntimeError(f"the loop is closed, {KEY}"))
+    with (
+        pytest.raises(BackendError, match=r"failed to update the adapter: the loop is closed, \*\*\*"),
+        client.service.translated("update the adapter", running=True),
+    ):
+        client.service.wait(future)
+
+
+def test_a_state_that_cannot_be_deleted_is_said_once(
+    small_service: SmallService, client: MintTrainingClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        client.delete_state(f"tinker://model_1/weights/{name}")
+    assert capsys.readouterr().err.count("Old states stay on the service") == 1
+    assert small_service.requests["one"] == 1
+    assert small_service.requests["two"] == 0
+
+
+def test_a_state_is_deleted(small_service: SmallService, client: MintTrainingClient) -> None:
+    small_service.instead["one"] = [(200, None)]
+    client.delete_state("tinker://model_1/weights/one")
+    assert small_service.requests["one"] == 1
+
+
+def test_a_client_that_is_closed_gives_its_place_back(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    small_service.instead["result of optim_step"] = [(408, {"detail": "not yet"})]
+    waiting = client.optim_step(types.AdamParams())
+    client.close()
+    assert small_service.requests["unload_model"] == 1
+    with pytest.raises(BackendError):
+        waiting.result()

@@ -35,9 +35,11 @@ class Source:
 
     path: str
     line: int
+    unit: str = "line"
+    """What `line` counts: lines of a text, or rows where there are no lines."""
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}"
+        return f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path} {self.unit} {self.line}"
 
 
 class RowError(UserError):
@@ -79,3 +81,7 @@ class LossError(MintTrainError):
 
 class BackendError(MintTrainError):
     """The backend could not do what was asked."""
+
+
+class ServiceError(BackendError):
+    """The service failed in a way that may pass: another try, from the last checkpoint, may succeed."""

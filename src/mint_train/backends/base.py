@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -32,6 +33,31 @@ class Saved(Protocol):
     @property
     def path(self) -> str:
         """Where the backend keeps it, to load it from."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn."""
+
+    samples: int
+    """Completions per prompt."""
+    max_tokens: int
+    """Most tokens of a completion."""
+    temperature: float
+    """0 takes the likeliest token each time."""
+    seed: int
+
+
+class Sampler(Protocol):
+    """A policy that writes completions."""
+
+    def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+        """Return the tokens of the completions per prompt, without the end-of-sequence token.
+
+        Raises:
+            BackendError: the backend failed.
+        """
         ...
 
 
@@ -72,4 +98,12 @@ class TrainingClient(Protocol):
 
     def save_weights_for_sampler(self, name: str) -> Future[Saved]:
         """Save the weights alone, for sampling."""
+        ...
+
+    def delete_state(self, path: str) -> None:
+        """Delete what `save_state` saved; a backend that cannot says so once, and the state stays."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is under way, and what the adapter holds on the service."""
         ...

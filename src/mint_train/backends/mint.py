@@ -2,98 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from pydantic import SecretStr
 
-from mint_train.errors import BackendError, MintTrainError, UserError
+from mint_train.backends.service import Service, ServiceFuture
+from mint_train.errors import MintTrainError, ServiceError, UserError
 from mint_train.sdk import Datum, mint, types
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-Result = TypeVar("Result")
-
 KEY_PREFIXES = ("sk-", "tml-", "eyJ")
 CONNECT_SECONDS = 10.0
-SHOWN = 300
-"""Characters of a service's answer that a message repeats: it may be a whole web page."""
-HEALTH_PATH = "/api/v1/healthz"
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The address that is spoken to, and the key, kept out of every message."""
-
-    url: str
-    key: SecretStr
-
-    @contextmanager
-    def translated(self, doing: str) -> Iterator[None]:
-        """Raise the SDK's errors as this project's, without the key in them."""
-        try:
-            yield
-        except MintTrainError:
-            raise
-        except (mint.TinkerError, httpx.HTTPError, TimeoutError, CancelledError, ValueError) as error:
-            raise self.explain(error, doing) from None
-
-    def explain(self, error: BaseException, doing: str) -> MintTrainError:
-        """Say in one line what failed and what to do next."""
-        text = " ".join(str(error).split()).replace(self.key.get_secret_value(), "***")
-        where = f"the service at {self.url}"
-        if isinstance(error, mint.AuthenticationError):
-            return UserError(f"{where} does not accept the key in MINT_API_KEY (HTTP 401): check or renew it")
-        if isinstance(error, mint.PermissionDeniedError):
-            return UserError(f"{where} does not let this key {doing} (HTTP 403): ask its operator for access")
-        if isinstance(error, mint.NotFoundError):
-            return UserError(
-                f"{where} cannot {doing} (HTTP 404): check MINT_BASE_URL; it says: {text[:SHOWN]}"
-            )
-        if "must start with the 'tml-' prefix" in text:
-            return UserError(f"{where} takes keys that start with tml-; the one in MINT_API_KEY does not")
-        if isinstance(error, mint.APIResponseValidationError):
-            return UserError(f"{where} is no training service: check MINT_BASE_URL ({text})")
-        if isinstance(error, mint.APITimeoutError | TimeoutError):
-            return BackendError(f"{where} did not answer in time while asked to {doing}; try again later")
-        if isinstance(error, mint.APIConnectionError | httpx.TransportError):
-            return BackendError(f"{where} cannot be reached to {doing}: {text or type(error).__name__}")
-        return BackendError(f"{where} failed to {doing}: {text[:SHOWN] or type(error).__name__}")
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceFuture(Generic[Result]):
-    """An SDK future whose failures are this project's errors."""
-
-    future: Any
-    service: Service
-    doing: str
-
-    def result(self, timeout: float | None = None) -> Result:
-        """Wait for the answer."""
-        with self.service.translated(self.doing):
-            answer: Result = self.future.result(timeout)
-            return answer
+CONNECT_TRIES = 3
+PAUSE_SECONDS = 0.5
+CLOSE_SECONDS = 5.0
+DELETE_SECONDS = 30.0
+API = "/api/v1"
 
 
 class MintTrainingClient:
     """One adapter in training on the service; see `backends.base.TrainingClient` for the calls."""
 
-    def __init__(self, client: mint.TrainingClient, service: Service) -> None:
+    def __init__(
+        self, service_client: mint.ServiceClient, client: mint.TrainingClient, service: Service
+    ) -> None:
+        self.service_client = service_client
         self.client = client
         self.service = service
+        self.holder = client.holder
+        self.pending: set[Future[Any]] = set()
+        self.deletes = True
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer that the service names for the base model."""
         try:
             tokenizer: PreTrainedTokenizerBase = self.client.get_tokenizer()
+        except mint.TinkerError as error:
+            raise self.service.explain(error, "name its tokenizer", running=True) from None
         except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the base model's tokenizer cannot be loaded from the hub: {reason}") from error
@@ -109,7 +65,11 @@ class MintTrainingClient:
         loss_fn: Callable[[list[Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]],
     ) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Wait for the logprobs, compute the loss here, and submit its gradients."""
-        return self._submit("compute gradients", lambda: self.client.forward_backward_custom(data, loss_fn))
+
+        def call() -> Any:
+            return self.service.wait(self._run(self.client.forward_backward_custom_async(data, loss_fn)))
+
+        return self._submit("compute gradients", call)
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:
         """Submit an update."""
@@ -121,15 +81,59 @@ class MintTrainingClient:
 
     def load_state_with_optimizer(self, path: str) -> ServiceFuture[types.LoadWeightsResponse]:
         """Submit a load of weights and optimiser."""
-        return self._submit(f"load the state {path}", lambda: self.client.load_state_with_optimizer(path))
+        # a state that is not found is the user's to find
+        return self._submit(
+            f"load the state {path}", lambda: self.client.load_state_with_optimizer(path), running=False
+        )
 
     def save_weights_for_sampler(self, name: str) -> ServiceFuture[types.SaveWeightsForSamplerResponse]:
         """Submit a save of the weights for sampling."""
         return self._submit("save the weights", lambda: self.client.save_weights_for_sampler(name))
 
-    def _submit(self, doing: str, call: Callable[[], Any]) -> ServiceFuture[Any]:
-        with self.service.translated(doing):
-            return ServiceFuture(call(), self.service, doing)
+    def delete_state(self, path: str) -> None:
+        """Ask the service to delete a saved state; one that cannot says so once, and keeps it."""
+        if not self.deletes:
+            return
+        rest = self.service_client.create_rest_client()
+        doing = f"delete the state {path}"
+        try:
+            with self.service.translated(doing):
+                self.service.wait(rest.delete_checkpoint_from_tinker_path(path), DELETE_SECONDS)
+        except MintTrainError as error:
+            self.deletes = isinstance(error, ServiceError)  # a refusal will be the same the next time
+            print(f"Old states stay on the service: {error}", file=sys.stderr)  # noqa: T201
+
+    def close(self) -> None:
+        """Give up what is under way and the adapter's place on the service, which it would else hold."""
+        if self.service.connection.is_closed:
+            return
+        for future in tuple(self.pending):
+            future.cancel()
+        with suppress(TimeoutError):
+            self._run(self._leave()).result(CLOSE_SECONDS)
+        self.holder.close()  # type: ignore[no-untyped-call]
+
+    async def _leave(self) -> None:
+        connection = self.service.connection
+        with suppress(httpx.HTTPError):  # the service gives the place back itself when the session expires
+            await connection.post(
+                f"{self.service.url}{API}/unload_model",
+                json={"model_id": str(self.client.model_id), "type": "unload_model"},
+                headers={"X-API-Key": self.service.key.get_secret_value()},
+                timeout=CLOSE_SECONDS,
+            )
+        await connection.aclose()
+
+    def _submit(self, doing: str, call: Callable[[], Any], *, running: bool = True) -> ServiceFuture[Any]:
+        with self.service.translated(doing, running=running):
+            return ServiceFuture(self._run(call().result_async()), self.service, doing, running)
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        # a result is awaited beside the SDK's own future, whose result(timeout) would give it up
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.holder.get_loop())
+        self.pending.add(future)
+        future.add_done_callback(self.pending.discard)
+        return future
 
 
 def open_mint_client(
@@ -144,7 +148,9 @@ def open_mint_client(
     service = Service((base_url or os.environ["TINKER_BASE_URL"]).rstrip("/"), check_key(api_key))
     check_reachable(service)
     with service.translated("open a session"):
-        client = mint.ServiceClient(base_url=service.url, api_key=service.key.get_secret_value())
+        client = mint.ServiceClient(
+            base_url=service.url, api_key=service.key.get_secret_value(), http_client=service.connection
+        )
     with service.translated("name its models"):
         supported = client.get_server_capabilities().supported_models
     check_model(model, [str(entry.model_name) for entry in supported], service)
@@ -152,7 +158,7 @@ def open_mint_client(
         training_client = client.create_lora_training_client(
             base_model=model, rank=rank, seed=seed, train_mlp=True, train_attn=True, train_unembed=True
         )
-    return MintTrainingClient(training_client, service)
+    return MintTrainingClient(client, training_client, service)
 
 
 def check_key(api_key: SecretStr | None) -> SecretStr:
@@ -174,24 +180,27 @@ def check_reachable(service: Service) -> None:
     """Ask for an answer, any answer, within seconds: the SDK itself would retry for minutes.
 
     Raises:
-        BackendError: there is none.
+        ServiceError: there is none.
         UserError: the address is no URL.
     """
-    try:
-        status = httpx.get(service.url + HEALTH_PATH, timeout=CONNECT_SECONDS).status_code
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise UserError(f"MINT_BASE_URL={service.url} is no address: {error}") from None
-    except httpx.TimeoutException:
-        raise BackendError(
-            f"the service at {service.url} did not answer within {CONNECT_SECONDS:.0f} s; try again later, "
-            "or check MINT_BASE_URL"
-        ) from None
-    except httpx.HTTPError as error:
-        raise BackendError(
-            f"the service at {service.url} cannot be reached ({error}); check MINT_BASE_URL"
-        ) from None
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise BackendError(f"the service at {service.url} is out of order (HTTP {status}); try again later")
+    for tries_left in reversed(range(CONNECT_TRIES)):
+        try:
+            status = httpx.get(f"{service.url}{API}/healthz", timeout=CONNECT_SECONDS).status_code
+            problem = f"is out of order (HTTP {status}); try again later"
+            if status < httpx.codes.INTERNAL_SERVER_ERROR:
+                return
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise UserError(f"MINT_BASE_URL={service.url} is no address: {error}") from None
+        except httpx.TimeoutException:
+            problem = (
+                f"did not answer within {CONNECT_SECONDS:.0f} s; try again later, or check MINT_BASE_URL"
+            )
+            break
+        except httpx.HTTPError as error:
+            problem = f"cannot be reached ({error}); check MINT_BASE_URL"
+        if tries_left:
+            time.sleep(PAUSE_SECONDS)
+    raise ServiceError(f"the service at {service.url} {problem}")
 
 
 def check_model(model: str, supported: list[str], service: Service) -> None:

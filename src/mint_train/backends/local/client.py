@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from mint_train.backends.local.engine import Engine, OutOfMemoryError, TokenSequence
-from mint_train.backends.local.states import load_state, save_state
+from mint_train.backends.local.engine import Engine, OutOfMemoryError
+from mint_train.backends.local.inputs import Limits, token_sequences
+from mint_train.backends.local.states import delete_state, load_state, save_state
 from mint_train.errors import BackendError
+from mint_train.files import whole_folder
 from mint_train.sdk import Datum, types
 
 Result = TypeVar("Result")
@@ -36,6 +40,7 @@ class LocalTrainingClient:
         self.tokenizer = tokenizer
         self.engine = engine
         self.folder = folder
+        self.limits = Limits.of(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values())
 
@@ -45,10 +50,9 @@ class LocalTrainingClient:
 
     def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:  # noqa: ARG002
         """Compute logprobs; the loss function only names the SDK's output form."""
-        try:
-            logprobs = self.engine.forward(self.sequences(data))
-        except OutOfMemoryError as error:
-            raise BackendError(str(error)) from error
+        sequences = token_sequences(data, self.limits)
+        with model_errors():
+            logprobs = self.engine.forward(sequences)
         return completed(forward_output(logprobs, {}))
 
     def forward_backward_custom(
@@ -59,17 +63,21 @@ class LocalTrainingClient:
         """Compute a custom loss and add its gradients to the adapter's."""
         kept: list[torch.Tensor] = []
         metrics: dict[str, float] = {}
+        from_loss: list[Exception] = []
 
         def loss_of(logprobs: list[torch.Tensor]) -> torch.Tensor:
-            loss, values = loss_fn(data, logprobs)
+            try:
+                loss, values = loss_fn(data, logprobs)
+            except Exception as error:
+                from_loss.append(error)
+                raise
             kept.extend(logprob.detach() for logprob in logprobs)
             metrics.update(values)
             return loss
 
-        try:
-            self.engine.forward_backward(self.sequences(data), loss_of)
-        except OutOfMemoryError as error:
-            raise BackendError(str(error)) from error
+        sequences = token_sequences(data, self.limits)
+        with model_errors(passed_on=from_loss):
+            self.engine.forward_backward(sequences, loss_of)
         return completed(forward_output(kept, metrics))
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
@@ -101,22 +109,39 @@ class LocalTrainingClient:
     def save_weights_for_sampler(self, name: str) -> Future[types.SaveWeightsForSamplerResponse]:  # noqa: ARG002
         """Write the adapter in PEFT's format to `adapter/` in the client's folder."""
         path = self.folder / "adapter"
-        # without the base model's own embeddings, which PEFT would add where the output layer is adapted
-        self.model.save_pretrained(str(path), save_embedding_layers=False)
+        try:
+            with whole_folder(path) as beside:
+                # without the base model's embeddings, which PEFT would add where the output layer is adapted
+                self.model.save_pretrained(str(beside), save_embedding_layers=False)
+        except SafetensorError as error:
+            raise BackendError(f"the adapter cannot be saved to {path}: {error}") from error
         return completed(types.SaveWeightsForSamplerResponse(path=str(path)))
 
-    def sequences(self, data: list[Datum]) -> list[TokenSequence]:
-        """Turn datums into tensors."""
-        return [token_sequence(datum) for datum in data]
+    def delete_state(self, path: str) -> None:
+        """Remove what `save_state` saved."""
+        delete_state(Path(path))
+
+    def close(self) -> None:
+        """Do nothing: what this client holds is this process's own."""
 
 
-def token_sequence(datum: Datum) -> TokenSequence:
-    """Turn a datum into tensors; without weights every target counts as trained, as on the service."""
-    targets = datum.loss_fn_inputs["target_tokens"].to_torch()
-    weights = datum.loss_fn_inputs.get("weights")
-    trained = torch.ones(len(targets), dtype=torch.bool) if weights is None else weights.to_torch() != 0
-    inputs = torch.tensor(datum.model_input.to_ints())
-    return TokenSequence(inputs, targets, trained)
+@contextmanager
+def model_errors(passed_on: Sequence[Exception] = ()) -> Iterator[None]:
+    """Turn what torch and the model raise into one line; errors in `passed_on` are left as they are.
+
+    Raises:
+        BackendError: memory ended, or the model's computation failed.
+    """
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise BackendError(str(error)) from error
+    # Models of any architecture run here, and fail in their own ways.
+    except (RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        if any(error is known for known in passed_on):
+            raise
+        reason = " ".join(str(error).split())
+        raise BackendError(f"the model's computation failed ({type(error).__name__}: {reason})") from error
 
 
 def forward_output(logprobs: list[torch.Tensor], metrics: dict[str, Any]) -> types.ForwardBackwardOutput:

@@ -1,0 +1,83 @@
+"""The connection to the service: what changes the adapter is sent once, and a silence is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+
+SENT_ONCE = frozenset({"forward_backward", "optim_step", "save_weights", "save_weights_for_sampler"})
+"""Requests that a service may carry out twice when it gets them twice."""
+RETRIEVE, HEARTBEAT = "retrieve_future", "session_heartbeat"
+FATE_UNKNOWN = 424
+"""The status of an answer that this module makes up; the SDK repeats 408, 409, 429 and 5xx only."""
+PAUSE_SECONDS = 0.5
+KEEP_ALIVE = httpx.Limits(max_connections=1000, max_keepalive_connections=20, keepalive_expiry=30.0)
+
+
+class Connection(httpx.AsyncClient):
+    """The SDK's HTTP client, with the two things that the SDK leaves out.
+
+    The SDK sends every request again whose answer is lost, for minutes, and a service need not notice that it
+    has seen it before: an optimiser step would be applied twice. Here such a request is sent once; where it
+    is not known whether it was carried out, the SDK is told so by the status `FATE_UNKNOWN`.
+
+    The SDK also asks for a result for as long as it takes, a dead service included: `failing_seconds` tells
+    for how long it has asked in vain.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(follow_redirects=True, limits=KEEP_ALIVE)
+        self._failing_since: dict[str, float] = {}
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send a request as httpx does.
+
+        Raises:
+            httpx.TransportError: there was no answer, and asking again does no harm.
+        """
+        name = request.url.path.rpartition("/")[2]
+        try:
+            response = await super().send(request, **options)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+            self._note(name, failed=True)  # nothing was sent yet
+            raise
+        except httpx.RequestError as error:
+            # to wait in vain for a result is no failure while it is still being computed
+            if not (name == RETRIEVE and isinstance(error, httpx.ReadTimeout)):
+                self._note(name, failed=True)
+            if name in SENT_ONCE:
+                return fate_unknown(request, str(error) or type(error).__name__)
+            raise
+        self._note(name, failed=response.is_server_error)
+        if name in SENT_ONCE and may_be_done(response):
+            return fate_unknown(request, f"HTTP {response.status_code}")
+        if name == RETRIEVE and response.is_server_error:
+            await asyncio.sleep(PAUSE_SECONDS)  # the SDK would ask again at once
+        return response
+
+    def failing_seconds(self) -> float:
+        """Tell for how long no result could be asked for, or the session not be kept alive."""
+        now = time.monotonic()
+        return max((now - self._failing_since.get(name, now) for name in (RETRIEVE, HEARTBEAT)), default=0.0)
+
+    def _note(self, name: str, *, failed: bool) -> None:
+        if failed:
+            self._failing_since.setdefault(name, time.monotonic())
+        else:
+            self._failing_since.pop(name, None)
+
+
+def may_be_done(response: httpx.Response) -> bool:
+    """Tell whether a request may have been carried out though its answer is an error.
+
+    A 4xx refuses it, and a 503 has not taken it up.
+    """
+    return response.is_server_error and response.status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+
+def fate_unknown(request: httpx.Request, reason: str) -> httpx.Response:
+    """Make the answer that stands for a lost one."""
+    return httpx.Response(FATE_UNKNOWN, json={"detail": reason}, request=request)

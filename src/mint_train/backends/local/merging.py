@@ -1,0 +1,46 @@
+"""Merging an adapter into its base model: a folder that transformers loads without PEFT."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from mint_train.backends.local.load import load_base
+from mint_train.errors import BackendError
+
+
+def merge_adapter(model: str, adapter: Path, target: Path) -> None:
+    """Add an adapter to its base model's weights, and write model and tokenizer into a folder.
+
+    The sum is taken in float32 and written in the base model's own dtype.
+
+    Args:
+        model: the base model, hub name or folder.
+        adapter: a folder in PEFT's format.
+        target: an existing folder.
+
+    Raises:
+        UserError: the base model cannot be loaded.
+        BackendError: the adapter does not fit it or is broken, or the disk refuses.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    base, tokenizer = load_base(model, "float32")
+    try:
+        with warnings.catch_warnings():
+            # PEFT reads an attribute that transformers has renamed
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted: Any = PeftModel.from_pretrained(base, str(adapter))
+            merged = adapted.merge_and_unload(safe_merge=True)
+        merged.to(AutoConfig.from_pretrained(model).dtype or torch.float32)
+        merged.save_pretrained(str(target))
+        tokenizer.save_pretrained(str(target))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise BackendError(f"the adapter {adapter} cannot be merged into {model}: {reason}") from error

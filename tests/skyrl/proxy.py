@@ -1,0 +1,169 @@
+"""A bad network before a server: an HTTP/1.1 proxy that delays all messages and spoils some requests."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+Kind = Literal["drop", "lose", "slow", "truncate", "error", "error-after"]
+"""What may happen to a request.
+
+- drop: the connection is reset before the request reaches the server;
+- lose: the server answers, and the connection is reset before the answer is passed on;
+- slow: the request reaches the server seconds late;
+- truncate: the connection ends in the middle of the answer;
+- error: the proxy answers 500 in the server's place;
+- error-after: the server answers, and the proxy answers 500.
+"""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LARGEST_HEAD = 64 * 1024
+ERROR_BODY = b"a fault of the proxy"
+
+
+@dataclass
+class Proxy:
+    """A running proxy; what it does may be changed while it runs."""
+
+    target: str
+    """The server's address, `http://host:port`."""
+    delay: float = 0.0
+    """Seconds that each request takes to the server, and each answer back."""
+    rate: float = 0.0
+    """The chance that a request is spoilt."""
+    kinds: tuple[Kind, ...] = KINDS
+    paths: tuple[str, ...] = ()
+    """The last parts of the paths that may be spoilt; none stands for all."""
+    slow_seconds: float = 3.0
+    at_most: int | None = None
+    """How many requests are spoilt before the network is a good one again."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """Requests by the last part of their path."""
+    spoilt: Counter[tuple[str, Kind]] = field(default_factory=Counter)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.reseed(0)
+
+    def reseed(self, seed: int) -> None:
+        """Choose which requests are spoilt."""
+        self._random = random.Random(seed)
+
+    def fault(self, name: str) -> Kind | None:
+        """Note a request, and choose what happens to it."""
+        self.requests[name] += 1
+        chance, kind = self._random.random(), self._random.choice(self.kinds)
+        if chance >= self.rate or (self.paths and name not in self.paths):
+            return None
+        if self.at_most is not None and self.spoilt.total() >= self.at_most:
+            return None
+        self.spoilt[name, kind] += 1
+        return kind
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass the requests of one client's connection on, until either side has had enough."""
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        try:
+            while request := await read_message(reader):
+                fault = self.fault(request.split(b" ", 2)[1].rpartition(b"/")[2].decode())
+                await asyncio.sleep(self.delay + (self.slow_seconds if fault == "slow" else 0.0))
+                if fault == "drop":
+                    writer.transport.abort()
+                    return
+                if fault == "error":
+                    answer = server_error()
+                else:
+                    address = urlsplit(self.target)
+                    server = server or await asyncio.open_connection(address.hostname, address.port)
+                    server[1].write(request)
+                    answer = await read_message(server[0])
+                await asyncio.sleep(self.delay)
+                if fault == "lose" or not answer:
+                    writer.transport.abort()
+                    return
+                if fault == "error-after":
+                    answer = server_error()
+                if fault == "truncate":
+                    head, separator, body = answer.partition(b"\r\n\r\n")
+                    writer.write(head + separator + body[: len(body) // 2])
+                    return
+                writer.write(answer)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the last when the proxy ends
+            writer.transport.abort()
+        finally:
+            for side in (writer, server[1] if server else None):
+                if side is not None:
+                    with suppress(OSError):
+                        side.close()
+
+
+async def read_message(reader: asyncio.StreamReader) -> bytes:
+    """Read one request or answer with its body; nothing where the other side has hung up."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise
+        return b""
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:-2])
+    headers = {name.strip().lower(): value.strip() for name, _, value in lines}
+    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+        return head + await read_chunks(reader)
+    return head + await reader.readexactly(int(headers.get(b"content-length", 0)))
+
+
+async def read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """Read a chunked body as it came."""
+    body = b""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line.partition(b";")[0], 16)
+        body += line + await reader.readexactly(size + 2)
+        if not size:
+            return body
+
+
+def server_error() -> bytes:
+    """Make an answer with status 500."""
+    length = str(len(ERROR_BODY)).encode()
+    return b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: " + length + b"\r\n\r\n" + ERROR_BODY
+
+
+@contextmanager
+def running_proxy(proxy: Proxy) -> Iterator[Proxy]:
+    """Run a proxy on a free port, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    started = threading.Event()
+
+    async def run() -> None:
+        server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=LARGEST_HEAD)
+        proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        started.set()
+        try:
+            await asyncio.get_running_loop().create_future()  # until the loop is stopped
+        finally:
+            server.close()
+
+    def serve() -> None:
+        task = loop.create_task(run())
+        loop.run_forever()
+        for left in asyncio.all_tasks(loop):
+            left.cancel()
+        loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), task, return_exceptions=True))
+        loop.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        yield proxy
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()

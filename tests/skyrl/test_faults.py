@@ -1,0 +1,59 @@
+"""A bad network between a run and a real server: the run ends with the figures of an unbroken one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from proxy import Kind, Proxy, running_proxy
+from run_files import metrics
+from server import SkyrlServer
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def proxy(skyrl_server: SkyrlServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setenv("MINT_API_KEY", "tml-x")
+    monkeypatch.setenv("MINT_BASE_MODEL", skyrl_server.model)
+    with running_proxy(Proxy(skyrl_server.base_url, slow_seconds=1.0)) as proxy:
+        monkeypatch.setenv("MINT_BASE_URL", proxy.url)
+        yield proxy
+
+
+@pytest.fixture
+def train(run_cli: RunCli, short_pairs: Path) -> Callable[[str], str]:
+    def run(folder: str) -> str:
+        status, out, err = run_cli(
+            "--loss", "dpo", "--data", short_pairs, "--lr", "1e-3", "--steps", 4, "--save-every", 1,
+            "--output", folder,
+        )  # fmt: skip
+        assert status == 0, err
+        return out + err
+
+    return run
+
+
+def assert_same_figures(one: str, other: str) -> None:
+    for line, expected in zip(metrics(one), metrics(other), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_one_request_in_ten_spoilt(proxy: Proxy, train: Callable[[str], str]) -> None:
+    train("unbroken")
+    proxy.rate = 0.1
+    train("spoilt")
+    assert proxy.spoilt, "the network was a good one after all"
+    assert_same_figures("spoilt", "unbroken")
+
+
+@pytest.mark.parametrize("kind", ["lose", "error-after"])
+def test_an_update_is_never_applied_twice(proxy: Proxy, train: Callable[[str], str], kind: Kind) -> None:
+    """The server has carried it out, and the client cannot know: it says so, and goes back."""
+    train("unbroken")
+    proxy.rate, proxy.kinds, proxy.paths, proxy.at_most = 1.0, (kind,), ("optim_step",), 1
+    printed = train("spoilt")
+    assert proxy.spoilt == {("optim_step", kind): 1}
+    assert "may or may not have done what it was asked: to update the adapter" in printed
+    assert_same_figures("spoilt", "unbroken")

@@ -1,0 +1,147 @@
+"""Trained on a real server: two losses at once, then what is done with a policy whose weights stay there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from few_rows import PAIRS, lines, write_lines
+from server import SkyrlServer
+
+RunCli = Callable[..., tuple[int, str, str]]
+KEY = "tml-not-to-be-seen"
+
+
+@pytest.fixture(scope="module")
+def variables(skyrl_server: SkyrlServer) -> dict[str, str]:
+    return {
+        "MINT_API_KEY": KEY,
+        "MINT_BASE_URL": skyrl_server.base_url,
+        "MINT_BASE_MODEL": skyrl_server.model,
+    }
+
+
+@pytest.fixture(autouse=True)
+def service(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def compared(
+    variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """DPO and IPO, compared on the server: the folder, and how the command ended."""
+    folder = tmp_path_factory.mktemp("compared")
+    write_lines(folder / "pairs.jsonl", PAIRS)
+    command = [sys.executable, "-m", "mint_train", "compare", "dpo", "ipo", "--data", "pairs.jsonl"]
+    command += [
+        "--eval-fraction",
+        "0.4",
+        "--steps",
+        "3",
+        "--batch-size",
+        "3",
+        "--lr",
+        "1e-2",
+        "--output",
+        "all",
+    ]
+    done = subprocess.run(command, cwd=folder, env=os.environ | variables, capture_output=True, text=True)
+    return folder / "all", done
+
+
+def test_two_losses_train_at_once(compared: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = compared
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = done.stdout
+    # each has taken a step before the other has ended
+    for one, other in (("dpo", "ipo"), ("ipo", "dpo")):
+        assert out.index(f"[{one}] Step 1:") < out.index(f"[{other}] Final checkpoint: tinker://")
+    written = out.splitlines()
+    start = next(place for place, line in enumerate(written) if line.startswith("loss "))
+    table = written[start : start + 3]
+    assert table[0].startswith("loss  steps  pair_accuracy before  pair_accuracy")
+    assert {line.split()[0] for line in table[1:3]} == {"dpo", "ipo"}
+    for loss in ("dpo", "ipo"):
+        evaluation = lines(folder / loss / "evaluations.jsonl")[-1]
+        assert (evaluation["step"], evaluation["groups"]) == (3, 2)
+    assert KEY not in out + done.stderr
+    written = [path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()]
+    assert not [text for text in written if KEY in text]
+
+
+def test_the_policy_is_evaluated_from_the_run_and_from_its_path(
+    compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli
+) -> None:
+    run = compared[0] / "ipo"
+    status, _, err = run_cli("eval", run)
+    assert status == 0, err
+    kept = lines(run / "evaluations/pairs-step-000003.jsonl")[0]
+    own = lines(run / "evaluations/step-000003.jsonl")[0]
+    assert kept.pop("source").endswith(own.pop("source"))
+    assert kept == pytest.approx(own, rel=1e-4)
+    state = lines(run / "checkpoints.jsonl")[-1]["state"]
+    assert state.startswith("tinker://")
+    held_out = run.parent.parent / "pairs.jsonl"
+    status, _, err = run_cli("eval", state, "--loss", "ipo", "--data", held_out, "--rows", "rows.jsonl")
+    assert status == 0, err
+    losses = [row["loss"] for row in lines("rows.jsonl")]
+    assert len(losses) == 5
+    assert min(abs(loss / own["loss"] - 1) for loss in losses) < 1e-4
+
+
+def test_completions_before_and_after(
+    compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli
+) -> None:
+    run = compared[0] / "dpo"
+    asked = ("--prompt", "Say one.", "--max-tokens", "8", "--temperature", "0", "-n", "1")
+    status, out, err = run_cli("sample", run, *asked)
+    assert status == 0, err
+    prompt, before, after = out.splitlines()
+    assert prompt == "Prompt: Say one."
+    assert before.startswith("Before: ")
+    assert after.startswith("After:  ")
+    assert before.removeprefix("Before: ") != after.removeprefix("After:  ")
+    # the base policy's words are those of the same model on this machine
+    assert run_cli("--loss", "dpo", "--backend", "local", "--steps", "1", "--output", "here")[0] == 0
+    status, here, err = run_cli("sample", "here", *asked)
+    assert status == 0, err
+    assert here.splitlines()[1] == before
+    # a saved state has no weights to sample from: they are saved first
+    state = lines(run / "checkpoints.jsonl")[-1]["state"]
+    status, from_state, err = run_cli("sample", state, *asked, "--loss", "dpo")
+    assert status == 0, err
+    assert from_state == out
+
+
+def test_the_printed_lines_sample_from_the_checkpoint(
+    compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli, variables: dict[str, str]
+) -> None:
+    run = compared[0] / "dpo"
+    path = lines(run / "checkpoints.jsonl")[-1]["sampler"]
+    assert (
+        f'[dpo] Sample from it in Python: mint.ServiceClient().create_sampling_client(model_path="{path}")'
+        in (compared[1].stdout)
+    )
+    status, out, err = run_cli("export", run)
+    assert status == 0, err
+    assert path in out
+    done = subprocess.run(
+        [sys.executable, "-c", out], env=os.environ | variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_weights_for_sampling_cannot_be_evaluated(
+    compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli
+) -> None:
+    path = lines(compared[0] / "dpo" / "checkpoints.jsonl")[-1]["sampler"]
+    status, _, err = run_cli("eval", path, "--loss", "dpo")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds weights for sampling only" in err

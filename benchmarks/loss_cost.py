@@ -53,7 +53,7 @@ def main() -> None:
         "bare": Bare(Batch(groups)),
         # a run builds a batch anew in each step, from groups that stay
         "dpo": lambda logprobs: loss.compute(Batch(groups), logprobs, {})[0],
-        "guarded": lambda logprobs: CustomLoss(loss, Batch(groups), {})([], logprobs)[0],
+        "guarded": lambda logprobs: CustomLoss(loss, [Batch(groups)], {})([], logprobs)[0],
         "seed": lambda logprobs: seed_loss([d for group in groups for d in group.datums], logprobs),
     }
     seconds = measure(ways, logprobs, arguments.rounds, clock)

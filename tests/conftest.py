@@ -36,11 +36,12 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the user's own settings away."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Take the user's own settings and tokenised data away."""
     for name in list(os.environ):
         if name.startswith("MINT_") and name != "MINT_TRAIN_SKIP_SKYRL":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path_factory.getbasetemp() / "tokenised"))
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +125,26 @@ def install_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], Non
 
     monkeypatch.setattr("mint_train.plugins.entry_points", found)
     return install
+
+
+@pytest.fixture
+def train(
+    starter_model_folder: Path, short_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Train on the short pairs, two a step: `train(loss="dpo", output="run", **settings) -> RunResult`."""
+    import mint_train
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(loss: Any = "dpo", **settings: Any) -> Any:
+        given = {
+            "data": short_pairs,
+            "model": str(starter_model_folder),
+            "batch_size": 2,
+            "lr": 1e-3,
+            "steps": 4,
+            "output": Path("run"),
+        }
+        return mint_train.train(loss, **given | settings)
+
+    return run

@@ -85,6 +85,7 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
         seed=0,
         adam_params=lambda _: types.AdamParams(),
         sampler_name="dpo-final",
+        reopen=Silent,
     )
     runner.folder.write_description({"settings": {}, "backend": "none", "data": {}})
     with pytest.raises(ContractError, match=rf"^step 1: pairs\.jsonl:7: pair 1.*{problem}") as refused:

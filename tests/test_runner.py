@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_files import adapter, checkpoints, description, metrics, state
 from safetensors.torch import load_file
 
 import mint_train
@@ -27,51 +28,6 @@ from mint_train.order import step_indices, steps_per_epoch
 from mint_train.training import unused_folder
 
 Train = Callable[..., Any]
-
-
-@pytest.fixture
-def train(
-    starter_model_folder: Path, short_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Train:
-    """Train on the short pairs, two a step: `train(loss="dpo", output="run", **settings) -> RunResult`."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(loss: Any = "dpo", **settings: Any) -> Any:
-        given = {
-            "data": short_pairs,
-            "model": str(starter_model_folder),
-            "batch_size": 2,
-            "lr": 1e-3,
-            "steps": 4,
-            "output": Path("run"),
-        }
-        return mint_train.train(loss, **given | settings)
-
-    return run
-
-
-def metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without what the clock decides."""
-    lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        assert line.pop("seconds") >= 0
-    return lines
-
-
-def description(folder: str | Path) -> dict[str, Any]:
-    return json.loads(Path(folder, "run.json").read_text())
-
-
-def checkpoints(folder: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(folder, "checkpoints.jsonl").read_text().splitlines()]
-
-
-def adapter(folder: str | Path) -> bytes:
-    return Path(folder, "adapter", "adapter_model.safetensors").read_bytes()
-
-
-def state(folder: str | Path, step: int) -> bytes:
-    return Path(folder, "checkpoints", f"step-{step:06d}", "state.safetensors").read_bytes()
 
 
 def margins(batch: Any, logprobs: Any) -> torch.Tensor:
@@ -294,15 +250,24 @@ def test_overwrite_keeps_what_is_no_part_of_a_run(train: Train) -> None:
     assert Path("run/thesis.txt").read_text() == "years of work"
 
 
-def test_what_a_run_writes_is_what_overwrite_replaces(train: Train) -> None:
-    from mint_train.run_folder import PARTS
+def test_what_a_run_writes_is_what_overwrite_replaces(train: Train, short_pairs: Path) -> None:
+    from mint_train.run_folder import LOCK_FILE, PARTS
 
-    train(steps=1, model=None, options={"reference": "initial"})
-    assert sorted(path.name for path in Path("run").iterdir()) == sorted(PARTS)
-    train(steps=1, overwrite=True)
-    assert sorted(path.name for path in Path("run").iterdir()) == sorted(
-        set(PARTS) - {"base_model", "reference.safetensors"}
-    )
+    short_pairs.write_text(short_pairs.read_text() + "{}\n")
+    everything = {"model": None, "options": {"reference": "initial"}, "on_bad_row": "skip"}
+    train(steps=1, eval_fraction=0.4, **everything)
+    of_other_commands = {"observers", "report.html", "report.png"}
+    of_a_crash = {"adapter.part", "adapter.old"}
+    assert written("run") == {*PARTS, LOCK_FILE} - of_other_commands - of_a_crash
+    for part in of_other_commands | of_a_crash:
+        Path("run", part).write_text("")
+    train(steps=1, overwrite=True, on_bad_row="skip")
+    plain = {"adapter", "checkpoints", "checkpoints.jsonl", "metrics.jsonl", "run.json", "run.toml"}
+    assert written("run") == plain | {LOCK_FILE, "skipped_rows.jsonl"}
+
+
+def written(folder: str) -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
 
 
 def test_a_file_as_output_is_refused(train: Train) -> None:

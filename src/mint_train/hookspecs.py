@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mint_train.batches import AttachedDatum, Batch
-    from mint_train.records import Checkpoint, RunRecord, RunResult, StepRecord
+    from mint_train.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
     from mint_train.sdk import Datum
 
 CONTRACT_VERSION = 1
@@ -61,7 +61,7 @@ class LossSpec:
         """Turn one row of the user's data into the plugin's own example (*first result*).
 
         Args:
-            row: the row as it stands in the file, before any interpretation.
+            row: the row as it stands in the data, its columns renamed as `--columns` says.
             options: the loss's options.
 
         Returns:
@@ -69,6 +69,27 @@ class LossSpec:
 
         Raises:
             RowError: the row lacks a field or holds a wrong one. Core adds the file and the line.
+        """
+
+    @hookspec(firstresult=True)
+    def row_form(self, row: Mapping[str, Any], options: BaseModel) -> str | None:
+        """Name the form that `parse_row` reads a row in (*first result*).
+
+        A run says how many rows it found in which form: "text prompts with chosen and rejected".
+        `mint_train.data.forms` recognises forms by their fields. Without this hook rows are only counted.
+
+        Raises:
+            RowError: the row is in no form, or suits two.
+        """
+
+    @hookspec(firstresult=True)
+    def datum_names(self) -> Sequence[str] | None:
+        """Name the datums of a group, in order, where each group has the same number (*first result*).
+
+        Example:
+            >>> @hookimpl
+            ... def datum_names():
+            ...     return ("chosen", "rejected")
         """
 
     @hookspec(firstresult=True)
@@ -98,6 +119,9 @@ class LossSpec:
         A pair gives `[chosen, rejected]`. A datum holds `n` input tokens, `n` target tokens (int64) and `n`
         weights (float32, 0.0 where nothing is trained); `mint_train.datums` builds them from text. Whatever
         else the loss needs per datum is attached with `mint_train.attach`.
+
+        It is called a first time with a tokenizer that only notes the texts it is asked for, so that many are
+        encoded together; what it returns or raises then is thrown away.
 
         Args:
             example: what `parse_row` returned.
@@ -164,7 +188,15 @@ class LossSpec:
 
 
 class ObserverSpec:
-    """What an observer of a run may implement; a loss plugin may too. An observer changes nothing."""
+    """What an observer of a run may implement; a loss plugin may too. An observer changes nothing.
+
+    An observer is a class, named by an entry point of the group `mint_train.observers`; `--track` takes the
+    entry point's name, and each run makes one of it. One that fails is told no more, and the run goes on.
+    """
+
+    @hookspec
+    def notice(self, text: str) -> None:
+        """Learn a line that the user is told of the run: its backend, its data, what it resumes (*all*)."""
 
     @hookspec
     def run_started(self, run: RunRecord) -> None:
@@ -175,8 +207,16 @@ class ObserverSpec:
         """Learn of a finished optimiser step, its loss, metrics, tokens and seconds (*all*)."""
 
     @hookspec
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Learn how the policy does on the held-out data: metrics, intervals, and each row's own (*all*)."""
+
+    @hookspec
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
         """Learn of a checkpoint that is complete and listed in the run folder (*all*)."""
+
+    @hookspec
+    def run_went_back(self, step: int, problem: str) -> None:
+        """Learn that the service failed, and that the steps after `step` will be taken again (*all*)."""
 
     @hookspec
     def run_finished(self, result: RunResult) -> None:

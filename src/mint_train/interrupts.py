@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,12 @@ class Interrupts:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until the first interrupt."""
+        end = time.monotonic() + seconds
+        while not self.asked and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ from mint_train.loss_checks import check_gradients, check_logprobs, check_scalar
 from mint_train.options import NoOptions, validate_options
 from mint_train.plugins import NamedPlugin, load_chain, make_manager
 from mint_train.sdk import Datum
+
+PAPER = re.compile(r"^Paper: (.*(?:\n +.*)*)", re.MULTILINE)
+"""Where a plugin's docstring names its paper."""
 
 
 class Loss:
@@ -49,6 +54,11 @@ class Loss:
     def parse_row(self, row: Mapping[str, Any]) -> Any:
         """Turn a row into the plugin's example."""
         return self._first("parse_row", row=row)
+
+    def row_form(self, row: Mapping[str, Any]) -> str | None:
+        """Name the form of a row, where the plugin knows forms."""
+        form: str | None = self.hook.row_form(row=row, options=self.options)
+        return form
 
     def relate_examples(self, examples: Sequence[Any]) -> Sequence[Any]:
         """Let the plugin relate all examples to one another; most leave them as they are.
@@ -85,10 +95,19 @@ class Loss:
             where = "" if error.group is None else f"{batch.groups[error.group].source}: "
             raise ContractError(f"{where}{error.problem}", error.group) from error
 
+    @property
+    def option_values(self) -> dict[str, Any]:
+        """The options as `--set` names them, with their values as JSON has them."""
+        return self.options.model_dump(mode="json")
+
     def describe(self) -> dict[str, Any]:
-        """Tell `run.json` the options and the plugins, base first."""
+        """Tell `run.json` what the loss says of itself, its options, and the plugins, base first."""
+        text = inspect.cleandoc(self.chain[-1].plugin.__doc__ or "")
+        paper = PAPER.search(text)
         return {
-            "options": self.options.model_dump(mode="json"),
+            "description": text.partition("\n")[0],
+            "paper": " ".join(paper[1].split()) if paper else None,
+            "options": self.option_values,
             "plugins": {link.name: link.origin for link in self.chain},
         }
 
@@ -160,19 +179,22 @@ class Loss:
 
 
 class CustomLoss:
-    """A loss bound to a batch, as `forward_backward_custom` calls it: `(data, logprobs) -> loss, metrics`.
+    """A loss bound to the batches of a step, as `forward_backward_custom` calls it.
 
-    It differentiates the loss itself, so that a gradient that is missing or not finite stops the step before
-    anything of it is sent, and hands back the loss's value with just these gradients.
+    The step's loss is the mean of the batches' losses, each counted by its groups. It is differentiated
+    here, so that a gradient that is missing or not finite stops the step before anything of it is sent; what
+    is handed back is the loss's value with just these gradients.
     """
 
-    def __init__(self, loss: Loss, batch: Batch, state: dict[str, float]) -> None:
-        self.loss, self.batch, self.state = loss, batch, state
+    def __init__(self, loss: Loss, batches: Sequence[Batch], state: dict[str, float]) -> None:
+        self.loss, self.batches, self.state = loss, batches, state
+        whole = len(batches) == 1
+        self.step = batches[0] if whole else Batch([group for batch in batches for group in batch.groups])
         self.metrics: dict[str, float] = {}
 
     def __call__(
         self,
-        data: list[Datum],  # noqa: ARG002 - the batch knows them
+        data: list[Datum],  # noqa: ARG002 - the batches know them
         logprobs: list[torch.Tensor],
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Compute loss and metrics of the policy's logprobs, one float32 `[target tokens]` per datum.
@@ -180,11 +202,29 @@ class CustomLoss:
         Raises:
             LossError: something of it is detached or not finite.
         """
-        check_logprobs(self.batch, logprobs)
-        value, self.metrics = self.loss.compute(self.batch, logprobs, self.state)
+        check_logprobs(self.step, logprobs)
+        shares = [len(batch.groups) / len(self.step.groups) for batch in self.batches]
+        values, metrics, start = [], [], 0
+        for batch in self.batches:
+            own = logprobs[start : start + len(batch.data)]
+            start += len(batch.data)
+            value, of_batch = self.loss.compute(batch, own, self.state)
+            values.append(value)
+            metrics.append(of_batch)
+        value = torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()
+        self.metrics = mean_metrics(metrics, shares)
         gradients = torch.autograd.grad(value, logprobs, allow_unused=True)
-        present = check_gradients(self.loss.name, self.batch, gradients)
+        present = check_gradients(self.loss.name, self.step, gradients)
         return with_gradients(value, present, logprobs), self.metrics
+
+
+def mean_metrics(metrics: Sequence[Mapping[str, float]], shares: Sequence[float]) -> dict[str, float]:
+    """Average the metrics of a step's batches; one that some batches lack is averaged over the others."""
+    means = {}
+    for name in dict.fromkeys(name for of_batch in metrics for name in of_batch):
+        present = [(share, of[name]) for share, of in zip(shares, metrics, strict=True) if name in of]
+        means[name] = sum(share * value for share, value in present) / sum(share for share, _ in present)
+    return means
 
 
 class KnownGradients(torch.autograd.Function):

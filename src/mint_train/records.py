@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,23 @@ class StepRecord:
     learning_rate: float
     tokens: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The policy on held-out groups, as it stood after a step."""
+
+    step: int
+    """Optimiser steps done; 0 before the first."""
+    groups: int
+    metrics: Mapping[str, float]
+    """The loss's metrics, "loss" first: means over groups, or over batches where `batch_means` says so."""
+    intervals: Mapping[str, tuple[float, float]]
+    """95 % confidence intervals of the metrics that are means over groups."""
+    batch_means: Sequence[str]
+    """Metrics that couple the groups of a batch, and so have no value per group and no interval."""
+    rows: Sequence[Mapping[str, Any]]
+    """Per group its "source", file and line, and its own metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,15 @@ from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import open_client
 from mint_train.batches import Group
 from mint_train.errors import BackendError
+from mint_train.forward import forward_logprobs
 from mint_train.sdk import Datum
 from mint_train.settings import Settings
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
 REFERENCE_FILE = "reference.safetensors"
-FORWARD_GROUPS = 64
-"""Groups per forward request: enough to keep the backend busy, few enough to bound a request."""
+EVAL_REFERENCE_FILE = "eval_reference.safetensors"
+"""That of held-out data, which is written after the run too."""
 
 Key = str
 
@@ -50,7 +51,7 @@ def with_reference(
         if key not in known
     }
     if missing:
-        known |= forward_missing(missing, client)
+        known |= zip(missing, forward_logprobs(list(missing.values()), client), strict=True)
         write_known(path, known)
     return [
         replace(group, reference_logprobs=tuple(known[key] for key in group_keys))
@@ -70,22 +71,6 @@ def open_reference(settings: Settings, backend: str, reference: str, folder: Pat
         client.load_state_with_optimizer(reference).result()
         return client
     return open_client(settings.model_copy(update={"model": reference}), backend, folder)
-
-
-def forward_missing(missing: dict[Key, Datum], client: TrainingClient) -> dict[Key, torch.Tensor]:
-    """Compute the logprobs of datums, all requests in flight together: float32 `[target tokens]` each."""
-    keys, data = list(missing), list(missing.values())
-    starts = range(0, len(data), FORWARD_GROUPS)
-    futures = [client.forward(data[start : start + FORWARD_GROUPS], "cross_entropy") for start in starts]
-    outputs = [output for future in futures for output in future.result().loss_fn_outputs]
-    logprobs = [output["logprobs"].to_torch().float().flatten() for output in outputs]
-    for logprob, datum in zip(logprobs, data, strict=True):
-        targets = len(datum.loss_fn_inputs["target_tokens"].data)
-        if len(logprob) != targets or not torch.isfinite(logprob).all():
-            raise BackendError(
-                f"the reference gave {len(logprob)} finite logprobs for {targets} target tokens"
-            )
-    return dict(zip(keys, logprobs, strict=True))
 
 
 def datum_key(reference: str, datum: Datum) -> Key:

@@ -10,13 +10,17 @@ from typing import Any
 
 from mint_train.backends.base import Future, TrainingClient
 from mint_train.batches import Batch, Group
-from mint_train.errors import MintTrainError
+from mint_train.errors import MintTrainError, ServiceError
+from mint_train.evaluation import Evaluator
 from mint_train.interrupts import Interrupts
 from mint_train.losses import CustomLoss, Loss
 from mint_train.order import step_indices
 from mint_train.records import Checkpoint, RunResult, RunStatus, StepRecord
 from mint_train.run_folder import RunFolder
 from mint_train.sdk import types
+
+LONGEST_PAUSE = 60.0
+"""Seconds between two tries to reach a service; the first pause is two, and each next one twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,23 @@ class Runner:
     adam_params: Callable[[int], types.AdamParams]
     """The optimiser's parameters of a step."""
     sampler_name: str
-    save_every: int | None = None
+    reopen: Callable[[], TrainingClient]
+    """Opens another client with the fresh adapter that the run began with."""
+    accumulate: int = 1
+    """Batches per step."""
+    evaluator: Evaluator | None = None
+    """Evaluates on held-out groups before the first step and after the last."""
+    eval_every: int | None = None
+    """Steps between further evaluations."""
+    save_every: int = 100
+    keep: int | None = None
+    """Newest checkpoints to keep; None for all."""
+    max_retries: int = 0
+    """Times in a row that a failure of the service takes the run back to its last checkpoint."""
     most_in_flight: int = 1
     """Steps that may be submitted before the one before them is known to be done; 0 awaits each."""
     finished: int = 0
+    retries: int = 0
     loss_state: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
@@ -57,36 +74,72 @@ class Runner:
         """Train until the last step, an interrupt or an error; whatever happens, the state is saved.
 
         Raises:
-            MintTrainError: a step failed. The run folder is whole and holds the last good state.
+            MintTrainError: a step failed, or the service again and again. The run folder is whole and holds
+                the last good state.
         """
-        self.step_ended = time.perf_counter()
         try:
             with Interrupts() as interrupts:
-                for step in range(self.finished + 1, self.steps + 1):
-                    self.submit(step)
-                    self.collect(self.most_in_flight)
-                    if interrupts.asked:
+                while True:
+                    try:
+                        self.train(interrupts)
                         break
-                    if self.save_every and step % self.save_every == 0 and step < self.steps:
-                        self.save()
-                self.collect()
-            self.save(sampler=True)
+                    except ServiceError as error:
+                        self.go_back(error, interrupts)
         except MintTrainError as error:
             self.finish("failed", str(error))
             raise
         return self.finish("done" if self.finished == self.steps else "interrupted")
 
+    def train(self, interrupts: Interrupts) -> None:
+        """Take the steps that are left, and save the state after the last."""
+        self.evaluate()
+        self.step_ended = time.perf_counter()
+        for step in range(self.finished + 1, self.steps + 1):
+            self.submit(step)
+            self.collect(self.most_in_flight)
+            if interrupts.asked:
+                break
+            if step % self.save_every == 0 and step < self.steps:
+                self.save()
+            self.evaluate(step)
+        self.save(sampler=True)
+
+    def evaluate(self, step: int | None = None) -> None:
+        """Evaluate after a step (without it, the last one) where that is due and not done yet."""
+        step = self.finished if step is None else step
+        due = step in (0, self.steps) or (self.eval_every is not None and step % self.eval_every == 0)
+        if self.evaluator is None or not due:
+            return
+        self.collect()
+        if any(line["step"] == step for line in self.folder.evaluations()):
+            return  # before the run was resumed
+        try:
+            evaluation = self.evaluator.evaluate(self.client, step, self.loss_state)
+        except ServiceError:
+            raise
+        except MintTrainError as error:
+            self.keep_last_good_state()
+            error.args = (f"evaluation after step {step}: {error}",)
+            raise
+        self.folder.append_evaluation(evaluation)
+        self.loss.hook.evaluated(evaluation=evaluation)
+        self.step_ended = time.perf_counter()  # the next step does not pay for it
+
     def submit(self, step: int) -> None:
         """Send one optimiser step: loss, gradients, update. It blocks once, on the policy's logprobs."""
-        batch = self.batch(step)
+        batches = self.batches(step)
         adam_params = self.adam_params(step)
         state = dict(self.in_flight[-1].custom_loss.state if self.in_flight else self.loss_state)
-        custom_loss = CustomLoss(self.loss, batch, state)
+        custom_loss = CustomLoss(self.loss, batches, state)
         try:
-            self.loss.check_batch(batch)
+            for batch in batches:
+                self.loss.check_batch(batch)
             # the update is submitted before the gradients are awaited: the service would else miss a cycle
-            backward = self.client.forward_backward_custom(batch.data, custom_loss)
+            backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss)
             update = self.client.optim_step(adam_params)
+        except ServiceError as error:
+            name_step(step, error)
+            raise
         except MintTrainError as error:
             self.collect()
             self.keep_last_good_state()
@@ -117,16 +170,20 @@ class Runner:
             step=submitted.step,
             metrics=self.metrics,
             learning_rate=submitted.adam_params.learning_rate,
-            tokens=int(custom_loss.batch.lengths.sum()),
+            tokens=int(custom_loss.step.lengths.sum()),
             seconds=self.step_ended - began,
         )
         self.folder.append_step(record)
         self.loss.hook.step_finished(step=record)
 
-    def batch(self, step: int) -> Batch:
-        """Return the batch of a step."""
-        indices = step_indices(step, len(self.groups), self.batch_size, self.seed)
-        return Batch([self.groups[index] for index in indices])
+    def batches(self, step: int) -> list[Batch]:
+        """Return the batches of a step."""
+        indices = step_indices(step, len(self.groups), self.batch_size * self.accumulate, self.seed)
+        starts = range(0, len(indices), self.batch_size)
+        return [
+            Batch([self.groups[index] for index in indices[start : start + self.batch_size]])
+            for start in starts
+        ]
 
     def save(self, *, sampler: bool = False) -> None:
         """Save weights and optimiser, and the weights for a sampler too where asked."""
@@ -139,6 +196,10 @@ class Runner:
         weights = self.client.save_weights_for_sampler(self.sampler_name).result().path if sampler else None
         self.checkpoint = Checkpoint(self.finished, state, weights, self.loss_state)
         self.folder.append_checkpoint(self.checkpoint)
+        self.retries = 0
+        if self.keep is not None:
+            for old in self.folder.forget_checkpoints(self.keep):
+                self.client.delete_state(old)
         self.loss.hook.checkpoint_saved(checkpoint=self.checkpoint)
 
     def keep_last_good_state(self) -> None:
@@ -149,14 +210,47 @@ class Runner:
             except MintTrainError:
                 return
 
-    def continue_from(self, checkpoint: Checkpoint) -> None:
-        """Take up a run whose state the client has loaded."""
-        self.checkpoint, self.finished = checkpoint, checkpoint.step
-        self.loss_state = dict(checkpoint.loss_state)
+    def go_back(self, error: ServiceError, interrupts: Interrupts) -> None:
+        """After a failure of the service, take up the last checkpoint on another client.
+
+        Raises:
+            ServiceError: it failed too often in a row, or the user does not want to wait.
+        """
+        while self.retries < self.max_retries:
+            self.retries += 1
+            step = self.checkpoint.step if self.checkpoint else 0
+            self.loss.hook.run_went_back(step=step, problem=str(error))
+            interrupts.pause(min(2.0**self.retries, LONGEST_PAUSE))
+            if interrupts.asked:
+                break
+            self.client.close()
+            try:
+                self.client = self.reopen()
+                self.continue_from(self.checkpoint)
+                return
+            except ServiceError as another:
+                error = another
+        if self.retries:
+            error.args = (f"{error} (tried again {self.retries} times)",)
+        raise error
+
+    def continue_from(self, checkpoint: Checkpoint | None) -> None:
+        """Load a checkpoint into the client, whose adapter is fresh, and forget what came after it."""
+        if checkpoint is not None:
+            self.client.load_state_with_optimizer(checkpoint.state).result()
+        self.in_flight.clear()
+        self.checkpoint = checkpoint
+        self.finished = checkpoint.step if checkpoint else 0
+        self.loss_state = dict(checkpoint.loss_state) if checkpoint else {}
+        self.folder.keep_steps_until(self.finished)
 
     def finish(self, status: RunStatus, problem: str | None = None) -> RunResult:
         """Note the end in the run folder and tell the observers."""
-        self.folder.set_status(status, finished_steps=self.finished, problem=problem)
+        try:
+            self.folder.set_status(status, finished_steps=self.finished, problem=problem)
+        except MintTrainError:
+            if problem is None:  # else a full disk, say, is what the run failed of
+                raise
         result = RunResult(status, self.folder.path, self.finished, self.metrics, self.checkpoint)
         self.loss.hook.run_finished(result=result)
         return result

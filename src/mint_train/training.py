@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import platform
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from time import strftime
 from typing import Any
 
-import click
-
 from mint_train.authoring import FunctionLoss
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import choose_backend, model_name, open_client
-from mint_train.batches import Batch
-from mint_train.dataset import Dataset, Example, build_dataset, find_data, fingerprint, read_examples
-from mint_train.errors import UserError
+from mint_train.dataset.build import Dataset
+from mint_train.dataset.examples import find_data
+from mint_train.dataset.held_out import refuse_changed
+from mint_train.description import describe_run, recorded_settings
+from mint_train.errors import OptionError, UserError
+from mint_train.evaluation import Evaluator
 from mint_train.losses import Loss
-from mint_train.order import step_indices, steps_per_epoch
+from mint_train.model_card import CardWriter
+from mint_train.observers import observed
 from mint_train.plugins import NamedPlugin
+from mint_train.preparing import find_examples, prepare
 from mint_train.records import RunRecord, RunResult
-from mint_train.reference import INITIAL, REFERENCE_FILE, open_reference, with_reference
-from mint_train.report.console import Console
 from mint_train.run_folder import RunFolder
 from mint_train.runner import Runner
 from mint_train.schedule import learning_rate
 from mint_train.sdk import types
-from mint_train.settings import DEFAULT_STEPS, Settings, load_settings, restore_settings
+from mint_train.settings import (
+    Settings,
+    another_run,
+    change_settings,
+    load_settings,
+    restore_settings,
+)
+from mint_train.steps import count_steps
 from mint_train.weighted_sum import open_loss
-
-SHOWN_LEFT_OUT = 5
-PACKAGES = ("mint-train", "mindlab-toolkit", "peft", "torch", "transformers")
 
 
 def train(
@@ -65,73 +67,95 @@ def train_with(settings: Settings, loss: Loss | None = None) -> RunResult:
         MintTrainError: what the user gave is wrong, or a step failed.
     """
     loss = loss or open_loss(settings.loss, settings.options)
+    with observed(loss, settings.progress, settings.track):
+        return start_run(settings, loss)
+
+
+def start_run(settings: Settings, loss: Loss) -> RunResult:
+    """Start a new run whose observers are registered."""
     path = settings.output or unused_folder(loss.name)
     data = find_data(settings.data, loss)
-    examples = read_examples(data, loss)
-    backend = announce(settings)
-    folder = RunFolder.create(path, overwrite=settings.overwrite)
-    try:
-        client = open_client(settings, backend, path)
-        dataset = prepare(settings, loss, examples, client, folder, backend)
-    except BaseException:
-        folder.discard()  # it holds no run yet, and must not stand in the way of the next try
-        raise
-    description = describe_run(settings, loss, backend, data, dataset)
-    folder.begin(description)
-    runner = make_runner(settings, loss, client, dataset, folder, backend)
-    return observe_and_run(runner, settings, backend, description)
+    examples, held_out = find_examples(settings, loss, data)
+    backend = announce(settings, loss)
+    with RunFolder.create(path, overwrite=settings.overwrite) as folder:
+        try:
+            client = open_client(settings, backend, path)
+            dataset, held_out_set = prepare(settings, loss, examples, held_out, client, folder, backend)
+        except BaseException:
+            folder.discard()  # it holds no run yet, and must not stand in the way of the next try
+            raise
+        description = describe_run(settings, loss, backend, examples, dataset, held_out_set)
+        folder.begin(description)
+        runner = make_runner(settings, loss, client, dataset, held_out_set, folder, backend)
+        return observe_and_run(runner, settings, backend, description)
 
 
-def resume_run(path: Path) -> RunResult:
+def resume_run(path: Path, given: Mapping[str, Any] | None = None) -> RunResult:
     """Continue the run in a folder from its last checkpoint.
 
+    Args:
+        path: the run folder.
+        given: settings to change, of those that do not make it another run.
+
     Raises:
-        UserError: the folder holds no run or no checkpoint, or its data has changed.
+        UserError: the folder holds no run or no checkpoint, is in use, or its data has changed; a changed
+            setting would make it another run.
         MintTrainError: a step failed.
     """
     folder = RunFolder(path)
-    description = folder.read_description()
+    folder.read_description()  # before the lock is made, which would make the folder too
+    with folder:
+        description = folder.read_description()
+        recorded = restore_settings(description["settings"] | {"backend": description["backend"]})
+        settings = change_settings(recorded, given or {})
+        loss = open_loss(settings.loss, settings.options)
+        refuse_other_options(loss, recorded)
+        with observed(loss, settings.progress, settings.track):
+            return continue_run(folder, description, settings, loss)
+
+
+def continue_run(folder: RunFolder, description: dict[str, Any], settings: Settings, loss: Loss) -> RunResult:
+    """Continue a run whose observers are registered."""
     checkpoint = folder.last_checkpoint()
-    settings = restore_settings(description["settings"] | {"backend": description["backend"]})
-    loss = open_loss(settings.loss, settings.options)
     data = find_data(settings.data, loss)
-    if fingerprint(data) != description["data"]["sha256"]:
+    if data.fingerprint() != description["data"]["sha256"]:
         raise UserError(f"{data} has changed since this run began; restore it, or start a new run")
-    examples = read_examples(data, loss)
-    backend = announce(settings)
-    client = open_client(settings, backend, path)
-    # the adapter is still the fresh one, so a reference that is not kept yet is the policy of the first step
-    dataset = prepare(settings, loss, examples, client, folder, backend)
-    client.load_state_with_optimizer(checkpoint.state).result()
-    folder.keep_steps_until(checkpoint.step)
-    click.echo(f"Resuming after step {checkpoint.step}.")
-    runner = make_runner(settings, loss, client, dataset, folder, backend)
+    refuse_changed(settings, description["data"]["held_out"])
+    examples, held_out = find_examples(settings, loss, data)
+    backend = announce(settings, loss)
+    client = open_client(settings, backend, folder.path)
+    # the adapter is still the fresh one, so a reference not kept yet is the policy of the first step
+    dataset, held_out_set = prepare(settings, loss, examples, held_out, client, folder, backend)
+    runner = make_runner(settings, loss, client, dataset, held_out_set, folder, backend)
+    if runner.steps < checkpoint.step:
+        raise OptionError(f"--steps {runner.steps}: this run has taken {checkpoint.step} steps already")
     runner.continue_from(checkpoint)
-    folder.set_status("running")
+    loss.hook.notice(text=f"Resuming after step {checkpoint.step}.")
+    description |= {"settings": recorded_settings(settings), "steps": runner.steps, "status": "running"}
+    folder.write_description(description)
     return observe_and_run(runner, settings, backend, description)
 
 
-def prepare(
-    settings: Settings,
-    loss: Loss,
-    examples: Sequence[Example],
-    client: TrainingClient,
-    folder: RunFolder,
-    backend: str,
-) -> Dataset:
-    """Flatten and check the data, tell the user about it, and add the reference where the loss needs one."""
-    dataset = build_dataset(examples, loss, client.get_tokenizer(), settings.max_length)
-    reference = loss.reference
-    if reference is not None:
-        judge = client if reference == INITIAL else open_reference(settings, backend, reference, folder.path)
-        groups = with_reference(dataset.groups, judge, reference, folder.path / REFERENCE_FILE)
-        dataset = replace(dataset, groups=groups)
-    describe_dataset(dataset, loss, settings)
-    return dataset
+def refuse_other_options(loss: Loss, recorded: Settings) -> None:
+    """Refuse options of the loss that a resume would change.
+
+    Raises:
+        OptionError: naming the first one and both values.
+    """
+    before = open_loss(recorded.loss, recorded.options).option_values
+    for name, value in loss.option_values.items():
+        if value != before[name]:
+            raise OptionError(another_run(f"--set {name}={value}", before[name]))
 
 
 def make_runner(
-    settings: Settings, loss: Loss, client: TrainingClient, dataset: Dataset, folder: RunFolder, backend: str
+    settings: Settings,
+    loss: Loss,
+    client: TrainingClient,
+    dataset: Dataset,
+    held_out: Dataset,
+    folder: RunFolder,
+    backend: str,
 ) -> Runner:
     """Give the runner what it needs of the settings."""
     steps = count_steps(settings, len(dataset.groups))
@@ -145,7 +169,13 @@ def make_runner(
         seed=settings.seed,
         adam_params=partial(adam_params, settings, steps),
         sampler_name=f"{file_name(loss.name)}-final",
+        reopen=partial(open_client, settings, backend, folder.path),
+        accumulate=settings.accumulate,
+        evaluator=Evaluator(loss, held_out.groups, settings.batch_size) if held_out.groups else None,
+        eval_every=settings.eval_every,
         save_every=settings.save_every,
+        keep=settings.keep,
+        max_retries=settings.max_retries,
         # the embedded backend computes when it is asked, so there is nothing to run ahead of
         most_in_flight=1 if settings.pipeline and backend == "mint" else 0,
     )
@@ -175,8 +205,7 @@ def unused_folder(loss: str) -> Path:
 def observe_and_run(
     runner: Runner, settings: Settings, backend: str, description: Mapping[str, Any]
 ) -> RunResult:
-    """Register the observers, tell them of the run, and run it."""
-    runner.loss.manager.register(Console())
+    """Tell the observers of the run, and run it."""
     record = RunRecord(
         folder=runner.folder.path,
         loss=runner.loss.name,
@@ -187,68 +216,20 @@ def observe_and_run(
         step_line=runner.loss.step_line,
         description=description,
     )
+    runner.loss.manager.register(CardWriter(runner.folder))
     runner.loss.hook.run_started(run=record)
-    return runner.run()
+    try:
+        return runner.run()
+    finally:
+        runner.client.close()
 
 
-def announce(settings: Settings) -> str:
-    """Print which backend is taken, and why, before anything slow begins; return it."""
+def announce(settings: Settings, loss: Loss) -> str:
+    """Tell the user which backend is taken, and why, before anything slow begins; return it."""
     backend, reason = choose_backend(settings)
     model = model_name(settings, backend)
     note = (
         "; it knows nothing, and is there to try a loss" if backend == "local" and not settings.model else ""
     )
-    click.echo(f"Backend {backend} ({reason}), model {model}{note}.")
+    loss.hook.notice(text=f"Backend {backend} ({reason}), model {model}{note}.")
     return backend
-
-
-def count_steps(settings: Settings, groups: int) -> int:
-    """Return the steps of the run: as asked for, else one epoch of the user's data, else the default."""
-    if settings.steps is not None:
-        return settings.steps
-    if settings.epochs is None and settings.data is None:
-        return DEFAULT_STEPS
-    return (settings.epochs or 1) * steps_per_epoch(groups, settings.batch_size)
-
-
-def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
-    """Print what of the data is trained, what is left out, and what the loss remarks."""
-    steps = count_steps(settings, len(dataset.groups))
-    click.echo(f"{len(dataset.groups)} groups, {steps} steps of at most {settings.batch_size}.")
-    if dataset.left_out:
-        click.echo(f"Left out, as --max-length leaves nothing to train: {len(dataset.left_out)}")
-        for line in dataset.left_out[:SHOWN_LEFT_OUT]:
-            click.echo(f"  {line}")
-        if len(dataset.left_out) > SHOWN_LEFT_OUT:
-            click.echo(f"  ... and {len(dataset.left_out) - SHOWN_LEFT_OUT} more, listed in run.json")
-    first = step_indices(1, len(dataset.groups), settings.batch_size, settings.seed)
-    for remark in loss.remarks(Batch([dataset.groups[index] for index in first])):
-        click.echo(remark)
-
-
-def absolute_paths(settings: Settings) -> dict[str, str]:
-    """Return the paths of the settings as they stand wherever the run is resumed from."""
-    paths = {"data": settings.data, "model": Path(settings.model) if settings.model else None}
-    return {name: str(path.resolve()) for name, path in paths.items() if path is not None and path.exists()}
-
-
-def describe_run(
-    settings: Settings, loss: Loss, backend: str, data: Path, dataset: Dataset
-) -> dict[str, Any]:
-    """Collect what `run.json` says of a run; secrets are no part of it."""
-    return {
-        "status": "running",
-        "loss": loss.name,
-        **loss.describe(),
-        "backend": backend,
-        "model": model_name(settings, backend),
-        "steps": count_steps(settings, len(dataset.groups)),
-        "settings": settings.public() | absolute_paths(settings),
-        "data": {
-            "path": str(data),
-            "sha256": fingerprint(data),
-            "groups": len(dataset.groups),
-            "left_out": dataset.left_out,
-        },
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-    }

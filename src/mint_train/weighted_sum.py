@@ -102,6 +102,13 @@ class WeightedSum(Loss):
         """Each part's value, then what the first part shows."""
         return {f"{part.name}/loss": ".6f" for part in self.parts} | dict(super().step_line)
 
+    @property
+    def option_values(self) -> dict[str, Any]:
+        """The options of all parts, each with its part's name in front."""
+        return {
+            f"{part.name}.{name}": value for part in self.parts for name, value in part.option_values.items()
+        }
+
     def describe(self) -> dict[str, Any]:
         """Tell `run.json` each part's weight, options and plugins."""
         described = [

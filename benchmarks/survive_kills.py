@@ -1,0 +1,139 @@
+"""What `kill -9` at random moments costs: each resumed run is to end as the unbroken one does.
+
+Embedded runs are compared to the bit (figures, weights, reference logprobs), runs on a SkyRL server, which
+is started for them, within 1e-4. After each kill every file is read: none may be torn. The loss takes the
+first policy as its reference, so a reference that were the resumed policy would show in the figures.
+
+    python benchmarks/survive_kills.py [--embedded N] [--service N] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from mint_train.backends.local.starter_model import save_starter_model
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "skyrl"))
+from killed_runs import assert_same_to_the_bit, figures, run, run_killed
+from server import SkyrlServer, running_server
+
+TOLERANCE = 1e-4
+STEPS = 12
+PAIRS = [
+    {"prompt": f"Say {word}.", "chosen": f"{word} it is", "rejected": f"{word} is it not"}
+    for word in ("one", "two", "six", "ten", "red", "sun")
+]
+
+
+def main() -> None:
+    """Kill the runs, and print how often they were killed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--embedded", type=int, default=50, help="kills of embedded runs")
+    parser.add_argument("--service", type=int, default=10, help="kills of runs on the server")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    moments = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = folder / "pairs.jsonl"
+        data.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+        options = [
+            "--loss", "dpo", "--set", "reference=initial", "--data", str(data), "--batch-size", "2",
+            "--steps", str(STEPS), "--save-every", "2", "--lr", "1e-3", "--schedule", "cosine",
+        ]  # fmt: skip
+        if arguments.embedded:
+            kill_embedded(folder, options, arguments.embedded, moments)
+        if arguments.service:
+            for part in ("model", "server"):
+                (folder / part).mkdir()
+            save_starter_model(folder / "model")
+            with running_server(folder / "model", folder / "server") as server:
+                kill_on_service(server, folder, options, arguments.service, moments)
+
+
+def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random.Random) -> None:
+    """Kill embedded runs until there were as many kills as wanted."""
+    arguments = [*options, "--backend", "local"]
+    unbroken = folder / "unbroken"
+    run(folder / "warm", *arguments, "--output", str(folder / "warm"))
+    ended = run(unbroken, *arguments, "--output", str(unbroken))
+    assert ended.status == 0, ended.output
+    kills = anew = runs = 0
+    while kills < wanted:  # where the machine is quicker than it was, a moment may come after the end
+        runs += 1
+        killed = folder / f"killed-{runs}"
+        counts = run_killed(killed, arguments, ended.seconds, moments)
+        assert_same_to_the_bit(killed, unbroken)
+        kills, anew = kills + counts[0], anew + counts[1]
+    print(
+        f"embedded: {runs} runs of {STEPS} steps and {ended.seconds:.1f} s, {kills} kills, {anew} begun anew "
+        "as there was no checkpoint yet; all ended to the bit as the unbroken run",
+        flush=True,
+    )
+
+
+def kill_on_service(
+    server: SkyrlServer, folder: Path, options: list[str], wanted: int, moments: random.Random
+) -> None:
+    """Kill runs on the server until there were as many kills as wanted."""
+    arguments = [*options, "--backend", "mint", "--model", server.model]
+    variables = {"MINT_API_KEY": "tml-x", "MINT_BASE_URL": server.base_url}
+    unbroken = folder / "service-unbroken"
+    for path in (folder / "service-warm", unbroken):  # the server compiles for each new shape
+        ended = run(path, *arguments, "--output", str(path), **variables)
+        assert ended.status == 0, ended.output
+    kills = anew = runs = 0
+    worst = 0.0
+    while kills < wanted:
+        runs += 1
+        killed = folder / f"service-killed-{runs}"
+        counts = run_killed(killed, arguments, ended.seconds, moments, **variables)
+        worst = max(worst, largest_difference(killed, unbroken, folder / "server"))
+        kills, anew = kills + counts[0], anew + counts[1]
+    print(
+        f"service: {runs} runs of {STEPS} steps and {ended.seconds:.1f} s, {kills} kills, {anew} begun anew; "
+        f"figures and weights differ by {worst:.1e} at most (bar {TOLERANCE:.0e})"
+    )
+    assert worst <= TOLERANCE
+
+
+def largest_difference(folder: Path, unbroken: Path, server_folder: Path) -> float:
+    """Compare two runs on the server: their figures, relative where above 1, and their final weights."""
+    one, other = figures(folder), figures(unbroken)
+    assert [line["step"] for line in one] == [line["step"] for line in other]
+    differences = [
+        abs(line[name] - expected[name]) / max(1.0, abs(expected[name]))
+        for line, expected in zip(one, other, strict=True)
+        for name in expected
+    ]
+    weights, expected_weights = (final_weights(path, server_folder) for path in (folder, unbroken))
+    assert weights.keys() == expected_weights.keys()
+    differences += [float((weights[name] - expected_weights[name]).abs().max()) for name in weights]
+    return max(differences)
+
+
+def final_weights(folder: Path, server_folder: Path) -> dict[str, torch.Tensor]:
+    """Read the weights that a run saved for a sampler from the server's own folder."""
+    last = json.loads((folder / "checkpoints.jsonl").read_text().splitlines()[-1])
+    model, *_, name = last["sampler"].removeprefix("tinker://").split("/")
+    with tarfile.open(
+        server_folder / "checkpoints" / model / "sampler_weights" / f"{name}.tar.gz"
+    ) as archive:
+        member = next(entry for entry in archive.getmembers() if entry.name.endswith(".safetensors"))
+        file = archive.extractfile(member)
+        assert file is not None
+        return load(file.read())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Files that a crash leaves whole: written beside and renamed, or appended to by whole lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mint_train.errors import MintTrainError, UserError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old or the new one, never a part.
+
+    Raises:
+        MintTrainError: the disk refuses; the old file stays.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def append_line(path: Path, value: dict[str, Any], *, durable: bool = False) -> None:
+    """Append one JSON line, whole or not at all.
+
+    Args:
+        path: a JSON Lines file; made where there is none.
+        value: what `json` writes, without NaN or infinity.
+        durable: wait until the file is on the disk, so that it outlives the machine.
+
+    Raises:
+        MintTrainError: the disk refuses; what the file held stays.
+    """
+    line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab", buffering=0) as file:
+            written = file.write(line)
+            if written != len(line):
+                file.write(line[written:])  # the rest, or the reason why it does not fit
+            if durable:
+                os.fsync(file.fileno())
+    except OSError as error:
+        if path.exists():
+            os.truncate(path, before)
+        raise cannot_write(path, error) from error
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file, where there is one, is on the disk."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of a JSON Lines file of steps; a torn last line is left out.
+
+    Raises:
+        UserError: a line is broken or has no step.
+    """
+    if not path.exists():
+        return []
+    try:
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = [json.loads(line) for line in whole]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is broken: {error}") from error
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
+        raise UserError(f"{path} is broken: a line of it has no step")
+    return lines
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a JSON Lines file, whole or not at all."""
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file and the folder that it is in, whole or not at all.
+
+    Raises:
+        MintTrainError: the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to write to, which takes the place of another once it is whole and on the disk.
+
+    Raises:
+        MintTrainError: the disk refuses; the old folder stays.
+    """
+    beside, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    try:
+        for left_over in (beside, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        for file in beside.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+        if path.exists():
+            path.replace(old)
+        beside.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.replace(path)
+
+
+def cannot_write(path: Path, error: OSError) -> MintTrainError:
+    """Say that the disk refuses, and why."""
+    return MintTrainError(f"{path} cannot be written: {error.strerror or error}")

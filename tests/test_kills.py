@@ -1,0 +1,59 @@
+"""`kill -9`: whenever it comes, a resumed run ends as the unbroken one does, to the bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from killed_runs import assert_same_to_the_bit, run, run_killed
+
+from mint_train.errors import OptionError
+from mint_train.run_folder import RunFolder
+
+STEPS = 12
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_the_unbroken_one(short_pairs: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--loss", "dpo", "--set", "reference=initial", "--backend", "local", "--data", str(short_pairs),
+        "--batch-size", "2", "--steps", str(STEPS), "--save-every", "3", "--lr", "1e-3",
+        "--schedule", "cosine",
+    ]  # fmt: skip
+    unbroken = run(tmp_path / "unbroken", *arguments, "--output", str(tmp_path / "unbroken"))
+    assert unbroken.status == 0, unbroken.output
+    moments, kills = random.Random(1), 0
+    for trial in range(2):
+        folder = tmp_path / f"killed-{trial}"
+        kills += run_killed(folder, arguments, unbroken.seconds, moments)[0]
+        assert_same_to_the_bit(folder, tmp_path / "unbroken")
+    assert kills >= 2
+
+
+def test_what_a_kill_before_the_first_step_leaves_is_cleared(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with RunFolder.create(path, overwrite=False):
+        (path / "base_model").mkdir()
+        (path / "reference.safetensors.part").write_text("half")
+    with RunFolder.create(path, overwrite=False):
+        assert [entry.name for entry in path.iterdir()] == [".lock"]
+
+
+def test_a_run_that_was_to_be_replaced_comes_back_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "run.json").write_text("{}")
+    with RunFolder.create(path, overwrite=True):
+        (path / "base_model").mkdir()
+    assert not (path / "run.json").exists()
+    with pytest.raises(OptionError, match="already holds a run"):
+        RunFolder.create(path, overwrite=False)
+    assert (path / "run.json").read_text() == "{}"
+
+
+def test_a_folder_of_the_user_s_own_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(OptionError, match="is no run folder"):
+        RunFolder.create(tmp_path, overwrite=True)
+    assert (tmp_path / "adapter").exists()

@@ -1,0 +1,306 @@
+"""What a run outlives: a second process, a full disk, a failing service; and what a resume refuses."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_files import adapter, checkpoints, description, metrics, state
+from safetensors.torch import load
+
+from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.errors import ServiceError
+from mint_train.run_folder import RunFolder
+
+Train = Callable[..., Any]
+Cli = Callable[..., Any]
+
+# accumulation
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo"])
+def test_batches_of_a_step_add_up_to_the_batch_that_holds_them_all(train: Train, loss: str) -> None:
+    """Five rows in batches of two: the last batch of an epoch is smaller and must count for less."""
+    train(loss, output=Path("accumulated"), batch_size=2, accumulate=3, steps=3)
+    train(loss, output=Path("whole"), batch_size=6, steps=3)
+    for name in ("loss", "pair_accuracy", "mean_margin", "tokens"):
+        accumulated, whole = ([line[name] for line in metrics(run)] for run in ("accumulated", "whole"))
+        assert accumulated == pytest.approx(whole, rel=1e-5, abs=1e-6)
+    one, other = load(adapter("accumulated")), load(adapter("whole"))
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in other)
+
+
+def test_a_loss_over_whole_batches_is_taken_batch_by_batch(
+    train: Train, install_loss: Callable[..., None]
+) -> None:
+    from mint_train import loss, sequence_logprobs
+
+    @loss(extends="dpo")
+    def spread(batch, logprobs):
+        """Not a mean over pairs: its value depends on which of them are together."""
+        scores = sequence_logprobs(logprobs, batch)
+        return (scores[::2] - scores[1::2]).logsumexp(0), {"pairs": len(batch.groups)}
+
+    install_loss("spread", spread)
+    train("spread", output=Path("accumulated"), batch_size=2, accumulate=2, steps=1)
+    train("spread", output=Path("whole"), batch_size=4, steps=1)
+    assert metrics("accumulated")[0]["pairs"] == 2
+    assert metrics("accumulated")[0]["tokens"] == metrics("whole")[0]["tokens"]
+    assert metrics("accumulated")[0]["loss"] != pytest.approx(metrics("whole")[0]["loss"], rel=1e-3)
+
+
+def test_an_epoch_counts_its_steps_in_accumulated_batches(train: Train) -> None:
+    assert train(steps=None, epochs=2, batch_size=2, accumulate=2).steps == 4
+
+
+# checkpoints
+
+
+def test_only_the_newest_states_are_kept(train: Train, run_cli: Cli) -> None:
+    train(steps=5, save_every=1, keep=2, output=Path("run"))
+    assert [line["step"] for line in checkpoints("run")] == [4, 5]
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["step-000004", "step-000005"]
+    assert run_cli("resume", "run", "--steps", 6, "--keep", 1).status == 0
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000006"]
+
+
+# a second process
+
+
+def test_a_folder_in_use_is_refused(train: Train, run_cli: Cli) -> None:
+    train(steps=2)
+    before = metrics("run")
+    with RunFolder(Path("run")):
+        for arguments in (["resume", "run"], ["--loss", "dpo", "--output", "run", "--overwrite"]):
+            status, _, err = run_cli(*arguments)
+            assert (status, err.count("\n")) == (2, 1)
+            assert "run is in use by another process" in err
+    assert metrics("run") == before
+    assert run_cli("resume", "run").status == 0
+
+
+def test_a_lock_ends_with_its_process(train: Train, run_cli: Cli) -> None:
+    train(steps=2)
+    holder = "import sys; from pathlib import Path; from mint_train.run_folder import RunFolder\n"
+    holder += "with RunFolder(Path('run')): print('held', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert run_cli("resume", "run").status == 2
+    process.kill()
+    process.communicate()
+    assert run_cli("resume", "run").status == 0
+
+
+def test_resuming_what_is_no_run_makes_no_folder(run_cli: Cli) -> None:
+    status, _, err = run_cli("resume", "nowhere")
+    assert (status, err) == (
+        2,
+        "mint-train: nowhere holds no run: there is no run.json in it\n",
+    )
+    assert not Path("nowhere").exists()
+
+
+# what a resume may change
+
+
+@pytest.mark.parametrize(
+    ("given", "before"),
+    [
+        (["--lr", "0.5"], "0.001"),
+        (["--schedule", "cosine"], "constant"),
+        (["--batch-size", "3"], "2"),
+        (["--accumulate", "3"], "1"),
+        (["--seed", "1"], "0"),
+        (["--loss", "ipo"], "dpo"),
+        (["--data", "other.jsonl"], "pairs.jsonl"),
+        (["--set", "beta=0.5"], "0.1"),
+        (["--set", "reference=initial"], "none"),
+    ],
+)
+def test_a_resume_refuses_what_makes_it_another_run(
+    train: Train, run_cli: Cli, given: list[str], before: str
+) -> None:
+    train(steps=2, options={"beta": "0.1"})
+    left = metrics("run"), description("run")
+    status, _, err = run_cli("resume", "run", *given)
+    assert (status, err.count("\n")) == (2, 1)
+    assert given[0] in err
+    assert given[1] in err
+    assert f"{before}, and another value makes another run" in err
+    assert (metrics("run"), description("run")) == left
+
+
+def test_a_resume_takes_what_changes_nothing_of_the_training(
+    train: Train, run_cli: Cli, short_pairs: Path
+) -> None:
+    train(steps=4, save_every=2)
+    unbroken = metrics("run"), adapter("run")
+    Path("run/checkpoints.jsonl").write_text(json.dumps(checkpoints("run")[0]) + "\n")
+    same = ["--lr", "0.001", "--data", short_pairs.name, "--set", "beta=1.0", "--seed", 0]
+    ended = run_cli("resume", "run", *same, "--save-every", 1, "--no-pipeline", "--max-tokens-in-flight", 64)
+    assert ended.err == ""
+    assert [line["step"] for line in checkpoints("run")] == [2, 3, 4]
+    assert description("run")["settings"]["save_every"] == 1
+    assert metrics("run") == [pytest.approx(line, rel=1e-5) for line in unbroken[0]]
+
+
+def test_a_weighted_sum_is_resumed_with_the_options_of_its_parts(train: Train, run_cli: Cli) -> None:
+    train("dpo+0.2*ipo", steps=2, options={"dpo.reference": "initial"})
+    status, _, err = run_cli("resume", "run", "--set", "dpo.beta=0.5")
+    assert (status, "--set dpo.beta=0.5: this run was begun with 1.0" in err) == (2, True)
+    assert run_cli("resume", "run", "--steps", 3).status == 0
+
+
+def test_a_run_may_be_made_longer_where_no_schedule_hangs_on_its_length(train: Train, run_cli: Cli) -> None:
+    train(steps=6, output=Path("unbroken"))
+    train(steps=3)
+    assert run_cli("resume", "run", "--steps", 6).status == 0
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+    status, _, err = run_cli("resume", "run", "--steps", 5)
+    assert (status, "--steps 5: this run has taken 6 steps already" in err) == (2, True)
+    train(steps=3, schedule="linear", output=Path("linear"))
+    status, _, err = run_cli("resume", "linear", "--steps", 6)
+    assert (status, "--steps 6: this run was begun with 3" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda run: run["settings"].update(lr=0.5), "has been edited"),
+        (lambda run: run["data"].update(sha256="0"), "has been edited"),
+        (
+            lambda run: run.update(format=2),
+            "written by another version of mint-train (form 2, this one reads 1)",
+        ),
+        (lambda run: run.pop("format"), "written by another version of mint-train"),
+    ],
+)
+def test_an_edited_description_is_refused(
+    train: Train, run_cli: Cli, edit: Callable[[dict[str, Any]], Any], problem: str
+) -> None:
+    train(steps=1)
+    run = description("run")
+    edit(run)
+    Path("run/run.json").write_text(json.dumps(run))
+    status, _, err = run_cli("resume", "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert problem in err
+
+
+# a disk that fills up
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(train: Train, run_cli: Cli) -> None:
+    """A limit on the size of files stands for the disk: the kernel refuses the state in the middle."""
+    train(steps=6, output=Path("unbroken"))
+    train(steps=3)
+    size = len(state("run", 3))
+    ended = subprocess.run(
+        [sys.executable, "-m", "mint_train", "resume", "run", "--steps", "6"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "the state cannot be saved" in ended.stderr
+    assert "mint-train resume run" in ended.stdout
+    assert checkpoints("run")[-1]["step"] == 3
+    assert not list(Path("run").rglob("*.part"))
+    assert run_cli("resume", "run").status == 0
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+
+
+def test_a_line_that_does_not_fit_leaves_no_torn_one(tmp_path: Path) -> None:
+    append = "import sys; from pathlib import Path; from mint_train.files import append_line\n"
+    append += "for step in range(100): append_line(Path('lines.jsonl'), {'step': step, 'more': 'x' * 50})"
+    ended = subprocess.run(
+        [sys.executable, "-c", append],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "lines.jsonl cannot be written: File too large" in ended.stderr
+    text = (tmp_path / "lines.jsonl").read_text()
+    assert text.endswith("\n")
+    assert [json.loads(line)["step"] for line in text.splitlines()] == list(range(13))
+
+
+# a service that fails
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, set[int]], None]:
+    """Let numbered calls of the real client fail as a service does: `failing("optim_step", {3})`."""
+    monkeypatch.setattr("mint_train.runner.LONGEST_PAUSE", 0.0)
+
+    def fail(name: str, numbers: set[int]) -> None:
+        call = getattr(LocalTrainingClient, name)
+        count = 0
+
+        def counted(self: Any, *arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            answer = call(self, *arguments)
+            if count in numbers:
+                raise ServiceError("the service failed")
+            return answer
+
+        monkeypatch.setattr(LocalTrainingClient, name, counted)
+
+    return fail
+
+
+@pytest.mark.parametrize("call", ["forward_backward_custom", "optim_step", "save_state"])
+def test_a_run_goes_back_to_its_last_checkpoint_when_the_service_fails(
+    train: Train, failing: Callable[..., None], call: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each failure comes after the service did what it was asked: no update may count twice."""
+    options = {"reference": "initial"}
+    train(steps=6, save_every=2, output=Path("unbroken"), options=options)
+    failing(call, {1, 3, 4})
+    result = train(steps=6, save_every=2, options=options)
+    assert (result.status, result.steps) == ("done", 6)
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+    assert [line["step"] for line in checkpoints("run")] == [2, 4, 6]
+    assert "going back to step 0" in capsys.readouterr().out
+
+
+def test_a_service_that_stays_away_ends_the_run_after_the_retries(
+    train: Train, failing: Callable[..., None], run_cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing("optim_step", set(range(4, 100)))
+    with pytest.raises(ServiceError, match=r"^step 3: the service failed \(tried again 2 times\)$"):
+        train(steps=6, save_every=2, max_retries=2)
+    assert "The state after step 2 is saved; continue with: mint-train resume run" in capsys.readouterr().out
+    assert (description("run")["status"], description("run")["finished_steps"]) == ("failed", 2)
+    assert [line["step"] for line in metrics("run")] == [1, 2]
+
+
+def test_other_failures_are_not_tried_again(
+    train: Train, failing: Callable[..., None], tmp_path: Path
+) -> None:
+    calls = []
+
+    def diverges(batch, logprobs):
+        calls.append(1)
+        return torch.cat(list(logprobs)).sum() * torch.inf
+
+    from mint_train import loss
+    from mint_train.errors import LossError
+
+    with pytest.raises(LossError):
+        train(loss(extends="dpo")(diverges), max_retries=5)
+    assert len(calls) < 10

@@ -34,13 +34,18 @@ class NamedPlugin:
 
 
 def loss_entry_points() -> dict[str, list[EntryPoint]]:
-    """Return the installed losses' entry points by name, sorted, without importing any.
+    """Return the installed losses' entry points by name."""
+    return entry_points_by_name(LOSS_GROUP)
 
-    A name has more than one where several distributions bring it: nobody can choose such a loss, and all
+
+def entry_points_by_name(group: str) -> dict[str, list[EntryPoint]]:
+    """Return the installed entry points of a group by name, sorted, without importing any.
+
+    A name has more than one where several distributions bring it: nobody can choose such a plugin, and all
     others work.
     """
     found: dict[str, list[EntryPoint]] = {}
-    for entry_point in sorted(entry_points(group=LOSS_GROUP), key=lambda entry: entry.name):
+    for entry_point in sorted(entry_points(group=group), key=lambda entry: entry.name):
         others = found.setdefault(entry_point.name, [])
         if origin(entry_point) not in [origin(other) for other in others]:
             others.append(entry_point)
@@ -48,7 +53,7 @@ def loss_entry_points() -> dict[str, list[EntryPoint]]:
 
 
 def clash(found: list[EntryPoint]) -> str | None:
-    """Name the distributions that bring one loss name together, or None where there is only one."""
+    """Name the distributions that bring one name together, or None where there is only one."""
     if len(found) == 1:
         return None
     return f"{len(found)} distributions bring it: {' and '.join(map(origin, found))}; uninstall all but one"
@@ -125,16 +130,23 @@ def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
     return manager
 
 
-def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin) -> None:
-    """Refuse what pluggy lets pass: an unknown hook, a wrong argument, a missing marker, no hook at all."""
-    who = f'the loss "{link.name}" of {link.origin}'
+def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin, kind: str = "loss", *specs: type) -> None:
+    """Refuse what pluggy lets pass: an unknown hook, a wrong argument, a missing marker, no hook at all.
+
+    Args:
+        manager: knows the hooks' marker.
+        link: the plugin.
+        kind: what the plugin is, as messages call it.
+        specs: the hooks that it may implement; without any, all.
+    """
+    who = f'the {kind} "{link.name}" of {link.origin}'
     version = getattr(link.plugin, "CONTRACT_VERSION", CONTRACT_VERSION)
     if version != CONTRACT_VERSION:
         raise PluginError(
             f"{who} was written for version {version} of the hook contract; this is version "
             f"{CONTRACT_VERSION}: install a release of it that fits"
         )
-    known = hook_arguments()
+    known = hook_arguments(*specs)
     implemented = dict(implemented_hooks(manager, link.plugin))
     for hook, arguments in implemented.items():
         if hook not in known:
@@ -150,16 +162,15 @@ def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin) -> None:
         if hook not in implemented and inspect.isroutine(getattr(link.plugin, hook, None)):
             raise PluginError(f'{who} has a function "{hook}" without @hookimpl: it would never be called')
     if not implemented:
-        raise PluginError(
-            f"{who} implements no hook; see docs/hooks.md, or put @mint_train.loss on its function"
-        )
+        hint = ", or put @mint_train.loss on its function" if kind == "loss" else ""
+        raise PluginError(f"{who} implements no hook; see docs/hooks.md{hint}")
 
 
-def hook_arguments() -> dict[str, tuple[str, ...]]:
-    """Return the contract: each hook's name with its arguments' names."""
+def hook_arguments(*specs: type) -> dict[str, tuple[str, ...]]:
+    """Return the contract, or some parts of it: each hook's name with its arguments' names."""
     return {
         name: tuple(inspect.signature(function).parameters)[1:]
-        for spec in (LossSpec, ObserverSpec)
+        for spec in specs or (LossSpec, ObserverSpec)
         for name, function in vars(spec).items()
         if not name.startswith("_")
     }

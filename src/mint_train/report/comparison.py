@@ -1,0 +1,70 @@
+"""The table at the end of a comparison of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mint_train.report.console import with_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How one loss of a comparison did."""
+
+    loss: str
+    step_line: Mapping[str, str]
+    """The metrics that the loss shows, with their formats."""
+    first: Mapping[str, Any]
+    """The line of its evaluation before the first step; empty where the run failed."""
+    last: Mapping[str, Any]
+    """That after the last step."""
+    problem: str | None
+    """Why the run failed."""
+
+
+def print_comparison(results: Sequence[Compared]) -> None:
+    """Print the losses, the best first: a table on a terminal, else plain aligned lines."""
+    header, rows = comparison_rows(results)
+    console = Console()
+    if console.is_terminal:
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+        return
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def comparison_rows(results: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
+    """Lay out header and rows, sorted by the first metric that every loss shows; what failed comes last."""
+    done = [result for result in results if result.problem is None]
+    failed = [result for result in results if result.problem is not None]
+    shown = [name for result in done for name in result.step_line if name in result.last]
+    formats = {name: form for result in done for name, form in result.step_line.items()}
+    common = [name for name in dict.fromkeys(shown) if shown.count(name) == len(done)]
+    if common:
+        done.sort(key=lambda result: float(result.last[common[0]]), reverse=True)
+    header = ["loss", "steps", *(f"{name} before" for name in common[:1]), *common, "loss value", ""]
+    rows = [
+        [
+            result.loss,
+            str(result.last["step"]),
+            *(f"{result.first[name]:{formats[name]}}" for name in common[:1]),
+            *(with_interval(name, formats[name], result.last, result.last["intervals"]) for name in common),
+            f"{result.last['loss']:.6f}",
+            "",
+        ]
+        for result in done
+    ]
+    blank = [""] * (len(header) - 3)
+    rows += [[result.loss, "failed", *blank, str(result.problem)] for result in failed]
+    return header, rows

@@ -1,0 +1,141 @@
+"""What a report shows of a run, read from its folder."""
+
+from __future__ import annotations
+
+import json
+import linecache
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mint_train.errors import UserError
+from mint_train.files import read_lines
+from mint_train.run_folder import METRICS_FILE, RunFolder
+
+SPEED = "tokens_per_second"
+LEARNING_RATE = "learning_rate"
+NOT_METRICS = ("step", "tokens", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric of one run over its steps."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """One metric of a run's evaluations, with its 95 % intervals where it has any."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    intervals: Sequence[tuple[float, float] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as its folder tells it."""
+
+    name: str
+    folder: Path
+    description: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    """A mapping a step, as in `metrics.jsonl`."""
+    evaluations: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]]
+    """What the last evaluation says of each held-out row."""
+
+    def metrics(self) -> list[str]:
+        """Name what can be drawn: the loss's metrics, then learning rate and speed."""
+        names = dict.fromkeys(name for line in self.lines for name in line if name not in NOT_METRICS)
+        return [*(name for name in names if name != LEARNING_RATE), LEARNING_RATE, SPEED]
+
+    def curve(self, metric: str) -> Curve:
+        """Return a metric over the steps that have it."""
+        found = [(line["step"], value) for line in self.lines if (value := figure(line, metric)) is not None]
+        return Curve([step for step, _ in found], [value for _, value in found])
+
+    def points(self, metric: str) -> Points:
+        """Return a metric of the evaluations that have it."""
+        lines = [line for line in self.evaluations if is_number(line.get(metric))]
+        return Points(
+            [line["step"] for line in lines],
+            [line[metric] for line in lines],
+            [line.get("intervals", {}).get(metric) for line in lines],
+        )
+
+
+def figure(line: Mapping[str, Any], metric: str) -> float | None:
+    """Return a metric of a step, or None where it has none."""
+    if metric == SPEED:
+        return line["tokens"] / line["seconds"] if line.get("tokens") and line.get("seconds") else None
+    return line[metric] if is_number(line.get(metric)) else None
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read runs, each under a name of its own.
+
+    Raises:
+        UserError: a folder is missing, broken, or has no step to draw.
+    """
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    above = os.path.commonpath([path.parent for path in paths])
+    named_alike = len({path.name for path in paths}) < len(paths)
+    names = [os.path.relpath(path, above) if named_alike else path.name for path in paths]
+    return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read one run.
+
+    Raises:
+        UserError: as `read_runs` says.
+    """
+    folder = RunFolder(path)
+    description = folder.read_description()
+    lines = read_lines(path / METRICS_FILE)
+    if not lines:
+        raise UserError(f"{path} has no finished step to draw yet")
+    evaluations = folder.evaluations()
+    rows = read_rows(folder.evaluation_rows(evaluations[-1]["step"])) if evaluations else []
+    return Run(name, path, description, lines, evaluations, rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read what an evaluation says of each row, the highest loss first.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return sorted(rows, key=lambda row: -row.get("loss", 0.0))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is broken: {error}") from error
+
+
+def row_text(source: str) -> dict[str, str]:
+    """Return the fields of a row of a JSON Lines file by its `file:line`; none where it is not there."""
+    path, _, line = source.rpartition(":")
+    if not line.isdigit():
+        return {}
+    try:
+        row = json.loads(linecache.getline(path, int(line)))
+    except ValueError:
+        return {}
+    fields = row.items() if isinstance(row, dict) else ()
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in fields
+    }

@@ -1,0 +1,165 @@
+"""A report as one page: no script, no request, its pictures inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mint_train.report.charts import DARK, DASHES, LIGHT, LONG, axis_label, metrics_of, svg, title
+from mint_train.report.curves import Run, row_text
+
+SHOWN_EXAMPLES = 3
+"""Per run."""
+LONGEST_TEXT = 1200
+HIDDEN_SETTINGS = ("options", "output", "overwrite", "progress", "track")
+
+
+def make_page(runs: Sequence[Run]) -> str:
+    """Lay out the runs as HTML."""
+    environment = Environment(
+        loader=PackageLoader("mint_train.report", ""), autoescape=True, undefined=StrictUndefined
+    )
+    metrics = metrics_of(runs)
+    return environment.get_template("page.html.j2").render(
+        heading=", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
+        light=LIGHT,
+        dark=DARK,
+        dashes=[" ".join(str(length * 2) for length in dashes) for dashes in DASHES],
+        runs=[{"name": run.name, "status": status(run)} for run in runs],
+        note=curves_note(runs),
+        charts=[
+            {"title": title(metric), "label": chart_label(runs, metric), "svg": svg(runs, metric)}
+            for metric in metrics
+        ],
+        tables=[
+            final_table(runs, metrics),
+            table("Settings", "setting", [settings_of(run) for run in runs], compared=True),
+            table("Data", "", [data_of(run) for run in runs]),
+            table("Made with", "", [made_with(run) for run in runs], compared=True),
+        ],
+        examples=[example for run in runs for example in examples_of(run)],
+    )
+
+
+def status(run: Run) -> str:
+    """Say how a run stands."""
+    last = run.lines[-1]["step"]
+    problem = run.description.get("problem")
+    return f"{run.description.get('status')}, {last} of {run.description.get('steps')} steps" + (
+        f", {problem}" if problem else ""
+    )
+
+
+def curves_note(runs: Sequence[Run]) -> str:
+    """Explain what the charts show beside the curves."""
+    notes = []
+    if any(len(run.lines) >= LONG for run in runs):
+        notes.append("Bold: running mean; thin: each step.")
+    if any(run.evaluations for run in runs):
+        notes.append("Diamonds: held-out data, with 95 % confidence intervals where a metric has one.")
+    return " ".join(notes) or "One point a step."
+
+
+def chart_label(runs: Sequence[Run], metric: str) -> str:
+    """Say in words what a chart shows, for who cannot see it."""
+    ends = []
+    for run in runs:
+        curve = run.curve(metric)
+        if curve.steps:
+            ends.append(f"{run.name} from {curve.values[0]:.4g} to {curve.values[-1]:.4g}")
+    return f"{axis_label(metric)} over optimiser steps: {'; '.join(ends)}"
+
+
+def table(
+    name: str, column: str, values: Sequence[Mapping[str, Any]], *, compared: bool = False
+) -> dict[str, Any]:
+    """Lay out values by run; rows in which runs differ are marked where asked."""
+    names = dict.fromkeys(key for of_run in values for key in of_run)
+    rows = [
+        {
+            "name": key,
+            "cells": [shown(of_run.get(key)) for of_run in values],
+            "differs": compared and len({shown(of_run.get(key)) for of_run in values}) > 1,
+        }
+        for key in names
+    ]
+    rows.sort(key=lambda row: not row["differs"])
+    differing = any(row["differs"] for row in rows)
+    return {
+        "title": name,
+        "column": column,
+        "note": "≠ marks what differs between the runs." if differing else "",
+        "numbers": False,
+        "rows": rows,
+    }
+
+
+def final_table(runs: Sequence[Run], metrics: Sequence[str]) -> dict[str, Any]:
+    """Lay out each metric's last value, and that of the last evaluation."""
+    values: list[dict[str, str]] = []
+    for run in runs:
+        own: dict[str, str] = {"last step": str(run.lines[-1]["step"])}
+        for metric in metrics:
+            curve, points = run.curve(metric), run.points(metric)
+            if curve.steps:
+                own[axis_label(metric)] = f"{curve.values[-1]:.6g}"
+            if points.steps:
+                interval = points.intervals[-1]
+                around = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+                own[f"{axis_label(metric)}, held out"] = f"{points.values[-1]:.6g}{around}"
+        own["tokens trained"] = f"{sum(line.get('tokens', 0) for line in run.lines):,}"
+        own["hours"] = f"{sum(line.get('seconds', 0.0) for line in run.lines) / 3600:.3f}"
+        values.append(own)
+    return table("Final figures", "figure", values) | {"numbers": True}
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """Collect a run's settings and the loss's options."""
+    settings = {
+        name: value for name, value in run.description["settings"].items() if name not in HIDDEN_SETTINGS
+    }
+    chosen = {"backend": run.description.get("backend"), "model": run.description.get("model")}
+    options = run.description.get("options", run.description["settings"].get("options", {}))
+    return settings | chosen | {f"options.{name}": value for name, value in options.items()}
+
+
+def data_of(run: Run) -> dict[str, Any]:
+    """Collect what is known of a run's data."""
+    data = dict(run.description["data"])
+    held_out = data.pop("held_out", None) or {}
+    data |= {f"held out: {name}": value for name, value in held_out.items()}
+    counted = {name: len(value) if name.endswith("left_out") else value for name, value in data.items()}
+    return {name.replace("_", " "): value for name, value in counted.items()}
+
+
+def made_with(run: Run) -> dict[str, Any]:
+    """Collect the plugins and packages of a run."""
+    return {**run.description.get("plugins", {}), **run.description.get("versions", {})}
+
+
+def examples_of(run: Run) -> list[dict[str, Any]]:
+    """Collect the held-out rows that the policy does worst on, with their texts where they can be read."""
+    return [
+        {
+            "run": run.name,
+            "source": row.get("source", ""),
+            "figures": ", ".join(
+                f"{title(name)} {value:.4g}" for name, value in row.items() if isinstance(value, float)
+            ),
+            "fields": {
+                name: text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
+                for name, text in row_text(str(row.get("source", ""))).items()
+            },
+        }
+        for row in run.rows[:SHOWN_EXAMPLES]
+    ]
+
+
+def shown(value: object) -> str:
+    """Write a value as a reader of the settings would."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

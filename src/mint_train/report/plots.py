@@ -1,0 +1,48 @@
+"""`mint-train plot`: runs as one picture and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mint_train.errors import OptionError, UserError
+from mint_train.files import cannot_write, write_whole
+from mint_train.report.curves import read_runs
+
+REPORT = "report"
+
+
+def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
+    """Draw runs, one over the other, as a PNG file and as an HTML page that needs nothing else.
+
+    Args:
+        folders: run folders, finished or not.
+        output: where to write; its ending is replaced by .png and .html.
+
+    Returns:
+        The two files.
+
+    Raises:
+        UserError: a folder is missing, broken or without a step; matplotlib is not installed.
+        MintTrainError: the disk refuses.
+    """
+    runs = read_runs(folders)
+    try:
+        from mint_train.report.charts import write_png
+        from mint_train.report.page import make_page
+    except ModuleNotFoundError as error:
+        raise UserError(f"plots need {error.name}: pip install 'mint-train[plot]'") from error
+    picture, page = output.with_suffix(".png"), output.with_suffix(".html")
+    if not output.parent.is_dir():
+        raise OptionError(f"--output {output}: there is no folder {output.parent}")
+    try:
+        write_png(runs, picture)
+    except OSError as error:
+        raise cannot_write(picture, error) from error
+    write_whole(page, make_page(runs))
+    return picture, page
+
+
+def report_path(folders: Sequence[Path]) -> Path:
+    """Choose where a report goes that no one placed: into the one run's folder, else into this one."""
+    return folders[0] / REPORT if len(folders) == 1 else Path(REPORT)

@@ -1,0 +1,217 @@
+"""What a run prints: plain lines, JSON, next to nothing, and a live bar on a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyte
+import pytest
+from rich.console import Console as Terminal
+
+from mint_train.records import RunRecord, RunResult, StepRecord
+from mint_train.report.live import LiveConsole
+
+COLUMNS, LINES = 90, 40
+
+
+@pytest.fixture
+def arguments(starter_model_folder: Path, short_pairs: Path) -> list[object]:
+    return [
+        "--loss", "dpo", "--data", short_pairs, "--model", starter_model_folder, "--steps", 3,
+        "--batch-size", 2, "--output", "run",
+    ]  # fmt: skip
+
+
+def metrics_lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+
+
+def test_plain_lines_where_there_is_no_terminal(run_cli: Callable[..., Any], arguments: list[object]) -> None:
+    status, out, err = run_cli(*arguments)
+    assert (status, err) == (0, "")
+    shown = "Step {step}: loss={loss:.6f}, pair_accuracy={pair_accuracy:.2f}, mean_margin={mean_margin:.6f}"
+    steps = [shown.format(**line) for line in metrics_lines()]
+    assert out.splitlines()[-5:] == [*steps, "Final checkpoint: run/adapter", "Run folder: run"]
+    assert out.startswith("Backend local (MINT_API_KEY is not set), model ")
+    assert "5 groups, 3 steps of at most 2." in out
+    assert "\x1b" not in out
+
+
+def test_quiet_prints_where_the_results_are_and_nothing_else(
+    run_cli: Callable[..., Any], arguments: list[object]
+) -> None:
+    status, out, err = run_cli(*arguments, "--quiet")
+    assert (status, out, err) == (0, "Final checkpoint: run/adapter\nRun folder: run\n", "")
+
+
+def test_json_prints_an_object_a_line_and_nothing_else(
+    run_cli: Callable[..., Any], arguments: list[object], short_pairs: Path
+) -> None:
+    status, out, err = run_cli(*arguments, "--json", "--eval-data", short_pairs)
+    assert (status, err) == (0, "")
+    events = [json.loads(line) for line in out.splitlines()]
+    names = [event["event"] for event in events]
+    assert [name for name in names if name != "notice"] == [
+        "run_started", "evaluated", *3 * ["step_finished"], "evaluated", "checkpoint_saved", "run_finished",
+    ]  # fmt: skip
+    assert names[0] == "notice"
+    assert events[0]["text"].startswith("Backend local")
+    started = events[names.index("run_started")]
+    assert (started["folder"], started["loss"], started["steps"], started["groups"]) == ("run", "dpo", 3, 5)
+    steps = [event for event in events if event["event"] == "step_finished"]
+    for event, line in zip(steps, metrics_lines(), strict=True):
+        line["event"] = "step_finished"
+        assert event.pop("seconds") == pytest.approx(line.pop("seconds"), abs=1e-6)
+        assert event == line
+    evaluations = [json.loads(line) for line in Path("run/evaluations.jsonl").read_text().splitlines()]
+    shown = [event for event in events if event["event"] == "evaluated"]
+    assert shown == [{"event": "evaluated", **line} for line in evaluations]
+    assert events[-1]["status"] == "done"
+    assert events[-1]["checkpoint"]["sampler"] == "run/adapter"
+
+
+def test_an_error_of_a_quiet_or_json_run_is_one_line_on_stderr(
+    run_cli: Callable[..., Any], arguments: list[object]
+) -> None:
+    for switch in ("--quiet", "--json"):
+        status, out, err = run_cli(*arguments, "--data", "nowhere.jsonl", switch)
+        assert (status, out) == (2, "")
+        assert err.startswith("mint-train: ")
+        assert err.count("\n") == 1
+
+
+def test_a_resume_prints_as_the_run_did_unless_it_is_told_otherwise(
+    run_cli: Callable[..., Any], arguments: list[object]
+) -> None:
+    assert run_cli(*arguments, "--json").status == 0
+    longer = run_cli("resume", "run", "--steps", 4)
+    events = [json.loads(line) for line in longer.out.splitlines()]
+    assert {"event": "notice", "text": "Resuming after step 3."} in events
+    plain = run_cli("resume", "run", "--steps", 5, "--progress", "plain")
+    assert "Step 5: loss=" in plain.out
+
+
+def test_a_real_terminal_shows_a_bar_and_keeps_the_step_lines(
+    arguments: list[object], tmp_path: Path
+) -> None:
+    """A recorded session: what the bytes leave on the screen of a terminal."""
+    recorded = record_session([sys.executable, "-m", "mint_train", *map(str, arguments)], tmp_path)
+    screen = pyte.Screen(COLUMNS, LINES)
+    stream = pyte.ByteStream(screen)
+    during: list[str] = []
+    for part in re.split(rb"(?=\x1b\[2K)", recorded):
+        stream.feed(part)
+        during.append("\n".join(line.rstrip() for line in screen.display))
+    bars = [text for text in during if re.search(r"^ *[123]/3 ━", text, re.MULTILINE)]
+    figures = r"^loss=\S+ pair_accuracy=\S+ mean_margin=\S+\n"
+    bar = r" *[12]/3 .*[\d,]+ tokens/s \d:\d\d:\d\d \d:\d\d:\d\d left"
+    assert any(re.search(figures + bar, text, re.MULTILINE) for text in bars), during[-20:]
+    left = [line for line in during[-1].splitlines() if line]
+    assert [line.partition(":")[0] for line in left[-5:]] == [
+        "Step 1", "Step 2", "Step 3", "Final checkpoint", "Run folder",
+    ]  # fmt: skip
+    assert "━" not in during[-1], "the bar stays on the screen"
+    assert not screen.cursor.hidden
+    assert b"Backend local" in recorded
+
+
+def record_session(command: list[str], folder: Path) -> bytes:
+    """Run a command whose output is a terminal of `COLUMNS` and `LINES`; return all that it wrote."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    unset = ("COLUMNS", "LINES", "NO_COLOR", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    process = subprocess.Popen(
+        command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
+        env=environment | {"TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    recorded = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        recorded += part
+    os.close(ours)
+    assert process.wait() == 0, recorded.decode()
+    return recorded
+
+
+def live_console(steps: int) -> tuple[LiveConsole, io.StringIO]:
+    written = io.StringIO()
+    console = LiveConsole()
+    console.terminal = console.bar.live.console = Terminal(file=written, force_terminal=True, width=COLUMNS)
+    console.run_started(
+        RunRecord(Path("run"), "dpo", "local", "a model", steps, 8, {"mean_margin": ".2f"}, {})
+    )
+    return console, written
+
+
+def shown_steps(written: io.StringIO) -> list[int]:
+    return [int(number) for number in re.findall(r"Step (\d+):", written.getvalue())]
+
+
+def test_thousands_of_steps_leave_about_a_hundred_lines() -> None:
+    console, written = live_console(5000)
+    for step in range(1, 5001):
+        console.step_finished(StepRecord(step, {"loss": 0.5, "mean_margin": 1.0}, 1e-5, 100, 0.5))
+    task = console.bar.tasks[0]
+    assert (task.completed, task.fields["speed"], task.fields["left"]) == (5000, "200", "0:00:00")
+    console.run_finished(RunResult("done", Path("run"), 5000, {}, None))
+    steps = shown_steps(written)
+    assert steps == [1, *range(50, 5001, 50)]
+
+
+def test_time_left_counts_the_steps_that_are_left() -> None:
+    console, _ = live_console(100)
+    try:
+        console.step_finished(StepRecord(40, {"loss": 0.5}, 1e-5, 100, 90.0))  # resumed at 39
+        assert console.bar.tasks[0].fields["left"] == "1:30:00"
+    finally:
+        console.stop()
+
+
+def test_a_run_that_breaks_off_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mint_train.report import display
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def break_off() -> None:
+        with display.open_display("auto") as console:
+            assert isinstance(console, LiveConsole)
+            console.run_started(RunRecord(Path("run"), "dpo", "local", "a model", 3, 8, {}, {}))
+            raise KeyboardInterrupt
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+    assert sys.stdout is screen
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mint_train.report import display
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    with display.open_display("auto") as console:
+        assert type(console) is display.Console

@@ -1,0 +1,158 @@
+"""Observers: found by their entry points, refused in one line, and never the end of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from mint_train.errors import PluginError
+from mint_train.hookspecs import hookimpl
+from mint_train.observers import load_observer, observed
+from mint_train.records import StepRecord
+
+
+@pytest.fixture
+def install_observer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], None]:
+    """Make a class look like an installed distribution's observer."""
+    added: list[EntryPoint] = []
+
+    def found(group: str) -> Iterator[EntryPoint]:
+        yield from entry_points(group=group)
+        yield from (entry for entry in added if entry.group == group)
+
+    def install(name: str, observer: object) -> None:
+        module = ModuleType(f"observer_{len(added)}_of_a_test")
+        module.made = observer  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        added.append(EntryPoint(name, f"{module.__name__}:made", "mint_train.observers"))
+
+    monkeypatch.setattr("mint_train.plugins.entry_points", found)
+    return install
+
+
+class Away:
+    """A tracker whose server goes away at the second step."""
+
+    told: list[str]
+
+    def __init__(self) -> None:
+        Away.told = []
+
+    @hookimpl
+    def step_finished(self, step: StepRecord) -> None:
+        sys.stdout.write("a line of the library's own\n")
+        Away.told.append(f"step {step.step}")
+        if step.step == 2:
+            raise ConnectionError("no route to host\nand a long trace")
+
+    @hookimpl
+    def run_finished(self) -> None:
+        Away.told.append("finished")
+
+
+def test_a_tracker_that_fails_costs_one_line_and_never_the_run(
+    train: Callable[..., Any],
+    install_observer: Callable[[str, object], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    install_observer("away", Away)
+    result = train(track=["away"])
+    out, err = capsys.readouterr()
+    assert (result.status, result.steps) == ("done", 4)
+    assert Away.told == ["step 1", "step 2"]
+    assert "Step 4: loss=" in out
+    assert "library's own" not in out
+    assert [line for line in err.splitlines() if line.startswith("mint-train")] == [
+        'mint-train: the observer "away" failed in step_finished and is told no more of this run: '
+        "ConnectionError: no route to host"
+    ]
+
+
+def test_an_unknown_observer_names_the_nearest(run_cli: Callable[..., Any]) -> None:
+    status, out, err = run_cli("--loss", "dpo", "--track", "tensorbord")
+    assert (status, out) == (2, "")
+    assert 'no observer "tensorbord" is installed; did you mean "tensorboard"?; installed: mlflow' in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("tensorboard", "tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow"), ("trackio", "trackio")],
+)
+def test_a_missing_library_says_what_to_install(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    for loaded in [other for other in sys.modules if other.split(".")[0] == "mint_train_trackers"]:
+        monkeypatch.delitem(sys.modules, loaded)
+    for loaded in [other for other in sys.modules if other.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    status, out, err = run_cli("--loss", "dpo", "--track", name)
+    assert (status, out) == (2, "")
+    assert err.endswith(f"which is not installed: pip install 'mint-train-trackers[{name}]'\n")
+    assert f'the observer "{name}" of mint-train-trackers 0.1.0 needs {module}' in err
+
+
+class Trainer:
+    @hookimpl
+    def compute_loss(self) -> None: ...
+
+
+class Misspelt:
+    @hookimpl
+    def step_finishd(self) -> None: ...
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise RuntimeError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (Trainer, 'the observer "mine" of .* implements a hook "compute_loss" that does not exist'),
+        (Misspelt, 'hook "step_finishd" that does not exist; did you mean "step_finished"?'),
+        (Broken, "cannot be made from observer_0_of_a_test:made: RuntimeError: no such thing"),
+        (object, "implements no hook; see docs/hooks.md$"),
+    ],
+)
+def test_a_broken_observer_is_refused_before_anything_begins(
+    install_observer: Callable[[str, object], None], made: object, message: str
+) -> None:
+    from mint_train.weighted_sum import open_loss
+
+    install_observer("mine", made)
+    with (
+        pytest.raises(PluginError, match=message.replace("?", r"\?")),
+        observed(open_loss("dpo", {}), "quiet", ["mine"]),
+    ):
+        pass
+
+
+def test_an_observer_is_made_anew_for_each_run(install_observer: Callable[[str, object], None]) -> None:
+    install_observer("away", Away)
+    assert load_observer("away").plugin is not load_observer("away").plugin
+
+
+def test_the_observer_of_the_docs_works(
+    train: Callable[..., Any], install_observer: Callable[[str, object], None]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "watching.md"
+    (source,) = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(source, found)
+    install_observer("best", found["BestStep"])
+    train(track=["best"])
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    best = min(lines, key=lambda line: line["loss"])
+    assert Path("run/observers/best.txt").read_text() == f"step {best['step']}: {best['loss']:.6f}\n"

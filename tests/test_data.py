@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mint_train.data.readers import read_rows
-from mint_train.dataset import build_dataset, read_examples
+from mint_train.data.readers import open_data, read_rows
+from mint_train.dataset.build import build_dataset
+from mint_train.dataset.examples import read_examples
 from mint_train.errors import DataError
 from mint_train.losses import Loss
 from mint_train.plugins import load_plugin
@@ -40,7 +41,7 @@ def read(dpo: Loss, tmp_path: Path) -> Callable[[str | bytes], list[tuple[Any, s
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return [
             (example.value, str(example.source).removeprefix(f"{tmp_path}/"))
-            for example in read_examples(path, dpo)
+            for example in read_examples(open_data(path), dpo)
         ]
 
     return read_content
@@ -160,7 +161,7 @@ def test_sharegpt_roles_and_many_turns(read: Callable[..., Any]) -> None:
 def test_all_real_pairs_are_read(real_pairs: Path, dpo: Loss) -> None:
     raw = real_pairs.read_text(encoding="utf-8")
     rows = json.loads(raw)
-    examples = read_examples(real_pairs, dpo)
+    examples = list(read_examples(open_data(real_pairs), dpo))
     assert len(examples) == len(rows) == 299
     lines = raw.split("\n")
     for example, row in zip(examples, rows, strict=True):
@@ -194,7 +195,8 @@ BAD_FILES = {
     "array of lists": (b"[[1]]", "rows.jsonl:1: a row must be an object with fields, not a list"),
     "not UTF-8": (f"{ROW_TEXT}\n".encode() + b'{"prompt": "\xe9"}', "rows.jsonl:2: not UTF-8 (byte 0xe9)"),
     "UTF-16": (ROW_TEXT.encode("utf-16"), "rows.jsonl:1: not UTF-8 (byte 0xff)"),
-    "gzip": (b"\x1f\x8b\x08\x00", "rows.jsonl:1: not UTF-8 (byte 0x8b)"),
+    "cut gzip": (b"\x1f\x8b\x08\x00", "rows.jsonl: cannot be read from its beginning: "),
+    "cut zstd": (b"\x28\xb5\x2f\xfd\x04", "rows.jsonl: cannot be read from its beginning: "),
     "huge number": (b'{"a": ' + b"9" * 5000 + b"}", "rows.jsonl:1: JSON that cannot be read"),
     "deep nesting": (b'{"a": ' + b"[" * 100_000, "rows.jsonl:1: JSON that cannot be read"),
     "deep array": (b"[" * 100_000, "rows.jsonl:1: JSON that cannot be read"),
@@ -204,7 +206,7 @@ BAD_ROWS = {
     "no prompt": ({"chosen": "a", "rejected": "b"}, 'field "prompt": missing; the row has '),
     "no chosen": ({"prompt": "p", "rejected": "b"}, 'field "chosen": missing; the row has '),
     "no rejected": ({"prompt": "p", "chosen": "a"}, 'field "rejected": missing; the row has '),
-    "no fields": ({}, 'field "chosen": missing; the row has no fields'),
+    "no fields": ({}, 'field "prompt": missing; the row has no fields'),
     "empty prompt": (ROW | {"prompt": ""}, 'field "prompt": is empty'),
     "blank chosen": (ROW | {"chosen": " \n"}, 'field "chosen": is empty'),
     "empty rejected": (ROW | {"rejected": ""}, 'field "rejected": is empty'),
@@ -222,7 +224,7 @@ BAD_ROWS = {
     ),
     "text in messages": (ROW | {"prompt": ["a"]}, 'field "prompt[0]": must be a message'),
     "unknown speaker": (
-        {**ROW, "conversations": [{"from": "bot", "value": "x"}]},
+        {"chosen": "a", "rejected": "b", "conversations": [{"from": "bot", "value": "x"}]},
         'field "conversations[0].from": "bot" is none of human, gpt, system',
     ),
     "prompt of the assistant": (ROW | {"prompt": [TURN, GOOD_TURN]}, 'field "prompt": ends with the assist'),
@@ -276,13 +278,13 @@ def test_missing_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:
-    assert refused(run_cli, tmp_path) == f"{tmp_path}: Is a directory\n"
+    assert refused(run_cli, tmp_path).startswith(f"{tmp_path}: Is a directory; name its files")
 
 
 def read_or_problem(path: Path, dpo: Loss) -> tuple[list[Any], str | None]:
     """The examples of a file, or why it is refused; any other error fails the test."""
     try:
-        return read_examples(path, dpo), None
+        return list(read_examples(open_data(path), dpo)), None
     except DataError as error:
         return [], str(error)
 
@@ -374,7 +376,7 @@ def test_rows_of_both_forms_are_the_same(tmp_path: Path) -> None:
 
 
 def dataset(dpo: Loss, tokenizer: Any, path: Path, max_length: int | None) -> Any:
-    return build_dataset(read_examples(path, dpo), dpo, tokenizer, max_length)
+    return build_dataset(read_examples(open_data(path), dpo), dpo, tokenizer, max_length)
 
 
 def test_pairs_that_do_not_fit_are_counted_and_named(

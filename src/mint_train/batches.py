@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -36,6 +36,24 @@ def attach(datum: Datum, **values: Attachment) -> AttachedDatum:
     return AttachedDatum(datum, values)
 
 
+class DatumArrays(NamedTuple):
+    """What a datum holds as lists, as arrays."""
+
+    inputs: np.ndarray
+    """int64 `[target tokens]`"""
+    targets: np.ndarray
+    """int64 `[target tokens]`"""
+    weights: np.ndarray
+    """float32 `[target tokens]`"""
+
+    @classmethod
+    def of(cls, datum: Datum) -> DatumArrays:
+        """Read a datum's lists."""
+        weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float32, copy=False)
+        inputs = np.asarray(datum.model_input.to_ints(), dtype=np.int64)
+        return cls(inputs, datum.loss_fn_inputs["target_tokens"].to_numpy(), weights)
+
+
 @dataclass(frozen=True)
 class Group:
     """The datums of one example, in the order that its loss's `flatten` gave them."""
@@ -44,6 +62,8 @@ class Group:
     source: Source
     attached: tuple[Mapping[str, Attachment], ...] = ()
     reference_logprobs: tuple[torch.Tensor, ...] | None = None
+    known_arrays: tuple[DatumArrays, ...] | None = field(default=None, repr=False, compare=False)
+    """The datums' arrays, where they were made of them: reading long lists again would cost a step dearly."""
 
     @classmethod
     def of(cls, flattened: Sequence[Datum | AttachedDatum], source: Source) -> Group:
@@ -59,11 +79,14 @@ class Group:
         return cls(datums=tuple(datums), source=source, attached=tuple(attached))
 
     @cached_property
+    def arrays(self) -> tuple[DatumArrays, ...]:
+        """Per datum, its inputs, targets and weights."""
+        return self.known_arrays or tuple(DatumArrays.of(datum) for datum in self.datums)
+
+    @property
     def weights(self) -> tuple[np.ndarray, ...]:
         """Per datum, its weights, float32 `[target tokens]`."""
-        return tuple(
-            np.asarray(datum.loss_fn_inputs["weights"].data, dtype=np.float32) for datum in self.datums
-        )
+        return tuple(arrays.weights for arrays in self.arrays)
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -85,18 +108,15 @@ class Group:
         """Per datum, its number of target tokens of non-zero weight."""
         return tuple(int(np.count_nonzero(weights)) for weights in self.weights)
 
-    @cached_property
+    @property
     def targets(self) -> tuple[np.ndarray, ...]:
         """Per datum, its target tokens, int64 `[target tokens]`."""
-        return tuple(np.asarray(datum.loss_fn_inputs["target_tokens"].data) for datum in self.datums)
+        return tuple(arrays.targets for arrays in self.arrays)
 
     @cached_property
     def prompts(self) -> tuple[np.ndarray, ...]:
         """Per datum, its tokens before the first trained one, int64; all of them where none is trained."""
-        return tuple(
-            np.asarray(datum.model_input.to_ints())[: prompt_length(weights)]
-            for datum, weights in zip(self.datums, self.weights, strict=True)
-        )
+        return tuple(arrays.inputs[: prompt_length(arrays.weights)] for arrays in self.arrays)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 
 from mint_train.errors import DoesNotFit
 from mint_train.sdk import Datum, types
@@ -63,13 +62,14 @@ def build_datum(
     if max_length is not None and len(prompt_tokens) >= max_length:
         raise DoesNotFit(f"the prompt's {len(prompt_tokens)} tokens fill --max-length {max_length}")
     all_tokens = [*prompt_tokens, *completion_tokens][:max_length]
-    weights = torch.ones(len(all_tokens) - 1)
+    targets = np.array(all_tokens[1:], dtype=np.int64)
+    weights = np.ones(len(targets), dtype=np.float32)
     weights[: len(prompt_tokens) - 1] = 0.0
     return Datum(
         model_input=types.ModelInput.from_ints(tokens=all_tokens[:-1]),
         loss_fn_inputs={
-            "target_tokens": types.TensorData.from_torch(torch.tensor(all_tokens[1:])),
-            "weights": types.TensorData.from_torch(weights),
+            "target_tokens": types.TensorData.from_numpy(targets),
+            "weights": types.TensorData.from_numpy(weights),
         },
     )
 

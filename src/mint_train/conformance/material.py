@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train.backends.local.starter_model import make_starter_tokenizer
 from mint_train.batches import Batch, Group
-from mint_train.data.readers import Row, read_rows
+from mint_train.data.readers import read_rows
+from mint_train.data.rows import Row
 from mint_train.errors import Source
 from mint_train.losses import Loss
 

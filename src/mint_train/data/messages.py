@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mint_train.data.readers import kind
+from mint_train.data.rows import kind
 from mint_train.errors import RowError
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -34,9 +35,42 @@ def text(value: object, field: str) -> str:
         raise RowError(field, f"must be text, not {kind(value)}")
     if not value.strip():
         raise RowError(field, "is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise RowError(field, "holds half of a character (a lone surrogate), which no tokenizer can read")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        problem = "holds half of a character (a lone surrogate), which no tokenizer can read"
+        raise RowError(field, problem) from None
     return value
+
+
+def truth(value: object, field: str) -> bool:
+    """Return true or false; a CSV has them as text.
+
+    Raises:
+        RowError: it is neither.
+    """
+    written = value.strip().lower() if isinstance(value, str) else value
+    for truth, words in ((True, "true"), (False, "false")):
+        if written is truth or written == words:
+            return truth
+    raise RowError(field, f"must be true or false, not {kind(value) if written else 'empty'}")
+
+
+def number(value: object, field: str) -> float:
+    """Return a finite number; a CSV has it as text.
+
+    Raises:
+        RowError: it is something else.
+    """
+    found = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except (ValueError, OverflowError):
+            found = math.nan
+    if not math.isfinite(found):
+        raise RowError(field, f"must be a finite number, not {value!r:.40}")
+    return found
 
 
 def chat_message(value: object, field: str) -> ChatMessage:

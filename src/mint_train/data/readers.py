@@ -1,114 +1,175 @@
-"""From a file to rows: each keeps the line that it began on."""
+"""From what `--data` names to rows: files of any form, shards, standard input, the hub."""
 
 from __future__ import annotations
 
-import json
+import glob
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-from mint_train.errors import DataError, Source
+from mint_train.data.compression import SUFFIXES, open_plain
+from mint_train.data.json_rows import read_json
+from mint_train.data.rows import BadRow, Row
+from mint_train.data.tables import BUILDERS, DELIMITERS, as_json_line, read_csv, read_hub, read_table
+from mint_train.errors import DataError
+
+STANDARD_INPUT = "-"
+HUB = {"hf:": False, "hf-stream:": True}
+"""Prefixes of data sets on the hub: whether they are streamed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a data file, uninterpreted."""
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows come from. They can be read any number of times."""
 
-    values: dict[str, Any]
-    source: Source
+    name: str
+    """As the user wrote it."""
+    shards: tuple[Path, ...]
+    copy: IO[bytes] | None = None
+    """A temporary file that holds what can be read only once; it goes when this object does."""
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """Read all rows in order, shard by shard; a bad one is yielded too, so that nothing is lost unseen.
+
+        Raises:
+            DataError: a shard is missing, unreadable or broken beyond its rows; there is no row at all.
+        """
+        empty = True
+        for shard in self.shards:
+            for row in self._read(shard):
+                empty = False
+                yield row
+        if empty:
+            raise DataError(
+                f"{self.name}: {'they hold' if len(self.shards) > 1 else 'the file holds'} no rows"
+            )
+
+    def _read(self, shard: Path) -> Iterator[Row | BadRow]:
+        if self.copy is None:
+            yield from read_file(shard, str(shard))
+            return
+        for row in read_file(shard, self.name):
+            yield replace(row, source=replace(row.source, unit=self.unit))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file, hexadecimal; of several, that of their own ones in order.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        digests = [file_digest(shard) for shard in self.shards]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read all rows of a JSON Lines or JSON file (an array of objects).
+def open_data(name: str | Path) -> DataSource:
+    """Find what `--data` names; standard input and the hub are read now, once, into a temporary file.
 
-    The two forms are told apart by content, not by name: an array begins with `[`.
+    Args:
+        name: a file, a pattern of files (`data/*.jsonl.gz`), `-` for standard input, or a data set on the
+            hub: `hf:org/name`, `hf:org/name/config`, each perhaps with `:split`; `hf-stream:` streams it.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, not UTF-8 or broken; with the line.
+        DataError: there is no such file, or it cannot be read.
     """
-    text = read_text(path)
-    name = str(path)
-    pairs = json_array(text, name) if text.lstrip().startswith("[") else json_lines(text, name)
+    text = str(name)
+    if text == STANDARD_INPUT:
+        return copy_standard_input()
+    for prefix, streaming in HUB.items():
+        if text.startswith(prefix):
+            return copy_hub(text, text.removeprefix(prefix), streaming=streaming)
+    path = Path(text)
+    if path.is_dir():
+        raise DataError(
+            f"{text}: Is a directory; name its files (`{text}/*.jsonl`), or a data set (`hf:{text}`)"
+        )
+    if path.exists() or glob.escape(text) == text:
+        return DataSource(text, (path,))
+    shards = tuple(Path(found) for found in sorted(glob.glob(text, recursive=True)) if Path(found).is_file())
+    if not shards:
+        raise DataError(f"{text}: no file matches")
+    return DataSource(text, shards)
+
+
+def copy_standard_input() -> DataSource:
+    """Copy standard input to a temporary file.
+
+    Raises:
+        DataError: it is a terminal.
+    """
+    if sys.stdin.isatty():
+        raise DataError("--data -: standard input is a terminal; pipe the rows in")
+    copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
+    shutil.copyfileobj(sys.stdin.buffer, copy)
+    copy.flush()
+    return DataSource("standard input", (Path(copy.name),), copy)
+
+
+def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:
+    """Copy a data set of the hub to a temporary file of JSON Lines.
+
+    Raises:
+        DataError: it cannot be reached or read.
+    """
+    copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
+    for values in read_hub(name, reference, streaming=streaming):
+        copy.write(as_json_line(values))
+    copy.flush()
+    return DataSource(name, (Path(copy.name),), copy, "row")
+
+
+def read_file(path: Path, name: str) -> Iterator[Row | BadRow]:
+    """Read one file: CSV, Parquet and Arrow by its suffix, JSON Lines or a JSON array under any other."""
+    suffixes = [suffix for suffix in path.suffixes if suffix not in SUFFIXES]
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix in BUILDERS:
+        yield from read_table(path, BUILDERS[suffix], name)
+        return
+    with open_plain(path, name) as file:
+        if suffix in DELIMITERS:
+            yield from read_csv(file, name, DELIMITERS[suffix])
+        else:
+            yield from read_json(file, name)
+
+
+def read_rows(data: str | Path) -> list[Row]:
+    """Read all rows into memory.
+
+    Raises:
+        DataError: a file or a row of it cannot be read, with the line.
+    """
     rows = []
-    for value, line in pairs:
-        if not isinstance(value, dict):
-            raise DataError(f"{name}:{line}: a row must be an object with fields, not {kind(value)}")
-        rows.append(Row(value, Source(name, line)))
-    if not rows:
-        raise DataError(f"{name}: the file holds no rows")
+    for row in open_data(data).rows():
+        if isinstance(row, BadRow):
+            raise DataError(str(row))
+        rows.append(row)
     return rows
 
 
-def read_text(path: Path) -> str:
-    """Read a file as UTF-8, with or without a byte order mark."""
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file to UTF-8"
-        ) from error
 
 
-def json_lines(text: str, name: str) -> Iterator[tuple[Any, int]]:
-    """Yield each line's value with its line number, blank lines left out."""
-    # splitlines() would also break at U+2028, which may stand inside a JSON string
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line), number
-            except (ValueError, RecursionError) as error:
-                raise broken_json(name, number, error) from error
-
-
-def json_array(text: str, name: str) -> Iterator[tuple[Any, int]]:
-    """Yield each element of a JSON array with the line that it begins on."""
-    decoder = json.JSONDecoder()
-    position, line, counted = skip_space(text, text.index("[") + 1), 1, 0
-    more = text[position : position + 1] != "]"
-    while more:
-        line += text.count("\n", counted, position)
-        counted = position
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            raise broken_json(name, getattr(error, "lineno", line), error) from error
-        yield value, line
-        position = skip_space(text, position)
-        separator = text[position : position + 1]
-        if separator not in (",", "]"):
-            broken = 1 + text.count("\n", 0, position)
-            raise DataError(f"{name}:{broken}: broken JSON: expected , or ] after a row")
-        more = separator == ","
-        if more:
-            position = skip_space(text, position + 1)
-    if text[position + 1 :].strip():
-        broken = 1 + text.count("\n", 0, position)
-        raise DataError(f"{name}:{broken}: broken JSON: something follows the closing ]")
-
-
-def broken_json(name: str, line: int, error: ValueError | RecursionError) -> DataError:
-    """Say what is broken where; beside syntax, Python refuses huge integers and very deep nesting."""
-    if isinstance(error, json.JSONDecodeError):
-        return DataError(f"{name}:{line}: broken JSON at column {error.colno}: {error.msg}")
-    return DataError(f"{name}:{line}: JSON that cannot be read: {error}")
-
-
-def skip_space(text: str, position: int) -> int:
-    """Return the first position at or after one that is no white space."""
-    while text[position : position + 1].isspace():
-        position += 1
-    return position
-
-
-def kind(value: object) -> str:
-    """Name the JSON type of a value as a user would."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+def absolute_name(name: str) -> str:
+    """Return what `--data` names so that it stands wherever a run is resumed from."""
+    if name == STANDARD_INPUT or name.startswith(tuple(HUB)):
+        return name
+    return os.path.abspath(name)

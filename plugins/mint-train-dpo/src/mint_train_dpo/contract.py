@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mint_train.batches import Batch, Group
-from mint_train.datums import prompt_length
 from mint_train.errors import ContractError
 
 PAIR = 2
@@ -31,25 +30,12 @@ def check_pairs(batch: Batch) -> None:
 
 def check_pair(number: int, group: Group) -> None:
     """Refuse a pair without two different trained completions of one prompt."""
-    tokens = [target_tokens(group, place) for place in range(PAIR)]
-    lengths = [prompt_length(weights) for weights in group.weights]
     for place, side in enumerate(("chosen", "rejected")):
         if not group.weights[place].any():
             raise ContractError(f"pair {number}: its {side} completion has no trained token", number)
-    prompts = [input_tokens(group, place)[: lengths[place]] for place in range(PAIR)]
-    if not np.array_equal(prompts[0], prompts[1]):
+    if not np.array_equal(group.prompts[0], group.prompts[1]):
         raise ContractError(f"pair {number}: chosen and rejected do not share their prompt", number)
-    if np.array_equal(tokens[0], tokens[1]):
+    if np.array_equal(group.targets[0], group.targets[1]):
         raise ContractError(
             f"pair {number}: chosen is equal to rejected, so there is nothing to prefer", number
         )
-
-
-def target_tokens(group: Group, place: int) -> np.ndarray:
-    """Return a datum's target tokens, int64 `[target tokens]`."""
-    return np.asarray(group.datums[place].loss_fn_inputs["target_tokens"].data)
-
-
-def input_tokens(group: Group, place: int) -> np.ndarray:
-    """Return a datum's input tokens, int64 `[target tokens]`."""
-    return np.asarray(group.datums[place].model_input.to_ints())

@@ -1,4 +1,4 @@
-"""The row of a preference loss: a prompt with a chosen and a rejected completion."""
+"""The row of a preference loss, a prompt with a chosen and a rejected completion, in all its forms."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.data.messages import ChatMessage, chat_messages, completion, prompt, require
+from mint_train.data.forms import Form, Forms, combine, recognise
+from mint_train.data.messages import ChatMessage, chat_messages, completion
+from mint_train.data.prompts import PROMPTS, dialogue, is_dialogue, split_shared
+from mint_train.data.rows import kind
 from mint_train.errors import RowError
+
+VERDICTS = ("label", "winner", "preference", "better", "choice")
+TIES = ("tie", "both", "neither", "equal", "same", "draw", "none")
+COMPARED = ("completion", "response", "answer", "output")
+SIDES = (("a", "b"), ("0", "1"), ("1", "2"))
 
 
 @dataclass(frozen=True)
@@ -20,51 +28,139 @@ class PreferencePair:
 
 
 def parse_pair(row: Mapping[str, Any]) -> PreferencePair:
-    """Read a pair from a row in one of these forms.
-
-    - `prompt`, `chosen`, `rejected`, each as text or as chat messages;
-    - `conversations`, `chosen`, `rejected` (ShareGPT);
-    - `chosen`, `rejected` as whole conversations that share all messages but the last.
+    """Read a pair from a row in one of `FORMS`.
 
     Raises:
-        RowError: naming the field that is missing or wrong.
+        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
     """
-    chosen, rejected = require(row, "chosen"), require(row, "rejected")
-    if "conversations" in row:
-        pair = PreferencePair(
-            prompt(row["conversations"], "conversations"),
-            completion(chosen, "chosen"),
-            completion(rejected, "rejected"),
-        )
-    elif is_conversation(chosen) and is_conversation(rejected):
-        pair = split_conversations(chosen, rejected)
-    else:
-        pair = PreferencePair(
-            prompt(require(row, "prompt"), "prompt"),
-            completion(chosen, "chosen"),
-            completion(rejected, "rejected"),
-        )
+    pair: PreferencePair = recognise(row, FORMS).read(row)
     if pair.chosen == pair.rejected:
         raise RowError("rejected", "is equal to chosen, so there is nothing to prefer; remove the row")
     return pair
 
 
-def is_conversation(value: object) -> bool:
-    """Tell a whole conversation from a single answer."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1
-
-
-def split_conversations(chosen: object, rejected: object) -> PreferencePair:
-    """Take the shared messages of two conversations as the prompt.
+def name_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a row.
 
     Raises:
-        RowError: they differ before their last messages.
+        RowError: it is in none, or in two.
     """
-    better, worse = chat_messages(chosen, "chosen"), chat_messages(rejected, "rejected")
-    if better[:-1] != worse[:-1]:
-        raise RowError("rejected", "and chosen differ before their last message: a pair shares its prompt")
-    return PreferencePair(
-        prompt(better[:-1], "chosen"),
-        completion(better[-1:], "chosen"),
-        completion(worse[-1:], "rejected"),
+    return recognise(row, FORMS).name
+
+
+def are_conversations(row: Mapping[str, Any]) -> bool:
+    """Tell whole conversations from single answers."""
+    return all(
+        isinstance(row[side], Sequence) and not isinstance(row[side], str) and len(row[side]) > 1
+        for side in ("chosen", "rejected")
     )
+
+
+def are_dialogues(row: Mapping[str, Any]) -> bool:
+    """Tell whole dialogues of Anthropic's HH form from single answers."""
+    return is_dialogue(row["chosen"]) and is_dialogue(row["rejected"])
+
+
+def read_answers(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Read `chosen` and `rejected`, each one answer."""
+    return completion(row["chosen"], "chosen"), completion(row["rejected"], "rejected")
+
+
+def read_conversations(row: Mapping[str, Any]) -> PreferencePair:
+    """Read `chosen` and `rejected` as whole conversations."""
+    better, worse = (chat_messages(row[side], side) for side in ("chosen", "rejected"))
+    return PreferencePair(*split_shared(better, worse, ("chosen", "rejected")))
+
+
+def read_dialogues(row: Mapping[str, Any]) -> PreferencePair:
+    """Read `chosen` and `rejected` as whole HH dialogues."""
+    better, worse = (dialogue(row[side], side) for side in ("chosen", "rejected"))
+    return PreferencePair(*split_shared(better, worse, ("chosen", "rejected")))
+
+
+def read_outputs(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Read `output` as two answers, the better one first.
+
+    Raises:
+        RowError: it is something else.
+    """
+    value = row["output"]
+    if not isinstance(value, list) or len(value) != 2:
+        found = f"{len(value)}" if isinstance(value, list) else kind(value)
+        raise RowError("output", f"must be a list of two completions, the better one first, not {found}")
+    return completion(value[0], "output[0]"), completion(value[1], "output[1]")
+
+
+def comparison(stem: str, sides: tuple[str, str]) -> Form:
+    """Make the form of two completions and a verdict: `response_a`, `response_b`, `winner`."""
+    fields = tuple(f"{stem}_{side}" for side in sides)
+
+    def read(row: Mapping[str, Any]) -> tuple[str, str]:
+        texts = [completion(row[field], field) for field in fields]
+        better = read_verdict(row, fields, sides)
+        return texts[better], texts[1 - better]
+
+    return Form(f"{fields[0]} and {fields[1]} compared", fields, read)
+
+
+def read_verdict(row: Mapping[str, Any], fields: tuple[str, ...], sides: tuple[str, str]) -> int:
+    """Return which of two completions is better, 0 or 1.
+
+    Raises:
+        RowError: no field says so, more than one does, or it names neither completion.
+    """
+    found = [name for name in VERDICTS if row.get(name) not in (None, "")]
+    if len(found) != 1:
+        problem = "missing; the better completion is named by" if not found else "is not alone: the row has"
+        raise RowError((found or VERDICTS)[0], f"{problem} {', '.join(found or VERDICTS)}")
+    value = row[found[0]]
+    # whole numbers come as 1.0 from a column that has nulls
+    said = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
+    for place, (field, side) in enumerate(zip(fields, sides, strict=True)):
+        if not isinstance(value, bool) and said in (side, field, f"model_{side}"):
+            return place
+    if said in TIES:
+        raise RowError(found[0], f'is "{value}": a tie prefers neither; remove the row')
+    raise RowError(found[0], f"is {value!r:.40}; it must name the better one: {sides[0]} or {sides[1]}")
+
+
+def make_pair(prompt: str | list[ChatMessage], answers: tuple[str, str]) -> PreferencePair:
+    """Put a prompt and its two answers together."""
+    return PreferencePair(prompt, *answers)
+
+
+CHOSEN_AND_REJECTED = Form(
+    "chosen and rejected",
+    ("chosen", "rejected"),
+    read_answers,
+    lambda row: not are_conversations(row) and not are_dialogues(row),
+)
+OUTPUTS = Form(
+    "two outputs, the better first", ("output",), read_outputs, lambda row: isinstance(row["output"], list)
+)
+FORMS = Forms(
+    (
+        *combine(
+            PROMPTS,
+            [
+                CHOSEN_AND_REJECTED,
+                OUTPUTS,
+                *(comparison(stem, sides) for stem in COMPARED for sides in SIDES),
+            ],
+            make_pair,
+        ),
+        Form(
+            "chat messages, chosen and rejected sharing their prompt",
+            ("chosen", "rejected"),
+            read_conversations,
+            are_conversations,
+        ),
+        Form(
+            "Anthropic HH dialogues, chosen and rejected sharing their prompt",
+            ("chosen", "rejected"),
+            read_dialogues,
+            are_dialogues,
+        ),
+    )
+)
+"""Every form of a pair."""

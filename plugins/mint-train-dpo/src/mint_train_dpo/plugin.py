@@ -30,7 +30,7 @@ from mint_train_dpo.loss import (
     chosen_and_rejected,
     wants_reference,
 )
-from mint_train_dpo.pairs import PreferencePair, parse_pair
+from mint_train_dpo.pairs import PreferencePair, name_form, parse_pair
 
 MUCH_LONGER = 1.5
 
@@ -64,8 +64,14 @@ def bundled_rows() -> Path:
 
 @hookimpl
 def parse_row(row: Mapping[str, Any]) -> PreferencePair:
-    """A pair of text, chat messages or ShareGPT turns."""
+    """A pair in any of the forms of `pairs.py`."""
     return parse_pair(row)
+
+
+@hookimpl
+def row_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a pair."""
+    return name_form(row)
 
 
 @hookimpl
@@ -118,6 +124,12 @@ def step_line() -> dict[str, str]:
         "rewards/accuracy": ".2f",
         "rewards/margin": ".6f",
     }
+
+
+@hookimpl
+def datum_names() -> tuple[str, str]:
+    """Name the two datums of a pair."""
+    return ("chosen", "rejected")
 
 
 @hookimpl

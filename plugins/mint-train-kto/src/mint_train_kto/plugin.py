@@ -17,7 +17,7 @@ from mint_train.datums import build_completion_tokens, build_datum, build_prompt
 from mint_train.sdk import Datum
 from mint_train_kto.contract import LABEL, check_rated
 from mint_train_kto.loss import kahneman_tversky, kl_baseline, rating_metrics
-from mint_train_kto.rows import RatedCompletion, parse_rated, with_unrelated
+from mint_train_kto.rows import RatedCompletion, name_form, parse_rated, with_unrelated
 
 MUCH_MORE = 3.0
 UNTRAINED_DATUMS = (1,)
@@ -79,8 +79,14 @@ def bundled_rows() -> Path:
 
 @hookimpl
 def parse_row(row: Mapping[str, Any]) -> RatedCompletion:
-    """Read a rated completion of text, chat messages or ShareGPT turns."""
+    """Read a rated completion in any of the forms of `rows.py`."""
     return parse_rated(row)
+
+
+@hookimpl
+def row_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a rated completion."""
+    return name_form(row)
 
 
 @hookimpl

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mint_train.data.messages import ChatMessage, chat_messages, completion, prompt, require
-from mint_train.data.readers import kind
+from mint_train.data.forms import Form, Forms, combine, recognise
+from mint_train.data.messages import ChatMessage, chat_messages, completion, prompt, truth
+from mint_train.data.prompts import PROMPTS
 from mint_train.errors import DataError, RowError
 
 
@@ -23,28 +24,53 @@ class RatedCompletion:
 
 
 def parse_rated(row: Mapping[str, Any]) -> RatedCompletion:
-    """Read a rated completion from a row in one of these forms.
-
-    - `prompt`, `completion`, `label`, the first two as text or as chat messages;
-    - `conversations`, `completion`, `label` (ShareGPT);
-    - `messages`, `label`: a whole conversation whose last message is the completion.
+    """Read a rated completion from a row in one of `FORMS`.
 
     Raises:
-        RowError: naming the field that is missing or wrong.
+        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
     """
-    if "messages" in row:
-        messages = chat_messages(row["messages"], "messages")
-        if len(messages) == 1:
-            raise RowError("messages", "holds one message; a prompt and the assistant's answer are needed")
-        question, answer = prompt(messages[:-1], "messages"), completion(messages[-1:], "messages")
-    else:
-        field = "conversations" if "conversations" in row else "prompt"
-        question = prompt(require(row, field), field)
-        answer = completion(require(row, "completion"), "completion")
-    label = require(row, "label")
-    if not isinstance(label, bool):
-        raise RowError("label", f"must be true (desirable) or false (undesirable), not {kind(label)}")
-    return RatedCompletion(question, answer, label)
+    rated: RatedCompletion = recognise(row, FORMS).read(row)
+    return rated
+
+
+def name_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a row.
+
+    Raises:
+        RowError: it is in none, or in two.
+    """
+    return recognise(row, FORMS).name
+
+
+def read_messages(row: Mapping[str, Any]) -> RatedCompletion:
+    """Read `messages`: a whole conversation whose last message is rated."""
+    messages = chat_messages(row["messages"], "messages")
+    if len(messages) == 1:
+        raise RowError("messages", "holds one message; a prompt and the assistant's answer are needed")
+    question, answer = prompt(messages[:-1], "messages"), completion(messages[-1:], "messages")
+    return RatedCompletion(question, answer, truth(row["label"], "label"))
+
+
+def rated_field(field: str) -> Form:
+    """Make the form of a completion in a field, and its label."""
+    return Form(
+        f"{field} and label",
+        (field, "label"),
+        lambda row: (completion(row[field], field), truth(row["label"], "label")),
+    )
+
+
+FORMS = Forms(
+    (
+        *combine(
+            PROMPTS,
+            [rated_field("completion"), rated_field("output")],
+            lambda question, rated: RatedCompletion(question, *rated),
+        ),
+        Form("chat messages with label, the last one rated", ("messages", "label"), read_messages),
+    )
+)
+"""Every form of a rated completion."""
 
 
 def with_unrelated(examples: Sequence[RatedCompletion]) -> list[RatedCompletion]:

@@ -15,7 +15,7 @@ from mint_train.batches import AttachedDatum, packed_logprobs
 from mint_train.datums import build_datum, build_prompt_tokens
 from mint_train_policy_gradient.contract import ADVANTAGES, OLD_LOGPROBS, check_rollouts
 from mint_train_policy_gradient.loss import Average, average_tokens, log_ratios, surrogate
-from mint_train_policy_gradient.rollouts import Rollout, parse_rollout
+from mint_train_policy_gradient.rollouts import Rollout, name_form, parse_rollout
 
 
 class PolicyGradientOptions(BaseModel):
@@ -57,6 +57,12 @@ def bundled_rows() -> Path:
 def parse_row(row: Mapping[str, Any]) -> Rollout:
     """Read a sampled completion with its old logprobs and its advantage."""
     return parse_rollout(row)
+
+
+@hookimpl
+def row_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a rollout."""
+    return name_form(row)
 
 
 @hookimpl

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.data.messages import ChatMessage, prompt, require
-from mint_train.data.readers import kind
+from mint_train.data.forms import Form, combine, recognise
+from mint_train.data.messages import ChatMessage
+from mint_train.data.prompts import PROMPTS
+from mint_train.data.rows import kind
 from mint_train.errors import RowError
 
 ROUNDING = 1e-3
@@ -29,24 +31,35 @@ class Rollout:
 
 
 def parse_rollout(row: Mapping[str, Any]) -> Rollout:
-    """Read a rollout from a row with `prompt` or `prompt_tokens`, and the fields of the README.
+    """Read a rollout from a row in one of `FORMS`.
 
     Raises:
-        RowError: naming the field that is missing or wrong.
+        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
     """
-    tokens = token_ids(require(row, "completion_tokens"), "completion_tokens")
-    old = numbers(require(row, "old_logprobs"), "old_logprobs", len(tokens))
+    rollout: Rollout = recognise(row, FORMS).read(row)
+    return rollout
+
+
+def name_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a row.
+
+    Raises:
+        RowError: it is in none, or in two.
+    """
+    return recognise(row, FORMS).name
+
+
+def read_sample(row: Mapping[str, Any]) -> tuple[list[int], list[float], list[float]]:
+    """Read the tokens of a completion, their old logprobs and their advantages."""
+    tokens = token_ids(row["completion_tokens"], "completion_tokens")
+    old = numbers(row["old_logprobs"], "old_logprobs", len(tokens))
     for place, logprob in enumerate(old):
         if logprob > ROUNDING:
             raise RowError(f"old_logprobs[{place}]", f"is {logprob}; a logprob is never above 0")
-    advantage = require(row, "advantage")
+    advantage = row["advantage"]
     if isinstance(advantage, list):
-        advantages = numbers(advantage, "advantage", len(tokens))
-    else:
-        advantages = [number(advantage, "advantage")] * len(tokens)
-    if "prompt_tokens" in row:
-        return Rollout(token_ids(row["prompt_tokens"], "prompt_tokens"), tokens, old, advantages)
-    return Rollout(prompt(require(row, "prompt"), "prompt"), tokens, old, advantages)
+        return tokens, old, numbers(advantage, "advantage", len(tokens))
+    return tokens, old, [number(advantage, "advantage")] * len(tokens)
 
 
 def token_ids(value: object, field: str) -> list[int]:
@@ -93,3 +106,13 @@ def number(value: object, field: str) -> float:
 
 MAX_NUMBER = 1e6
 """Far above any logprob or advantage, and within what float32 multiplies without overflow."""
+
+FORMS = combine(
+    [
+        *PROMPTS,
+        Form("token ids", ("prompt_tokens",), lambda row: token_ids(row["prompt_tokens"], "prompt_tokens")),
+    ],
+    [Form("sampled completions", ("completion_tokens", "old_logprobs", "advantage"), read_sample)],
+    lambda prompt, sample: Rollout(prompt, *sample),
+)
+"""Every form of a rollout."""

@@ -8,7 +8,6 @@ Use: rows that carry the scores of a judge (UltraFeedback): `chosen_score` and `
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, RowError, attach, hookimpl
 from mint_train.batches import AttachedDatum
+from mint_train.data.messages import number
 from mint_train_dpo import plugin as dpo
 from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
 from mint_train_dpo.pairs import PreferencePair, parse_pair
@@ -76,10 +76,7 @@ def score(row: Mapping[str, Any], side: str) -> float:
     name = f"{side}_score" if f"{side}_score" in row else f"score_{side}"
     if name not in row:
         raise RowError(f"{side}_score", "is missing; this loss needs a judge's score of each completion")
-    value = row[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RowError(name, f"must be a finite number, not {value!r}")
-    return float(value)
+    return number(row[name], name)
 
 
 @hookimpl

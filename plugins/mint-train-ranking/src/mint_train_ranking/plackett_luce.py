@@ -16,7 +16,7 @@ from mint_train.batches import AttachedDatum
 from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
 from mint_train_ranking.contract import LABEL, check_rankings
 from mint_train_ranking.lists import pad_lists, ranking_metrics
-from mint_train_ranking.rows import RankedCompletions, parse_ranked
+from mint_train_ranking.rows import RankedCompletions, name_form, parse_ranked
 
 
 class PlackettLuceOptions(BaseModel):
@@ -74,6 +74,12 @@ def bundled_rows() -> Path:
 def parse_row(row: Mapping[str, Any]) -> RankedCompletions:
     """Read a prompt with its completions, best first or with scores."""
     return parse_ranked(row)
+
+
+@hookimpl
+def row_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a ranking."""
+    return name_form(row)
 
 
 @hookimpl

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.data.messages import ChatMessage, completion, prompt, require
-from mint_train.data.readers import kind
+from mint_train.data.forms import Form, combine, recognise
+from mint_train.data.messages import ChatMessage, completion
+from mint_train.data.prompts import PROMPTS
+from mint_train.data.rows import kind
 from mint_train.errors import RowError
 
 
@@ -23,41 +25,66 @@ class RankedCompletions:
 
 
 def parse_ranked(row: Mapping[str, Any]) -> RankedCompletions:
-    """Read ranked completions from a row: `prompt` (or `conversations`), `completions`, perhaps `scores`.
+    """Read ranked completions from a row in one of `FORMS`.
 
     Raises:
-        RowError: naming the field that is missing or wrong.
+        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
     """
-    field = "conversations" if "conversations" in row else "prompt"
-    question = prompt(require(row, field), field)
-    completions = parse_completions(require(row, "completions"))
-    if row.get("scores") is None:
-        scores = [float(place) for place in reversed(range(len(completions)))]
-    else:
-        scores = parse_scores(row["scores"], len(completions))
-    best_first = sorted(range(len(scores)), key=lambda place: -scores[place])
+    ranked: RankedCompletions = recognise(row, FORMS).read(row)
+    return ranked
+
+
+def name_form(row: Mapping[str, Any]) -> str:
+    """Name the form of a row.
+
+    Raises:
+        RowError: it is in none, or in two.
+    """
+    return recognise(row, FORMS).name
+
+
+def ranked_field(field: str) -> Form:
+    """Make the form of a list of completions, best first, or with `scores`."""
+
+    def read(row: Mapping[str, Any]) -> tuple[list[str], list[float]]:
+        completions = parse_completions(row[field], field)
+        if row.get("scores") is None:
+            return completions, [float(place) for place in reversed(range(len(completions)))]
+        return completions, parse_scores(row["scores"], len(completions))
+
+    return Form(f"ranked {field}", (field,), read)
+
+
+def best_first(question: str | list[ChatMessage], ranked: tuple[list[str], list[float]]) -> RankedCompletions:
+    """Order completions by their scores, which become labels from 1.0 to 0.0."""
+    completions, scores = ranked
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
     low, high = min(scores), max(scores)
     return RankedCompletions(
         question,
-        tuple(completions[place] for place in best_first),
-        tuple(scores[place] / (high - low) - low / (high - low) for place in best_first),
+        tuple(completions[place] for place in order),
+        tuple(scores[place] / (high - low) - low / (high - low) for place in order),
     )
 
 
-def parse_completions(value: object) -> list[str]:
+FORMS = combine(PROMPTS, [ranked_field("completions"), ranked_field("output")], best_first)
+"""Every form of ranked completions."""
+
+
+def parse_completions(value: object, field: str) -> list[str]:
     """Return the texts of two or more different completions.
 
     Raises:
         RowError: naming the completion that is wrong.
     """
     if not isinstance(value, list):
-        raise RowError("completions", f"must be a list of completions, not {kind(value)}")
+        raise RowError(field, f"must be a list of completions, not {kind(value)}")
     if len(value) < 2:
-        raise RowError("completions", f"holds {len(value)}; a ranking needs two or more")
-    texts = [completion(item, f"completions[{place}]") for place, item in enumerate(value)]
+        raise RowError(field, f"holds {len(value)}; a ranking needs two or more")
+    texts = [completion(item, f"{field}[{place}]") for place, item in enumerate(value)]
     for place, text in enumerate(texts):
         if (first := texts.index(text)) < place:
-            raise RowError(f"completions[{place}]", f"is equal to completions[{first}]; remove one of them")
+            raise RowError(f"{field}[{place}]", f"is equal to {field}[{first}]; remove one of them")
     return texts
 
 

@@ -1,0 +1,207 @@
+"""Preparing preference pairs: rows recognised, checked and tokenised by mint-train, and by TRL's DPOTrainer.
+
+    python benchmarks/data_vs_trl.py --texts dpo_en_demo.json --trl-python trl/bin/python --rows 100000
+
+Both sides read the same file of chat rows with the same tokenizer, at their defaults, each in a process
+of its own that does nothing else; rounds alternate, and times are medians over them. The texts are those
+of a file of ShareGPT pairs (`conversations`, `chosen`, `rejected`), with a number put before each prompt
+so that no two rows are equal. The tokenizer is trained on the same texts, unless a folder with one is
+given.
+
+TRL's side is what `DPOTrainer.__init__` does with its data set: `load_dataset` and `_prepare_dataset` of the
+trainer itself, without a model. Its cache of tokenised rows is a folder of its own that is empty in each
+round, and so is ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve()
+BAR = 3.0
+VOCABULARY = 32_768
+GIBIBYTE = 1024**2
+"""In the unit of `ru_maxrss`, KiB."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--texts", type=Path, help="JSON file of ShareGPT pairs to make the rows of")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--characters", type=int, help="cut each text to so many, for rows by the million")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer; else one is trained")
+    parser.add_argument("--trl-python", type=Path, help="Python with TRL; without it only our side runs")
+    parser.add_argument("--work", type=Path, help="where the files go; else a temporary folder")
+    parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side is not None:
+        print(json.dumps(prepare_ours(given) if given.side == "ours" else prepare_with_trl(given)))
+        return 0
+    if given.texts is None:
+        parser.error("--texts is needed")
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        tokenizer = given.tokenizer or train_tokenizer(given.texts, work / "tokenizer")
+        rows = write_rows(given.texts, given.rows, given.characters, work / f"rows-{given.rows}.jsonl")
+        print(f"{given.rows:,} rows, {rows.stat().st_size / 1e9:.2f} GB, {os.cpu_count()} cores")
+        pythons = {"ours": Path(sys.executable)}
+        if given.trl_python:
+            pythons["trl"] = given.trl_python
+        rounds = [
+            {side: run(python, side, rows, tokenizer, work) for side, python in pythons.items()}
+            for _ in range(given.rounds)
+        ]
+    report(rounds, given.rows)
+    return 0
+
+
+def report(rounds: list[dict[str, dict[str, Any]]], rows: int) -> None:
+    for side in rounds[0]:
+        seconds = statistics.median(one[side]["seconds"] for one in rounds)
+        cpu = statistics.median(one[side]["cpu"] for one in rounds)
+        memory = max(one[side]["memory"] for one in rounds)
+        print(
+            f"{side:5} {seconds:8.1f} s, {rows / seconds:7.0f} rows/s, {cpu:8.1f} CPU s, "
+            f"peak {memory:5.2f} GiB, "
+            f"{rounds[0][side]['groups']:,} rows kept, {rounds[0][side]['tokens']:,} tokens in a sample"
+        )
+    if "trl" in rounds[0]:
+        for figure, name in (("seconds", "time"), ("cpu", "CPU time")):
+            ratio = statistics.median(one["trl"][figure] / one["ours"][figure] for one in rounds)
+            print(
+                f"{ratio:6.2f} times TRL's {name}" + (f" (bar {BAR}: {'met' if ratio >= BAR else 'NOT met'})")
+            )
+
+
+def run(python: Path, side: str, rows: Path, tokenizer: Path, work: Path) -> dict[str, Any]:
+    """Run one side in a fresh process with an empty cache."""
+    cache = work / f"cache-{side}"
+    shutil.rmtree(cache, ignore_errors=True)
+    environment = os.environ | {"MINT_TRAIN_CACHE": str(cache), "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
+    command = [python, HERE, "--side", side, "--texts", rows, "--tokenizer", tokenizer]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    shutil.rmtree(cache, ignore_errors=True)
+    return result
+
+
+def prepare_ours(given: argparse.Namespace) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    from mint_train.data.readers import open_data
+    from mint_train.dataset.build import build_dataset
+    from mint_train.dataset.examples import read_examples
+    from mint_train.weighted_sum import open_loss
+
+    tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
+    loss = open_loss("dpo", {})
+    began, cpu = time.perf_counter(), time.process_time()
+    examples = read_examples(open_data(given.texts), loss)
+    groups = build_dataset(examples, loss, tokenizer, 1024).groups
+    figures = measured(began, cpu)
+    tokens = 0
+    for place in range(0, len(groups), max(1, len(groups) // 1000)):
+        tokens += sum(groups[place].trained_lengths) + len(groups[place].prompts[0])
+    return figures | {"groups": len(groups), "tokens": tokens}
+
+
+def prepare_with_trl(given: argparse.Namespace) -> dict[str, Any]:
+    from datasets import disable_progress_bars, load_dataset
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    disable_progress_bars()
+    tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
+    args = DPOConfig(output_dir=str(Path(os.environ["HF_HOME"]) / "out"), report_to="none", bf16=False)
+    trainer = DPOTrainer.__new__(DPOTrainer)  # its data preparation needs the tokenizer alone
+    trainer._tokenizer = tokenizer
+    began, cpu = time.perf_counter(), time.process_time()
+    rows = load_dataset("json", data_files=str(given.texts), split="train")
+    prepared = trainer._prepare_dataset(rows, tokenizer, args, "train")
+    figures = measured(began, cpu)
+    tokens = 0
+    for place in range(0, len(prepared), max(1, len(prepared) // 1000)):
+        tokens += sum(len(prepared[place][name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+    return figures | {"groups": len(prepared), "tokens": tokens}
+
+
+def measured(began: float, cpu: float) -> dict[str, float]:
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - cpu,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE,
+    }
+
+
+def write_rows(texts: Path, count: int, characters: int | None, path: Path) -> Path:
+    """Write rows of chat messages: the texts over and over, each prompt with a number of its own."""
+    roles = {"human": "user", "gpt": "assistant", "system": "system"}
+    made = [
+        (
+            [
+                {"role": roles[turn["from"]], "content": turn["value"][:characters]}
+                for turn in row["conversations"]
+            ],
+            [{"role": "assistant", "content": row["chosen"]["value"][:characters] + "."}],
+            [{"role": "assistant", "content": row["rejected"]["value"][:characters]}],
+        )
+        for row in json.loads(texts.read_text(encoding="utf-8"))
+    ]
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            prompt, chosen, rejected = made[number % len(made)]
+            first = prompt[0] | {"content": f"{number}: {prompt[0]['content']}"}
+            file.write(
+                json.dumps({"prompt": [first, *prompt[1:]], "chosen": chosen, "rejected": rejected}) + "\n"
+            )
+    return path
+
+
+def train_tokenizer(texts: Path, folder: Path) -> Path:
+    """Train a byte-level BPE as Qwen3's is built, with a ChatML template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rows = json.loads(texts.read_text(encoding="utf-8"))
+    words = [
+        turn["value"] for row in rows for turn in (*row["conversations"], row["chosen"], row["rejected"])
+    ]
+    bpe.train_from_iterator(words, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=special[0], pad_token=special[0], clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,70 @@
+"""Opening files that may be compressed, told by their first bytes and not by their names."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from mint_train.errors import DataError
+
+GZIP = b"\x1f\x8b"
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
+SUFFIXES = (".gz", ".zst")
+BUFFER = 1 << 18
+"""Bytes that are decompressed at once."""
+
+
+def open_plain(path: Path, name: str) -> IO[bytes]:
+    """Open a file as the bytes that it holds, decompressed where it is gzip or Zstandard.
+
+    Args:
+        path: the file.
+        name: what an error calls it.
+
+    Raises:
+        DataError: it is missing or cannot be opened.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or error}") from error
+    first = file.peek(len(ZSTANDARD))
+    if first.startswith(GZIP):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if first.startswith(ZSTANDARD):
+        import pyarrow as pa  # which, unlike other readers, tells a stream that is cut off
+
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"), BUFFER)
+    return file
+
+
+def numbered_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield each line, its end included, with its number from 1; a byte order mark is taken away.
+
+    Raises:
+        DataError: the file cannot be read further, as where its compressed data is broken.
+    """
+    number = 0
+    try:
+        # a bytes file breaks at \\n alone, so U+2028 inside a JSON string ends nothing
+        for number, line in enumerate(file, start=1):
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except (OSError, EOFError, zlib.error) as error:
+        raise cannot_read(name, number, error) from error
+
+
+def cannot_read(name: str, number: int, error: Exception) -> DataError:
+    """Say after which line a file cannot be read further."""
+    where = f"after line {number}" if number else "from its beginning"
+    return DataError(f"{name}: cannot be read {where}: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of what a library says is wrong."""
+    return (str(error).strip("'\n") or repr(error)).splitlines()[0]

@@ -1,0 +1,142 @@
+"""From examples to groups: flattened in chunks, checked, kept on disk; what does not fit is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mint_train.batches import Batch, Group
+from mint_train.data.rows import BadRow
+from mint_train.dataset.encoding import BatchTokenizer, can_batch
+from mint_train.dataset.examples import Example, Examples
+from mint_train.dataset.token_cache import cache_folder, keep, new_folder, token_key
+from mint_train.dataset.token_file import GroupWriter, StoredGroups
+from mint_train.errors import DataError, DoesNotFit, OptionError, RowError, Source
+from mint_train.losses import Loss
+
+CHUNK = 1024
+"""Examples that are tokenised together."""
+GROUPS_FILE = "groups.arrow"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The groups that a run trains on."""
+
+    groups: Sequence[Group]
+    left_out: list[str]
+    """Examples that `--max-length` leaves with nothing to train: file, line and reason each."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """Rows that are skipped, as they do not suit the loss or the tokenizer."""
+
+
+def build_dataset(examples: Examples, loss: Loss, tokenizer: Any, max_length: int | None) -> Dataset:
+    """Flatten all examples and check every group against the loss's contract, or find that done before.
+
+    Memory holds a chunk of examples at a time; of a loss that relates examples to one another, all of them.
+
+    Raises:
+        OptionError: nothing is left to train.
+        DataError: an example does not suit the tokenizer, with file, line and field.
+        ContractError: a group breaks the contract, with its file and line.
+        UserError: the cache cannot be written to.
+    """
+    key = token_key(describe(examples, max_length), loss, tokenizer)
+    kept = cache_folder() / key
+    if not kept.exists():
+        folder = new_folder()
+        try:
+            write_groups(folder, examples, loss, tokenizer, max_length)
+            kept = keep(folder, key)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
+    unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
+    bad_rows = (*examples.bad_rows, *unsuited)
+    return Dataset(StoredGroups(kept / GROUPS_FILE), summary["left_out"], bad_rows)
+
+
+def describe(examples: Examples, max_length: int | None) -> dict[str, Any]:
+    """Collect what of the data and its settings decides the groups."""
+    places = examples.places
+    chosen = None if places is None else hashlib.sha256(repr(sorted(places)).encode()).hexdigest()
+    return {
+        "name": str(examples.data),  # groups name their file and line
+        "sha256": examples.data.fingerprint(),
+        "columns": dict(examples.columns),
+        "on_bad_row": examples.on_bad_row,
+        "places": chosen,
+        "max_length": max_length,
+    }
+
+
+def write_groups(
+    folder: Path, examples: Examples, loss: Loss, tokenizer: Any, max_length: int | None
+) -> None:
+    """Flatten and check all examples, chunk by chunk, into a folder."""
+    left_out: list[str] = []
+    unsuited: list[BadRow] = []
+    batched = BatchTokenizer(tokenizer) if can_batch(tokenizer) else None
+
+    def flatten(value: Any) -> Any:
+        return loss.flatten(value, batched or tokenizer, max_length)
+
+    with closing(GroupWriter(folder / GROUPS_FILE)) as writer:
+        for chunk in chunks(related(examples, loss)):
+            if batched is not None:
+                batched.prepare(flatten, [example.value for example in chunk])
+            groups = list(flatten_chunk(chunk, flatten, left_out, unsuited))
+            if unsuited and examples.on_bad_row == "fail":
+                raise DataError(str(unsuited[0]))
+            if groups:
+                loss.check_batch(Batch(groups))
+                writer.write(groups)
+    if not writer.count:
+        first = left_out[0] if left_out else str(unsuited[0])
+        raise OptionError(f"nothing is left to train: {first}, and so for all rows; raise --max-length")
+    summary = {
+        "left_out": left_out,
+        "unsuited": [(bad.source.path, bad.source.line, bad.source.unit, bad.reason) for bad in unsuited],
+    }
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary), encoding="utf-8")
+
+
+def flatten_chunk(
+    chunk: Sequence[Example],
+    flatten: Callable[[Any], Any],
+    left_out: list[str],
+    unsuited: list[BadRow],
+) -> Iterator[Group]:
+    """Yield a group for each example that fits, and note the others."""
+    for example in chunk:
+        try:
+            yield Group.of(flatten(example.value), example.source)
+        except DoesNotFit as reason:
+            left_out.append(f"{example.source}: {reason}")
+        except RowError as error:
+            unsuited.append(BadRow(example.source, str(error)))
+
+
+def related(examples: Examples, loss: Loss) -> Iterable[Example]:
+    """Let the loss relate the examples to one another, where it does: then all are held in memory."""
+    if not loss.hook.relate_examples.get_hookimpls():
+        return examples
+    held = list(examples)
+    values = loss.relate_examples([example.value for example in held])
+    return [Example(value, example.source) for value, example in zip(values, held, strict=True)]
+
+
+def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Cut examples into lists of CHUNK."""
+    iterator = iter(examples)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk

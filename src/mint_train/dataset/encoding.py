@@ -1,0 +1,92 @@
+"""Many texts through a tokenizer in one call, though a loss's `flatten` sees one example at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Asked = tuple[str, bool]
+"""A text, and whether the tokenizer's special tokens are added to it."""
+
+
+def can_batch(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell a tokenizer that encodes as the `tokenizers` library does, with no way of its own."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and (
+        type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
+    )
+
+
+class BatchTokenizer:
+    """A tokenizer that has encoded already what a chunk of examples will ask it for.
+
+    `flatten` is called twice for each example: first only to note the texts that it asks for, which then go
+    through the tokenizer together, on all cores; then to make datums of their tokens. A text that the
+    first call did not ask for is encoded alone.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._noted: dict[Asked, None] | None = None
+        self._known: dict[Asked, list[int]] = {}
+        self._rendered: dict[str, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def prepare(self, flatten: Callable[[Any], object], examples: Sequence[Any]) -> None:
+        """Encode what flattening the examples will ask for."""
+        self._noted, self._known, self._rendered = {}, {}, {}
+        for example in examples:
+            # on made-up tokens it may well fail; what is wrong with the example shows in the second call
+            with suppress(Exception):
+                flatten(example)
+        noted, self._noted = self._noted, None
+        for special in (True, False):
+            texts = [text for text, own in noted if own is special]
+            if texts:
+                encoded = self._tokenizer(
+                    texts, add_special_tokens=special, return_attention_mask=False, verbose=False
+                )["input_ids"]
+                self._known.update(zip([(text, special) for text in texts], encoded, strict=True))
+
+    def encode(self, text: str, add_special_tokens: bool = True, **more: Any) -> list[int]:
+        """Encode as the tokenizer itself does."""
+        if more or not isinstance(text, str):
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens, **more))
+        asked = (text, add_special_tokens)
+        if self._noted is not None:
+            self._noted[asked] = None
+            # a token unlike another text's, so that equal beginnings stop nothing before all is noted
+            return [len(self._noted) % len(self)]
+        if asked in self._known:
+            return list(self._known[asked])
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        *,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        **more: Any,
+    ) -> Any:
+        """Render as the tokenizer itself does, and encode the text."""
+        if not tokenize or return_dict:
+            return self._tokenizer.apply_chat_template(
+                conversation, tokenize=tokenize, return_dict=return_dict, **more
+            )
+        asked = repr((conversation, more))
+        if asked not in self._rendered:
+            self._rendered[asked] = str(
+                self._tokenizer.apply_chat_template(conversation, tokenize=False, **more)
+            )
+        return self.encode(self._rendered[asked], add_special_tokens=False)

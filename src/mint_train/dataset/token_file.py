@@ -1,0 +1,163 @@
+"""Groups of datums on disk: an Arrow file that is written in chunks and read group by group."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+from mint_train.batches import Attachment, DatumArrays, Group
+from mint_train.errors import BackendError, Source
+from mint_train.sdk import Datum, types
+
+DATUM = pa.struct(
+    {
+        # inputs and the last target: 4 bytes a token where the targets are the inputs shifted by one
+        "tokens": pa.list_(pa.int32()),
+        "targets": pa.list_(pa.int32()),
+        # how many leading weights are 0.0 where all others are 1.0
+        "untrained": pa.int32(),
+        "weights": pa.list_(pa.float32()),
+        "numbers": pa.map_(pa.string(), pa.float64()),
+        "sequences": pa.map_(pa.string(), pa.list_(pa.float64())),
+    }
+)
+SCHEMA = pa.schema({"path": pa.string(), "line": pa.int64(), "unit": pa.string(), "datums": pa.list_(DATUM)})
+
+
+class GroupWriter:
+    """Appends chunks of groups to an Arrow file."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pa.ipc.new_file(str(path), SCHEMA)
+        self.count = 0
+
+    def write(self, groups: Sequence[Group]) -> None:
+        """Append a chunk."""
+        encoded = [encode_datum(*pair) for group in groups for pair in with_attached(group)]
+        columns = [column([value[field.name] for value in encoded], field.type) for field in DATUM]
+        offsets = pa.array(np.cumsum([0, *(len(group.datums) for group in groups)], dtype=np.int32))
+        values = pa.StructArray.from_arrays(columns, fields=list(DATUM))
+        self._writer.write_batch(
+            pa.record_batch(
+                [
+                    column([group.source.path for group in groups], pa.string()),
+                    column([group.source.line for group in groups], pa.int64()),
+                    column([group.source.unit for group in groups], pa.string()),
+                    pa.ListArray.from_arrays(offsets, values),
+                ],
+                schema=SCHEMA,
+            )
+        )
+        self.count += len(groups)
+
+    def close(self) -> None:
+        """Write the end of the file, without which it cannot be read."""
+        self._writer.close()
+
+
+def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Make a column; arrays of numbers are copied as they are, not number by number."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    arrays = [np.empty(0) if value is None else value for value in values]
+    offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    flat = np.concatenate(arrays).astype(kind.value_type.to_pandas_dtype(), copy=False)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(flat), mask=pa.array([value is None for value in values])
+    )
+
+
+def with_attached(group: Group) -> Iterator[tuple[Datum, Mapping[str, Attachment]]]:
+    """Yield each datum of a group with what is attached to it."""
+    attached: Sequence[Mapping[str, Attachment]] = group.attached or ({},) * len(group.datums)
+    return zip(group.datums, attached, strict=True)
+
+
+def encode_datum(datum: Datum, attached: Mapping[str, Attachment]) -> dict[str, Any]:
+    """Turn a datum into a value of `DATUM`."""
+    inputs = np.fromiter(datum.model_input.to_ints(), dtype=np.int32)
+    targets = datum.loss_fn_inputs["target_tokens"].to_numpy().astype(np.int32)
+    weights = datum.loss_fn_inputs["weights"].to_numpy()
+    shifted = len(inputs) == len(targets) and np.array_equal(inputs[1:], targets[:-1])
+    untrained = int(np.argmax(weights != 0)) if weights.any() else len(weights)
+    plain = bool((weights[untrained:] == 1).all())
+    return {
+        "tokens": np.append(inputs, targets[-1:]) if shifted else inputs,
+        "targets": None if shifted else targets,
+        "untrained": untrained if plain else None,
+        "weights": None if plain else weights,
+        "numbers": [(name, value) for name, value in attached.items() if not isinstance(value, Sequence)],
+        "sequences": [(name, value) for name, value in attached.items() if isinstance(value, Sequence)],
+    }
+
+
+def decode_datum(value: pa.StructScalar) -> tuple[Datum, dict[str, Attachment], DatumArrays]:
+    """Turn a value of `DATUM` back into a datum, what is attached to it, and its arrays."""
+    tokens = value["tokens"].values.to_numpy().astype(np.int64)
+    if value["targets"].is_valid:
+        inputs, targets = tokens, value["targets"].values.to_numpy().astype(np.int64)
+    else:
+        inputs, targets = tokens[:-1], tokens[1:]
+    if value["weights"].is_valid:
+        weights = value["weights"].values.to_numpy().copy()
+    else:
+        weights = np.ones(len(targets), dtype=np.float32)
+        weights[: value["untrained"].as_py()] = 0.0
+    lists = (value[column] for column in ("numbers", "sequences"))
+    # most losses attach nothing, and an empty list is slow to convert
+    attached: dict[str, Attachment] = dict(chain.from_iterable(part.as_py() for part in lists if len(part)))
+    datum = Datum(
+        model_input=types.ModelInput.from_ints(tokens=inputs.tolist()),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_numpy(targets.copy()),
+            "weights": types.TensorData.from_numpy(weights),
+        },
+    )
+    return datum, attached, DatumArrays(inputs, targets, weights)
+
+
+class StoredGroups(Sequence[Group]):
+    """The groups of an Arrow file; each is read from the disk when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            BackendError: it is broken.
+        """
+        try:
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._chunks = [file.get_batch(number) for number in range(file.num_record_batches)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise BackendError(f"{path} is broken ({error}); delete {path.parent}") from error
+        self._ends = list(accumulate(chunk.num_rows for chunk in self._chunks))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        """Read a group, or a list of them."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        number = bisect.bisect_right(self._ends, place)
+        chunk = self._chunks[number]
+        row = place - self._ends[number] + chunk.num_rows
+        path, line, unit, values = (chunk.column(column)[row] for column in range(len(SCHEMA)))
+        decoded = [decode_datum(value) for value in values]
+        return Group(
+            datums=tuple(datum for datum, _, _ in decoded),
+            source=Source(path.as_py(), line.as_py(), unit.as_py()),
+            attached=tuple(attached for _, attached, _ in decoded),
+            known_arrays=tuple(arrays for _, _, arrays in decoded),
+        )

@@ -1,0 +1,330 @@
+"""Tokenised data on disk: the same datums as without it, made once, and never those of something else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mint_train import dataset as dataset_module
+from mint_train.batches import Group
+from mint_train.data.readers import open_data
+from mint_train.dataset.build import build_dataset
+from mint_train.dataset.encoding import BatchTokenizer, can_batch
+from mint_train.dataset.examples import read_examples
+from mint_train.dataset.token_cache import cache_folder
+from mint_train.dataset.token_file import GroupWriter, StoredGroups
+from mint_train.errors import BackendError, Source, UserError
+from mint_train.losses import Loss
+from mint_train.plugins import load_plugin
+from mint_train.sdk import Datum, types
+
+ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n} it is", "rejected": f"not {n}, no"} for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def dpo() -> Loss:
+    return Loss(load_plugin("dpo"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def said(group: Group) -> Any:
+    """All that a group holds, as plain values."""
+    return (
+        group.source,
+        [datum.model_input.to_ints() for datum in group.datums],
+        [datum.loss_fn_inputs["target_tokens"].data for datum in group.datums],
+        [datum.loss_fn_inputs["weights"].data for datum in group.datums],
+        [
+            {name: value if isinstance(value, float) else list(value) for name, value in own.items()}
+            for own in group.attached
+        ],
+    )
+
+
+tokens = st.lists(st.integers(0, 200_000), min_size=1, max_size=6)
+numbers = st.floats(allow_nan=False, width=32)
+
+
+@st.composite
+def datums(draw: st.DrawFn) -> tuple[Datum, dict[str, Any]]:
+    inputs = draw(tokens)
+    targets = draw(st.sampled_from([[*inputs[1:], 7], inputs[::-1]]))
+    weights = draw(
+        st.one_of(
+            st.integers(0, len(inputs)).map(lambda n: [0.0] * n + [1.0] * (len(inputs) - n)),
+            st.lists(numbers, min_size=len(inputs), max_size=len(inputs)),
+        )
+    )
+    attached = draw(
+        st.dictionaries(
+            st.sampled_from(["label", "score", "old_logprobs"]),
+            st.one_of(
+                st.floats(allow_nan=False), st.lists(numbers, min_size=len(inputs), max_size=len(inputs))
+            ),
+        )
+    )
+    datum = Datum(
+        model_input=types.ModelInput.from_ints(tokens=inputs),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_numpy(np.array(targets, dtype=np.int64)),
+            "weights": types.TensorData.from_numpy(np.array(weights, dtype=np.float32)),
+        },
+    )
+    return datum, attached
+
+
+groups = st.lists(
+    st.builds(
+        lambda made, line, unit: Group(
+            tuple(datum for datum, _ in made),
+            Source("data/ö.jsonl", line, unit),
+            tuple(own for _, own in made),
+        ),
+        st.lists(datums(), min_size=1, max_size=3),
+        st.integers(1, 2**40),
+        st.sampled_from(["line", "row"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chunks=st.lists(groups, min_size=1, max_size=3))
+def test_groups_come_back_as_they_were_written(tmp_path: Path, chunks: list[list[Group]]) -> None:
+    writer = GroupWriter(tmp_path / "groups.arrow")
+    for chunk in chunks:
+        writer.write(chunk)
+    writer.close()
+    stored = StoredGroups(tmp_path / "groups.arrow")
+    expected = [group for chunk in chunks for group in chunk]
+    assert len(stored) == len(expected) == writer.count
+    assert [said(group) for group in stored] == [said(group) for group in expected]
+    assert said(stored[-1]) == said(expected[-1])
+    assert [said(group) for group in stored[1:3]] == [said(group) for group in expected[1:3]]
+    with pytest.raises(IndexError):
+        stored[len(expected)]
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "listmle", "policy-gradient", "odpo"])
+@pytest.mark.parametrize("max_length", [None, 40])
+def test_what_is_batched_and_kept_is_what_flatten_gives(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, name: str, max_length: int | None
+) -> None:
+    from mint_train.errors import DoesNotFit
+
+    monkeypatch.setattr(dataset_module, "CHUNK", 3)
+    loss = Loss(load_plugin(name))
+    examples = read_examples(open_data(loss.hook.bundled_rows()), loss)
+    assert can_batch(tokenizer)
+    found = build_dataset(examples, loss, tokenizer, max_length)
+    held = list(examples)
+    expected = []
+    for value, example in zip(loss.relate_examples([one.value for one in held]), held, strict=True):
+        try:
+            expected.append(Group.of(loss.flatten(value, tokenizer, max_length), example.source))
+        except DoesNotFit:
+            continue
+    assert [said(group) for group in found.groups] == [said(group) for group in expected]
+    assert len(found.groups) + len(found.left_out) == len(examples)
+
+
+@pytest.mark.parametrize("has_template", [True, False])
+def test_a_chunk_is_encoded_in_one_call_per_kind_of_text(
+    dpo: Loss, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, has_template: bool
+) -> None:
+    plain = copy.deepcopy(tokenizer)
+    if not has_template:
+        plain.chat_template = None
+    examples = [dpo.parse_row(row) for row in ROWS]
+    expected = [dpo.flatten(example, plain, None) for example in examples]
+    batched = BatchTokenizer(plain)
+    calls = []
+    whole = type(plain).__call__
+    monkeypatch.setattr(
+        type(plain), "__call__", lambda self, text, **more: calls.append(text) or whole(self, text, **more)
+    )
+    monkeypatch.setattr(type(plain), "encode", lambda *_, **__: pytest.fail("a text was encoded alone"))
+    batched.prepare(lambda example: dpo.flatten(example, batched, None), examples)
+    for example, datums in zip(examples, expected, strict=True):
+        again = dpo.flatten(example, batched, None)
+        assert [d.model_input.to_ints() for d in again] == [d.model_input.to_ints() for d in datums]
+    assert len(calls) == (1 if has_template else 2)
+
+
+def test_a_tokenizer_of_its_own_kind_is_asked_text_by_text(tokenizer: Any) -> None:
+    class Own(type(tokenizer)):
+        def apply_chat_template(self, *args: Any, **more: Any) -> Any:
+            return super().apply_chat_template(*args, **more)
+
+    own = copy.deepcopy(tokenizer)
+    own.__class__ = Own
+    assert not can_batch(own)
+
+
+def build(path: Path, loss: Loss, tokenizer: Any, max_length: int | None = None, **more: Any) -> Any:
+    return build_dataset(read_examples(open_data(path), loss, **more), loss, tokenizer, max_length)
+
+
+@pytest.fixture
+def flattened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts how often data is really flattened."""
+    written: list[int] = []
+    real = dataset_module.write_groups
+    monkeypatch.setattr(dataset_module, "write_groups", lambda *given: (written.append(1), real(*given))[1])
+    return written
+
+
+def test_data_is_tokenised_once(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any, flattened: list[int], own_cache: Path
+) -> None:
+    path = write_rows(ROWS)
+    first = [said(group) for group in build(path, dpo, tokenizer).groups]
+    again = build(path, Loss(load_plugin("dpo"), {"beta": 0.3}), copy.deepcopy(tokenizer))
+    build(path, Loss(load_plugin("ipo")), tokenizer)  # which reads and flattens as DPO does
+    assert [said(group) for group in again.groups] == first
+    assert len(flattened) == 1
+    assert len(list(own_cache.iterdir())) == 1
+
+
+CHANGES = {
+    "a row": lambda rows, tokenizer: (rows[:-1], tokenizer, "dpo", {}, None),
+    "max length": lambda rows, tokenizer: (rows, tokenizer, "dpo", {}, 64),
+    "columns": lambda rows, tokenizer: (
+        rows,
+        tokenizer,
+        "dpo",
+        {"chosen": "rejected", "rejected": "chosen"},
+        None,
+    ),
+    "template": lambda rows, tokenizer: (rows, tokenizer, "dpo", {}, None),
+    "vocabulary": lambda rows, tokenizer: (rows, tokenizer, "dpo", {}, None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_anything_else_is_tokenised_anew(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any, flattened: list[int], change: str
+) -> None:
+    build(write_rows(ROWS), dpo, tokenizer)
+    other = copy.deepcopy(tokenizer)
+    rows, other, loss, columns, max_length = CHANGES[change](ROWS, other)
+    if change == "template":
+        other.chat_template = "{{ messages[0]['content'] }}"
+    if change == "vocabulary":
+        other.add_tokens(["it is"])
+    build(write_rows(rows), Loss(load_plugin(loss)), other, max_length, columns=columns)
+    assert len(flattened) == 2
+
+
+def test_options_count_where_a_hook_of_the_data_takes_them(
+    write_rows: Callable[..., Path], tokenizer: Any, flattened: list[int]
+) -> None:
+    path = write_rows([{"prompt": f"p{n}", "completion": f"c{n}", "label": n % 2 == 0} for n in range(4)])
+    with_baseline = build(path, Loss(load_plugin("kto")), tokenizer)
+    without = build(path, Loss(load_plugin("kto"), {"baseline": "none"}), tokenizer)
+    assert len(flattened) == 2
+    assert [len(found.groups[0].datums) for found in (with_baseline, without)] == [2, 1]
+
+
+def test_a_changed_source_of_a_plugin_counts(
+    tmp_path: Path, write_rows: Callable[..., Path], tokenizer: Any, flattened: list[int]
+) -> None:
+    """A developer's next run must not find the tokens of the code before."""
+    source = (
+        "from mint_train import hookimpl\nfrom mint_train.datums import build_datum\n"
+        'EXTENDS = "dpo"\n\n@hookimpl\ndef flatten(example, tokenizer):\n'
+        '    """Two datums."""\n    return [build_datum([1, 2], [token, 4], None) for token in (TOKEN, 3)]\n'
+    )
+    path, found = write_rows(ROWS), []
+    for token in ("5", "6"):
+        (tmp_path / "own.py").write_text(source.replace("TOKEN", token))
+        loss = Loss(load_plugin(str(tmp_path / "own.py")))
+        found.append(build(path, loss, tokenizer).groups[0].targets[0].tolist())
+    assert found == [[2, 5, 4], [2, 6, 4]]
+    assert len(flattened) == 2
+
+
+def test_a_failed_build_leaves_nothing(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any, own_cache: Path
+) -> None:
+    with pytest.raises(UserError, match="nothing is left to train"):
+        build(write_rows(ROWS), dpo, tokenizer, 3)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_a_broken_file_says_what_to_delete(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any, own_cache: Path
+) -> None:
+    path = write_rows(ROWS)
+    build(path, dpo, tokenizer)
+    (kept,) = own_cache.iterdir()
+    whole = (kept / "groups.arrow").read_bytes()
+    (kept / "groups.arrow").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BackendError, match=f"delete {kept}"):
+        build(path, dpo, tokenizer)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(ROWS)
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(path / "cache"))
+    with pytest.raises(UserError, match=r"cannot be written to .*name another folder with MINT_TRAIN_CACHE"):
+        build(path, dpo, tokenizer)
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_folder().name == "cache"
+    monkeypatch.delenv("MINT_TRAIN_CACHE")
+    assert cache_folder() == Path("/somewhere/mint-train")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/home/somebody/.cache/mint-train")
+
+
+def test_the_cache_holds_no_row_that_is_left_out(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any, flattened: list[int]
+) -> None:
+    path = write_rows([*ROWS, ROWS[0] | {"prompt": "word " * 300}])
+    counts = [
+        (len(found.groups), len(found.left_out))
+        for found in [build(path, dpo, tokenizer, 64) for _ in range(2)]
+    ]
+    assert counts == [(10, 1)] * 2
+    assert len(flattened) == 1
+
+
+def test_two_runs_that_tokenise_at_once_agree(
+    write_rows: Callable[..., Path],
+    dpo: Loss,
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+) -> None:
+    path = write_rows(ROWS)
+    real = dataset_module.write_groups
+
+    def slow(*given: Any) -> None:
+        monkeypatch.setattr(dataset_module, "write_groups", real)
+        build(path, dpo, tokenizer)  # another run is faster
+        real(*given)
+
+    monkeypatch.setattr(dataset_module, "write_groups", slow)
+    assert len(build(path, dpo, tokenizer).groups) == 10
+    (kept,) = own_cache.iterdir()
+    assert json.loads((kept / "summary.json").read_text()) == {"left_out": [], "unsuited": []}

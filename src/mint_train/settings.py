@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
+from mint_train.config_files import config_schema, read_config
 from mint_train.errors import OptionError
 from mint_train.loss_files import loss_label
-from mint_train.nearest import nearest
 
 MINT_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 DEFAULT_STEPS = 3
@@ -34,15 +35,80 @@ ENVIRONMENT = {
 LOSS_ENVIRONMENT = {"steps": "STEPS", "lr": "LR"}
 
 
+def parse_columns(value: object) -> object:
+    """Turn `FIELD=COLUMN,...` into a dictionary; any other value is for the model to judge."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    for field, equals, _ in pairs:
+        if not equals or not field.strip():
+            raise PydanticCustomError("columns", "write it as FIELD=COLUMN, several with commas between")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def path_to_text(value: object) -> object:
+    """Let Python give a path where the command line gives text."""
+    return str(value) if isinstance(value, Path) else value
+
+
+DataName = Annotated[str | None, BeforeValidator(path_to_text)]
+Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    ),
+]
+
+MAY_CHANGE = frozenset(
+    {
+        "base_url",
+        "eval_every",
+        "gradient_checkpointing",
+        "keep",
+        "max_retries",
+        "max_tokens_in_flight",
+        "pipeline",
+        "progress",
+        "save_every",
+        "track",
+    }
+)
+"""What a resume may set anew, since it does not change what is trained."""
+LENGTH = frozenset({"steps", "epochs"})
+"""What a resume may set anew where no schedule hangs on the number of steps."""
+
+
 class Settings(BaseSettings):
     """Everything that decides a run. Each field but the key is an option of the command line."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
     loss: str = Field(description="The loss, by its name in `mint-train losses`.")
-    data: Path | None = Field(
-        default=None, description="JSON Lines or JSON file of rows; without it, the loss's bundled rows."
+    data: DataName = Field(
+        default=None,
+        description="Rows: a file (JSON Lines, JSON, CSV, Parquet, Arrow; gzip or Zstandard), a pattern of "
+        "files, - for standard input, or hf:org/name:split; without it, the loss's bundled rows.",
     )
+    columns: Columns = Field(
+        default_factory=dict,
+        description="Columns of the data under other names: prompt=question,chosen=good; prompt= leaves "
+        "prompt out.",
+    )
+    on_bad_row: Literal["fail", "skip"] = Field(
+        default="fail", description="A row that cannot be used ends the run, or is counted and listed."
+    )
+    eval_data: DataName = Field(
+        default=None, description="Held-out rows to evaluate on, before the first step and after the last."
+    )
+    eval_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of --data to hold out and evaluate on instead: the same rows for every loss and "
+        "seed.",
+    )
+    eval_every: int | None = Field(default=None, ge=1, description="Steps between further evaluations.")
     backend: Literal["auto", "mint", "local"] = Field(
         default="auto", description="auto: MinT where MINT_API_KEY is set, else this machine."
     )
@@ -59,6 +125,12 @@ class Settings(BaseSettings):
     )
     epochs: int | None = Field(default=None, ge=1, description="Passes over the data, instead of --steps.")
     batch_size: int = Field(default=8, ge=1, description="Groups (for DPO: pairs) per step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Batches per step: each has a loss of its own, and the step takes their mean. For one "
+        "loss over all of them raise --batch-size.",
+    )
     lr: float = Field(
         default=1e-5, gt=0, le=1, allow_inf_nan=False, description="Learning rate [MINT_<LOSS>_LR]."
     )
@@ -77,8 +149,12 @@ class Settings(BaseSettings):
         default=None, ge=2, description="Most tokens of prompt and completion; completions are cut to fit."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the adapter and of the data's order.")
-    save_every: int | None = Field(
-        default=None, ge=1, description="Steps between saved states; without it, one at the end."
+    save_every: int = Field(default=100, ge=1, description="Steps between saved states; the last is always.")
+    keep: int | None = Field(default=None, ge=1, description="Newest saved states to keep; without it, all.")
+    max_retries: int = Field(
+        default=5,
+        ge=0,
+        description="Times in a row that the run goes back to its last saved state when the service fails.",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -97,6 +173,14 @@ class Settings(BaseSettings):
         default=None, description="Run folder to write; without it, a new folder in runs/."
     )
     overwrite: bool = Field(default=False, description="Replace the run that --output holds.")
+    progress: Literal["auto", "plain", "json", "quiet"] = Field(
+        default="auto", description="What is printed; auto: live on a terminal, else a plain line a step."
+    )
+    track: Names = Field(
+        default_factory=tuple,
+        description="Observers to report to: tensorboard, wandb, mlflow, trackio, or your own; several with "
+        "commas between.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="The loss's options.")
     base_url: str | None = Field(default=None, description="Address of the service [MINT_BASE_URL].")
     api_key: SecretStr | None = Field(default=None, description="Key of the service, from MINT_API_KEY only.")
@@ -139,13 +223,15 @@ def load_settings(given: dict[str, Any], config: Path | None = None) -> Settings
 
     Args:
         given: values by field name; None counts as not given.
-        config: a TOML file with fields of `Settings`, the loss's options in a table `[options]`.
+        config: a TOML or YAML file with fields of `Settings`, the loss's options in a table `options`.
 
     Raises:
         OptionError: the first value that is wrong, with its option or variable.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    from_file = read_config(config) if config else {}
+    from_file = (
+        read_config(config, set(Settings.model_fields) - SECRET_FIELDS, SECRET_FIELDS) if config else {}
+    )
     loss = given.get("loss", from_file.get("loss"))
     if loss is None:
         raise OptionError("no loss is chosen: give --loss NAME; `mint-train losses` lists what is installed")
@@ -163,8 +249,7 @@ def load_settings(given: dict[str, Any], config: Path | None = None) -> Settings
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             environment = NamedEnvironment(settings_cls, str(loss))
-            file = TomlConfigSettingsSource(settings_cls, toml_file=config)
-            return init_settings, environment, file
+            return init_settings, environment, InitSettingsSource(settings_cls, from_file)
 
     try:
         settings = Merged(**given)
@@ -209,25 +294,43 @@ def restore_settings(recorded: dict[str, Any]) -> Settings:
         raise OptionError(f"the run's own settings do not hold: {field}: {first['msg']}") from None
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a TOML config file.
+def config_schema_of(options_schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of a config file, with that of a loss's options where it is given."""
+    return config_schema(Settings.model_json_schema(), options_schema, SECRET_FIELDS)
+
+
+def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return a run's settings with what a resume gives anew; None counts as not given.
 
     Raises:
-        OptionError: it cannot be read, or has a setting that does not exist.
+        OptionError: a value is malformed, or would make it another run.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    given["options"] = settings.options | given.get("options", {})  # the loss itself compares them
+    changed = with_given(settings, given)
+    free = MAY_CHANGE | (LENGTH if settings.schedule == "constant" else frozenset()) | {"options"}
+    for name in given.keys() - free:
+        before, after = getattr(settings, name), getattr(changed, name)
+        if before != after and str(before) != os.path.abspath(str(after)):  # paths are recorded absolute
+            raise OptionError(another_run(f"--{name.replace('_', '-')} {after}", before))
+    return choose_length(changed, [given])
+
+
+def with_given(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return settings with some of them replaced by what is given.
+
+    Raises:
+        OptionError: a value is malformed.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(f"--config {path}: {error}") from error
-    allowed = set(Settings.model_fields) - SECRET_FIELDS
-    for name in values:
-        if name in SECRET_FIELDS:
-            raise OptionError(f"--config {path}: the key does not belong in a file; set MINT_API_KEY")
-        if name not in allowed:
-            raise OptionError(f'--config {path}: no setting is called "{name}"{nearest(name, allowed)}')
-    if not isinstance(values.get("options", {}), dict):
-        raise OptionError(f"--config {path}: the options of the loss belong in a table [options]")
-    return values
+        return Settings(**dict(settings) | dict(given))
+    except ValidationError as error:
+        raise OptionError(explain(error, dict(given), settings.loss, None)) from None
+
+
+def another_run(option: str, before: object) -> str:
+    """Say that a resume cannot change an option."""
+    return f"{option}: this run was begun with {before}, and another value makes another run: start a new one"
 
 
 def explain(error: ValidationError, given: dict[str, Any], loss: str, config: Path | None) -> str:

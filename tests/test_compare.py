@@ -1,0 +1,194 @@
+"""`mint-train compare`: each loss a run of its own, one table, and one failure that ends no other run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from few_rows import PAIRS, lines
+
+from mint_train.report.comparison import Compared, comparison_rows, print_comparison
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def data(write_rows: Callable[..., Path]) -> Path:
+    return write_rows([row | {"prompt": f"{row['prompt']} {n}"} for n in range(4) for row in PAIRS])
+
+
+def test_three_losses_on_one_split(
+    run_cli: RunCli, data: Path, starter_model_folder: Path, tmp_path: Path
+) -> None:
+    """In processes of their own, as a user has them, with what is one loss's own given to that one."""
+    own_loss()
+    status, out, err = run_cli(
+        "compare",
+        "dpo",
+        "./own.py",
+        "simpo",
+        "--data",
+        data,
+        "--model",
+        starter_model_folder,
+        "--steps",
+        "2",
+        "--lr",
+        "1e-2",
+        "--batch-size",
+        "4",
+        "--no-pipeline",
+        "--set",
+        "simpo.beta=3",
+        "--output",
+        "all",
+    )
+    assert status == 1, out + err
+    for folder in ("dpo", "simpo"):
+        described = json.loads(Path("all", folder, "run.json").read_text())
+        assert (described["status"], described["settings"]["pipeline"]) == ("done", False)
+        assert described["settings"]["eval_fraction"] == 0.1
+        assert described["data"]["held_out"]["groups"] == 2
+    assert described["options"]["beta"] == 3
+    rows = [
+        [row["source"] for row in lines(Path("all", folder, "evaluations/step-000002.jsonl"))]
+        for folder in ("dpo", "simpo")
+    ]
+    assert rows[0] == rows[1]
+    written = out.splitlines()
+    start = next(place for place, line in enumerate(written) if line.startswith("loss "))
+    table = written[start : start + 4]
+    assert written[start + 4 :] == ["Wrote all/comparison.png", "Wrote all/comparison.html", "Runs: all"]
+    assert Path("all/comparison.png").stat().st_size > 10_000
+    assert re.split(r"  +", table[0])[:4] == ["loss", "steps", "pair_accuracy before", "pair_accuracy"]
+    assert table[3].split()[:2] == ["./own.py", "failed"]
+    assert 'the loss "own" raised RuntimeError at own.py' in table[3]
+    shown = {line.split()[0]: line for line in table[1:3]}
+    for folder, line in shown.items():
+        last = lines(Path("all", folder, "evaluations.jsonl"))[-1]
+        low, high = last["intervals"]["pair_accuracy"]
+        assert f"{last['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in line
+        assert f"{last['loss']:.6f}" in line
+    for folder in ("dpo", "simpo"):
+        assert f"[{folder}] Step 2: loss=" in out
+    # one after another on this machine
+    assert out.rindex("[dpo] ") < out.index("[simpo] ")
+
+
+def own_loss() -> Path:
+    path = Path("own.py")
+    path.write_text(
+        "import mint_train\n\n\n"
+        '@mint_train.loss(extends="dpo")\n'
+        "def own(batch, logprobs):\n"
+        '    """Fail."""\n'
+        '    raise RuntimeError("on purpose")\n'
+    )
+    return path
+
+
+def compared(loss: str, accuracy: float, *, problem: str | None = None, **more: float) -> Compared:
+    first = {"step": 0, "loss": 1.0, "accuracy": 0.25, "intervals": {}}
+    last = {"step": 9, "loss": 0.5, "accuracy": accuracy, "intervals": {"accuracy": [0.1, 0.9]}} | more
+    step_line = {f"{loss}/own": ".1f", "accuracy": ".2f"}
+    return Compared(loss, step_line, first, last, problem)
+
+
+def test_the_best_comes_first_and_what_failed_last(capsys: pytest.CaptureFixture[str]) -> None:
+    results = [
+        compared("low", 0.5, **{"low/own": 9.0}),
+        compared("bad", 1.0, problem="no memory"),
+        compared("high", 0.75),
+    ]
+    print_comparison(results)
+    assert capsys.readouterr().out.splitlines() == [
+        "loss  steps   accuracy before  accuracy           loss value",
+        "high  9       0.25             0.75 [0.10, 0.90]  0.500000",
+        "low   9       0.25             0.50 [0.10, 0.90]  0.500000",
+        "bad   failed                                                  no memory",
+    ]
+
+
+def test_losses_without_a_common_metric_keep_their_order() -> None:
+    first, second = compared("one", 0.5), compared("two", 0.75)
+    other = Compared("two", {"ratio": ".2f"}, second.first, second.last | {"ratio": 1.0}, None)
+    header, rows = comparison_rows([first, other])
+    assert header == ["loss", "steps", "loss value", ""]
+    assert [row[0] for row in rows] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dpo", "dpo"), "two of the losses have one name"),
+        (("dpo", "nope"), 'no loss "nope" is installed'),
+        (
+            ("dpo", "ipo", "--set", "beta=2"),
+            "--set beta: write it as --set LOSS.KEY=VALUE, LOSS one of dpo, ipo",
+        ),
+        (("dpo", "ipo", "--set", "ipo.gamma=2"), "gamma"),
+        (("dpo", "ipo", "--lr", "7"), "--lr=7: input should be less than or equal to 1"),
+        (("dpo", "ipo", "--data", "-"), "--data -: standard input can be read once only"),
+    ],
+)
+def test_what_is_wrong_shows_before_anything_begins(
+    run_cli: RunCli, arguments: tuple[str, ...], message: str
+) -> None:
+    status, out, err = run_cli("compare", *arguments, "--output", "all")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("all").exists()
+
+
+def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(
+    data: Path, starter_model_folder: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mint_train",
+        "compare",
+        "dpo",
+        "ipo",
+        "--data",
+        data,
+        "--steps",
+        "100000",
+        "--model",
+        starter_model_folder,
+        "--output",
+        "all",
+    ]
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("[dpo] Step 2:"):
+                process.send_signal(signal.SIGINT)
+                break
+        began = time.monotonic()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - began < 30
+    assert "Traceback" not in out + err
+    described = json.loads((tmp_path / "all/dpo/run.json").read_text())
+    assert described["status"] == "interrupted"
+    assert lines(tmp_path / "all/dpo/checkpoints.jsonl")[-1]["step"] == described["finished_steps"] >= 2
+    assert "interrupted; continue with: mint-train resume all/dpo" in out
+    assert re.search(r"^ipo +failed +not begun$", out, re.MULTILINE)
+    assert not (tmp_path / "all/ipo").exists()

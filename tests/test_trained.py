@@ -1,0 +1,411 @@
+"""What is done with a trained policy: evaluating it, sampling from it, publishing it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from few_rows import HELD_OUT, PAIRS, lines, write_lines
+
+import mint_train
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps with a reference, on the model made on the spot, with two saved states."""
+    folder = tmp_path_factory.mktemp("trained")
+    mint_train.train(
+        "dpo",
+        options={"reference": "initial", "beta": 0.1},
+        data=write_lines(folder / "pairs.jsonl", PAIRS),
+        eval_data=write_lines(folder / "held_out.jsonl", HELD_OUT),
+        batch_size=2,
+        lr=1e-2,
+        steps=4,
+        eval_every=2,
+        save_every=2,
+        output=folder / "run",
+    )
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to write to."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+# eval
+
+
+def test_a_run_is_evaluated_as_it_was_at_its_end(run_cli: RunCli, run: Path) -> None:
+    status, out, err = run_cli("eval", run)
+    assert status == 0, err
+    last = lines(run / "evaluations.jsonl")[-1]
+    low, high = last["intervals"]["pair_accuracy"]
+    assert f"Eval of {run} after step 4 on " in out
+    assert f"loss={last['loss']:.6f} [" in out
+    assert f"pair_accuracy={last['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in out
+    assert f"Rows: {run}/evaluations/held_out-step-000004.jsonl" in out
+    kept = (run / "evaluations/step-000004.jsonl").read_bytes()
+    assert (run / "evaluations/held_out-step-000004.jsonl").read_bytes() == kept
+
+
+@pytest.mark.parametrize("name", ["run --step 2", "run/checkpoints/step-000002"])
+def test_an_earlier_checkpoint_is_evaluated(run_cli: RunCli, run: Path, name: str) -> None:
+    path, *more = name.split()
+    status, out, err = run_cli("eval", path, *more, "--rows", "rows.jsonl")
+    assert status == 0, err
+    assert "after step 2 on" in out
+    assert Path("rows.jsonl").read_bytes() == (run / "evaluations/step-000002.jsonl").read_bytes()
+    assert Path("rows.jsonl").read_bytes() != (run / "evaluations/step-000004.jsonl").read_bytes()
+
+
+def test_other_rows_and_another_loss(run_cli: RunCli, run: Path, short_pairs: Path) -> None:
+    status, out, err = run_cli("eval", run, "--data", short_pairs, "--loss", "ipo", "--rows", "rows.jsonl")
+    assert status == 0, err
+    assert f"on {short_pairs}, 5 groups:" in out
+    rows = lines("rows.jsonl")
+    assert [row["source"] for row in rows] == [f"{short_pairs}:{line}" for line in range(1, 6)]
+    # IPO's loss is (h - 1 / (2 beta))^2, its default beta 0.1, and h the margin of the log-ratios
+    for row in rows:
+        assert row["loss"] == pytest.approx((row["rewards/margin"] / 0.1 - 5) ** 2, rel=1e-3)
+
+
+def test_an_evaluation_does_not_touch_the_run(run_cli: RunCli, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    status, _, err = run_cli("eval", run, "--rows", "rows.jsonl")
+    assert status == 0, err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("missing",),
+            "missing is no run folder, no checkpoint in one, and no tinker:// path on the service",
+        ),
+        (("run", "--step", "3"), "run has no checkpoint after step 3; it has those after the steps 2, 4"),
+        (("run/checkpoints/step-000009",), "run has no checkpoint at run/checkpoints/step-000009"),
+        (("tinker://a/weights/b",), "no loss is chosen: give --loss NAME"),
+        (("tinker://a/weights/b", "--loss", "dpo", "--step", "2"), "--step 2 is for a run folder"),
+        (("tinker://a/weights/b", "--loss", "dpo", "--data", "pairs.jsonl"), "no key for MinT"),
+        (("run", "--data", "missing.jsonl"), "missing.jsonl"),
+        (("run", "--batch-size", "0"), "--batch-size=0: input should be greater than or equal to 1"),
+        (("run", "--set", "gamma=2"), "gamma"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    run_cli: RunCli, run: Path, short_pairs: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    status, _, err = run_cli("eval", *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_without_held_out_rows_needs_some(run_cli: RunCli) -> None:
+    assert run_cli("--loss", "dpo", "--steps", "1", "--output", "bare")[0] == 0
+    status, _, err = run_cli("eval", "bare")
+    assert (status, err) == (
+        2,
+        "mint-train: bare was trained without held-out rows; give --data\n",
+    )
+
+
+# sample
+
+
+def test_completions_before_and_after_side_by_side(run_cli: RunCli, run: Path) -> None:
+    status, out, err = run_cli("sample", run, "--prompt", "Say one.", "-n", "2", "--max-tokens", "8")
+    assert status == 0, err
+    shown = out.splitlines()
+    assert shown[0] == "Prompt: Say one."
+    assert [line.partition(":")[0] for line in shown[1:]] == ["Before", "After", "Before", "After"]
+    before, after = shown[1::2], shown[2::2]
+    assert before[0] != before[1]
+    assert [text.removeprefix("Before: ") for text in before] != [
+        text.removeprefix("After:  ") for text in after
+    ]
+    again = run_cli("sample", run, "--prompt", "Say one.", "-n", "2", "--max-tokens", "8")
+    assert again[1] == out
+    other = run_cli("sample", run, "--prompt", "Say one.", "-n", "2", "--max-tokens", "8", "--seed", "1")
+    assert other[1] != out
+
+
+def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, run: Path) -> None:
+    """Both policies taken step by step with transformers alone, the adapter loaded by PEFT."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mint_train.datums import build_prompt_tokens
+
+    tokenizer = AutoTokenizer.from_pretrained(run / "base_model")
+    base = AutoModelForCausalLM.from_pretrained(run / "base_model")
+
+    def greedy(model: Any) -> str:
+        tokens = build_prompt_tokens("Say two.", tokenizer)
+        start = len(tokens)
+        with torch.no_grad():
+            while len(tokens) < start + 6:
+                following = int(model(torch.tensor([tokens])).logits[0, -1].argmax())
+                if following == tokenizer.eos_token_id:
+                    break
+                tokens.append(following)
+        return tokenizer.decode(tokens[start:], skip_special_tokens=True).strip()
+
+    before = greedy(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        after = greedy(PeftModel.from_pretrained(base, run / "adapter"))
+    asked = ("--prompt", "Say two.", "--max-tokens", "6", "--temperature", "0", "-n", "1")
+    status, out, err = run_cli("sample", run, *asked)
+    assert status == 0, err
+    from mint_train.commands.sample import printable
+
+    assert out == f"Prompt: Say two.\nBefore: {printable(before)}\nAfter:  {printable(after)}\n"
+
+
+def test_the_prompts_of_the_held_out_rows_are_the_default(run_cli: RunCli, run: Path) -> None:
+    status, out, err = run_cli("sample", run, "--rows", "2", "--max-tokens", "2", "--step", "2")
+    assert status == 0, err
+    assert out.count("Prompt: ") == 2
+    assert "Say six." in out
+    assert "Say seven." in out
+    assert "Say eight." not in out
+
+
+def test_a_terminal_gets_a_table_and_no_control_characters(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mint_train.commands.sample import print_side_by_side, printable
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    print_side_by_side([("a prompt", ["[bold]old[/bold]"], [printable("new\x1b[2J\x07")])])
+    shown = capsys.readouterr().out
+    assert "before" in shown
+    assert "[bold]old[/bold]" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--prompt", "a", "--data", "pairs.jsonl"), "--prompt and --data are both given; give one"),
+        (("missing", "--prompt", "a"), "missing is no run folder"),
+        (("tinker://a/sampler_weights/b", "--prompt", "a", "--loss", "dpo"), "no key for MinT"),
+    ],
+)
+def test_what_cannot_be_sampled_is_one_line(
+    run_cli: RunCli, run: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    status, _, err = run_cli("sample", *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+# export
+
+
+def logits(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(torch.arange(1, 60)[None]).logits
+
+
+def test_the_exported_adapter_loads_with_peft_from_anywhere(
+    run_cli: RunCli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from peft import AutoPeftModelForCausalLM, PeftModel
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(run.parent)
+    status, out, err = run_cli("export", "run")
+    assert status == 0, err
+    assert out == "The adapter after step 4: run-adapter\n"
+    exported = Path("run-adapter").resolve()
+    monkeypatch.chdir("/")
+    base = AutoModelForCausalLM.from_pretrained(run / "base_model")
+    plain = logits(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        own = logits(PeftModel.from_pretrained(base, run / "adapter"))
+        loaded = logits(AutoPeftModelForCausalLM.from_pretrained(exported))
+    assert torch.equal(own, loaded)
+    assert not torch.allclose(plain, loaded, atol=1e-3)
+
+
+def test_the_merged_model_loads_with_transformers_and_gives_the_adapter_s_logits(
+    run_cli: RunCli, run: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    status, out, err = run_cli("export", run, "--merge", "--output", "merged")
+    assert status == 0, err
+    assert out == "The merged model after step 4: merged\n"
+    assert not [path for path in Path("merged").iterdir() if path.name.startswith("adapter")]
+    merged = AutoModelForCausalLM.from_pretrained("merged")
+    base = AutoModelForCausalLM.from_pretrained(run / "base_model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = PeftModel.from_pretrained(base, run / "adapter")
+    assert float((logits(merged) - logits(adapted)).abs().max()) < 1e-5
+    tokenizer = AutoTokenizer.from_pretrained("merged")
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False).count("<|im_")
+    assert not list(Path().glob("merged.*"))
+
+
+def test_a_bfloat16_base_stays_bfloat16(run_cli: RunCli, run: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(run / "base_model")
+    base.to(torch.bfloat16).save_pretrained(run / "base_model")
+    status, _, err = run_cli("export", run, "--merge", "--output", "merged")
+    assert status == 0, err
+    assert AutoModelForCausalLM.from_pretrained("merged").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("place", ["run", "exported", "merged"])
+def test_the_model_card_says_what_the_weights_are(run_cli: RunCli, run: Path, place: str) -> None:
+    from huggingface_hub import ModelCard
+
+    folder = run / "adapter"
+    if place != "run":
+        folder = Path(place)
+        merge = ("--merge",) if place == "merged" else ()
+        assert run_cli("export", run, "--output", folder, *merge)[0] == 0
+    card = ModelCard.load(folder / "README.md")
+    merged = place == "merged"
+    assert card.data.library_name == ("transformers" if merged else "peft")
+    assert card.data.pipeline_tag == "text-generation"
+    assert {"mint-train", "dpo"} <= set(card.data.tags)
+    assert ("lora" in card.data.tags) is not merged
+    assert card.data.base_model is None  # a folder on this machine is nothing to the hub
+    described = json.loads((run / "run.json").read_text())
+    step, evaluation = lines(run / "metrics.jsonl")[-1], lines(run / "evaluations.jsonl")[-1]
+    low, high = evaluation["intervals"]["pair_accuracy"]
+    for said in (
+        "arXiv 2305.18290",
+        "| its options | beta=0.1, reference=initial |",
+        f"| data | `pairs.jsonl`, SHA-256 `{described['data']['sha256']}` |",
+        "| trained groups | 5, and 0 left out |",
+        "| steps | 4 of 4 |",
+        "| lr | 0.01 |",
+        f"| loss | {step['loss']:.6g} |",
+        f"| {evaluation['pair_accuracy']:.4g} [{low:.4g}, {high:.4g}] |",
+        "3 held-out groups of `held_out.jsonl`",
+        f"mint-train {described['versions']['mint-train']}",
+        f"peft {described['versions']['peft']}",
+    ):
+        assert said in card.text, said
+    assert str(run.parent) not in card.content
+
+
+def test_the_card_s_own_lines_load_the_model(run_cli: RunCli, run: Path) -> None:
+    """What the card shows is run as it stands, with its two placeholders filled in."""
+    import re
+
+    for merge in ((), ("--merge",)):
+        folder = Path(f"exported{len(merge)}")
+        assert run_cli("export", run, "--output", folder, *merge)[0] == 0
+        code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        assert code
+        filled = (
+            code[1].replace("THIS_FOLDER", str(folder)).replace('"base_model"', repr(str(run / "base_model")))
+        )
+        names: dict[str, Any] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            exec(filled, names)
+        assert logits(names["model"]).shape[1] == 59
+        assert names["tokenizer"].encode("Hi")
+
+
+def test_a_hub_model_is_named_in_the_card_s_metadata(run: Path) -> None:
+    from mint_train.model_card import model_card
+    from mint_train.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    described = folder.read_description()
+    described["settings"]["model"] = "Qwen/Qwen3-0.6B"
+    folder.write_description(described)
+    text = model_card(folder, 4)
+    assert "base_model: Qwen/Qwen3-0.6B" in text
+    assert 'from_pretrained("Qwen/Qwen3-0.6B")' in text
+
+
+def test_an_adapter_that_cannot_be_written_leaves_the_old_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mint_train.backends.local.load import open_local_client
+    from mint_train.errors import MintTrainError
+
+    client = open_local_client(str(run / "base_model"), 16, 0, run)
+    before = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
+
+    def full(folder: str, **_: Any) -> None:
+        Path(folder, "adapter_config.json").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(client.model, "save_pretrained", full)
+    with pytest.raises(MintTrainError, match="adapter cannot be written: No space left on device"):
+        client.save_weights_for_sampler("final")
+    assert {path.name: path.read_bytes() for path in (run / "adapter").iterdir()} == before
+    assert not list(run.glob("adapter.*"))
+
+
+def test_what_cannot_be_exported_is_one_line(run_cli: RunCli, run: Path) -> None:
+    Path("full").mkdir()
+    Path("full/something").touch()
+    shutil.copytree(run, "bare")
+    first = Path("bare/checkpoints.jsonl").read_text().splitlines()[0]
+    Path("bare/checkpoints.jsonl").write_text(first + "\n")
+    shutil.copytree(run, "gone")
+    shutil.rmtree("gone/adapter")
+    shutil.copytree(run, "torn")
+    Path("torn/adapter/adapter_model.safetensors").write_bytes(b"torn")
+    for arguments, expected, message in (
+        (("missing",), 2, "missing is no run folder"),
+        ((run / "adapter",), 2, "adapter is no run folder; name the folder that holds its run.json"),
+        ((run, "--output", "full"), 2, "--output full exists and is not empty; name another folder"),
+        (("bare",), 2, "bare has no adapter yet: `mint-train resume bare` goes on to its end"),
+        (("gone",), 2, "adapter is gone: `mint-train resume gone` writes it again"),
+        (("torn", "--merge"), 1, "the adapter torn/adapter cannot be merged into torn/base_model"),
+    ):
+        status, _, err = run_cli("export", *arguments)
+        assert (status, message in err, err.count("\n")) == (expected, True, 1), err
+    assert not Path("torn-merged").exists()
+
+
+def test_a_run_on_the_service_prints_how_to_sample(run_cli: RunCli, run: Path) -> None:
+    """The run folder of a run on MinT, as it stands there; the lines themselves are run against a server."""
+    from mint_train.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.write_description(folder.read_description() | {"backend": "mint"})
+    path = "tinker://model_1/sampler_weights/dpo-final"
+    saved = lines(run / "checkpoints.jsonl")
+    Path(run / "checkpoints.jsonl").write_text(json.dumps(saved[-1] | {"sampler": path}) + "\n")
+    status, out, err = run_cli("export", run)
+    assert status == 0, err
+    assert f'create_sampling_client(model_path="{path}")' in out
+    compile(out, "printed", "exec")
+    status, _, err = run_cli("export", run, "--merge")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"are on the service, as {path}" in err

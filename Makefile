@@ -11,18 +11,21 @@ export PYTHONDONTWRITEBYTECODE :=
 # core first, then each plugin as the distribution of its own that it is
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 DEFINITIONS := pyproject.toml constraints.txt
+BUILD_DOCS := $(BIN)/sphinx-build --fail-on-warning --quiet docs build/docs
 
 # $(call timed,NAME,COMMAND): run a part and say how long it took
 define timed
 @echo "$(2)"; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
-.PHONY: help run test fast fix clean
+.PHONY: help run test fast fix docs wheels clean
 help:
 	@echo "make run    install into $(VENV) and train DPO on this machine"
 	@echo "make test   install everything, then format, lint, types and all tests, a real server's included"
 	@echo "make fast   the tests that take seconds"
 	@echo "make fix    format, and repair what the linter can"
+	@echo "make docs   build the documentation site into build/docs; a warning is an error"
+	@echo "make wheels build every distribution into dist"
 	@echo "make clean  remove what these made, the environments included"
 
 run: $(VENV)/installed-run
@@ -32,6 +35,7 @@ test: $(VENV)/installed-dev
 	$(call timed,format,$(BIN)/ruff format --check .)
 	$(call timed,lint,$(BIN)/ruff check .)
 	$(call timed,types,$(BIN)/mypy)
+	$(call timed,docs,$(BUILD_DOCS))
 	$(call timed,tests,$(BIN)/pytest)
 
 fast: $(VENV)/installed-dev
@@ -40,6 +44,12 @@ fast: $(VENV)/installed-dev
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/installed-dev
+	$(BUILD_DOCS)
+
+wheels: $(VENV)/installed-dev
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir dist . $(PLUGINS)
 
 clean:
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

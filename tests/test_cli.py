@@ -14,7 +14,7 @@ import pytest
 
 from mint_train.settings import Settings
 
-HEAVY = ("torch", "transformers", "peft", "tinker", "mint", "numpy")
+HEAVY = ("matplotlib", "torch", "transformers", "peft", "tinker", "mint", "numpy")
 
 REPORT_IMPORTS = """
 import sys
@@ -28,7 +28,15 @@ finally:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["losses"], ["--version"], ["losses", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["losses"],
+        ["--version"],
+        *([name, "--help"] for name in ("losses", "plot", "eval", "sample", "export", "compare")),
+    ],
+)
 def test_quick_answers_import_nothing_heavy(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The import is what would make the answer slow; the time itself is printed, not tested."""
     began = time.perf_counter()

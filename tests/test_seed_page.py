@@ -266,6 +266,6 @@ def test_default_run(run_cli: Callable[..., Any], starter_model_folder: Path, tm
 
 
 def test_bundled_pairs_are_at_least_eight(dpo: Loss) -> None:
-    from mint_train.dataset import find_data, read_examples
+    from mint_train.dataset.examples import find_data, read_examples
 
     assert len(read_examples(find_data(None, dpo), dpo)) >= 8

@@ -64,13 +64,22 @@ def test_command_line_over_environment_over_file_over_default(
 
 FILE_ONLY = [
     ("data", "rows.jsonl"),
+    ("on_bad_row", "skip"),
+    ("eval_data", "held.jsonl"),
+    ("eval_fraction", 0.25),
+    ("eval_every", 5),
     ("backend", "local"),
     ("epochs", 2),
     ("batch_size", 3),
+    ("accumulate", 2),
     ("max_length", 128),
     ("seed", 7),
     ("save_every", 5),
+    ("keep", 2),
+    ("max_retries", 1),
     ("output", "out"),
+    ("progress", "quiet"),
+    ("track", ["tensorboard"]),
     ("overwrite", True),
     ("schedule", "linear"),
     ("warmup_steps", 2),
@@ -82,8 +91,11 @@ FILE_ONLY = [
     ("gradient_checkpointing", True),
 ]
 OTHER_VALUES = {
+    "on_bad_row": "fail",
     "backend": "mint",
     "overwrite": False,
+    "progress": "json",
+    "track": ["wandb"],
     "schedule": "cosine",
     "pipeline": True,
     "dtype": "float32",
@@ -103,7 +115,7 @@ def test_fields_without_variable_come_from_file_or_line(
 
 def test_every_field_is_tested_above() -> None:
     tested = {level[0] for level in LEVELS} | {field for field, _ in FILE_ONLY}
-    elsewhere = {"loss", "options", "api_key"}
+    elsewhere = {"loss", "options", "columns", "api_key"}
     assert set(Settings.model_fields) - tested == elsewhere
 
 
@@ -143,7 +155,17 @@ def test_options_of_line_and_file_are_merged(config: Callable[[str], Path]) -> N
     assert settings.options == {"beta": "0.25", "reference": "initial"}
 
 
+def test_columns_are_a_table_in_a_file_and_a_list_on_the_line(config: Callable[[str], Path]) -> None:
+    path = config('loss = "dpo"\n[columns]\nprompt = "question, asked"\nchosen = ""\n')
+    assert load_settings({}, path).columns == {"prompt": "question, asked", "chosen": ""}
+    given = {"columns": "prompt=question, rejected=bad,chosen="}
+    assert load_settings(given, path).columns == {"prompt": "question", "rejected": "bad", "chosen": ""}
+    assert load_settings({"loss": "dpo", "data": Path("a/b.jsonl")}).data == "a/b.jsonl"
+
+
 WRONG = [
+    ({"columns": "prompt"}, {}, "--columns=prompt: write it as FIELD=COLUMN"),
+    ({"on_bad_row": "drop"}, {}, "--on-bad-row=drop: "),
     ({"steps": "many"}, {}, "--steps=many: "),
     ({"steps": "0"}, {}, "--steps=0: "),
     ({"lr": "-1"}, {}, "--lr=-1: "),

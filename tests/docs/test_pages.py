@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +61,8 @@ def test_every_snippet_runs(
     page: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    for name in ("pairs.jsonl", "held-out.jsonl"):
+        (tmp_path / name).write_text(PAIRS)
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "python":
             run_python(text)
@@ -76,7 +78,9 @@ def run_python(text: str) -> None:
     name = re.match(r"# (\w+\.py)\n", text)
     assert name, "a Python block begins with its file's name, so that later commands can use it"
     Path(name[1]).write_text(text)
-    exec(compile(text, name[1], "exec"), {"__name__": "__main__"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers renamed
+        exec(compile(text, name[1], "exec"), {"__name__": "__main__"})
 
 
 def run_commands(text: str, run_cli: RunCli) -> None:

@@ -119,7 +119,7 @@ def test_a_datum_that_gets_no_gradient_is_named() -> None:
         return logprobs[0].sum()
 
     batch = make_batch(make_group([[3], [4]]))
-    custom = CustomLoss(Loss(NamedPlugin("mine", mine, "a test")), batch, {})
+    custom = CustomLoss(Loss(NamedPlugin("mine", mine, "a test")), [batch], {})
     with pytest.raises(LossError, match=r"does not depend on the logprobs of datum 1 \(rows:1\)"):
         custom(batch.data, make_logprobs([[-1.0], [-2.0]]))
 

@@ -133,7 +133,7 @@ def test_rows_in_all_forms() -> None:
         ({"prompt": "a", "label": True}, "completion"),
         ({"prompt": "a", "completion": "b"}, "label"),
         ({"prompt": "a", "completion": "b", "label": 1}, "label"),
-        ({"prompt": "a", "completion": "b", "label": "true"}, "label"),
+        ({"prompt": "a", "completion": "b", "label": "yes"}, "label"),
         ({"prompt": "a", "completion": " ", "label": True}, "completion"),
         ({"messages": [{"role": "assistant", "content": "b"}], "label": True}, "messages"),
     ],

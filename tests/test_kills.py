@@ -23,12 +23,13 @@ def test_a_killed_run_ends_as_the_unbroken_one(short_pairs: Path, tmp_path: Path
     ]  # fmt: skip
     unbroken = run(tmp_path / "unbroken", *arguments, "--output", str(tmp_path / "unbroken"))
     assert unbroken.status == 0, unbroken.output
-    moments, kills = random.Random(1), 0
-    for trial in range(2):
-        folder = tmp_path / f"killed-{trial}"
+    moments, kills, trials = random.Random(1), 0, 0
+    while kills < 2:  # a moment may fall behind a run's end
+        folder = tmp_path / f"killed-{trials}"
         kills += run_killed(folder, arguments, unbroken.seconds, moments)[0]
         assert_same_to_the_bit(folder, tmp_path / "unbroken")
-    assert kills >= 2
+        trials += 1
+        assert trials < 10, "the runs end before they are killed"
 
 
 def test_what_a_kill_before_the_first_step_leaves_is_cleared(tmp_path: Path) -> None:

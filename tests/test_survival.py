@@ -278,6 +278,21 @@ def test_a_run_goes_back_to_its_last_checkpoint_when_the_service_fails(
     assert "going back to step 0" in capsys.readouterr().out
 
 
+def test_a_failure_while_the_reference_is_computed_is_met_with_another_client(
+    train: Train, failing: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"reference": "initial"}
+    train(steps=2, output=Path("unbroken"), options=options)
+    failing("forward", {1, 2})
+    assert train(steps=2, options=options).status == "done"
+    assert capsys.readouterr().out.count("the service failed; going back to step 0") == 2
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+    failing("forward", set(range(100)))
+    with pytest.raises(ServiceError):
+        train(steps=2, options=options, max_retries=1, output=Path("never"))
+    assert not Path("never").exists()
+
+
 def test_a_service_that_stays_away_ends_the_run_after_the_retries(
     train: Train, failing: Callable[..., None], run_cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,5 +76,5 @@ def build_datum(
 
 def prompt_length(weights: np.ndarray) -> int:
     """Count the tokens before the first trained target, given a datum's weights `[target tokens]`."""
-    trained = np.flatnonzero(weights)
-    return int(trained[0]) + 1 if len(trained) else len(weights) + 1
+    trained = weights != 0
+    return int(trained.argmax()) + 1 if trained.any() else len(weights) + 1

@@ -27,7 +27,7 @@ def forward_logprobs(data: Sequence[Datum], client: TrainingClient) -> list[torc
     outputs = [output for future in futures for output in future.result().loss_fn_outputs]
     logprobs = [output["logprobs"].to_torch().float().flatten() for output in outputs]
     for logprob, datum in zip(logprobs, data, strict=True):
-        targets = len(datum.loss_fn_inputs["target_tokens"].data)
+        targets = len(datum.loss_fn_inputs["target_tokens"].to_numpy())
         if len(logprob) != targets or not torch.isfinite(logprob).all():
             finite = int(torch.isfinite(logprob).sum())
             raise BackendError(f"a forward gave {finite} finite logprobs for {targets} target tokens")

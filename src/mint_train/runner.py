@@ -220,7 +220,7 @@ class Runner:
             self.retries += 1
             step = self.checkpoint.step if self.checkpoint else 0
             self.loss.hook.run_went_back(step=step, problem=str(error))
-            interrupts.pause(min(2.0**self.retries, LONGEST_PAUSE))
+            interrupts.pause(pause_seconds(self.retries))
             if interrupts.asked:
                 break
             self.client.close()
@@ -254,6 +254,11 @@ class Runner:
         result = RunResult(status, self.folder.path, self.finished, self.metrics, self.checkpoint)
         self.loss.hook.run_finished(result=result)
         return result
+
+
+def pause_seconds(tries: int) -> float:
+    """Return how long to wait after so many failures in a row."""
+    return float(min(2**tries, LONGEST_PAUSE))
 
 
 def name_step(step: int, error: MintTrainError) -> None:

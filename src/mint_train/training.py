@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import time
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain, count
@@ -14,10 +16,10 @@ from mint_train.authoring import FunctionLoss
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import choose_backend, model_name, open_client
 from mint_train.dataset.build import Dataset
-from mint_train.dataset.examples import find_data
+from mint_train.dataset.examples import Examples, find_data
 from mint_train.dataset.held_out import refuse_changed
 from mint_train.description import describe_run, recorded_settings
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import OptionError, ServiceError, UserError
 from mint_train.evaluation import Evaluator
 from mint_train.losses import Loss
 from mint_train.model_card import CardWriter
@@ -26,7 +28,7 @@ from mint_train.plugins import NamedPlugin
 from mint_train.preparing import find_examples, prepare
 from mint_train.records import RunRecord, RunResult
 from mint_train.run_folder import RunFolder
-from mint_train.runner import Runner
+from mint_train.runner import Runner, pause_seconds
 from mint_train.schedule import learning_rate
 from mint_train.sdk import types
 from mint_train.settings import (
@@ -79,8 +81,7 @@ def start_run(settings: Settings, loss: Loss) -> RunResult:
     backend = announce(settings, loss)
     with RunFolder.create(path, overwrite=settings.overwrite) as folder:
         try:
-            client = open_client(settings, backend, path)
-            dataset, held_out_set = prepare(settings, loss, examples, held_out, client, folder, backend)
+            client, dataset, held_out_set = open_prepared(settings, loss, examples, held_out, folder, backend)
         except BaseException:
             folder.discard()  # it holds no run yet, and must not stand in the way of the next try
             raise
@@ -123,9 +124,8 @@ def continue_run(folder: RunFolder, description: dict[str, Any], settings: Setti
     refuse_changed(settings, description["data"]["held_out"])
     examples, held_out = find_examples(settings, loss, data)
     backend = announce(settings, loss)
-    client = open_client(settings, backend, folder.path)
     # the adapter is still the fresh one, so a reference not kept yet is the policy of the first step
-    dataset, held_out_set = prepare(settings, loss, examples, held_out, client, folder, backend)
+    client, dataset, held_out_set = open_prepared(settings, loss, examples, held_out, folder, backend)
     runner = make_runner(settings, loss, client, dataset, held_out_set, folder, backend)
     if runner.steps < checkpoint.step:
         raise OptionError(f"--steps {runner.steps}: this run has taken {checkpoint.step} steps already")
@@ -146,6 +146,27 @@ def refuse_other_options(loss: Loss, recorded: Settings) -> None:
     for name, value in loss.option_values.items():
         if value != before[name]:
             raise OptionError(another_run(f"--set {name}={value}", before[name]))
+
+
+def open_prepared(
+    settings: Settings,
+    loss: Loss,
+    examples: Examples,
+    held_out: Examples | None,
+    folder: RunFolder,
+    backend: str,
+) -> tuple[TrainingClient, Dataset, Dataset]:
+    """Open a client and prepare the data with it; where the service then fails, try again with another."""
+    client = open_client(settings, backend, folder.path)
+    for number in range(settings.max_retries):
+        try:
+            return client, *prepare(settings, loss, examples, held_out, client, folder, backend)
+        except ServiceError as error:
+            client.close()
+            loss.hook.run_went_back(step=0, problem=str(error))
+            time.sleep(pause_seconds(number + 1))
+            client = open_client(settings, backend, folder.path)
+    return client, *prepare(settings, loss, examples, held_out, client, folder, backend)
 
 
 def make_runner(
@@ -218,10 +239,11 @@ def observe_and_run(
     )
     runner.loss.manager.register(CardWriter(runner.folder))
     runner.loss.hook.run_started(run=record)
+    gc.freeze()  # what is loaded by now stays, and a full collection would walk through all of it
     try:
         return runner.run()
     finally:
-        runner.client.close()
+        gc.unfreeze()
 
 
 def announce(settings: Settings, loss: Loss) -> str:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mint_train import dataset as dataset_module
 from mint_train.batches import Group
 from mint_train.data.readers import open_data
+from mint_train.dataset import build as dataset_module
 from mint_train.dataset.build import build_dataset
 from mint_train.dataset.encoding import BatchTokenizer, can_batch
 from mint_train.dataset.examples import read_examples

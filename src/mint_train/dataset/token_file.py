@@ -97,29 +97,79 @@ def encode_datum(datum: Datum, attached: Mapping[str, Attachment]) -> dict[str, 
     }
 
 
-def decode_datum(value: pa.StructScalar) -> tuple[Datum, dict[str, Attachment], DatumArrays]:
-    """Turn a value of `DATUM` back into a datum, what is attached to it, and its arrays."""
-    tokens = value["tokens"].values.to_numpy().astype(np.int64)
-    if value["targets"].is_valid:
-        inputs, targets = tokens, value["targets"].values.to_numpy().astype(np.int64)
-    else:
-        inputs, targets = tokens[:-1], tokens[1:]
-    if value["weights"].is_valid:
-        weights = value["weights"].values.to_numpy().copy()
-    else:
-        weights = np.ones(len(targets), dtype=np.float32)
-        weights[: value["untrained"].as_py()] = 0.0
-    lists = (value[column] for column in ("numbers", "sequences"))
-    # most losses attach nothing, and an empty list is slow to convert
-    attached: dict[str, Attachment] = dict(chain.from_iterable(part.as_py() for part in lists if len(part)))
-    datum = Datum(
-        model_input=types.ModelInput.from_ints(tokens=inputs.tolist()),
+class ListColumn:
+    """A column of lists of numbers, each read as a view of what lies in the file."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self._offsets = column.offsets.to_numpy()
+        self._values = column.values.to_numpy()
+        self._known = column.is_valid().to_numpy(zero_copy_only=False)
+
+    def __getitem__(self, place: int) -> np.ndarray | None:
+        if not self._known[place]:
+            return None
+        values: np.ndarray = self._values[self._offsets[place] : self._offsets[place + 1]]
+        return values
+
+
+class StoredChunk:
+    """The groups of one chunk of the file."""
+
+    def __init__(self, chunk: pa.RecordBatch) -> None:
+        self._path, self._line, self._unit, groups = chunk.columns
+        self._starts = groups.offsets.to_numpy()
+        datums = groups.values
+        self._tokens, self._targets, self._weights = (
+            ListColumn(datums.field(name)) for name in ("tokens", "targets", "weights")
+        )
+        self._untrained = datums.field("untrained").fill_null(0).to_numpy()
+        self._attached = [datums.field(name) for name in ("numbers", "sequences")]
+        self._attached_starts = [column.offsets.to_numpy() for column in self._attached]
+
+    def group(self, row: int) -> Group:
+        """Read a group."""
+        places = range(self._starts[row], self._starts[row + 1])
+        arrays = tuple(self.arrays(place) for place in places)
+        return Group(
+            datums=tuple(make_datum(one) for one in arrays),
+            source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
+            attached=tuple(self.attached(place) for place in places),
+            known_arrays=arrays,
+        )
+
+    def arrays(self, place: int) -> DatumArrays:
+        """Read a datum's inputs, targets and weights."""
+        tokens = self._tokens[place].astype(np.int64)  # type: ignore[union-attr]
+        targets, weights = self._targets[place], self._weights[place]
+        if targets is None:
+            inputs, targets = tokens[:-1], tokens[1:]
+        else:
+            inputs, targets = tokens, targets.astype(np.int64)
+        if weights is None:
+            weights = np.ones(len(targets), dtype=np.float32)
+            weights[: self._untrained[place]] = 0.0
+        else:
+            weights = weights.copy()  # the file's own cannot be written to, which torch warns of
+        return DatumArrays(inputs, targets, weights)
+
+    def attached(self, place: int) -> dict[str, Attachment]:
+        """Read what is attached to a datum: mostly nothing, which is quick to see."""
+        columns = zip(self._attached, self._attached_starts, strict=True)
+        present = [column for column, starts in columns if starts[place] < starts[place + 1]]
+        return dict(chain.from_iterable(column[place].as_py() for column in present))
+
+
+def make_datum(arrays: DatumArrays) -> Datum:
+    """Make the SDK's datum of its arrays."""
+    # checked when it was written, and looking at each token again takes as long as all else here
+    chunk = types.EncodedTextChunk.model_construct(tokens=arrays.inputs.tolist())
+    return Datum(
+        model_input=types.ModelInput.model_construct(chunks=[chunk]),
         loss_fn_inputs={
-            "target_tokens": types.TensorData.from_numpy(targets.copy()),
-            "weights": types.TensorData.from_numpy(weights),
+            "target_tokens": types.TensorData.from_numpy(arrays.targets),
+            "weights": types.TensorData.from_numpy(arrays.weights),
         },
     )
-    return datum, attached, DatumArrays(inputs, targets, weights)
 
 
 class StoredGroups(Sequence[Group]):
@@ -133,10 +183,11 @@ class StoredGroups(Sequence[Group]):
         """
         try:
             file = pa.ipc.open_file(pa.memory_map(str(path)))
-            self._chunks = [file.get_batch(number) for number in range(file.num_record_batches)]
+            batches = [file.get_batch(number) for number in range(file.num_record_batches)]
         except (OSError, pa.ArrowInvalid) as error:
             raise BackendError(f"{path} is broken ({error}); delete {path.parent}") from error
-        self._ends = list(accumulate(chunk.num_rows for chunk in self._chunks))
+        self._chunks = [StoredChunk(batch) for batch in batches]
+        self._ends = list(accumulate(batch.num_rows for batch in batches))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -151,13 +202,4 @@ class StoredGroups(Sequence[Group]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
         number = bisect.bisect_right(self._ends, place)
-        chunk = self._chunks[number]
-        row = place - self._ends[number] + chunk.num_rows
-        path, line, unit, values = (chunk.column(column)[row] for column in range(len(SCHEMA)))
-        decoded = [decode_datum(value) for value in values]
-        return Group(
-            datums=tuple(datum for datum, _, _ in decoded),
-            source=Source(path.as_py(), line.as_py(), unit.as_py()),
-            attached=tuple(attached for _, attached, _ in decoded),
-            known_arrays=tuple(arrays for _, _, arrays in decoded),
-        )
+        return self._chunks[number].group(place - (self._ends[number - 1] if number else 0))

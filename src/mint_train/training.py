@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import time
 from collections.abc import Mapping
@@ -239,11 +238,7 @@ def observe_and_run(
     )
     runner.loss.manager.register(CardWriter(runner.folder))
     runner.loss.hook.run_started(run=record)
-    gc.freeze()  # what is loaded by now stays, and a full collection would walk through all of it
-    try:
-        return runner.run()
-    finally:
-        gc.unfreeze()
+    return runner.run()
 
 
 def announce(settings: Settings, loss: Loss) -> str:

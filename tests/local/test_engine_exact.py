@@ -139,6 +139,22 @@ def test_the_same_input_gives_the_same_bits() -> None:
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
+def test_slopes_below_the_normal_range_count_as_nothing() -> None:
+    """A processor takes ten times as long for such numbers, and a loss leaves them to many examples."""
+    model = model_of("qwen3")
+    engine = Engine(model, max_tokens_in_flight=1000)
+    sequences = make_sequences(LAYOUTS["pairs"])
+    gradients = gradients_of(
+        model, lambda: engine.forward_backward(sequences, lambda scores: torch.cat(scores).sum() * 1e-36)
+    )
+    tiny = torch.finfo(torch.float32).tiny
+    for gradient in gradients.values():
+        assert ((gradient == 0) | (gradient.abs() >= tiny)).all()
+    assert any((gradient != 0).any() for gradient in gradients.values())
+    half = torch.full((), tiny) / 2
+    assert half > 0, "outside of the engine nothing has changed"
+
+
 def test_extreme_logits_stay_finite() -> None:
     from mint_train.backends.local.logprobs import Head, target_logprobs
 

@@ -31,7 +31,7 @@ def check_pairs(batch: Batch) -> None:
 def check_pair(number: int, group: Group) -> None:
     """Refuse a pair without two different trained completions of one prompt."""
     for place, side in enumerate(("chosen", "rejected")):
-        if not group.weights[place].any():
+        if not group.trained_lengths[place]:
             raise ContractError(f"pair {number}: its {side} completion has no trained token", number)
     if not np.array_equal(group.prompts[0], group.prompts[1]):
         raise ContractError(f"pair {number}: chosen and rejected do not share their prompt", number)

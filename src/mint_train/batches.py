@@ -45,13 +45,16 @@ class DatumArrays(NamedTuple):
     """int64 `[target tokens]`"""
     weights: np.ndarray
     """float32 `[target tokens]`"""
+    prompt_length: int
+    """Tokens before the first trained one; all of them where none is trained."""
 
     @classmethod
     def of(cls, datum: Datum) -> DatumArrays:
         """Read a datum's lists."""
         weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float32, copy=False)
         inputs = np.asarray(datum.model_input.to_ints(), dtype=np.int64)
-        return cls(inputs, datum.loss_fn_inputs["target_tokens"].to_numpy(), weights)
+        targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+        return cls(inputs, targets, weights, prompt_length(weights))
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Group:
     @cached_property
     def prompts(self) -> tuple[np.ndarray, ...]:
         """Per datum, its tokens before the first trained one, int64; all of them where none is trained."""
-        return tuple(arrays.inputs[: prompt_length(arrays.weights)] for arrays in self.arrays)
+        return tuple(arrays.inputs[: arrays.prompt_length] for arrays in self.arrays)
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def segment_sums(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 def packed_logprobs(logprobs: Sequence[torch.Tensor]) -> torch.Tensor:
     """Concatenate per-datum logprobs in at least float32: `[tokens]`."""
-    packed = torch.cat([logprob.flatten() for logprob in logprobs])
+    packed = torch.cat([logprob if logprob.dim() == 1 else logprob.flatten() for logprob in logprobs])
     return packed if packed.dtype == torch.float64 else packed.float()
 
 

@@ -73,14 +73,14 @@ def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | 
     Raises:
         LossError: naming the datum's file and line.
     """
-    present: list[torch.Tensor] = []
-    for position, (gradient, source) in enumerate(zip(gradients, datum_sources(batch), strict=True)):
-        if gradient is None:
-            raise LossError(
-                f'the loss "{loss}" does not depend on the logprobs of datum {position} ({source}): they '
-                "were detached or left out; compute it from the logprob tensors of all datums"
-            )
-        present.append(gradient)
+    present = [gradient for gradient in gradients if gradient is not None]
+    if len(present) < len(gradients):
+        position = next(place for place, gradient in enumerate(gradients) if gradient is None)
+        raise LossError(
+            f'the loss "{loss}" does not depend on the logprobs of datum {position} '
+            f"({datum_sources(batch)[position]}): they were detached or left out; compute it from the "
+            "logprob tensors of all datums"
+        )
     if not torch.isfinite(torch.cat(present).sum()):
         for gradient, source in zip(present, datum_sources(batch), strict=True):
             if not torch.isfinite(gradient).all():

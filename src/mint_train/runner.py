@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from mint_train.records import Checkpoint, RunResult, RunStatus, StepRecord
 from mint_train.run_folder import RunFolder
 from mint_train.sdk import types
 
+OBJECTS_PER_COLLECTION = 100_000
 LONGEST_PAUSE = 60.0
 """Seconds between two tries to reach a service; the first pause is two, and each next one twice as long."""
 
@@ -78,7 +81,7 @@ class Runner:
                 the last good state.
         """
         try:
-            with Interrupts() as interrupts:
+            with Interrupts() as interrupts, rare_collections():
                 while True:
                     try:
                         self.train(interrupts)
@@ -254,6 +257,19 @@ class Runner:
         result = RunResult(status, self.folder.path, self.finished, self.metrics, self.checkpoint)
         self.loss.hook.run_finished(result=result)
         return result
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for garbage less often: each step makes many objects, and hardly a circle of them."""
+    before = gc.get_threshold()
+    gc.freeze()  # what is loaded by now stays, and need not be walked through
+    gc.set_threshold(OBJECTS_PER_COLLECTION, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def pause_seconds(tries: int) -> float:

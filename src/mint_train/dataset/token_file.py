@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mint_train.batches import Attachment, DatumArrays, Group
+from mint_train.datums import prompt_length
 from mint_train.errors import BackendError, Source
 from mint_train.sdk import Datum, types
 
@@ -123,8 +124,9 @@ class StoredChunk:
             ListColumn(datums.field(name)) for name in ("tokens", "targets", "weights")
         )
         self._untrained = datums.field("untrained").fill_null(0).to_numpy()
-        self._attached = [datums.field(name) for name in ("numbers", "sequences")]
-        self._attached_starts = [column.offsets.to_numpy() for column in self._attached]
+        columns = [datums.field(name) for name in ("numbers", "sequences")]
+        # most losses attach nothing
+        self._attached = [(column, column.offsets.to_numpy()) for column in columns if len(column.keys)]
 
     def group(self, row: int) -> Group:
         """Read a group."""
@@ -146,16 +148,16 @@ class StoredChunk:
         else:
             inputs, targets = tokens, targets.astype(np.int64)
         if weights is None:
+            untrained = int(self._untrained[place])
             weights = np.ones(len(targets), dtype=np.float32)
-            weights[: self._untrained[place]] = 0.0
-        else:
-            weights = weights.copy()  # the file's own cannot be written to, which torch warns of
-        return DatumArrays(inputs, targets, weights)
+            weights[:untrained] = 0.0
+            return DatumArrays(inputs, targets, weights, untrained + 1)
+        weights = weights.copy()  # the file's own cannot be written to, which torch warns of
+        return DatumArrays(inputs, targets, weights, prompt_length(weights))
 
     def attached(self, place: int) -> dict[str, Attachment]:
-        """Read what is attached to a datum: mostly nothing, which is quick to see."""
-        columns = zip(self._attached, self._attached_starts, strict=True)
-        present = [column for column, starts in columns if starts[place] < starts[place + 1]]
+        """Read what is attached to a datum."""
+        present = [column for column, starts in self._attached if starts[place] < starts[place + 1]]
         return dict(chain.from_iterable(column[place].as_py() for column in present))
 
 

@@ -200,18 +200,23 @@ def test_an_edited_description_is_refused(
 # a disk that fills up
 
 
+def limited(program: str, limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process whose files may not grow beyond a limit."""
+    return subprocess.run(
+        [sys.executable, *(["-c", program] if program else []), *arguments],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(train: Train, run_cli: Cli) -> None:
     """A limit on the size of files stands for the disk: the kernel refuses the state in the middle."""
     train(steps=6, output=Path("unbroken"))
     train(steps=3)
     size = len(state("run", 3))
-    ended = subprocess.run(
-        [sys.executable, "-m", "mint_train", "resume", "run", "--steps", "6"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = limited("", size // 2, "-m", "mint_train", "resume", "run", "--steps", "6")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "the state cannot be saved" in ended.stderr
     assert "mint-train resume run" in ended.stdout
@@ -221,21 +226,40 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(train: Tra
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
 
 
-def test_a_line_that_does_not_fit_leaves_no_torn_one(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_leaves_no_torn_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     append = "import sys; from pathlib import Path; from mint_train.files import append_line\n"
     append += "for step in range(100): append_line(Path('lines.jsonl'), {'step': step, 'more': 'x' * 50})"
-    ended = subprocess.run(
-        [sys.executable, "-c", append],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = limited(append, 1000)
     assert "lines.jsonl cannot be written: File too large" in ended.stderr
     text = (tmp_path / "lines.jsonl").read_text()
     assert text.endswith("\n")
     assert [json.loads(line)["step"] for line in text.splitlines()] == list(range(13))
+
+
+def test_a_reference_that_does_not_fit_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write = "import torch; from pathlib import Path; from mint_train.reference import write_known\n"
+    write += "for size in (10, 10_000): write_known(Path('reference.safetensors'), {'key': torch.ones(size)})"
+    ended = limited(write, 5000)
+    assert "BackendError: reference.safetensors cannot be written" in ended.stderr
+    assert len(load(Path("reference.safetensors").read_bytes())["key"]) == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
+
+
+def test_tokens_that_do_not_fit_are_one_line(
+    short_pairs: Path, starter_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path / "tokens"))
+    arguments = ["--loss", "dpo", "--data", str(short_pairs), "--model", str(starter_model_folder)]
+    ended = limited("", 1000, "-m", "mint_train", *arguments, "--output", "run")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "tokens, where tokenised data is kept, cannot be written to" in ended.stderr
+    assert not list((tmp_path / "tokens").iterdir())
+    assert not Path("run").exists()
 
 
 # a service that fails

@@ -13,21 +13,32 @@ from typing import Any
 from mint_train.errors import MintTrainError, UserError
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old or the new one, never a part.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a new file to write to, which takes the place of another once it is whole and on the disk.
 
     Raises:
         MintTrainError: the disk refuses; the old file stays.
     """
     beside = path.with_name(path.name + ".part")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            os.fsync(file.fileno())
+        yield beside
+        sync_file(beside)
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old or the new one, never a part.
+
+    Raises:
+        MintTrainError: the disk refuses; the old file stays.
+    """
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def append_line(path: Path, value: dict[str, Any], *, durable: bool = False) -> None:
@@ -81,7 +92,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Write a JSON Lines file, whole or not at all."""
     write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
@@ -96,7 +107,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(path, rows)
 
 
 @contextmanager

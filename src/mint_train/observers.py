@@ -15,8 +15,7 @@ import pluggy
 from mint_train.errors import PluginError
 from mint_train.hookspecs import ObserverSpec
 from mint_train.losses import Loss
-from mint_train.nearest import nearest
-from mint_train.plugins import NamedPlugin, check_hooks, clash, entry_points_by_name, origin
+from mint_train.plugins import NamedPlugin, check_hooks, entry_points_by_name, find_installed, origin
 from mint_train.report.display import open_display
 
 OBSERVER_GROUP = "mint_train.observers"
@@ -47,13 +46,9 @@ def load_observer(name: str) -> NamedPlugin:
         PluginError: no such observer (with the nearest name and what is installed), a package that it needs
             is missing (with what to install), or it cannot be made.
     """
-    installed = entry_points_by_name(OBSERVER_GROUP)
-    if name not in installed:
-        names = ", ".join(installed) or "none; install some, such as mint-train-trackers"
-        raise PluginError(f'no observer "{name}" is installed{nearest(name, installed)}; installed: {names}')
-    if problem := clash(installed[name]):
-        raise PluginError(f'the observer "{name}" cannot be chosen: {problem}')
-    entry_point = installed[name][0]
+    entry_point = find_installed(
+        "observer", name, entry_points_by_name(OBSERVER_GROUP), "install some, such as mint-train-trackers"
+    )
     who = f'the observer "{name}" of {origin(entry_point)}'
     try:
         return NamedPlugin(name, entry_point.load()(), origin(entry_point))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -78,13 +78,7 @@ def load_plugin(name: str) -> NamedPlugin:
     """
     if is_loss_file(name):
         return NamedPlugin(loss_label(name), load_loss_file(name), name)
-    installed = loss_entry_points()
-    if name not in installed:
-        names = ", ".join(installed) or "none; install one, such as mint-train-dpo"
-        raise PluginError(f'no loss "{name}" is installed{nearest(name, installed)}; installed: {names}')
-    if problem := clash(installed[name]):
-        raise PluginError(f'the loss "{name}" cannot be chosen: {problem}')
-    entry_point = installed[name][0]
+    entry_point = find_installed("loss", name, loss_entry_points(), "install one, such as mint-train-dpo")
     try:
         plugin = entry_point.load()
     except Exception as error:
@@ -93,6 +87,28 @@ def load_plugin(name: str) -> NamedPlugin:
             f"{type(error).__name__}: {error}"
         ) from error
     return NamedPlugin(name, plugin, origin(entry_point))
+
+
+def find_installed(
+    kind: str, name: str, installed: Mapping[str, list[EntryPoint]], advice: str
+) -> EntryPoint:
+    """Return the one installed entry point of a name.
+
+    Args:
+        kind: what the user calls it: "loss", "observer".
+        name: the name that was asked for.
+        installed: the entry points by name.
+        advice: what to do where nothing is installed.
+
+    Raises:
+        PluginError: none has the name (with the nearest one and what is installed), or two have.
+    """
+    if name not in installed:
+        names = ", ".join(installed) or f"none; {advice}"
+        raise PluginError(f'no {kind} "{name}" is installed{nearest(name, installed)}; installed: {names}')
+    if problem := clash(installed[name]):
+        raise PluginError(f'the {kind} "{name}" cannot be chosen: {problem}')
+    return installed[name][0]
 
 
 def load_chain(first: NamedPlugin) -> list[NamedPlugin]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+ON_THE_SERVICE = "tinker://"
+"""How a path of a saved state or of weights begins that a service keeps."""
+
 RunStatus = Literal["done", "interrupted", "failed"]
 
 

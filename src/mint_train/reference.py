@@ -15,7 +15,9 @@ from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import open_client
 from mint_train.batches import Group
 from mint_train.errors import BackendError
+from mint_train.files import whole_file
 from mint_train.forward import forward_logprobs
+from mint_train.records import ON_THE_SERVICE
 from mint_train.sdk import Datum
 from mint_train.settings import Settings
 
@@ -66,7 +68,7 @@ def open_reference(settings: Settings, backend: str, reference: str, folder: Pat
         UserError: the service or this machine does not have it.
         BackendError: it cannot be loaded.
     """
-    if reference.startswith("tinker://") or (Path(reference) / "state.safetensors").exists():
+    if reference.startswith(ON_THE_SERVICE) or (Path(reference) / "state.safetensors").exists():
         client = open_client(settings, backend, folder)
         client.load_state_with_optimizer(reference).result()
         return client
@@ -96,7 +98,13 @@ def read_known(path: Path) -> dict[Key, torch.Tensor]:
 
 
 def write_known(path: Path, known: dict[Key, torch.Tensor]) -> None:
-    """Write the logprobs beside and rename, so that a crash leaves the old file or the new one."""
-    beside = path.with_name(path.name + ".part")
-    save_file(known, beside)
-    beside.replace(path)
+    """Write the logprobs, whole or not at all.
+
+    Raises:
+        MintTrainError: the disk refuses; what was kept before stays.
+    """
+    try:
+        with whole_file(path) as beside:
+            save_file(known, beside)
+    except SafetensorError as error:
+        raise BackendError(f"{path} cannot be written: {error}") from error

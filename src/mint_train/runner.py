@@ -22,6 +22,7 @@ from mint_train.run_folder import RunFolder
 from mint_train.sdk import types
 
 OBJECTS_PER_COLLECTION = 100_000
+"""Objects made between two searches for garbage, while a run lasts."""
 LONGEST_PAUSE = 60.0
 """Seconds between two tries to reach a service; the first pause is two, and each next one twice as long."""
 

@@ -22,7 +22,7 @@ def look_at_data(settings: Settings) -> int:
     tokenizer = open_tokenizer(settings)
     report = inspect_data(settings, loss, tokenizer)
     print_report(report, tokenizer)
-    stopping = len(report.broken) + (len(report.bad_rows) if settings.on_bad_row == "fail" else 0)
+    stopping = report.problems if settings.on_bad_row == "fail" else len(report.broken)
     if not stopping:
         return 0
     advice = "; --on-bad-row skip leaves out those that cannot be read" if report.bad_rows else ""

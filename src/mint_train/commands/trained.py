@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mint_train.errors import OptionError, UserError
-from mint_train.records import Checkpoint
+from mint_train.records import ON_THE_SERVICE, Checkpoint
 from mint_train.run_folder import CHECKPOINT_PATHS, RUN_FILE, RunFolder
 from mint_train.settings import Settings, load_settings, restore_settings, with_given
 
 BASE_MODEL = "base_model"
-ON_THE_SERVICE = "tinker://"
 SAVED_STATE = "/weights/"
 """What the path of a state with its optimiser holds; other paths are of weights to sample from."""
 

@@ -16,7 +16,7 @@ from mint_train.batches import Batch, Group
 from mint_train.data.rows import BadRow
 from mint_train.dataset.encoding import BatchTokenizer, can_batch
 from mint_train.dataset.examples import Example, Examples
-from mint_train.dataset.token_cache import cache_folder, keep, new_folder, token_key
+from mint_train.dataset.token_cache import cache_folder, cannot_keep, keep, new_folder, token_key
 from mint_train.dataset.token_file import GroupWriter, StoredGroups
 from mint_train.errors import DataError, DoesNotFit, OptionError, RowError, Source
 from mint_train.losses import Loss
@@ -56,8 +56,10 @@ def build_dataset(examples: Examples, loss: Loss, tokenizer: Any, max_length: in
         try:
             write_groups(folder, examples, loss, tokenizer, max_length)
             kept = keep(folder, key)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise cannot_keep(error) from error
             raise
     summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])

@@ -47,10 +47,15 @@ def new_folder() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="part-", dir=cache))
     except OSError as error:
-        raise UserError(
-            f"{cache}, where tokenised data is kept, cannot be written to ({error.strerror or error}); "
-            f"name another folder with {CACHE_VARIABLE}"
-        ) from error
+        raise cannot_keep(error) from error
+
+
+def cannot_keep(error: OSError) -> UserError:
+    """Say that the disk of the cache refuses, and why."""
+    return UserError(
+        f"{cache_folder()}, where tokenised data is kept, cannot be written to ({error.strerror or error}); "
+        f"name another folder with {CACHE_VARIABLE}"
+    )
 
 
 def keep(folder: Path, key: str) -> Path:

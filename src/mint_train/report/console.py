@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from mint_train.hookspecs import hookimpl
-from mint_train.records import Evaluation, RunRecord, RunResult, StepRecord
-
-ON_THE_SERVICE = "tinker://"
+from mint_train.records import ON_THE_SERVICE, Evaluation, RunRecord, RunResult, StepRecord
 
 
 class FinalLines:

@@ -39,15 +39,6 @@ def parse_pair(row: Mapping[str, Any]) -> PreferencePair:
     return pair
 
 
-def name_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a row.
-
-    Raises:
-        RowError: it is in none, or in two.
-    """
-    return recognise(row, FORMS).name
-
-
 def are_conversations(row: Mapping[str, Any]) -> bool:
     """Tell whole conversations from single answers."""
     return all(

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, DoesNotFit, hookimpl
+from mint_train.data.forms import recognise
 from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
 from mint_train.sdk import Datum
 from mint_train_dpo.contract import check_pairs
@@ -30,7 +31,7 @@ from mint_train_dpo.loss import (
     chosen_and_rejected,
     wants_reference,
 )
-from mint_train_dpo.pairs import PreferencePair, name_form, parse_pair
+from mint_train_dpo.pairs import FORMS, PreferencePair, parse_pair
 
 MUCH_LONGER = 1.5
 
@@ -71,7 +72,7 @@ def parse_row(row: Mapping[str, Any]) -> PreferencePair:
 @hookimpl
 def row_form(row: Mapping[str, Any]) -> str:
     """Name the form of a pair."""
-    return name_form(row)
+    return recognise(row, FORMS).name
 
 
 @hookimpl

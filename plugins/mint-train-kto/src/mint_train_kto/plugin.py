@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, DoesNotFit, attach, hookimpl, log_ratios
 from mint_train.batches import AttachedDatum
+from mint_train.data.forms import recognise
 from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
 from mint_train.sdk import Datum
 from mint_train_kto.contract import LABEL, check_rated
 from mint_train_kto.loss import kahneman_tversky, kl_baseline, rating_metrics
-from mint_train_kto.rows import RatedCompletion, name_form, parse_rated, with_unrelated
+from mint_train_kto.rows import FORMS, RatedCompletion, parse_rated, with_unrelated
 
 MUCH_MORE = 3.0
 UNTRAINED_DATUMS = (1,)
@@ -86,7 +87,7 @@ def parse_row(row: Mapping[str, Any]) -> RatedCompletion:
 @hookimpl
 def row_form(row: Mapping[str, Any]) -> str:
     """Name the form of a rated completion."""
-    return name_form(row)
+    return recognise(row, FORMS).name
 
 
 @hookimpl

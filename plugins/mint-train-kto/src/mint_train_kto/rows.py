@@ -33,15 +33,6 @@ def parse_rated(row: Mapping[str, Any]) -> RatedCompletion:
     return rated
 
 
-def name_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a row.
-
-    Raises:
-        RowError: it is in none, or in two.
-    """
-    return recognise(row, FORMS).name
-
-
 def read_messages(row: Mapping[str, Any]) -> RatedCompletion:
     """Read `messages`: a whole conversation whose last message is rated."""
     messages = chat_messages(row["messages"], "messages")

@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, RowError, attach, hookimpl
 from mint_train.batches import AttachedDatum, packed_logprobs
+from mint_train.data.forms import recognise
 from mint_train.datums import build_datum, build_prompt_tokens
 from mint_train_policy_gradient.contract import ADVANTAGES, OLD_LOGPROBS, check_rollouts
 from mint_train_policy_gradient.loss import Average, average_tokens, log_ratios, surrogate
-from mint_train_policy_gradient.rollouts import Rollout, name_form, parse_rollout
+from mint_train_policy_gradient.rollouts import FORMS, Rollout, parse_rollout
 
 
 class PolicyGradientOptions(BaseModel):
@@ -62,7 +63,7 @@ def parse_row(row: Mapping[str, Any]) -> Rollout:
 @hookimpl
 def row_form(row: Mapping[str, Any]) -> str:
     """Name the form of a rollout."""
-    return name_form(row)
+    return recognise(row, FORMS).name
 
 
 @hookimpl

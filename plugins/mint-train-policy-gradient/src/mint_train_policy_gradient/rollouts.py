@@ -40,15 +40,6 @@ def parse_rollout(row: Mapping[str, Any]) -> Rollout:
     return rollout
 
 
-def name_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a row.
-
-    Raises:
-        RowError: it is in none, or in two.
-    """
-    return recognise(row, FORMS).name
-
-
 def read_sample(row: Mapping[str, Any]) -> tuple[list[int], list[float], list[float]]:
     """Read the tokens of a completion, their old logprobs and their advantages."""
     tokens = token_ids(row["completion_tokens"], "completion_tokens")

@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, DoesNotFit, attach, hookimpl, log_ratios
 from mint_train.batches import AttachedDatum
+from mint_train.data.forms import recognise
 from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
 from mint_train_ranking.contract import LABEL, check_rankings
 from mint_train_ranking.lists import pad_lists, ranking_metrics
-from mint_train_ranking.rows import RankedCompletions, name_form, parse_ranked
+from mint_train_ranking.rows import FORMS, RankedCompletions, parse_ranked
 
 
 class PlackettLuceOptions(BaseModel):
@@ -79,7 +80,7 @@ def parse_row(row: Mapping[str, Any]) -> RankedCompletions:
 @hookimpl
 def row_form(row: Mapping[str, Any]) -> str:
     """Name the form of a ranking."""
-    return name_form(row)
+    return recognise(row, FORMS).name
 
 
 @hookimpl

@@ -34,15 +34,6 @@ def parse_ranked(row: Mapping[str, Any]) -> RankedCompletions:
     return ranked
 
 
-def name_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a row.
-
-    Raises:
-        RowError: it is in none, or in two.
-    """
-    return recognise(row, FORMS).name
-
-
 def ranked_field(field: str) -> Form:
     """Make the form of a list of completions, best first, or with `scores`."""
 

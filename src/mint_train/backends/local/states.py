@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mint_train.errors import BackendError
+from mint_train.errors import BackendError, MintTrainError
+from mint_train.files import whole_folder
 
 STATE_FILE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -31,17 +30,10 @@ def save_state(
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
-    beside = folder.with_name(folder.name + ".part")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        save_file(tensors, beside / STATE_FILE)
-        with (beside / STATE_FILE).open("rb") as file:
-            os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        with whole_folder(folder) as beside:
+            save_file(tensors, beside / STATE_FILE)
+    except (MintTrainError, SafetensorError) as error:
         raise BackendError(f"the state cannot be saved to {folder}: {error}") from error
 
 

@@ -1,15 +1,15 @@
 """Attention inside a pack: each run sees its context and, causally, itself, and nothing else.
 
 Registered with transformers as an attention function; the runs travel as the keyword argument
-`packed_runs` of the model's forward. On a CPU the work is done block by block with torch's own
-flash kernel, and blocks are joined by their log-sum-exp (as in ring attention, arXiv 2310.01889),
-so nothing is computed that a causal mask would throw away, and no mask exists. Elsewhere, and for
+`packed_runs` of the model's forward. On a CPU some queries of a run at a time meet the keys that
+they see: plain matrix products, which run at a higher rate than torch's flash kernel there, of blocks
+that stay in cache; the backward computes the weights again, so no scores are kept. Elsewhere, and for
 sliding windows or softcapped scores, each run is one call with the smallest mask that will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,8 +20,12 @@ from mint_train.backends.local.packing import Run
 
 ATTENTION_NAME = "mint_packed"
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+HIGH_PRECISION_BYTES = 4
+"""Of a smaller dtype the scores would be rounded, which torch's own kernels do not."""
+MOST_QUERIES = 128
+"""Rows of a block of scores, at most: a block on the diagonal throws half of its last rows' keys away."""
+SCORES_PER_BLOCK = 2**20
+"""Scores of a block, at most, so that it stays in cache from its product to its softmax and on."""
 
 
 class UnsupportedAttentionError(Exception):
@@ -62,8 +66,8 @@ def packed_attention_forward(
     longest = max(run.context_length + run.stop - run.start for run in packed_runs)
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     plain = window is None and softcap is None and value.shape[-1] == query.shape[-1]
-    if plain and query.device.type == "cpu":
-        out = _FlashRuns.apply(query, key, value, tuple(packed_runs), scale)
+    if plain and query.device.type == "cpu" and query.element_size() >= HIGH_PRECISION_BYTES:
+        out = _BlockedRuns.apply(query, key, value, tuple(packed_runs), scale)
         return cast(torch.Tensor, out), None
     return _attend_run_by_run(query, key, value, packed_runs, scale, window, softcap), None
 
@@ -71,14 +75,8 @@ def packed_attention_forward(
 AttentionInterface.register(ATTENTION_NAME, packed_attention_forward)
 
 
-def _grouped(states: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """``[1, heads, rows, dim]`` as ``[kv_heads, group, rows, dim]``, a view."""
-    _, heads, rows, dim = states.shape
-    return states.view(kv_heads, heads // kv_heads, rows, dim)
-
-
-class _FlashRuns(torch.autograd.Function):
-    """All runs of a pack with the CPU flash kernel; the backward reuses it block by block."""
+class _BlockedRuns(torch.autograd.Function):
+    """All runs of a pack on a CPU, some queries at a time; the backward computes the weights again."""
 
     @staticmethod
     def forward(
@@ -91,72 +89,78 @@ class _FlashRuns(torch.autograd.Function):
     ) -> torch.Tensor:
         _, heads, rows, dim = query.shape
         kv_heads = key.shape[1]
-        group = heads // kv_heads
-        q = _grouped(query, kv_heads)
-        # Heads that share keys read them through a stride of 0: no copy.
-        k, v = (states[0].unsqueeze(1).expand(kv_heads, group, rows, dim) for states in (key, value))
         out = query.new_empty(rows, heads, dim)
-        lse = torch.empty(kv_heads, group, rows, dtype=torch.float32)
-        out_heads = out.view(rows, kv_heads, group, dim).permute(1, 2, 0, 3)
+        q, o = _by_key_head(query[0], kv_heads), _by_key_head(out.transpose(0, 1), kv_heads)
         for run in runs:
-            here = slice(run.start, run.stop)
-            joined, joined_lse = _flash(q[:, :, here], k[:, :, here], v[:, :, here], 0.0, True, scale=scale)
-            for start, stop in run.context:
-                past = slice(start, stop)
-                part, part_lse = _flash(q[:, :, here], k[:, :, past], v[:, :, past], 0.0, False, scale=scale)
-                joined, joined_lse = _join(joined, joined_lse, part, part_lse)
-            out_heads[:, :, here] = joined
-            lse[:, :, here] = joined_lse
-        ctx.save_for_backward(query, key, value, out, lse)
+            keys, values = _seen(key[0], run), _seen(value[0], run)
+            for block, seen in _blocks(run, heads):
+                weights = _weights(q[:, :, block].flatten(1, 2), keys[:, :seen], block, scale)
+                o[:, :, block] = torch.bmm(weights, values[:, :seen]).view_as(o[:, :, block])
+        ctx.save_for_backward(query, key, value)
         ctx.runs, ctx.scale = runs, scale
         return out.unsqueeze(0)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
-        _, heads, rows, dim = query.shape
-        kv_heads = key.shape[1]
-        group = heads // kv_heads
-        q = _grouped(query, kv_heads)
-        k, v = (states[0].unsqueeze(1).expand(kv_heads, group, rows, dim) for states in (key, value))
-        o, g = (t.reshape(rows, kv_heads, group, dim).permute(1, 2, 0, 3) for t in (out, grad))
-        grad_q, grad_k, grad_v = (torch.empty_like(states) for states in (query, key, value))
-        grad_q_heads = _grouped(grad_q, kv_heads)
+        query, key, value = ctx.saved_tensors
+        heads, kv_heads = query.shape[1], key.shape[1]
+        grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        q, dq, do = (_by_key_head(x, kv_heads) for x in (query[0], grad_q[0], grad[0].transpose(0, 1)))
         for run in ctx.runs:
-            here = slice(run.start, run.stop)
-            mine = (g[:, :, here], q[:, :, here])
-            known = (o[:, :, here], lse[:, :, here])
-            if run.stop - run.start == 1 and not run.context:
-                # A row that sees itself alone passes its value on; the kernel's zeros would be rounded ones.
-                grad_q[:, :, here], grad_k[:, :, here] = 0, 0
-                torch.sum(g[:, :, here], 1, out=grad_v[0, :, here])
-                continue
-            # With the joined output and log-sum-exp each block's gradient is its exact share.
-            dq, dk, dv = _flash_backward(
-                *mine, k[:, :, here], v[:, :, here], *known, 0.0, True, scale=ctx.scale
-            )
-            # A run's own block comes before the blocks of those that continue it: nothing to add to yet.
-            torch.sum(dk, 1, out=grad_k[0, :, here])
-            torch.sum(dv, 1, out=grad_v[0, :, here])
-            for start, stop in run.context:
-                past = slice(start, stop)
-                dq_past, dk, dv = _flash_backward(
-                    *mine, k[:, :, past], v[:, :, past], *known, 0.0, False, scale=ctx.scale
-                )
-                dq += dq_past
-                grad_k[0, :, past] += dk.sum(1)
-                grad_v[0, :, past] += dv.sum(1)
-            grad_q_heads[:, :, here] = dq
+            keys, values = _seen(key[0], run), _seen(value[0], run)
+            dk, dv = torch.zeros_like(keys), torch.zeros_like(values)
+            for block, seen in _blocks(run, heads):
+                queries, slopes = q[:, :, block].flatten(1, 2), do[:, :, block].flatten(1, 2)
+                weights = _weights(queries, keys[:, :seen], block, ctx.scale)
+                dv[:, :seen].baddbmm_(weights.transpose(1, 2), slopes)
+                by_weight = torch.bmm(slopes, values[:, :seen].transpose(1, 2))
+                by_score = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype).mul_(ctx.scale)
+                dq[:, :, block] = torch.bmm(by_score, keys[:, :seen]).view_as(dq[:, :, block])
+                dk[:, :seen].baddbmm_(by_score.transpose(1, 2), queries)
+            start = 0
+            for first, stop in (*run.context, (run.start, run.stop)):
+                part = slice(start, start + stop - first)
+                grad_k[0, :, first:stop] += dk[:, part]
+                grad_v[0, :, first:stop] += dv[:, part]
+                start = part.stop
         return grad_q, grad_k, grad_v, None, None
 
 
-def _join(
-    left: torch.Tensor, left_lse: torch.Tensor, right: torch.Tensor, right_lse: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention over two sets of keys from attention over each."""
-    lse = torch.logaddexp(left_lse, right_lse)
-    left_part = left * (left_lse - lse).exp().unsqueeze(-1)
-    return left_part.add_(right * (right_lse - lse).exp().unsqueeze(-1)), lse
+def _by_key_head(states: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """``[heads, rows, dim]`` as ``[kv_heads, heads that share keys, rows, dim]``, a view."""
+    return cast(torch.Tensor, states.unflatten(0, (kv_heads, -1)))
+
+
+def _seen(states: torch.Tensor, run: Run) -> torch.Tensor:
+    """Keys or values that a run's last row sees, its context first: ``[kv_heads, seen, dim]``."""
+    return torch.cat([states[:, start:stop] for start, stop in (*run.context, (run.start, run.stop))], dim=1)
+
+
+def _blocks(run: Run, heads: int) -> Iterator[tuple[slice, int]]:
+    """Rows of a run that are computed together, and how many keys the last of them sees."""
+    rows = run.stop - run.start
+    most = min(MOST_QUERIES, SCORES_PER_BLOCK // (heads * (run.context_length + rows)))
+    # Blocks of equal size: a small last one would run at a lower rate.
+    size = -(-rows // -(-rows // max(1, most)))
+    for start in range(run.start, run.stop, size):
+        stop = min(start + size, run.stop)
+        yield slice(start, stop), run.context_length + stop - run.start
+
+
+def _weights(queries: torch.Tensor, keys: torch.Tensor, block: slice, scale: float) -> torch.Tensor:
+    """Attention weights of a block of rows, each of which sees one key more than the row before it.
+
+    Args:
+        queries: ``[kv_heads, heads that share keys x rows, dim]``.
+        keys: ``[kv_heads, seen, dim]``, the last of them those of the rows themselves.
+        block: the rows.
+        scale: factor of the scores.
+    """
+    rows = block.stop - block.start
+    scores = torch.baddbmm(queries.new_empty(()), queries, keys.transpose(1, 2), beta=0, alpha=scale)
+    ahead = torch.full((rows, rows), float("-inf"), dtype=scores.dtype).triu_(1)
+    scores.unflatten(1, (-1, rows))[..., -rows:] += ahead
+    return torch.softmax(scores, -1, out=scores)
 
 
 def _attend_run_by_run(

@@ -3,8 +3,8 @@
 The vocabulary is projected block by block, and the softmax's sum is carried along with the largest
 logit so far (online softmax, arXiv 1805.02867). A target's logprob is one number, so its derivative
 by the hidden state is one vector, the target's weights less the expected weights: the expectation is
-summed up while a block's exponentials are at hand, and the backward only scales the result. Where
-the projection itself carries an adapter the backward recomputes each block instead.
+summed up while a block's softmax is at hand, and the backward only scales the result. Where the
+projection itself carries an adapter the backward recomputes each block instead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-CPU_BLOCK = (1024, 1024)
-"""Rows and tokens of a block on a CPU: it stays in cache between its product and its exponentials."""
+CPU_BLOCK = (1024, 1040)
+"""Rows and tokens of a block on a CPU: it stays in cache between its product and its softmax. Rows a power
+of two apart would fall on the same cache lines."""
 
 GPU_BLOCK_BYTES = 64 * 2**20
 """Elsewhere a block is some rows with the whole vocabulary: few, large operations."""
-
-ROW_PADDING = 16
-"""Extra columns of the buffer: rows a power of two apart would fall on the same cache lines."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +127,12 @@ def _row_slices(hidden: torch.Tensor, head: Head) -> Iterator[slice]:
 def _blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, _Logits]]:
     """Slices of the vocabulary with the logits of all rows, in one buffer."""
     vocabulary, (_, size) = head.weight.shape[0], _block_shape(hidden, head)
-    buffer = hidden.new_empty(len(hidden), min(size, vocabulary) + ROW_PADDING)
+    buffer = hidden.new_empty(len(hidden) * min(size, vocabulary))
     inner = None if head.down is None else hidden @ head.down.T
     for start in range(0, vocabulary, size):
         tokens = slice(start, min(start + size, vocabulary))
-        logits = buffer[:, : tokens.stop - start]
+        width = tokens.stop - start
+        logits = buffer[: len(hidden) * width].view(len(hidden), width)
         torch.mm(hidden, head.weight[tokens].T, out=logits)
         if inner is not None and head.up is not None:
             logits.addmm_(inner, head.up[tokens].T, alpha=head.lora_scale)
@@ -174,15 +173,19 @@ def _softmax_sums(
     total = torch.zeros_like(top)
     expected = torch.zeros(hidden.shape, device=hidden.device) if with_weights else None
     for tokens, logits in _blocks(hidden, head):
-        higher = torch.maximum(top, logits.values.amax(1, keepdim=True))
+        block_top = logits.values.amax(1, keepdim=True)
+        higher = torch.maximum(top, block_top)
+        shares = torch.softmax(logits.values, 1, out=logits.values)
+        # The largest logit's exponential is 1 before it is divided by the sum: so its share tells the sum.
+        block_total = block_top.sub_(higher).exp_().div_(shares.amax(1, keepdim=True))
         shrink, top = (top - higher).exp_(), higher
-        exponentials = logits.values.sub_(top).exp_()
-        total.mul_(shrink).add_(exponentials.sum(1, keepdim=True))
+        total.mul_(shrink).add_(block_total)
         if expected is not None:
             if logits.cap_slope is not None:
-                exponentials *= logits.cap_slope
-            expected.mul_(shrink)
-            _add_product(expected, exponentials.to(hidden.dtype), head.weight[tokens])
+                shares *= logits.cap_slope
+            shares *= block_total
+            expected *= shrink
+            _add_product(expected, shares.to(hidden.dtype), head.weight[tokens])
     log_sums = total.log().add_(top).squeeze(1)
     return log_sums, None if expected is None else expected.div_(total)
 

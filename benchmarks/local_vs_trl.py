@@ -212,7 +212,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
         "first": facts[0],
         "tokens": [sum(len(s.input_tokens) + 1 for s in batch) for batch in batches],
         "matrix_rates": rates,
-        "operations": count_operations(engine, optimizer, batches, reference),
+        "operations": count_operations(engine, batches),
     }
 
 
@@ -279,33 +279,42 @@ def dpo_step(engine: Any, optimizer: Any, batch: list[Any], reference: list[floa
     return facts
 
 
-def count_operations(engine: Any, optimizer: Any, batches: list[Any], reference: list[Any]) -> list[float]:
-    """Floating-point operations of each batch's step, its share of the reference included."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+def count_operations(engine: Any, batches: list[Any]) -> list[float]:
+    """Floating-point operations that each batch's step needs, with its share of the reference.
 
-    def attention(
-        query: Any, key: Any, _value: Any, _dropout: float = 0.0, causal: bool = False, **_: Any
-    ) -> int:
-        batch, heads, queries, dim = query
-        return int(4 * batch * heads * queries * key[2] * dim) // (2 if causal else 1)
+    Of what this project computes: no padding, a shared prompt once, the vocabulary at trained targets only,
+    the causal half of attention, nothing computed again for the backward.
+    """
+    import sys
 
-    def attention_backward(_grad: Any, query: Any, key: Any, value: Any, *rest: Any, **_: Any) -> int:
-        # Five products of the forward's size, which has two.
-        return attention(query, key, value, 0.0, len(rest) > 3 and rest[3]) * 5 // 2
+    from torch import nn
 
-    aten = torch.ops.aten
-    mapping = {
-        aten._scaled_dot_product_flash_attention_for_cpu: attention,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
-    }
+    from mint_train.backends.local.packing import plan_packs
+
+    config = engine.model.config
+    base = [m for name, m in engine.model.named_modules() if name.endswith("base_layer")]
+    assert all(isinstance(layer, nn.Linear) for layer in base)
+    weights = sum(layer.weight.numel() for layer in base)
+    adapter = sum(parameter.numel() for parameter in engine.trained)
+    of_first = {"q_proj", "k_proj", "v_proj"}  # the embeddings below are frozen: no gradient goes further
+    ends = [
+        parameter.numel()
+        for name, parameter in engine.model.named_parameters()
+        if ".layers.0." in name and of_first & set(name.split(".")) and "lora_B" not in name
+    ]
+    width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
     counts = []
-    for batch, known in zip(batches, reference, strict=True):
-        with FlopCounterMode(display=False, custom_mapping=mapping) as step:
-            dpo_step(engine, optimizer, batch, known)
-        with FlopCounterMode(display=False, custom_mapping=mapping) as once:
-            engine.forward(batch, adapter=False)
-        counts.append(step.get_total_flops() + once.get_total_flops() / EPOCHS)
+    for batch in batches:
+        (pack,) = plan_packs(batch, sys.maxsize)
+        vocabulary = 2 * len(pack.lookup_rows) * config.hidden_size * config.vocab_size
+        seen = sum(
+            (run.stop - run.start) * (run.context_length + (run.stop - run.start) / 2) for run in pack.runs
+        )
+        attention = 2 * 2 * seen * width
+        layers = 2 * pack.rows * weights
+        # forward, and as much again in the backward; an adapter's own gradients are twice its forward
+        step = 2 * vocabulary + 3 * attention + 2 * layers + 3 * 2 * pack.rows * adapter
+        counts.append(step - 2 * pack.rows * sum(ends) + (vocabulary + attention + layers) / EPOCHS)
     return counts
 
 

@@ -11,6 +11,8 @@ export PYTHONDONTWRITEBYTECODE :=
 # core first, then each plugin as the distribution of its own that it is
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 DEFINITIONS := pyproject.toml constraints.txt
+# the peer that speeds are compared with; nothing else needs it
+TRL := .cache/trl
 BUILD_DOCS := $(BIN)/sphinx-build --fail-on-warning --quiet docs build/docs
 
 # $(call timed,NAME,COMMAND): run a part and say how long it took
@@ -18,7 +20,7 @@ define timed
 @echo "$(2)"; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
-.PHONY: help run test fast fix docs wheels clean
+.PHONY: help run test fast fix docs wheels benchmark clean
 help:
 	@echo "make run    install into $(VENV) and train DPO on this machine"
 	@echo "make test   install everything, then format, lint, types and all tests, a real server's included"
@@ -26,6 +28,7 @@ help:
 	@echo "make fix    format, and repair what the linter can"
 	@echo "make docs   build the documentation site into build/docs; a warning is an error"
 	@echo "make wheels build every distribution into dist"
+	@echo "make benchmark  a training step beside TRL's, on this machine; TRL gets an environment of its own"
 	@echo "make clean  remove what these made, the environments included"
 
 run: $(VENV)/installed-run
@@ -51,6 +54,9 @@ docs: $(VENV)/installed-dev
 wheels: $(VENV)/installed-dev
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir dist . $(PLUGINS)
 
+benchmark: $(VENV)/installed-dev $(TRL)/installed
+	$(BIN)/python benchmarks/local_vs_trl.py --trl-python $(TRL)/bin/python
+
 clean:
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 
@@ -68,3 +74,8 @@ $(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS) $(PLUGINS:=/pyproject.toml
 	$(call timed,pip,$(BIN)/python -m pip install --no-input --quiet --upgrade "pip>=25.1")
 	$(call timed,install,$(INSTALL) --editable . $(addprefix --editable ,$(PLUGINS)) --group dev)
 	@touch $@ $(VENV)/installed-run
+
+$(TRL)/installed: $(VENV)/created constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --no-input --quiet --constraint constraints.txt torch trl==1.16.0
+	@touch $@

@@ -5,8 +5,8 @@
 Both sides read the same file of chat rows with the same tokenizer, at their defaults, each in a process
 of its own that does nothing else; rounds alternate, and times are medians over them. The texts are those
 of a file of ShareGPT pairs (`conversations`, `chosen`, `rejected`), with a number put before each prompt
-so that no two rows are equal. The tokenizer is trained on the same texts, unless a folder with one is
-given.
+and each completion, so that no text is there twice to be tokenised once. The tokenizer is trained on the
+same texts, unless a folder with one is given.
 
 TRL's side is what `DPOTrainer.__init__` does with its data set: `load_dataset` and `_prepare_dataset` of the
 trainer itself, without a model. Its cache of tokenised rows is a folder of its own that is empty in each
@@ -149,7 +149,7 @@ def measured(began: float, cpu: float) -> dict[str, float]:
 
 
 def write_rows(texts: Path, count: int, characters: int | None, path: Path) -> Path:
-    """Write rows of chat messages: the texts over and over, each prompt with a number of its own."""
+    """Write rows of chat messages: the texts over and over, each with the number of its row before it."""
     roles = {"human": "user", "gpt": "assistant", "system": "system"}
     made = [
         (
@@ -157,18 +157,18 @@ def write_rows(texts: Path, count: int, characters: int | None, path: Path) -> P
                 {"role": roles[turn["from"]], "content": turn["value"][:characters]}
                 for turn in row["conversations"]
             ],
-            [{"role": "assistant", "content": row["chosen"]["value"][:characters] + "."}],
-            [{"role": "assistant", "content": row["rejected"]["value"][:characters]}],
+            row["chosen"]["value"][:characters] + ".",
+            row["rejected"]["value"][:characters],
         )
         for row in json.loads(texts.read_text(encoding="utf-8"))
     ]
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            prompt, chosen, rejected = made[number % len(made)]
+            prompt, *answers = made[number % len(made)]
             first = prompt[0] | {"content": f"{number}: {prompt[0]['content']}"}
-            file.write(
-                json.dumps({"prompt": [first, *prompt[1:]], "chosen": chosen, "rejected": rejected}) + "\n"
-            )
+            chosen, rejected = ([{"role": "assistant", "content": f"{number}: {text}"}] for text in answers)
+            row = {"prompt": [first, *prompt[1:]], "chosen": chosen, "rejected": rejected}
+            file.write(json.dumps(row) + "\n")
     return path
 
 

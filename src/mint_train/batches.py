@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from mint_train.datums import prompt_length
+from mint_train.datums import ArrayDatum, prompt_length
 from mint_train.errors import PluginError, Source
 from mint_train.sdk import Datum
 
@@ -50,9 +50,12 @@ class DatumArrays(NamedTuple):
 
     @classmethod
     def of(cls, datum: Datum) -> DatumArrays:
-        """Read a datum's lists."""
+        """Read a datum's lists, where it was not made of arrays."""
         weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float32, copy=False)
-        inputs = np.asarray(datum.model_input.to_ints(), dtype=np.int64)
+        if isinstance(datum, ArrayDatum):
+            inputs = datum.inputs
+        else:
+            inputs = np.asarray(datum.model_input.to_ints(), dtype=np.int64)
         targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
         return cls(inputs, targets, weights, prompt_length(weights))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,6 +16,39 @@ if TYPE_CHECKING:
 
 Message: TypeAlias = Mapping[str, str]
 Prompt: TypeAlias = str | Sequence[Message]
+
+
+class ArrayDatum(Datum):
+    """The SDK's datum of arrays; the list of its input tokens is made when it is first asked for.
+
+    A datum that is only checked and kept on disk never needs it, and neither does the embedded backend.
+    """
+
+    inputs: np.ndarray
+    """int64 `[target tokens]`"""
+
+    def __init__(self, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Take the arrays as they are.
+
+        Args:
+            inputs: int64 `[target tokens]`.
+            targets: int64 `[target tokens]`.
+            weights: float32 `[target tokens]`.
+        """
+        tensors = {
+            "target_tokens": types.TensorData.from_numpy(targets),
+            "weights": types.TensorData.from_numpy(weights),
+        }
+        # the SDK's class is frozen
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "loss_fn_inputs", tensors)
+
+    @cached_property
+    def model_input(self) -> types.ModelInput:
+        """The input tokens as the SDK sends them."""
+        # whole numbers already; the SDK would look at each again, which takes as long as all else here
+        chunk = types.EncodedTextChunk.model_construct(tokens=self.inputs.tolist())
+        return types.ModelInput.model_construct(chunks=[chunk])
 
 
 def build_prompt_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -58,20 +92,17 @@ def build_datum(
 
     Raises:
         DoesNotFit: the prompt alone fills `max_length`.
+        TypeError: a token is no whole number.
     """
     if max_length is not None and len(prompt_tokens) >= max_length:
         raise DoesNotFit(f"the prompt's {len(prompt_tokens)} tokens fill --max-length {max_length}")
-    all_tokens = [*prompt_tokens, *completion_tokens][:max_length]
-    targets = np.array(all_tokens[1:], dtype=np.int64)
+    all_tokens = np.array([*prompt_tokens, *completion_tokens][:max_length])
+    if all_tokens.dtype.kind != "i":
+        raise TypeError(f"tokens must be whole numbers, not {all_tokens.dtype}")
+    targets = all_tokens[1:]
     weights = np.ones(len(targets), dtype=np.float32)
     weights[: len(prompt_tokens) - 1] = 0.0
-    return Datum(
-        model_input=types.ModelInput.from_ints(tokens=all_tokens[:-1]),
-        loss_fn_inputs={
-            "target_tokens": types.TensorData.from_numpy(targets),
-            "weights": types.TensorData.from_numpy(weights),
-        },
-    )
+    return ArrayDatum(all_tokens[:-1], targets, weights)
 
 
 def prompt_length(weights: np.ndarray) -> int:

@@ -21,6 +21,7 @@ from mint_train.dataset.encoding import BatchTokenizer, can_batch
 from mint_train.dataset.examples import read_examples
 from mint_train.dataset.token_cache import cache_folder
 from mint_train.dataset.token_file import GroupWriter, StoredGroups
+from mint_train.datums import build_datum
 from mint_train.errors import BackendError, Source, UserError
 from mint_train.losses import Loss
 from mint_train.plugins import load_plugin
@@ -153,10 +154,17 @@ def test_a_chunk_is_encoded_in_one_call_per_kind_of_text(
     expected = [dpo.flatten(example, plain, None) for example in examples]
     batched = BatchTokenizer(plain)
     calls = []
-    whole = type(plain).__call__
-    monkeypatch.setattr(
-        type(plain), "__call__", lambda self, text, **more: calls.append(text) or whole(self, text, **more)
-    )
+    library = plain.backend_tokenizer
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(library, name)
+
+        def encode_batch_fast(self, texts: list[str], **more: Any) -> Any:
+            calls.append(texts)
+            return library.encode_batch_fast(texts, **more)
+
+    monkeypatch.setattr(type(plain), "backend_tokenizer", Watched())
     monkeypatch.setattr(type(plain), "encode", lambda *_, **__: pytest.fail("a text was encoded alone"))
     batched.prepare(lambda example: dpo.flatten(example, batched, None), examples)
     for example, datums in zip(examples, expected, strict=True):
@@ -170,9 +178,45 @@ def test_a_tokenizer_of_its_own_kind_is_asked_text_by_text(tokenizer: Any) -> No
         def apply_chat_template(self, *args: Any, **more: Any) -> Any:
             return super().apply_chat_template(*args, **more)
 
-    own = copy.deepcopy(tokenizer)
-    own.__class__ = Own
-    assert not can_batch(own)
+    class OwnEncoding(type(tokenizer)):
+        def _encode_plus(self, *args: Any, **more: Any) -> Any:
+            return super()._encode_plus(*args, **more)
+
+    for kind in (Own, OwnEncoding):
+        own = copy.deepcopy(tokenizer)
+        own.__class__ = kind
+        assert not can_batch(own)
+
+
+def test_a_tokenizer_that_was_left_cutting_and_padding_does_neither(
+    write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any
+) -> None:
+    path = write_rows(ROWS)
+    expected = [Group.of(dpo.flatten(dpo.parse_row(row), tokenizer, None), Source("x", 1)) for row in ROWS]
+    left = copy.deepcopy(tokenizer)
+    left.backend_tokenizer.enable_truncation(3)
+    left.backend_tokenizer.enable_padding(length=99)
+    found = build(path, dpo, left).groups
+    assert [said(group)[1:] for group in found] == [said(group)[1:] for group in expected]
+
+
+def test_tokens_must_be_whole_numbers() -> None:
+    with pytest.raises(TypeError, match="whole numbers, not float64"):
+        build_datum([1, 2], [3.5], None)  # type: ignore[list-item]
+
+
+def test_a_datum_of_arrays_is_sent_as_any_other() -> None:
+    from tinker.lib._pydantic_conv import to_pydantic_input
+
+    def sent(datum: Datum) -> Any:
+        return to_pydantic_input(
+            types.ForwardBackwardInput(data=[datum], loss_fn="cross_entropy")
+        ).model_dump(mode="json")
+
+    made = build_datum([1, 2], [3, 4], None)
+    plain = Datum(model_input=types.ModelInput.from_ints([1, 2, 3]), loss_fn_inputs=made.loss_fn_inputs)
+    assert sent(made) == sent(plain)
+    assert made.model_input.to_ints() == [1, 2, 3]
 
 
 def build(path: Path, loss: Loss, tokenizer: Any, max_length: int | None = None, **more: Any) -> Any:

@@ -21,8 +21,8 @@ from mint_train.dataset.token_file import GroupWriter, StoredGroups
 from mint_train.errors import DataError, DoesNotFit, OptionError, RowError, Source
 from mint_train.losses import Loss
 
-CHUNK = 1024
-"""Examples that are tokenised together."""
+CHUNK = 256
+"""Examples that are tokenised together; what the tokenizer makes of more falls out of the cache."""
 GROUPS_FILE = "groups.arrow"
 SUMMARY_FILE = "summary.json"
 

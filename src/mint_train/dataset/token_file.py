@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from mint_train.batches import Attachment, DatumArrays, Group
-from mint_train.datums import prompt_length
+from mint_train.datums import ArrayDatum, prompt_length
 from mint_train.errors import BackendError, Source
-from mint_train.sdk import Datum, types
 
 DATUM = pa.struct(
     {
@@ -74,19 +73,17 @@ def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     )
 
 
-def with_attached(group: Group) -> Iterator[tuple[Datum, Mapping[str, Attachment]]]:
-    """Yield each datum of a group with what is attached to it."""
+def with_attached(group: Group) -> Iterator[tuple[DatumArrays, Mapping[str, Attachment]]]:
+    """Yield the arrays of each datum of a group with what is attached to it."""
     attached: Sequence[Mapping[str, Attachment]] = group.attached or ({},) * len(group.datums)
-    return zip(group.datums, attached, strict=True)
+    return zip(group.arrays, attached, strict=True)
 
 
-def encode_datum(datum: Datum, attached: Mapping[str, Attachment]) -> dict[str, Any]:
+def encode_datum(arrays: DatumArrays, attached: Mapping[str, Attachment]) -> dict[str, Any]:
     """Turn a datum into a value of `DATUM`."""
-    inputs = np.fromiter(datum.model_input.to_ints(), dtype=np.int32)
-    targets = datum.loss_fn_inputs["target_tokens"].to_numpy().astype(np.int32)
-    weights = datum.loss_fn_inputs["weights"].to_numpy()
+    inputs, targets, weights, prompt = arrays
     shifted = len(inputs) == len(targets) and np.array_equal(inputs[1:], targets[:-1])
-    untrained = int(np.argmax(weights != 0)) if weights.any() else len(weights)
+    untrained = prompt - 1
     plain = bool((weights[untrained:] == 1).all())
     return {
         "tokens": np.append(inputs, targets[-1:]) if shifted else inputs,
@@ -133,7 +130,7 @@ class StoredChunk:
         places = range(self._starts[row], self._starts[row + 1])
         arrays = tuple(self.arrays(place) for place in places)
         return Group(
-            datums=tuple(make_datum(one) for one in arrays),
+            datums=tuple(ArrayDatum(one.inputs, one.targets, one.weights) for one in arrays),
             source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
             attached=tuple(self.attached(place) for place in places),
             known_arrays=arrays,
@@ -159,19 +156,6 @@ class StoredChunk:
         """Read what is attached to a datum."""
         present = [column for column, starts in self._attached if starts[place] < starts[place + 1]]
         return dict(chain.from_iterable(column[place].as_py() for column in present))
-
-
-def make_datum(arrays: DatumArrays) -> Datum:
-    """Make the SDK's datum of its arrays."""
-    # checked when it was written, and looking at each token again takes as long as all else here
-    chunk = types.EncodedTextChunk.model_construct(tokens=arrays.inputs.tolist())
-    return Datum(
-        model_input=types.ModelInput.model_construct(chunks=[chunk]),
-        loss_fn_inputs={
-            "target_tokens": types.TensorData.from_numpy(arrays.targets),
-            "weights": types.TensorData.from_numpy(arrays.weights),
-        },
-    )
 
 
 class StoredGroups(Sequence[Group]):

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from mint_train.batches import Attachment, DatumArrays, Group
-from mint_train.datums import prompt_length
 from mint_train.errors import BackendError, Source
 from mint_train.sdk import Datum, types
 
@@ -98,6 +97,25 @@ def encode_datum(datum: Datum, attached: Mapping[str, Attachment]) -> dict[str, 
     }
 
 
+class Integers:
+    """Python's integers by their value: a list of tokens refers to these, and has none of its own to make."""
+
+    def __init__(self) -> None:
+        self._by_value = np.arange(0).astype(object)
+
+    def listed(self, tokens: np.ndarray) -> list[int]:
+        """Do what `tokens.tolist()` does, tokens being 0 or more."""
+        try:
+            taken: list[int] = self._by_value.take(tokens).tolist()
+        except IndexError:
+            self._by_value = np.arange(2 * (int(tokens.max()) + 1)).astype(object)
+            return self.listed(tokens)
+        return taken
+
+
+INTEGERS = Integers()
+
+
 class ListColumn:
     """A column of lists of numbers, each read as a view of what lies in the file."""
 
@@ -131,11 +149,11 @@ class StoredChunk:
     def group(self, row: int) -> Group:
         """Read a group."""
         places = range(self._starts[row], self._starts[row + 1])
-        arrays = tuple(self.arrays(place) for place in places)
+        arrays = tuple([self.arrays(place) for place in places])
         return Group(
-            datums=tuple(make_datum(one) for one in arrays),
+            datums=tuple([make_datum(one) for one in arrays]),
             source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
-            attached=tuple(self.attached(place) for place in places),
+            attached=tuple([self.attached(place) for place in places]),
             known_arrays=arrays,
         )
 
@@ -149,14 +167,16 @@ class StoredChunk:
             inputs, targets = tokens, targets.astype(np.int64)
         if weights is None:
             untrained = int(self._untrained[place])
-            weights = np.ones(len(targets), dtype=np.float32)
-            weights[:untrained] = 0.0
-            return DatumArrays(inputs, targets, weights, untrained + 1)
+            weights = np.empty(len(targets), dtype=np.float32)
+            weights[:untrained], weights[untrained:] = 0.0, 1.0
+            return DatumArrays(inputs, targets, weights, untrained + 1, len(targets) - untrained)
         weights = weights.copy()  # the file's own cannot be written to, which torch warns of
-        return DatumArrays(inputs, targets, weights, prompt_length(weights))
+        return DatumArrays.counted(inputs, targets, weights)
 
     def attached(self, place: int) -> dict[str, Attachment]:
         """Read what is attached to a datum."""
+        if not self._attached:
+            return {}
         present = [column for column, starts in self._attached if starts[place] < starts[place + 1]]
         return dict(chain.from_iterable(column[place].as_py() for column in present))
 
@@ -164,12 +184,13 @@ class StoredChunk:
 def make_datum(arrays: DatumArrays) -> Datum:
     """Make the SDK's datum of its arrays."""
     # checked when it was written, and looking at each token again takes as long as all else here
-    chunk = types.EncodedTextChunk.model_construct(tokens=arrays.inputs.tolist())
+    chunk = types.EncodedTextChunk.model_construct(tokens=INTEGERS.listed(arrays.inputs))
+    shape = [len(arrays.targets)]
     return Datum(
-        model_input=types.ModelInput.model_construct(chunks=[chunk]),
+        model_input=types.ModelInput(chunks=[chunk]),
         loss_fn_inputs={
-            "target_tokens": types.TensorData.from_numpy(arrays.targets),
-            "weights": types.TensorData.from_numpy(arrays.weights),
+            "target_tokens": types.TensorData(arrays.targets, "int64", shape),
+            "weights": types.TensorData(arrays.weights, "float32", shape),
         },
     )
 

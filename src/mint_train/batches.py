@@ -47,17 +47,29 @@ class DatumArrays(NamedTuple):
     """float32 `[target tokens]`"""
     prompt_length: int
     """Tokens before the first trained one; all of them where none is trained."""
+    trained: int
+    """Target tokens of non-zero weight."""
+
+    @classmethod
+    def counted(cls, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> DatumArrays:
+        """Count what is trained."""
+        return cls(inputs, targets, weights, prompt_length(weights), int(np.count_nonzero(weights)))
 
     @classmethod
     def of(cls, datum: Datum) -> DatumArrays:
         """Read a datum's lists, where it was not made of arrays."""
-        weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float32, copy=False)
         if isinstance(datum, ArrayDatum):
             inputs = datum.inputs
         else:
             inputs = np.asarray(datum.model_input.to_ints(), dtype=np.int64)
         targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
-        return cls(inputs, targets, weights, prompt_length(weights))
+        weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float32, copy=False)
+        return cls.counted(inputs, targets, weights)
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """The tokens before the first trained one, int64; all of them where none is trained."""
+        return self.inputs[: self.prompt_length]
 
 
 @dataclass(frozen=True)
@@ -92,12 +104,12 @@ class Group:
     @property
     def weights(self) -> tuple[np.ndarray, ...]:
         """Per datum, its weights, float32 `[target tokens]`."""
-        return tuple(arrays.weights for arrays in self.arrays)
+        return tuple([arrays.weights for arrays in self.arrays])
 
-    @cached_property
+    @property
     def lengths(self) -> tuple[int, ...]:
         """Per datum, its number of target tokens."""
-        return tuple(len(weights) for weights in self.weights)
+        return tuple([len(arrays.weights) for arrays in self.arrays])
 
     @cached_property
     def reference_sums(self) -> torch.Tensor | None:
@@ -109,20 +121,20 @@ class Group:
         # summed as the policy's logprobs are; torch.dot's last bit depends on where its operands lie
         return segment_sums(packed * weights, torch.tensor(self.lengths))
 
-    @cached_property
+    @property
     def trained_lengths(self) -> tuple[int, ...]:
         """Per datum, its number of target tokens of non-zero weight."""
-        return tuple(int(np.count_nonzero(weights)) for weights in self.weights)
+        return tuple([arrays.trained for arrays in self.arrays])
 
     @property
     def targets(self) -> tuple[np.ndarray, ...]:
         """Per datum, its target tokens, int64 `[target tokens]`."""
-        return tuple(arrays.targets for arrays in self.arrays)
+        return tuple([arrays.targets for arrays in self.arrays])
 
-    @cached_property
+    @property
     def prompts(self) -> tuple[np.ndarray, ...]:
         """Per datum, its tokens before the first trained one, int64; all of them where none is trained."""
-        return tuple(arrays.inputs[: arrays.prompt_length] for arrays in self.arrays)
+        return tuple([arrays.prompt for arrays in self.arrays])
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ class Batch:
     def weights(self) -> torch.Tensor:
         """The datums' weights, packed, float32 `[tokens]`."""
         return torch.from_numpy(
-            np.concatenate([weights for group in self.groups for weights in group.weights])
+            np.concatenate([arrays.weights for group in self.groups for arrays in group.arrays])
         )
 
     @cached_property

@@ -59,9 +59,9 @@ def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor]) -> None:
         LossError: naming the group's file and line.
     """
     lengths = batch.lengths.tolist()
-    if [len(logprob) for logprob in logprobs] != lengths:
+    if [logprob.numel() for logprob in logprobs] != lengths:
         raise LossError("the backend returned logprobs that do not fit the batch's target tokens")
-    if not torch.isfinite(torch.cat(list(logprobs)).sum()):
+    if not all_finite(logprobs):
         for logprob, source in zip(logprobs, datum_sources(batch), strict=True):
             if not torch.isfinite(logprob).all():
                 raise LossError(f"the model's logprobs are not finite at {source}")
@@ -81,11 +81,17 @@ def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | 
             f"({datum_sources(batch)[position]}): they were detached or left out; compute it from the "
             "logprob tensors of all datums"
         )
-    if not torch.isfinite(torch.cat(present).sum()):
+    if not all_finite(present):
         for gradient, source in zip(present, datum_sources(batch), strict=True):
             if not torch.isfinite(gradient).all():
                 raise LossError(f'the gradient of the loss "{loss}" is not finite at {source}')
     return present
+
+
+def all_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Tell whether all numbers of one-dimensional tensors are finite."""
+    with torch.no_grad():  # the graph of thousands of tensors would cost more than their sum
+        return bool(torch.isfinite(torch.cat(list(tensors)).sum()))
 
 
 def datum_sources(batch: Batch) -> list[str]:

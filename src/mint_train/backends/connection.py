@@ -51,6 +51,7 @@ class Connection(httpx.AsyncClient):
             if name in SENT_ONCE:
                 return fate_unknown(request, str(error) or type(error).__name__)
             raise
+        forget_stream(response)
         self._note(name, failed=response.is_server_error)
         if name in SENT_ONCE and may_be_done(response):
             return fate_unknown(request, f"HTTP {response.status_code}")
@@ -68,6 +69,15 @@ class Connection(httpx.AsyncClient):
             self._failing_since.setdefault(name, time.monotonic())
         else:
             self._failing_since.pop(name, None)
+
+
+def forget_stream(response: httpx.Response) -> None:
+    """Let go of the stream of a response that has been read, which refers to the response.
+
+    With it, the bodies of every request and answer would stay until Python looks for garbage.
+    """
+    if response.is_stream_consumed:
+        response.stream = httpx.ByteStream(b"")
 
 
 def may_be_done(response: httpx.Response) -> bool:

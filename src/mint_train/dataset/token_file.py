@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mint_train.batches import Attachment, DatumArrays, Group
-from mint_train.datums import ArrayDatum, prompt_length
+from mint_train.datums import ArrayDatum
 from mint_train.errors import BackendError, Source
 
 DATUM = pa.struct(
@@ -128,11 +128,11 @@ class StoredChunk:
     def group(self, row: int) -> Group:
         """Read a group."""
         places = range(self._starts[row], self._starts[row + 1])
-        arrays = tuple(self.arrays(place) for place in places)
+        arrays = tuple([self.arrays(place) for place in places])
         return Group(
-            datums=tuple(ArrayDatum(one.inputs, one.targets, one.weights) for one in arrays),
+            datums=tuple([ArrayDatum(one.inputs, one.targets, one.weights) for one in arrays]),
             source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
-            attached=tuple(self.attached(place) for place in places),
+            attached=tuple([self.attached(place) for place in places]),
             known_arrays=arrays,
         )
 
@@ -146,14 +146,16 @@ class StoredChunk:
             inputs, targets = tokens, targets.astype(np.int64)
         if weights is None:
             untrained = int(self._untrained[place])
-            weights = np.ones(len(targets), dtype=np.float32)
-            weights[:untrained] = 0.0
-            return DatumArrays(inputs, targets, weights, untrained + 1)
+            weights = np.empty(len(targets), dtype=np.float32)
+            weights[:untrained], weights[untrained:] = 0.0, 1.0
+            return DatumArrays(inputs, targets, weights, untrained + 1, len(targets) - untrained)
         weights = weights.copy()  # the file's own cannot be written to, which torch warns of
-        return DatumArrays(inputs, targets, weights, prompt_length(weights))
+        return DatumArrays.counted(inputs, targets, weights)
 
     def attached(self, place: int) -> dict[str, Attachment]:
         """Read what is attached to a datum."""
+        if not self._attached:
+            return {}
         present = [column for column, starts in self._attached if starts[place] < starts[place + 1]]
         return dict(chain.from_iterable(column[place].as_py() for column in present))
 

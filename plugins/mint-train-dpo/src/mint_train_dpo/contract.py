@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mint_train.batches import Batch, Group
 from mint_train.errors import ContractError
 
@@ -30,12 +28,14 @@ def check_pairs(batch: Batch) -> None:
 
 def check_pair(number: int, group: Group) -> None:
     """Refuse a pair without two different trained completions of one prompt."""
-    for place, side in enumerate(("chosen", "rejected")):
-        if not group.trained_lengths[place]:
+    chosen, rejected = group.arrays
+    for side, arrays in (("chosen", chosen), ("rejected", rejected)):
+        if not arrays.trained:
             raise ContractError(f"pair {number}: its {side} completion has no trained token", number)
-    if not np.array_equal(group.prompts[0], group.prompts[1]):
+    # bytes are compared at a tenth of the price of small arrays
+    if chosen.prompt.tobytes() != rejected.prompt.tobytes():
         raise ContractError(f"pair {number}: chosen and rejected do not share their prompt", number)
-    if np.array_equal(group.targets[0], group.targets[1]):
+    if chosen.targets.tobytes() == rejected.targets.tobytes():
         raise ContractError(
             f"pair {number}: chosen is equal to rejected, so there is nothing to prefer", number
         )

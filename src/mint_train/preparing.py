@@ -11,6 +11,7 @@ from mint_train.data.readers import DataSource
 from mint_train.dataset.build import Dataset, build_dataset
 from mint_train.dataset.examples import Examples, read_examples
 from mint_train.dataset.held_out import split_examples
+from mint_train.dataset.special_tokens import TAKEN
 from mint_train.losses import Loss
 from mint_train.order import step_indices
 from mint_train.reference import EVAL_REFERENCE_FILE, INITIAL, REFERENCE_FILE, open_reference, with_reference
@@ -39,9 +40,11 @@ def prepare(
     """Flatten and check the data, tell the user about it, and add the reference where the loss needs one."""
     loss.hook.notice(text=f"{examples.describe()}.")
     tokenizer = client.get_tokenizer()
-    dataset = build_dataset(examples, loss, tokenizer, settings.max_length)
-    held_out_set = (
-        build_dataset(held_out, loss, tokenizer, settings.max_length) if held_out else Dataset([], [])
+    dataset, held_out_set = (
+        build_dataset(part, loss, tokenizer, settings.max_length, settings.special_tokens)
+        if part
+        else Dataset([], [])
+        for part in (examples, held_out)
     )
     reference = loss.reference
     if reference is not None:
@@ -70,6 +73,11 @@ def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
         f"{len(dataset.groups)} groups, {steps} steps of at most {groups_per_step(settings)}.",
         *some(f"Skipped, as they are no rows for {loss.name}", dataset.bad_rows, SKIPPED_FILE),
         *some("Left out, as --max-length leaves nothing to train", dataset.left_out, "run.json"),
+        *some(
+            f"Text with a special token, taken {TAKEN.get(settings.special_tokens)} (--special-tokens)",
+            [f"{source}: {token}" for source, token in dataset.special],
+            "run.json",
+        ),
     ]
     first = step_indices(1, len(dataset.groups), groups_per_step(settings), settings.seed)
     lines += loss.remarks(Batch([dataset.groups[index] for index in first]))

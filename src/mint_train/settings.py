@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     on_bad_row: Literal["fail", "skip"] = Field(
         default="fail", description="A row that cannot be used ends the run, or is counted and listed."
     )
+    special_tokens: Literal["allow", "split", "fail"] = Field(
+        default="split",
+        description="A special token in a text of the data: plain text (split), that token (allow), or a bad "
+        "row (fail).",
+    )
     eval_data: DataName = Field(
         default=None, description="Held-out rows to evaluate on, before the first step and after the last."
     )

@@ -79,7 +79,9 @@ def open_on(trained: Trained, loss: Loss, data: str | None) -> tuple[str, Sequen
     with tempfile.TemporaryDirectory() as scratch:
         folder = trained.folder.path if trained.folder else Path(scratch)
         client = open_client(settings, trained.backend, folder)
-        dataset = build_dataset(held_out, loss, client.get_tokenizer(), settings.max_length)
+        dataset = build_dataset(
+            held_out, loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
+        )
         groups: Sequence[Group] = dataset.groups
         reference = loss.reference
         if reference is not None:

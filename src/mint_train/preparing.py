@@ -13,8 +13,8 @@ from mint_train.dataset.examples import Examples, read_examples
 from mint_train.dataset.held_out import split_examples
 from mint_train.dataset.special_tokens import TAKEN
 from mint_train.losses import Loss
-from mint_train.order import step_indices
-from mint_train.reference import EVAL_REFERENCE_FILE, INITIAL, REFERENCE_FILE, open_reference, with_reference
+from mint_train.order import Order
+from mint_train.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.run_folder import SKIPPED_FILE, RunFolder
 from mint_train.settings import Settings
 from mint_train.steps import count_steps, groups_per_step
@@ -49,9 +49,10 @@ def prepare(
     reference = loss.reference
     if reference is not None:
         judge = client if reference == INITIAL else open_reference(settings, backend, reference, folder.path)
+        kept = folder.path / REFERENCE_FOLDER
         dataset, held_out_set = (
-            replace(part, groups=with_reference(part.groups, judge, reference, folder.path / file))
-            for part, file in ((dataset, REFERENCE_FILE), (held_out_set, EVAL_REFERENCE_FILE))
+            replace(part, groups=with_reference(part.groups, judge, reference, kept))
+            for part in (dataset, held_out_set)
         )
     folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     describe_dataset(dataset, loss, settings)
@@ -79,10 +80,16 @@ def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
             "run.json",
         ),
     ]
-    first = step_indices(1, len(dataset.groups), groups_per_step(settings), settings.seed)
+    first = order_of(settings, dataset).step(1)
     lines += loss.remarks(Batch([dataset.groups[index] for index in first]))
     for line in lines:
         loss.hook.notice(text=line)
+
+
+def order_of(settings: Settings, dataset: Dataset) -> Order:
+    """Return which groups make up which step."""
+    lengths = dataset.lengths if settings.group_by_length else None
+    return Order(len(dataset.groups), groups_per_step(settings), settings.seed, lengths)
 
 
 def some(title: str, lines: Sequence[object], listed: str) -> list[str]:

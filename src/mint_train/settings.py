@@ -153,6 +153,9 @@ class Settings(BaseSettings):
     max_length: int | None = Field(
         default=None, ge=2, description="Most tokens of prompt and completion; completions are cut to fit."
     )
+    group_by_length: bool = Field(
+        default=False, description="Make steps of groups of similar length, where a server pads or compiles."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the adapter and of the data's order.")
     save_every: int = Field(default=100, ge=1, description="Steps between saved states; the last is always.")
     keep: int | None = Field(default=None, ge=1, description="Newest saved states to keep; without it, all.")

@@ -18,7 +18,7 @@ from mint_train.dataset.examples import Example, Examples
 from mint_train.dataset.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.dataset.token_cache import cache_folder, cannot_keep, keep, new_folder, token_key
 from mint_train.dataset.token_file import GroupWriter, StoredGroups
-from mint_train.errors import DataError, DoesNotFit, OptionError, RowError, Source
+from mint_train.errors import DataError, DoesNotFit, OptionError, PluginError, RowError, Source
 from mint_train.losses import Loss
 
 CHUNK = 1024
@@ -38,6 +38,8 @@ class Dataset:
     """Rows that are skipped, as they do not suit the loss or the tokenizer."""
     special: tuple[tuple[Source, str], ...] = ()
     """Rows that are trained on though their text holds a special token, with the first one."""
+    lengths: Sequence[int] = ()
+    """Tokens of each group's longest datum."""
 
 
 def build_dataset(
@@ -49,7 +51,7 @@ def build_dataset(
 ) -> Dataset:
     """Flatten all examples and check every group against the loss's contract, or find that done before.
 
-    Memory holds a chunk of examples at a time; of a loss that relates examples to one another, all of them.
+    Memory holds a chunk of examples at a time.
 
     Raises:
         OptionError: nothing is left to train.
@@ -73,7 +75,8 @@ def build_dataset(
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
     bad_rows = (*examples.bad_rows, *unsuited)
     special = tuple((Source(*source), token) for *source, token in summary["special"])
-    return Dataset(StoredGroups(kept / GROUPS_FILE), summary["left_out"], bad_rows, special)
+    groups = StoredGroups(kept / GROUPS_FILE)
+    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest())
 
 
 def describe(examples: Examples, max_length: int | None, special_tokens: SpecialTokens) -> dict[str, Any]:
@@ -140,13 +143,41 @@ def flatten_chunk(
             unsuited.append(BadRow(example.source, str(error)))
 
 
-def related(examples: Examples, loss: Loss) -> Iterable[Example]:
-    """Let the loss relate the examples to one another, where it does: then all are held in memory."""
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a plugin made of the rows, without their sources; each iteration parses them anew."""
+
+    examples: Examples
+
+    def __iter__(self) -> Iterator[Any]:
+        return (example.value for example in self.examples)
+
+
+def related(examples: Examples, loss: Loss) -> Iterator[Example]:
+    """Yield the examples, related to one another where the loss does that.
+
+    Raises:
+        PluginError: the loss returned another number of examples.
+    """
     if not loss.hook.relate_examples.get_hookimpls():
-        return examples
-    held = list(examples)
-    values = loss.relate_examples([example.value for example in held])
-    return [Example(value, example.source) for value, example in zip(values, held, strict=True)]
+        yield from examples
+        return
+    values = iter(loss.relate_examples(Values(examples)))
+    nothing = object()
+    for example in examples:
+        if (value := next(values, nothing)) is nothing:
+            raise miscounted(loss, "fewer", examples)
+        yield Example(value, example.source)
+    if next(values, nothing) is not nothing:
+        raise miscounted(loss, "more", examples)
+
+
+def miscounted(loss: Loss, how: str, examples: Examples) -> PluginError:
+    """Say that a loss did not return each example that it was to relate."""
+    return PluginError(
+        f'the loss "{loss.name}": relate_examples returned {how} than the {len(examples)} examples; '
+        "it must return each, in order"
+    )
 
 
 def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -105,6 +106,8 @@ def check_files(folder: Path) -> None:
             assert steps == sorted(set(steps)), path
         elif path.suffix == ".json":
             json.loads(path.read_text())
+        elif path.suffix == ".arrow":
+            pa.ipc.open_file(path).read_all()
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 assert list(file.keys()), path
@@ -119,8 +122,14 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 def assert_same_to_the_bit(folder: Path, unbroken: Path) -> None:
     """Compare what two embedded runs left: figures, weights, reference logprobs."""
     assert figures(folder) == figures(unbroken)
-    for name in ("adapter/adapter_model.safetensors", "reference.safetensors"):
-        one, other = load_file(folder / name), load_file(unbroken / name)
-        assert one.keys() == other.keys()
-        for key, tensor in one.items():
-            assert tensor.numpy().tobytes() == other[key].numpy().tobytes(), f"{name}: {key}"
+    name = "adapter/adapter_model.safetensors"
+    one, other = load_file(folder / name), load_file(unbroken / name)
+    assert one.keys() == other.keys()
+    for key, tensor in one.items():
+        assert tensor.numpy().tobytes() == other[key].numpy().tobytes(), f"{name}: {key}"
+    assert references(folder) == references(unbroken)
+
+
+def references(folder: Path) -> dict[str, bytes]:
+    """Return the files of a run's reference logprobs."""
+    return {path.name: path.read_bytes() for path in (folder / "reference").glob("*.arrow")}

@@ -16,6 +16,7 @@ from mint_train.batches import Batch, Group
 from mint_train.datums import build_datum
 from mint_train.errors import ContractError, Source
 from mint_train.losses import Loss
+from mint_train.order import Order
 from mint_train.plugins import load_plugin
 from mint_train.run_folder import RunFolder
 from mint_train.runner import Runner
@@ -82,7 +83,7 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
         folder=RunFolder.create(tmp_path / "run", overwrite=False),
         steps=1,
         batch_size=3,
-        seed=0,
+        order=Order(3, 3, 0),
         adam_params=lambda _: types.AdamParams(),
         sampler_name="dpo-final",
         reopen=Silent,

@@ -36,7 +36,8 @@ def test_what_a_kill_before_the_first_step_leaves_is_cleared(tmp_path: Path) -> 
     path = tmp_path / "run"
     with RunFolder.create(path, overwrite=False):
         (path / "base_model").mkdir()
-        (path / "reference.safetensors.part").write_text("half")
+        (path / "reference").mkdir()
+        (path / "reference" / "abc.arrow.part").write_text("half")
     with RunFolder.create(path, overwrite=False):
         assert [entry.name for entry in path.iterdir()] == [".lock"]
 

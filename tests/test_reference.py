@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.batches import Group
+from mint_train.datums import build_datum
+from mint_train.errors import BackendError, Source
+from mint_train.forward import DATUMS_PER_REQUEST, MOST_IN_FLIGHT
+from mint_train.reference import CHUNK, with_reference
+from mint_train.sdk import Datum, types
 
 RunCli = Callable[..., tuple[int, str, str]]
 REFERENCED = (
@@ -80,18 +89,22 @@ def test_a_lost_file_is_computed_again_from_the_fresh_adapter(run_cli: RunCli, t
     assert run_cli(*arguments, "--output", str(broken))[0] == 0
     lines = (broken / "checkpoints.jsonl").read_text().splitlines()
     (broken / "checkpoints.jsonl").write_text(lines[0] + "\n")
-    (broken / "reference.safetensors").unlink()
+    kept = {path.name: path.read_bytes() for path in (broken / "reference").iterdir()}
+    shutil.rmtree(broken / "reference")
     assert run_cli("resume", str(broken))[0] == 0
     assert read_metrics(broken)[-1]["loss"] == read_metrics(whole)[-1]["loss"]
+    assert {path.name: path.read_bytes() for path in (broken / "reference").iterdir()} == kept
 
 
 def test_a_broken_file_is_named(run_cli: RunCli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert run_cli(*REFERENCED, "--steps", "1", "--output", str(run))[0] == 0
-    (run / "reference.safetensors").write_bytes(b"torn")
+    (kept,) = (run / "reference").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
     status, _, err = run_cli("resume", str(run))
     assert status == 1
-    assert "reference.safetensors is broken" in err
+    assert f"{kept} is broken" in err
+    assert "delete it to compute it again" in err
     assert err.count("\n") == 1
 
 
@@ -125,3 +138,59 @@ def test_a_reference_that_is_nowhere_is_refused(run_cli: RunCli, tmp_path: Path)
     assert status == 2
     assert "no-such-model" in err
     assert err.count("\n") == 1
+
+
+class Forwarding:
+    """A client whose logprobs are minus the target tokens; it counts what is in flight, and may fail."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.fail_after, self.asked, self.awaited, self.most = fail_after, 0, 0, 0
+
+    def forward(self, data: list[Datum], _: str) -> Any:
+        self.asked += 1
+        self.most = max(self.most, self.asked - self.awaited)
+        return SimpleNamespace(result=lambda: self.result(data))
+
+    def result(self, data: list[Datum]) -> Any:
+        self.awaited += 1
+        if self.fail_after is not None and self.awaited > self.fail_after:
+            raise BackendError("the service is gone")
+        targets = [datum.loss_fn_inputs["target_tokens"].to_numpy() for datum in data]
+        outputs = [{"logprobs": types.TensorData.from_numpy(-one.astype(np.float32))} for one in targets]
+        return SimpleNamespace(loss_fn_outputs=outputs)
+
+
+def many_groups(count: int) -> list[Group]:
+    datums = [[build_datum([1, n + 2], [side, 3, n + 5], None) for side in (7, 8)] for n in range(count)]
+    return [Group(tuple(pair), Source("rows", n)) for n, pair in enumerate(datums, start=1)]
+
+
+def test_each_group_is_read_from_its_chunk(tmp_path: Path) -> None:
+    groups, client = many_groups(2 * CHUNK + 3), Forwarding()
+    found = with_reference(groups, client, "initial", tmp_path / "reference")  # type: ignore[arg-type]
+    assert len(found) == len(groups)
+    assert len(list((tmp_path / "reference").iterdir())) == 3
+    for place in (0, CHUNK - 1, CHUNK, 2 * CHUNK, -1):
+        group = found[place]
+        assert group.source == groups[place].source
+        assert group.reference_logprobs is not None
+        expected = [(-arrays.targets).tolist() for arrays in groups[place].arrays]
+        assert [one.tolist() for one in group.reference_logprobs] == expected
+    assert [group.source.line for group in found[CHUNK - 1 : CHUNK + 1]] == [CHUNK, CHUNK + 1]
+    # many requests fly together, and never more than memory is meant to hold
+    assert client.most == MOST_IN_FLIGHT < client.asked
+
+
+def test_what_came_back_before_a_failure_is_kept(tmp_path: Path) -> None:
+    groups, folder = many_groups(4 * CHUNK), tmp_path / "reference"
+    requests_per_chunk = 2 * CHUNK // DATUMS_PER_REQUEST
+    with pytest.raises(BackendError, match="the service is gone"):
+        with_reference(groups, Forwarding(2 * requests_per_chunk + 1), "initial", folder)  # type: ignore[arg-type]
+    assert len(list(folder.iterdir())) == 2
+    again = Forwarding()
+    with_reference(groups, again, "initial", folder)  # type: ignore[arg-type]
+    assert again.asked == 2 * requests_per_chunk
+    other = Forwarding()
+    with_reference(groups[1:], other, "initial", folder)  # type: ignore[arg-type]
+    with_reference(groups, other, "another", folder)  # type: ignore[arg-type]
+    assert other.asked == 8 * requests_per_chunk  # other groups, and another reference

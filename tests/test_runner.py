@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import mint_train
 from mint_train import hookimpl, sequence_logprobs
 from mint_train.authoring import FunctionLoss
 from mint_train.errors import LossError, MintTrainError
-from mint_train.order import step_indices, steps_per_epoch
+from mint_train.order import Order, steps_per_epoch
 from mint_train.training import unused_folder
 
 Train = Callable[..., Any]
@@ -38,38 +39,95 @@ def margins(batch: Any, logprobs: Any) -> torch.Tensor:
 # the order of the data
 
 
+def drawn_lengths(groups: int, seed: int) -> list[int]:
+    return [random.Random(f"{seed}/{n}").randint(1, 1000) for n in range(groups)]
+
+
 @given(
-    groups=st.integers(1, 60), batch_size=st.integers(1, 70), seed=st.integers(0, 9), epoch=st.integers(0, 5)
+    groups=st.integers(1, 60),
+    batch_size=st.integers(1, 70),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 5),
+    by_length=st.booleans(),
 )
-def test_an_epoch_has_each_group_once(groups: int, batch_size: int, seed: int, epoch: int) -> None:
+def test_an_epoch_has_each_group_once(
+    groups: int, batch_size: int, seed: int, epoch: int, by_length: bool
+) -> None:
+    order = Order(groups, batch_size, seed, drawn_lengths(groups, seed) if by_length else None)
     length = steps_per_epoch(groups, batch_size)
-    steps = range(1 + epoch * length, 1 + (epoch + 1) * length)
-    batches = [step_indices(step, groups, batch_size, seed) for step in steps]
+    batches = [order.step(step) for step in range(1 + epoch * length, 1 + (epoch + 1) * length)]
     assert sorted(index for batch in batches for index in batch) == list(range(groups))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert 1 <= len(batches[-1]) <= batch_size
 
 
 @given(
-    step=st.integers(1, 200), groups=st.integers(1, 50), batch_size=st.integers(1, 9), seed=st.integers(0, 9)
+    step=st.integers(1, 200),
+    groups=st.integers(1, 50),
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 9),
+    by_length=st.booleans(),
 )
 def test_a_step_depends_on_nothing_but_its_number_and_the_seed(
-    step: int, groups: int, batch_size: int, seed: int
+    step: int, groups: int, batch_size: int, seed: int, by_length: bool
 ) -> None:
-    from mint_train.order import epoch_order
-
-    first = step_indices(step, groups, batch_size, seed)
-    epoch_order.cache_clear()
-    assert step_indices(step, groups, batch_size, seed) == first
+    lengths = drawn_lengths(groups, seed) if by_length else None
+    one, other = (Order(groups, batch_size, seed, lengths) for _ in range(2))
+    assert one.step(step) == other.step(step)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+@pytest.mark.parametrize("by_length", [False, True])
+def test_epochs_and_seeds_have_orders_of_their_own(by_length: bool) -> None:
+    lengths = drawn_lengths(20, 0) if by_length else None
     orders = {
-        tuple(index for step in range(1, 11) for index in step_indices(epoch * 10 + step, 20, 2, seed))
+        tuple(index for step in range(1, 11) for index in Order(20, 2, seed, lengths).step(epoch * 10 + step))
         for epoch in range(3)
         for seed in range(3)
     }
     assert len(orders) == 9
+
+
+def test_steps_by_length_are_padded_little_and_come_in_no_order_of_length() -> None:
+    lengths = drawn_lengths(1000, 0)
+
+    def steps(order: Order) -> list[list[int]]:
+        return [[lengths[index] for index in order.step(step)] for step in range(1, 126)]
+
+    def padding(made: list[list[int]]) -> float:
+        return sum(max(step) * len(step) for step in made) / sum(lengths) - 1
+
+    plain, grouped = steps(Order(1000, 8, 0)), steps(Order(1000, 8, 0, lengths))
+    assert padding(plain) > 0.5
+    assert padding(grouped) < 0.1
+    longest = [max(step) for step in grouped]
+    rises = sum(one < other for one, other in pairwise(longest))
+    assert 40 < rises < 85
+    # the composition of steps differs from epoch to epoch
+    again = Order(1000, 8, 0, lengths)
+    assert len({frozenset(again.step(n)) for n in range(1, 251)}) > 240
+
+
+def test_a_run_by_length_is_the_same_run_after_a_resume(
+    run_cli: Callable[..., Any], write_rows: Callable[..., Path]
+) -> None:
+    path = write_rows(
+        [{"prompt": f"Say {n}.", "chosen": "word " * (1 + n % 7), "rejected": "no " * n} for n in range(1, 9)]
+    )
+    run = ("--loss", "dpo", "--data", path, "--batch-size", 2, "--group-by-length", "--save-every", 2)
+    assert run_cli(*run, "--epochs", 2, "--output", "whole").status == 0
+    assert run_cli(*run, "--steps", 4, "--output", "broken").status == 0
+    status, _, err = run_cli("resume", "broken", "--steps", 8)
+    assert (status, err) == (0, "")
+    figures = [
+        [{**json.loads(line), "seconds": 0} for line in Path(name, "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "broken")
+    ]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 8
+    assert run_cli("--loss", "dpo", "--data", path, "--steps", 1, "--output", "plain").status == 0
+    status, _, err = run_cli("resume", "plain", "--steps", 2, "--group-by-length")
+    assert status == 2
+    assert "this run was begun with False" in err
 
 
 def test_a_run_trains_each_row_once_an_epoch(train: Train) -> None:
@@ -310,7 +368,7 @@ def turning(value: float, at: int) -> FunctionLoss:
 
 
 def first_step_with(line: int) -> int:
-    return next(step for step in range(1, 9) if line - 1 in step_indices(step, 5, 2, 0))
+    return next(step for step in range(1, 9) if line - 1 in Order(5, 2, 0).step(step))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -318,7 +376,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_step(
     train: Train, short_pairs: Path, value: float
 ) -> None:
     step = first_step_with(3) + 3  # in the second epoch, or later
-    step = next(n for n in range(step, 20) if 2 in step_indices(n, 5, 2, 0))
+    step = next(n for n in range(step, 20) if 2 in Order(5, 2, 0).step(n))
     with pytest.raises(
         LossError, match=rf"^step {step}: the loss is -?(nan|inf) at {short_pairs}:3$"
     ) as stopped:

@@ -65,6 +65,7 @@ def test_command_line_over_environment_over_file_over_default(
 FILE_ONLY = [
     ("data", "rows.jsonl"),
     ("on_bad_row", "skip"),
+    ("special_tokens", "allow"),
     ("eval_data", "held.jsonl"),
     ("eval_fraction", 0.25),
     ("eval_every", 5),
@@ -74,6 +75,7 @@ FILE_ONLY = [
     ("accumulate", 2),
     ("max_length", 128),
     ("seed", 7),
+    ("group_by_length", True),
     ("save_every", 5),
     ("keep", 2),
     ("max_retries", 1),
@@ -92,8 +94,10 @@ FILE_ONLY = [
 ]
 OTHER_VALUES = {
     "on_bad_row": "fail",
+    "special_tokens": "fail",
     "backend": "mint",
     "overwrite": False,
+    "group_by_length": False,
     "progress": "json",
     "track": ["wandb"],
     "schedule": "cosine",

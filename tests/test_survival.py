@@ -17,6 +17,7 @@ from safetensors.torch import load
 
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import ServiceError
+from mint_train.reference import read_file
 from mint_train.run_folder import RunFolder
 
 Train = Callable[..., Any]
@@ -241,12 +242,13 @@ def test_a_reference_that_does_not_fit_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write = "import torch; from pathlib import Path; from mint_train.reference import write_known\n"
-    write += "for size in (10, 10_000): write_known(Path('reference.safetensors'), {'key': torch.ones(size)})"
+    write = "import torch; from pathlib import Path; from mint_train.reference import write_file\n"
+    write += "for size in (10, 10_000): write_file(Path(f'reference/{size}.arrow'), [torch.ones(size)], [1])"
     ended = limited(write, 5000)
-    assert "BackendError: reference.safetensors cannot be written" in ended.stderr
-    assert len(load(Path("reference.safetensors").read_bytes())["key"]) == 10
-    assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
+    assert "reference/10000.arrow cannot be written" in ended.stderr
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["10.arrow"]
+    logprobs, starts = read_file(Path("reference/10.arrow"))
+    assert (logprobs[0].tolist(), starts) == ([1.0] * 10, [0, 1])
 
 
 def test_tokens_that_do_not_fit_are_one_line(

@@ -20,8 +20,8 @@ from mint_train.cli_options import (
 from mint_train.errors import INTERRUPTED, RUN_FAILED, MintTrainError, OptionError
 from mint_train.settings import LENGTH, MAY_CHANGE, Settings, load_settings
 
-EVAL_SETTINGS = ("loss", "model", "rank", "batch_size", "max_length", "base_url")
-SAMPLE_SETTINGS = ("loss", "model", "rank", "base_url")
+EVAL_SETTINGS = ("loss", "model", "rank", "batch_size", "max_length", "special_tokens", "base_url")
+SAMPLE_SETTINGS = ("loss", "model", "rank", "special_tokens", "base_url")
 COMPARE_SETTINGS = Settings.model_fields.keys() - {"loss", "output"}
 
 

@@ -60,6 +60,7 @@ def describe_run(
             "skipped": len(dataset.bad_rows),
             "groups": len(dataset.groups),
             "left_out": dataset.left_out,
+            "special_tokens": [f"{source}: {token}" for source, token in dataset.special],
             "held_out": describe_held_out(
                 open_data(settings.eval_data) if settings.eval_data else data, held_out
             ),

@@ -11,13 +11,14 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import NormalDist
 
 import torch
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches import Batch, Group
-from mint_train.errors import ContractError, LossError
+from mint_train.errors import ContractError, LossError, Source
 from mint_train.forward import forward_logprobs
 from mint_train.losses import Loss
 from mint_train.records import Evaluation
@@ -32,9 +33,10 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A batch of held-out groups with the loss's metrics of it, and of each of its groups alone."""
+    """The loss's metrics of a batch of held-out groups, and of each of its groups alone."""
 
-    batch: Batch
+    sources: Sequence[Source]
+    """Where its groups come from."""
     metrics: Metrics
     by_group: Sequence[Metrics]
 
@@ -60,15 +62,15 @@ class Evaluator:
             LossError: the loss fails on a batch, or it or a metric of a batch is not finite.
             BackendError: the forward fails.
         """
-        logprobs = forward_logprobs([datum for group in self.groups for datum in group.datums], client)
+        logprobs = forward_logprobs((datum for group in self.groups for datum in group.datums), client)
         measured: list[Measured] = []
         for start in range(0, len(self.groups), self.batch_size):
             batch = Batch(self.groups[start : start + self.batch_size])
-            own, logprobs = logprobs[: len(batch.data)], logprobs[len(batch.data) :]
             # a loss that could not be differentiated is refused as detached, so let it see that it could be
-            own = [values.requires_grad_() for values in own]
+            own = [values.requires_grad_() for values in islice(logprobs, len(batch.data))]
             _, metrics = self.loss.compute(batch, own, dict(state))
-            measured.append(Measured(batch, metrics, self.measure_groups(batch, own, state)))
+            sources = [group.source for group in batch.groups]
+            measured.append(Measured(sources, metrics, self.measure_groups(batch, own, state)))
         return summarise(step, measured)
 
     def measure_groups(
@@ -108,9 +110,9 @@ def summarise(step: int, measured: Sequence[Measured]) -> Evaluation:
             sized = [(part.metrics[name], len(part.by_group)) for part in measured if name in part.metrics]
             metrics[name] = math.fsum(value * size for value, size in sized) / sum(size for _, size in sized)
     rows = tuple(
-        {"source": str(group.source)} | {name: own[name] for name in by_group if name in own}
+        {"source": str(source)} | {name: own[name] for name in by_group if name in own}
         for part in measured
-        for group, own in zip(part.batch.groups, part.by_group, strict=True)
+        for source, own in zip(part.sources, part.by_group, strict=True)
     )
     batch_means = tuple(name for name in metrics if name not in by_group)
     return Evaluation(step, len(rows), metrics, intervals, batch_means, rows)

@@ -11,7 +11,7 @@ model that `loss_options` returned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,14 +93,17 @@ class LossSpec:
         """
 
     @hookspec(firstresult=True)
-    def relate_examples(self, examples: Sequence[Any], options: BaseModel) -> Sequence[Any] | None:
+    def relate_examples(self, examples: Iterable[Any], options: BaseModel) -> Iterable[Any] | None:
         """Let examples know of one another, once, before any is flattened (*first result*).
 
         For a loss that needs something of the other rows in a datum: KTO's baseline takes a completion that
         was written for another prompt. Without this hook every example stands for itself.
 
+        A hook that yields each example as soon as it has what it needs keeps a run's memory bounded.
+
         Args:
-            examples: all that `parse_row` returned, in the order of the data.
+            examples: all that `parse_row` returned, in the order of the data. Each iteration reads the data
+                anew, and none holds it.
             options: the loss's options.
 
         Returns:

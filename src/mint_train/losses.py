@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,9 @@ class Loss:
         form: str | None = self.hook.row_form(row=row, options=self.options)
         return form
 
-    def relate_examples(self, examples: Sequence[Any]) -> Sequence[Any]:
-        """Let the plugin relate all examples to one another; most leave them as they are.
-
-        Raises:
-            PluginError: it returned another number of examples.
-        """
-        related: Sequence[Any] | None = self.hook.relate_examples(examples=examples, options=self.options)
-        if related is not None and len(related) != len(examples):
-            raise PluginError(
-                f'the loss "{self.name}": relate_examples returned {len(related)} of {len(examples)} '
-                "examples; it must return each, in order"
-            )
+    def relate_examples(self, examples: Iterable[Any]) -> Iterable[Any]:
+        """Let the plugin relate all examples to one another; most leave them as they are."""
+        related: Iterable[Any] | None = self.hook.relate_examples(examples=examples, options=self.options)
         return examples if related is None else related
 
     def flatten(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+
+MOST_STEPS_SORTED = 50
+"""Steps whose groups are sorted by length together, as transformers has it."""
 
 
 def steps_per_epoch(groups: int, batch_size: int) -> int:
@@ -11,19 +16,44 @@ def steps_per_epoch(groups: int, batch_size: int) -> int:
     return -(-groups // batch_size)
 
 
-def step_indices(step: int, groups: int, batch_size: int, seed: int) -> list[int]:
-    """Return the groups of a step (counted from 1), in the data's order within the step.
+@dataclass(frozen=True, eq=False)
+class Order:
+    """How the groups are dealt out: each epoch all of them once, shuffled by the seed and the epoch."""
 
-    Each epoch deals all groups out once, shuffled by the seed and the epoch.
-    """
-    epoch, place = divmod(step - 1, steps_per_epoch(groups, batch_size))
-    order = epoch_order(groups, seed, epoch)
-    return sorted(order[place * batch_size : (place + 1) * batch_size])
+    groups: int
+    batch_size: int
+    seed: int
+    lengths: Sequence[int] | None = None
+    """Of each group; given, a step's groups are of similar length."""
+
+    def step(self, step: int) -> list[int]:
+        """Return the groups of a step (counted from 1), in the data's order within the step."""
+        epoch, place = divmod(step - 1, steps_per_epoch(self.groups, self.batch_size))
+        order = epoch_order(self, epoch)
+        return sorted(order[place * self.batch_size : (place + 1) * self.batch_size])
 
 
 @lru_cache(maxsize=2)
-def epoch_order(groups: int, seed: int, epoch: int) -> list[int]:
+def epoch_order(order: Order, epoch: int) -> list[int]:
     """Shuffle the groups of one epoch."""
-    order = list(range(groups))
-    random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
-    return order
+    drawn = random.Random(f"{order.seed}/{epoch}")  # noqa: S311 - an order, not a secret
+    shuffled = list(range(order.groups))
+    drawn.shuffle(shuffled)
+    return shuffled if order.lengths is None else group_by_length(shuffled, order, order.lengths, drawn)
+
+
+def group_by_length(
+    shuffled: list[int], order: Order, lengths: Sequence[int], drawn: random.Random
+) -> list[int]:
+    """Sort shuffled groups by length within a few steps' worth of them, then shuffle the whole steps.
+
+    At least four such parts are made where there are enough groups, so that epochs differ in their steps.
+    """
+    together = max(1, min(order.groups // (4 * order.batch_size), MOST_STEPS_SORTED)) * order.batch_size
+    by_length: list[int] = []
+    for start in range(0, order.groups, together):
+        by_length += sorted(shuffled[start : start + together], key=lengths.__getitem__, reverse=True)
+    whole = order.groups // order.batch_size
+    steps = [by_length[n * order.batch_size : (n + 1) * order.batch_size] for n in range(whole)]
+    drawn.shuffle(steps)
+    return [index for step in steps for index in step] + by_length[whole * order.batch_size :]

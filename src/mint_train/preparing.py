@@ -11,9 +11,10 @@ from mint_train.data.readers import DataSource
 from mint_train.dataset.build import Dataset, build_dataset
 from mint_train.dataset.examples import Examples, read_examples
 from mint_train.dataset.held_out import split_examples
+from mint_train.dataset.special_tokens import TAKEN
 from mint_train.losses import Loss
-from mint_train.order import step_indices
-from mint_train.reference import EVAL_REFERENCE_FILE, INITIAL, REFERENCE_FILE, open_reference, with_reference
+from mint_train.order import Order
+from mint_train.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.run_folder import SKIPPED_FILE, RunFolder
 from mint_train.settings import Settings
 from mint_train.steps import count_steps, groups_per_step
@@ -39,16 +40,19 @@ def prepare(
     """Flatten and check the data, tell the user about it, and add the reference where the loss needs one."""
     loss.hook.notice(text=f"{examples.describe()}.")
     tokenizer = client.get_tokenizer()
-    dataset = build_dataset(examples, loss, tokenizer, settings.max_length)
-    held_out_set = (
-        build_dataset(held_out, loss, tokenizer, settings.max_length) if held_out else Dataset([], [])
+    dataset, held_out_set = (
+        build_dataset(part, loss, tokenizer, settings.max_length, settings.special_tokens)
+        if part
+        else Dataset([], [])
+        for part in (examples, held_out)
     )
     reference = loss.reference
     if reference is not None:
         judge = client if reference == INITIAL else open_reference(settings, backend, reference, folder.path)
+        kept = folder.path / REFERENCE_FOLDER
         dataset, held_out_set = (
-            replace(part, groups=with_reference(part.groups, judge, reference, folder.path / file))
-            for part, file in ((dataset, REFERENCE_FILE), (held_out_set, EVAL_REFERENCE_FILE))
+            replace(part, groups=with_reference(part.groups, judge, reference, kept))
+            for part in (dataset, held_out_set)
         )
     folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     describe_dataset(dataset, loss, settings)
@@ -70,11 +74,22 @@ def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
         f"{len(dataset.groups)} groups, {steps} steps of at most {groups_per_step(settings)}.",
         *some(f"Skipped, as they are no rows for {loss.name}", dataset.bad_rows, SKIPPED_FILE),
         *some("Left out, as --max-length leaves nothing to train", dataset.left_out, "run.json"),
+        *some(
+            f"Text with a special token, taken {TAKEN.get(settings.special_tokens)} (--special-tokens)",
+            [f"{source}: {token}" for source, token in dataset.special],
+            "run.json",
+        ),
     ]
-    first = step_indices(1, len(dataset.groups), groups_per_step(settings), settings.seed)
+    first = order_of(settings, dataset).step(1)
     lines += loss.remarks(Batch([dataset.groups[index] for index in first]))
     for line in lines:
         loss.hook.notice(text=line)
+
+
+def order_of(settings: Settings, dataset: Dataset) -> Order:
+    """Return which groups make up which step."""
+    lengths = dataset.lengths if settings.group_by_length else None
+    return Order(len(dataset.groups), groups_per_step(settings), settings.seed, lengths)
 
 
 def some(title: str, lines: Sequence[object], listed: str) -> list[str]:

@@ -1,64 +1,96 @@
-"""Reference logprobs: computed once per example before the first step, and kept in the run folder."""
+"""Reference logprobs: computed once per example before the first step, kept on disk, read group by group."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import overload
 
+import numpy as np
+import pyarrow as pa
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import open_client
 from mint_train.batches import Group
+from mint_train.dataset.token_file import ListColumn, column
 from mint_train.errors import BackendError
 from mint_train.files import whole_file
 from mint_train.forward import forward_logprobs
 from mint_train.records import ON_THE_SERVICE
-from mint_train.sdk import Datum
 from mint_train.settings import Settings
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
-REFERENCE_FILE = "reference.safetensors"
-EVAL_REFERENCE_FILE = "eval_reference.safetensors"
-"""That of held-out data, which is written after the run too."""
+REFERENCE_FOLDER = "reference"
+"""Where a run keeps its reference logprobs, those of held-out rows too."""
+CHUNK = 256
+"""Groups whose logprobs are one file, which is the most that a crash loses of what has come back."""
+OPEN_FILES = 128
+SCHEMA = pa.schema({"logprobs": pa.list_(pa.float32())})
 
-Key = str
+
+class ReferencedGroups(Sequence[Group]):
+    """Groups with their reference logprobs, each read from the disk when it is asked for."""
+
+    def __init__(self, groups: Sequence[Group], files: Sequence[Path]) -> None:
+        self._groups = groups
+        self._files = files
+        self._open = lru_cache(OPEN_FILES)(read_file)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        """Read a group, or a list of them."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        number, place = divmod(range(len(self))[index], CHUNK)
+        logprobs, starts = self._open(self._files[number])
+        rows = range(starts[place], starts[place + 1])
+        # copied, since torch warns of memory that cannot be written to
+        read = tuple(torch.from_numpy(np.array(logprobs[row])) for row in rows)
+        return replace(self._groups[index], reference_logprobs=read)
 
 
 def with_reference(
-    groups: Sequence[Group], client: TrainingClient, reference: str, path: Path
-) -> list[Group]:
-    """Give each group its reference logprobs: those kept in a file, and forwards for the rest.
+    groups: Sequence[Group], client: TrainingClient, reference: str, folder: Path
+) -> ReferencedGroups:
+    """Give each group its reference logprobs: those kept in a folder, and forwards for the rest.
 
     Args:
         groups: the groups of the run.
         client: a training client whose policy is the reference: with "initial", one before its first step.
-        reference: the reference's name, part of the key under which its logprobs are kept.
-        path: the safetensors file; it is read where it exists, and written whole where it lacked some.
+        reference: the reference's name; logprobs are found again under it and the tokens of their groups.
+        folder: a file per chunk of groups is read where it exists, and written whole where it does not.
 
     Raises:
-        BackendError: the file is broken, or a forward failed.
+        BackendError: a file is broken, or a forward failed.
+        MintTrainError: the disk refuses; what was kept before stays.
     """
-    known = read_known(path)
-    keys = [[datum_key(reference, datum) for datum in group.datums] for group in groups]
-    missing = {
-        key: datum
-        for group, group_keys in zip(groups, keys, strict=True)
-        for key, datum in zip(group_keys, group.datums, strict=True)
-        if key not in known
-    }
-    if missing:
-        known |= zip(missing, forward_logprobs(list(missing.values()), client), strict=True)
-        write_known(path, known)
-    return [
-        replace(group, reference_logprobs=tuple(known[key] for key in group_keys))
-        for group, group_keys in zip(groups, keys, strict=True)
-    ]
+    starts = range(0, len(groups), CHUNK)
+    files = [folder / f"{digest(reference, groups[start : start + CHUNK])}.arrow" for start in starts]
+    missing = {path: start for path, start in zip(files, starts, strict=True) if not path.exists()}
+
+    def missing_groups() -> Iterator[Group]:
+        for start in missing.values():
+            yield from groups[start : start + CHUNK]
+
+    logprobs = forward_logprobs((datum for group in missing_groups() for datum in group.datums), client)
+    for path, start in missing.items():
+        sizes = [len(group.datums) for group in groups[start : start + CHUNK]]
+        write_file(path, list(islice(logprobs, sum(sizes))), sizes)
+    for path in files:
+        read_file(path)  # what is broken shows now, not in the middle of the run
+    return ReferencedGroups(groups, files)
 
 
 def open_reference(settings: Settings, backend: str, reference: str, folder: Path) -> TrainingClient:
@@ -75,36 +107,45 @@ def open_reference(settings: Settings, backend: str, reference: str, folder: Pat
     return open_client(settings.model_copy(update={"model": reference}), backend, folder)
 
 
-def datum_key(reference: str, datum: Datum) -> Key:
-    """Identify a datum under a reference by its tokens."""
-    digest = hashlib.sha256(reference.encode())
-    digest.update(repr(datum.model_input.to_ints()).encode())
-    digest.update(repr(list(datum.loss_fn_inputs["target_tokens"].data)).encode())
-    return digest.hexdigest()
+def digest(reference: str, groups: Sequence[Group]) -> str:
+    """Identify groups under a reference by their tokens."""
+    found = hashlib.sha256(reference.encode())
+    for group in groups:
+        found.update(np.array([len(group.lengths), *group.lengths]).tobytes())
+        for arrays in group.arrays:
+            found.update(arrays.inputs.tobytes())
+            found.update(arrays.targets.tobytes())
+    return found.hexdigest()[:32]
 
 
-def read_known(path: Path) -> dict[Key, torch.Tensor]:
-    """Read the kept logprobs, or none where there is no file.
+def write_file(path: Path, logprobs: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+    """Write the logprobs of a chunk of groups, whole or not at all.
+
+    Args:
+        path: the file.
+        logprobs: per datum, float32 `[target tokens]`.
+        sizes: per group, its datums.
+
+    Raises:
+        MintTrainError: the disk refuses.
+    """
+    path.parent.mkdir(exist_ok=True)
+    values = column([logprob.numpy() for logprob in logprobs], pa.list_(pa.float32()))
+    with whole_file(path) as beside, pa.OSFile(str(beside), "wb") as file:
+        schema = SCHEMA.with_metadata({"sizes": ",".join(map(str, sizes))})
+        with pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch([values], schema=schema))
+
+
+def read_file(path: Path) -> tuple[ListColumn, Sequence[int]]:
+    """Open the logprobs of a chunk of groups: by datum, and where in them each group begins and ends.
 
     Raises:
         BackendError: the file is broken.
     """
-    if not path.exists():
-        return {}
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BackendError(f"{path} is broken ({error}); delete it to compute the reference again") from error
-
-
-def write_known(path: Path, known: dict[Key, torch.Tensor]) -> None:
-    """Write the logprobs, whole or not at all.
-
-    Raises:
-        MintTrainError: the disk refuses; what was kept before stays.
-    """
-    try:
-        with whole_file(path) as beside:
-            save_file(known, beside)
-    except SafetensorError as error:
-        raise BackendError(f"{path} cannot be written: {error}") from error
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        sizes = [int(size) for size in file.schema.metadata[b"sizes"].split(b",")]
+        return ListColumn(file.get_batch(0).column(0)), np.cumsum([0, *sizes]).tolist()
+    except (OSError, ValueError) as error:  # of which ArrowInvalid is one
+        raise BackendError(f"{path} is broken ({error}); delete it to compute it again") from error

@@ -43,8 +43,7 @@ PARTS = (
     "observers",
     "report.html",
     "report.png",
-    "reference.safetensors",
-    "eval_reference.safetensors",
+    "reference",
 )
 """What a run writes: nothing else in its folder is ever removed."""
 REPLACED = ".replaced"

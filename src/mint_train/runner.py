@@ -16,7 +16,7 @@ from mint_train.errors import MintTrainError, ServiceError
 from mint_train.evaluation import Evaluator
 from mint_train.interrupts import Interrupts
 from mint_train.losses import CustomLoss, Loss
-from mint_train.order import step_indices
+from mint_train.order import Order
 from mint_train.records import Checkpoint, RunResult, RunStatus, StepRecord
 from mint_train.run_folder import RunFolder
 from mint_train.sdk import types
@@ -47,7 +47,8 @@ class Runner:
     folder: RunFolder
     steps: int
     batch_size: int
-    seed: int
+    order: Order
+    """Which groups make up a step."""
     adam_params: Callable[[int], types.AdamParams]
     """The optimiser's parameters of a step."""
     sampler_name: str
@@ -182,7 +183,7 @@ class Runner:
 
     def batches(self, step: int) -> list[Batch]:
         """Return the batches of a step."""
-        indices = step_indices(step, len(self.groups), self.batch_size * self.accumulate, self.seed)
+        indices = self.order.step(step)
         starts = range(0, len(indices), self.batch_size)
         return [
             Batch([self.groups[index] for index in indices[start : start + self.batch_size]])

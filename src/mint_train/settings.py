@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     on_bad_row: Literal["fail", "skip"] = Field(
         default="fail", description="A row that cannot be used ends the run, or is counted and listed."
     )
+    special_tokens: Literal["allow", "split", "fail"] = Field(
+        default="split",
+        description="A special token in a text of the data: plain text (split), that token (allow), or a bad "
+        "row (fail).",
+    )
     eval_data: DataName = Field(
         default=None, description="Held-out rows to evaluate on, before the first step and after the last."
     )
@@ -147,6 +152,9 @@ class Settings(BaseSettings):
     )
     max_length: int | None = Field(
         default=None, ge=2, description="Most tokens of prompt and completion; completions are cut to fit."
+    )
+    group_by_length: bool = Field(
+        default=False, description="Make steps of groups of similar length, where a server pads or compiles."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the adapter and of the data's order.")
     save_every: int = Field(default=100, ge=1, description="Steps between saved states; the last is always.")

@@ -24,7 +24,7 @@ from mint_train.losses import Loss
 from mint_train.model_card import CardWriter
 from mint_train.observers import observed
 from mint_train.plugins import NamedPlugin
-from mint_train.preparing import find_examples, prepare
+from mint_train.preparing import find_examples, order_of, prepare
 from mint_train.records import RunRecord, RunResult
 from mint_train.run_folder import RunFolder
 from mint_train.runner import Runner, pause_seconds
@@ -186,7 +186,7 @@ def make_runner(
         folder=folder,
         steps=steps,
         batch_size=settings.batch_size,
-        seed=settings.seed,
+        order=order_of(settings, dataset),
         adam_params=partial(adam_params, settings, steps),
         sampler_name=f"{file_name(loss.name)}-final",
         reopen=partial(open_client, settings, backend, folder.path),

@@ -219,8 +219,16 @@ def test_a_datum_of_arrays_is_sent_as_any_other() -> None:
     assert made.model_input.to_ints() == [1, 2, 3]
 
 
-def build(path: Path, loss: Loss, tokenizer: Any, max_length: int | None = None, **more: Any) -> Any:
-    return build_dataset(read_examples(open_data(path), loss, **more), loss, tokenizer, max_length)
+def build(
+    path: Path,
+    loss: Loss,
+    tokenizer: Any,
+    max_length: int | None = None,
+    special_tokens: Any = "split",
+    **more: Any,
+) -> Any:
+    examples = read_examples(open_data(path), loss, **more)
+    return build_dataset(examples, loss, tokenizer, max_length, special_tokens)
 
 
 @pytest.fixture
@@ -254,6 +262,7 @@ CHANGES = {
         {"chosen": "rejected", "rejected": "chosen"},
         None,
     ),
+    "special tokens": lambda rows, tokenizer: (rows, tokenizer, "dpo", {}, None),
     "template": lambda rows, tokenizer: (rows, tokenizer, "dpo", {}, None),
     "vocabulary": lambda rows, tokenizer: (rows, tokenizer, "dpo", {}, None),
 }
@@ -270,7 +279,8 @@ def test_anything_else_is_tokenised_anew(
         other.chat_template = "{{ messages[0]['content'] }}"
     if change == "vocabulary":
         other.add_tokens(["it is"])
-    build(write_rows(rows), Loss(load_plugin(loss)), other, max_length, columns=columns)
+    policy = "allow" if change == "special tokens" else "split"
+    build(write_rows(rows), Loss(load_plugin(loss)), other, max_length, policy, columns=columns)
     assert len(flattened) == 2
 
 
@@ -371,4 +381,5 @@ def test_two_runs_that_tokenise_at_once_agree(
     monkeypatch.setattr(dataset_module, "write_groups", slow)
     assert len(build(path, dpo, tokenizer).groups) == 10
     (kept,) = own_cache.iterdir()
-    assert json.loads((kept / "summary.json").read_text()) == {"left_out": [], "unsuited": []}
+    summary = json.loads((kept / "summary.json").read_text())
+    assert summary == {"left_out": [], "unsuited": [], "special": []}

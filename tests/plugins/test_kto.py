@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from by_hand import make_batch, make_group, make_logprobs, read_losses
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mint_train
 from mint_train.batches import Batch
@@ -149,11 +152,42 @@ def test_unrelated_completions_are_of_other_prompts() -> None:
     assert [example.unrelated for example in with_unrelated(rated)] == ["3", "3", "1"]
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), min_size=1, max_size=12))
+def test_the_next_one_around_the_data_is_taken(made: list[tuple[str, str]]) -> None:
+    """Against the definition, looked up in a list that holds all."""
+    rated = [RatedCompletion(prompt, completion, True) for prompt, completion in made]
+    expected = [
+        next(
+            (other[1] for other in [*made[n:], *made[:n]] if other[0] != own[0] and other[1] != own[1]), None
+        )
+        for n, own in enumerate(made)
+    ]
+    if None in expected:
+        with pytest.raises(DataError):
+            list(with_unrelated(rated))
+    else:
+        assert [example.unrelated for example in with_unrelated(rated)] == expected
+        assert [(example.prompt, example.completion) for example in with_unrelated(rated)] == made
+
+
+def test_only_what_waits_is_held() -> None:
+    """The first examples come out before the last ones are read."""
+    read = []
+
+    def rows() -> Iterator[RatedCompletion]:
+        for n in range(1000):
+            read.append(n)
+            yield RatedCompletion(f"p{n}", f"c{n}", True)
+
+    assert next(with_unrelated(rows())).unrelated == "c1"
+    assert len(read) == 2
+
+
 def test_one_prompt_has_no_unrelated_completion() -> None:
     with pytest.raises(DataError, match=r"same prompt.*baseline=batch"):
-        with_unrelated([RatedCompletion("a", "1", True), RatedCompletion("a", "2", False)])
+        list(with_unrelated([RatedCompletion("a", "1", True), RatedCompletion("a", "2", False)]))
     with pytest.raises(DataError, match=r"example 1.*baseline=batch"):
-        with_unrelated([RatedCompletion("a", "1", True), RatedCompletion("b", "1", False)])
+        list(with_unrelated([RatedCompletion("a", "1", True), RatedCompletion("b", "1", False)]))
 
 
 @pytest.mark.parametrize(

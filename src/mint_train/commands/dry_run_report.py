@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mint_train.batches import Group
 from mint_train.dataset.inspection import DataReport
+from mint_train.dataset.special_tokens import TAKEN
 
 SHOWN = 5
 BINS = 8
@@ -86,7 +87,7 @@ def findings(report: DataReport) -> list[tuple[str, Sequence[object]]]:
         (f"Rows that --max-length {report.max_length} cuts", report.cut),
         ("Rows that repeat an earlier one", equal_rows(report.repeated)),
         (
-            "Rows whose text holds a special token, which could pass for a turn's end",
+            f"Rows whose text holds a special token, taken {TAKEN.get(report.special_tokens)}",
             [f"{source}: {token}" for source, token in report.special],
         ),
     ]

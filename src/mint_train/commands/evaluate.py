@@ -20,7 +20,7 @@ from mint_train.evaluation import Evaluator
 from mint_train.files import write_rows
 from mint_train.losses import Loss
 from mint_train.records import Evaluation
-from mint_train.reference import EVAL_REFERENCE_FILE, INITIAL, open_reference, with_reference
+from mint_train.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.report.console import batch_means_note, evaluation_line
 from mint_train.run_folder import EVALUATION_ROWS
 from mint_train.weighted_sum import open_loss
@@ -45,11 +45,13 @@ def evaluate_and_print(
     if trained.checkpoint.state == trained.checkpoint.sampler:
         raise UserError(f"{name} holds weights for sampling only; evaluate a saved state (.../weights/...)")
     loss = open_loss(trained.settings.loss, trained.settings.options)
-    source, groups, client = open_on(trained, loss, data)
-    client.load_state_with_optimizer(trained.checkpoint.state).result()
-    evaluator = Evaluator(loss, groups, trained.settings.batch_size)
-    evaluation = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
-    client.close()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = trained.folder.path if trained.folder else Path(scratch)
+        source, groups, client = open_on(trained, loss, data, folder)
+        client.load_state_with_optimizer(trained.checkpoint.state).result()
+        evaluator = Evaluator(loss, groups, trained.settings.batch_size)
+        evaluation = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
+        client.close()
     after = f" after step {evaluation.step}" if trained.folder else ""
     click.echo(f"Eval of {name}{after} on {source}, {evaluation.groups} groups:")
     click.echo(evaluation_line(evaluation, loss.step_line))
@@ -64,8 +66,16 @@ def evaluate_and_print(
     return evaluation
 
 
-def open_on(trained: Trained, loss: Loss, data: str | None) -> tuple[str, Sequence[Group], TrainingClient]:
+def open_on(
+    trained: Trained, loss: Loss, data: str | None, folder: Path
+) -> tuple[str, Sequence[Group], TrainingClient]:
     """Return the held-out file, its groups with their reference logprobs, and a client with a fresh adapter.
+
+    Args:
+        trained: what is evaluated.
+        loss: the loss that judges it.
+        data: held-out rows; without it, those of the run.
+        folder: where the client and the reference keep their files.
 
     Raises:
         OptionError: there is no held-out data.
@@ -76,18 +86,15 @@ def open_on(trained: Trained, loss: Loss, data: str | None) -> tuple[str, Sequen
     held_out = open_held_out(settings, loss)
     if held_out is None:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = trained.folder.path if trained.folder else Path(scratch)
-        client = open_client(settings, trained.backend, folder)
-        dataset = build_dataset(held_out, loss, client.get_tokenizer(), settings.max_length)
-        groups: Sequence[Group] = dataset.groups
-        reference = loss.reference
-        if reference is not None:
-            # the adapter is still the fresh one, so "initial" is the policy of the first step
-            judge = (
-                client
-                if reference == INITIAL
-                else open_reference(settings, trained.backend, reference, folder)
-            )
-            groups = with_reference(groups, judge, reference, folder / EVAL_REFERENCE_FILE)
+    client = open_client(settings, trained.backend, folder)
+    dataset = build_dataset(
+        held_out, loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
+    )
+    groups: Sequence[Group] = dataset.groups
+    reference = loss.reference
+    if reference is not None:
+        # the adapter is still the fresh one, so "initial" is the policy of the first step
+        initial = reference == INITIAL
+        judge = client if initial else open_reference(settings, trained.backend, reference, folder)
+        groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER)
     return str(held_out.data), groups, client

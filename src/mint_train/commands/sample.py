@@ -17,6 +17,7 @@ from mint_train.commands.trained import Trained, find_trained
 from mint_train.dataset.build import build_dataset
 from mint_train.dataset.examples import find_data, read_examples
 from mint_train.dataset.held_out import open_held_out
+from mint_train.dataset.special_tokens import GuardedTokenizer
 from mint_train.datums import build_prompt_tokens
 from mint_train.weighted_sum import open_loss
 
@@ -51,7 +52,8 @@ def sample_and_print(
     samplers = open_samplers(trained.settings, trained.backend, folder, saved.state, saved.sampler)
     tokenizer = samplers.tokenizer
     if prompt is not None:
-        prompts = [build_prompt_tokens(prompt, tokenizer)]
+        guarded: Any = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
+        prompts = [build_prompt_tokens(prompt, guarded)]
     else:
         prompts = prompts_of_rows(trained, tokenizer, data)[:rows]
 
@@ -80,7 +82,7 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[
     if examples is None:
         rows = find_data(settings.data, loss)
         examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)
-    groups = build_dataset(examples, loss, tokenizer, settings.max_length).groups
+    groups = build_dataset(examples, loss, tokenizer, settings.max_length, settings.special_tokens).groups
     return [list(tokens) for tokens in dict.fromkeys(tuple(group.prompts[0].tolist()) for group in groups)]
 
 

@@ -69,7 +69,12 @@ class Material:
     @cached_property
     def examples(self) -> list[Any]:
         """The rows, parsed and related to one another."""
-        return list(self.loss.relate_examples([self.loss.parse_row(row.values) for row in self.rows]))
+        related = list(self.loss.relate_examples([self.loss.parse_row(row.values) for row in self.rows]))
+        problem = (
+            f"relate_examples returned {len(related)} of {len(self.rows)} examples: return each, in order"
+        )
+        require_that(len(related) == len(self.rows), problem)
+        return related
 
     @cached_property
     def groups(self) -> list[Group]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy as np
 from mint_train.batches import Batch, Group
 from mint_train.data.rows import BadRow
 from mint_train.dataset.build import chunks, flatten_chunk, related
-from mint_train.dataset.encoding import BatchTokenizer, can_batch
 from mint_train.dataset.examples import Example, Examples, find_data, read_examples
 from mint_train.dataset.held_out import split_examples
+from mint_train.dataset.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.errors import ContractError, Source
 from mint_train.losses import Loss
 from mint_train.settings import Settings
@@ -33,6 +32,7 @@ class DataReport:
     """The data, its rows and their forms, in one line."""
     datum_names: Sequence[str]
     max_length: int | None
+    special_tokens: SpecialTokens
     bad_rows: list[BadRow]
     groups: int = 0
     steps: int = 0
@@ -50,7 +50,7 @@ class DataReport:
     leaked: list[tuple[Source, Source]] = field(default_factory=list)
     """Held-out groups that are trained on too, with where."""
     special: list[tuple[Source, str]] = field(default_factory=list)
-    """Rows whose text holds one of the tokenizer's special tokens, with that."""
+    """Rows whose text holds one of the tokenizer's special tokens, with the first one."""
     remarks: list[str] = field(default_factory=list)
     example: Group | None = None
     tokens_per_step: float = 0.0
@@ -71,12 +71,16 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
     every = read_examples(find_data(settings.data, loss), loss, settings.columns, "skip")
     examples, held_out = split_examples(lenient, loss, every)
     report = DataReport(
-        every.describe(), loss.hook.datum_names() or (), settings.max_length, list(every.bad_rows)
+        every.describe(),
+        loss.hook.datum_names() or (),
+        settings.max_length,
+        settings.special_tokens,
+        list(every.bad_rows),
     )
-    batched = BatchTokenizer(tokenizer) if can_batch(tokenizer) else None
+    guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
     seen: dict[bytes, Source] = {}
     first: list[Group] = []
-    for group in look(examples, loss, batched or tokenizer, report):
+    for group in look(examples, loss, guarded, report):
         digest = digest_of(group)
         if digest in seen:
             report.repeated.append((group.source, seen[digest]))
@@ -92,17 +96,18 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
             sum(report.tokens) / report.groups * min(groups_per_step(settings), report.groups)
         )
     if held_out is not None:
-        unnoted = DataReport("", (), settings.max_length, [])
-        for group in look(held_out, loss, batched or tokenizer, unnoted):
+        unnoted = DataReport("", (), settings.max_length, settings.special_tokens, [])
+        for group in look(held_out, loss, guarded, unnoted):
             if (trained := seen.get(digest_of(group))) is not None:
                 report.leaked.append((group.source, trained))
         report.bad_rows += [bad for bad in unnoted.bad_rows if bad not in report.bad_rows]
         report.broken += unnoted.broken
-    report.special = list(find_special(every, tokenizer))
+    skipped = {bad.source for bad in report.bad_rows}
+    report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     return report
 
 
-def look(examples: Examples, loss: Loss, tokenizer: Any, report: DataReport) -> Iterator[Group]:
+def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport) -> Iterator[Group]:
     """Yield the groups that keep the contract; count them, and note all others."""
 
     def flatten(value: Any) -> Any:
@@ -112,10 +117,9 @@ def look(examples: Examples, loss: Loss, tokenizer: Any, report: DataReport) -> 
         return loss.flatten(value, tokenizer, None)
 
     for chunk in chunks(related(examples, loss)):
-        if isinstance(tokenizer, BatchTokenizer):
-            tokenizer.prepare(flatten, [example.value for example in chunk])
+        tokenizer.prepare(flatten, [example.value for example in chunk])
         whole = lengths_by_source(chunk, flatten_whole) if report.max_length else {}
-        for group in flatten_chunk(chunk, flatten, report.left_out, report.bad_rows):
+        for group in flatten_chunk(tokenizer.reading(chunk), flatten, report.left_out, report.bad_rows):
             try:
                 loss.check_batch(Batch([group]))
             except ContractError as error:
@@ -143,34 +147,3 @@ def digest_of(group: Group) -> bytes:
         digest.update(targets.tobytes())
         digest.update(weights.tobytes())
     return digest.digest()
-
-
-def find_special(examples: Examples, tokenizer: Any) -> Iterator[tuple[Source, str]]:
-    """Yield the rows whose text holds a special token, which the model would take for the real one."""
-    special = [token for token in tokenizer.all_special_tokens if token.strip()]
-    added = [token for token in tokenizer.get_added_vocab() if token.strip()]
-    if not (special or added):
-        return
-    pattern = re.compile("|".join(map(re.escape, sorted({*special, *added}, key=len, reverse=True))))
-    for row in examples.data.rows():
-        if not isinstance(row, BadRow):
-            for text in texts(row.values):
-                if found := pattern.search(text):
-                    yield row.source, found[0]
-                    break
-
-
-def texts(value: object) -> Iterator[str]:
-    """Yield every text in a row, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from texts_of(value.values())
-    elif isinstance(value, list | tuple):
-        yield from texts_of(value)
-
-
-def texts_of(values: Iterable[object]) -> Iterator[str]:
-    """Yield every text in some values."""
-    for value in values:
-        yield from texts(value)

@@ -103,6 +103,10 @@ class ListColumn:
         self._values = column.values.to_numpy()
         self._known = column.is_valid().to_numpy(zero_copy_only=False)
 
+    def lengths(self) -> np.ndarray:
+        """Count the numbers of each list, `[lists]`."""
+        return np.diff(self._offsets)
+
     def __getitem__(self, place: int) -> np.ndarray | None:
         if not self._known[place]:
             return None
@@ -135,6 +139,11 @@ class StoredChunk:
             attached=tuple([self.attached(place) for place in places]),
             known_arrays=arrays,
         )
+
+    def longest(self) -> np.ndarray:
+        """Count the tokens of each group's longest datum, `[groups]`."""
+        counts: np.ndarray = np.maximum.reduceat(self._tokens.lengths(), self._starts[:-1])
+        return counts
 
     def arrays(self, place: int) -> DatumArrays:
         """Read a datum's inputs, targets and weights."""
@@ -179,6 +188,10 @@ class StoredGroups(Sequence[Group]):
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def longest(self) -> list[int]:
+        """Count the tokens of each group's longest datum, without reading them."""
+        return [int(count) for chunk in self._chunks for count in chunk.longest()]
 
     @overload
     def __getitem__(self, index: int) -> Group: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +91,9 @@ def row_form(row: Mapping[str, Any]) -> str:
 
 
 @hookimpl
-def relate_examples(examples: Sequence[RatedCompletion], options: KTOOptions) -> list[RatedCompletion] | None:
+def relate_examples(
+    examples: Iterable[RatedCompletion], options: KTOOptions
+) -> Iterator[RatedCompletion] | None:
     """Give each example a completion of another prompt, where the baseline is measured on it."""
     return with_unrelated(examples) if options.baseline == "unrelated" else None
 

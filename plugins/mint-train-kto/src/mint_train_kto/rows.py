@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,32 +65,52 @@ FORMS = Forms(
 """Every form of a rated completion."""
 
 
-def with_unrelated(examples: Sequence[RatedCompletion]) -> list[RatedCompletion]:
+def with_unrelated(examples: Iterable[RatedCompletion]) -> Iterator[RatedCompletion]:
     """Give each example the completion of the next one that has another prompt and another completion.
+
+    After the last example comes the first. Only examples that still wait for theirs are held.
+
+    Args:
+        examples: iterated once, and once more as far as the last ones need it.
 
     Raises:
         DataError: there is no such example.
     """
-    count = len(examples)
-    prompts = [repr(example.prompt) for example in examples]
-    completions = [example.completion for example in examples]
-    if len(set(prompts)) == 1:
-        raise DataError(
+    waiting: deque[RatedCompletion] = deque()
+    done = 0
+    for example in examples:
+        for ready in give(waiting, example):
+            done += 1
+            yield ready
+        waiting.append(example)
+    for example in examples:
+        if not waiting:
+            return
+        for ready in give(waiting, example):
+            done += 1
+            yield ready
+    if waiting:
+        raise no_unrelated(waiting[0], examples, done + 1)
+
+
+def give(waiting: deque[RatedCompletion], other: RatedCompletion) -> Iterator[RatedCompletion]:
+    """Give a completion to those that wait for one and can take it; yield those in front that have theirs."""
+    for place, example in enumerate(waiting):
+        fits = example.prompt != other.prompt and example.completion != other.completion
+        if example.unrelated is None and fits:
+            waiting[place] = replace(example, unrelated=other.completion)
+    while waiting and waiting[0].unrelated is not None:
+        yield waiting.popleft()
+
+
+def no_unrelated(example: RatedCompletion, examples: Iterable[RatedCompletion], number: int) -> DataError:
+    """Say why an example finds no unrelated completion."""
+    if all(other.prompt == example.prompt for other in examples):
+        return DataError(
             "all rows have the same prompt, so KTO's baseline finds no completion of another one; "
             "add other prompts, or take --set baseline=batch"
         )
-    related = []
-    for place, example in enumerate(examples):
-        others = ((place + step) % count for step in range(1, count))
-        fits = (
-            other
-            for other in others
-            if prompts[other] != prompts[place] and completions[other] != completions[place]
-        )
-        if (chosen := next(fits, None)) is None:
-            raise DataError(
-                f"all completions of other prompts are equal to that of example {place + 1}, so KTO finds no "
-                "unrelated one for its baseline; add other rows, or take --set baseline=batch"
-            )
-        related.append(replace(example, unrelated=completions[chosen]))
-    return related
+    return DataError(
+        f"all completions of other prompts are equal to that of example {number}, so KTO finds no "
+        "unrelated one for its baseline; add other rows, or take --set baseline=batch"
+    )

@@ -81,9 +81,9 @@ def with_attached(group: Group) -> Iterator[tuple[DatumArrays, Mapping[str, Atta
 
 def encode_datum(arrays: DatumArrays, attached: Mapping[str, Attachment]) -> dict[str, Any]:
     """Turn a datum into a value of `DATUM`."""
-    inputs, targets, weights, prompt = arrays
+    inputs, targets, weights = arrays.inputs, arrays.targets, arrays.weights
     shifted = len(inputs) == len(targets) and np.array_equal(inputs[1:], targets[:-1])
-    untrained = prompt - 1
+    untrained = arrays.prompt_length - 1
     plain = bool((weights[untrained:] == 1).all())
     return {
         "tokens": np.append(inputs, targets[-1:]) if shifted else inputs,

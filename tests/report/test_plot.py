@@ -191,7 +191,8 @@ def test_it_looks_right_in_a_browser(
     shot = tmp_path / "shot.png"
     subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1200",
             *(["--force-dark-mode"] if scheme == "dark" else []), f"--screenshot={shot}", page.as_uri(),
         ],

@@ -18,25 +18,6 @@ Message: TypeAlias = Mapping[str, str]
 Prompt: TypeAlias = str | Sequence[Message]
 
 
-class Integers:
-    """Python's integers by their value: a list of tokens refers to these, and has none of its own to make."""
-
-    def __init__(self) -> None:
-        self._by_value = np.arange(0).astype(object)
-
-    def listed(self, tokens: np.ndarray) -> list[int]:
-        """Do what `tokens.tolist()` does, tokens being 0 or more."""
-        try:
-            taken: list[int] = self._by_value.take(tokens).tolist()
-        except IndexError:
-            self._by_value = np.arange(2 * (int(tokens.max()) + 1)).astype(object)
-            return self.listed(tokens)
-        return taken
-
-
-INTEGERS = Integers()
-
-
 class ArrayDatum(Datum):
     """The SDK's datum of arrays; the list of its input tokens is made when it is first asked for.
 
@@ -67,7 +48,7 @@ class ArrayDatum(Datum):
     def model_input(self) -> types.ModelInput:
         """The input tokens as the SDK sends them."""
         # whole numbers already; the SDK would look at each again, which takes as long as all else here
-        chunk = types.EncodedTextChunk.model_construct(tokens=INTEGERS.listed(self.inputs))
+        chunk = types.EncodedTextChunk.model_construct(tokens=self.inputs.tolist())
         return types.ModelInput.model_construct(chunks=[chunk])
 
 

@@ -6,13 +6,14 @@ import inspect
 import re
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel
 
-from mint_train.batches import AttachedDatum, Batch
+from mint_train.batches import AttachedDatum, Batch, PackedLogprobs
 from mint_train.errors import ContractError, LossError, MintTrainError, PluginError
 from mint_train.loss_checks import check_gradients, check_logprobs, check_scalar, finite_metrics
 from mint_train.options import NoOptions, validate_options
@@ -195,18 +196,35 @@ class CustomLoss:
         """
         check_logprobs(self.step, logprobs)
         shares = [len(batch.groups) / len(self.step.groups) for batch in self.batches]
-        values, metrics, start = [], [], 0
+        values, metrics, packed, start = [], [], [], 0
         for batch in self.batches:
-            own = logprobs[start : start + len(batch.data)]
+            packed.append(PackedLogprobs(logprobs[start : start + len(batch.data)]))
             start += len(batch.data)
-            value, of_batch = self.loss.compute(batch, own, self.state)
+            value, of_batch = self.loss.compute(batch, packed[-1], self.state)
             values.append(value)
             metrics.append(of_batch)
         value = torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()
         self.metrics = mean_metrics(metrics, shares)
-        gradients = torch.autograd.grad(value, logprobs, allow_unused=True)
-        present = check_gradients(self.loss.name, self.step, gradients)
+        present = check_gradients(self.loss.name, self.step, datum_gradients(value, packed))
         return with_gradients(value, present, logprobs), self.metrics
+
+
+def datum_gradients(value: torch.Tensor, batches: Sequence[PackedLogprobs]) -> list[torch.Tensor | None]:
+    """Differentiate by each datum's logprobs; None where the value depends on none of a datum's.
+
+    A loss may use the one packed tensor, the tensors of the list, or both: their gradients are added.
+    """
+    leaves = [leaf for batch in batches for leaf in (batch.packed, *batch)]
+    found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
+    gradients: list[torch.Tensor | None] = []
+    for batch in batches:
+        of_packed, own = next(found), list(islice(found, len(batch)))
+        if of_packed is not None:
+            parts = torch.split(of_packed, [logprob.numel() for logprob in batch])
+            shaped = [part.view_as(logprob) for part, logprob in zip(parts, batch, strict=True)]
+            own = [part if one is None else part + one for part, one in zip(shaped, own, strict=True)]
+        gradients += own
+    return gradients
 
 
 def mean_metrics(metrics: Sequence[Mapping[str, float]], shares: Sequence[float]) -> dict[str, float]:

@@ -124,6 +124,21 @@ def test_a_datum_that_gets_no_gradient_is_named() -> None:
         custom(batch.data, make_logprobs([[-1.0], [-2.0]]))
 
 
+def test_a_loss_may_use_sums_and_single_tensors_together() -> None:
+    @loss(extends="dpo")
+    def mine(batch, logprobs):
+        return (sequence_logprobs(logprobs, batch) ** 2).sum() + 3 * logprobs[0].sum()
+
+    batch = make_batch(make_group([[3, 5], [4]]))
+    custom = CustomLoss(Loss(NamedPlugin("mine", mine, "a test")), [batch], {})
+    leaves = [x.requires_grad_() for x in make_logprobs([[-1.0, -2.0], [-2.0]])]
+    value, _ = custom(batch.data, leaves)
+    found = torch.autograd.grad(value, leaves)
+    plain = (sequence_logprobs(leaves, batch) ** 2).sum() + 3 * leaves[0].sum()
+    for gradient, expected in zip(found, torch.autograd.grad(plain, leaves), strict=True):
+        assert torch.equal(gradient, expected)
+
+
 def test_two_distributions_with_one_name_break_only_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Any
 ) -> None:

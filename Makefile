@@ -77,5 +77,5 @@ $(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS) $(PLUGINS:=/pyproject.toml
 
 $(TRL)/installed: $(VENV)/created constraints.txt
 	$(PYTHON) -m venv $(TRL)
-	$(TRL)/bin/python -m pip install --no-input --quiet --constraint constraints.txt torch trl==1.16.0
+	$(TRL)/bin/python -m pip install --no-input --quiet --constraint constraints.txt torch peft trl==1.16.0
 	@touch $@

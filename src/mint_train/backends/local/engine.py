@@ -15,6 +15,7 @@ from mint_train.backends.local.memory import (
     counted_saved_bytes,
     free_bytes,
     is_out_of_memory,
+    keep_freed_memory,
 )
 from mint_train.backends.local.packing import MIN_SHARED_TOKENS, Pack, TokenSequence, plan_packs
 from mint_train.backends.local.scoring import Scorer, Way, spread
@@ -73,6 +74,8 @@ class Engine:
         self._scorer = Scorer(model)
         self._min_shared = min_shared_tokens
         on_cpu = self._scorer.device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
         self.rows_per_pack = rows_per_pack or (CPU_ROWS_PER_PACK if on_cpu else sys.maxsize)
         self.max_tokens_in_flight = max_tokens_in_flight or self._default_budget(gradient_checkpointing)
 

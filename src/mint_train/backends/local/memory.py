@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Options of glibc's malloc.h: from how many free bytes on it gives memory back, and asks for a block alone."""
 SHARE_OF_FREE_MEMORY = 0.5
 """The rest is for gradients in flight, the logits buffer, the optimiser's state and other programs."""
 
@@ -83,6 +87,19 @@ def counted_saved_bytes() -> Iterator[SavedBytes]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield counter
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next one, where it can be told to (glibc).
+
+    Handed back to the system, it would be taken again page by page: up to a tenth of a step's time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(AttributeError):  # other C libraries have no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

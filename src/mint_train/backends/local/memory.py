@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Options of glibc's malloc.h: from how many free bytes on it gives memory back, and asks for a block alone."""
+"""Options of glibc's malloc.h: from how many free bytes on it gives memory back, and asks for one alone."""
 SHARE_OF_FREE_MEMORY = 0.5
 """The rest is for gradients in flight, the logits buffer, the optimiser's state and other programs."""
 

@@ -166,11 +166,16 @@ def test_a_chunk_is_encoded_in_one_call_per_kind_of_text(
 
     monkeypatch.setattr(type(plain), "backend_tokenizer", Watched())
     monkeypatch.setattr(type(plain), "encode", lambda *_, **__: pytest.fail("a text was encoded alone"))
-    batched.prepare(lambda example: dpo.flatten(example, batched, None), examples)
-    for example, datums in zip(examples, expected, strict=True):
-        again = dpo.flatten(example, batched, None)
+
+    def flatten(example: Any) -> Any:
+        return dpo.flatten(example, batched, None)
+
+    found = []
+    for chunk in batched.encoded([examples[:4], examples[4:8], examples[8:]], flatten):
+        found += [flatten(example) for example in chunk]
+    for again, datums in zip(found, expected, strict=True):
         assert [d.model_input.to_ints() for d in again] == [d.model_input.to_ints() for d in datums]
-    assert len(calls) == (1 if has_template else 2)
+    assert len(calls) == 3 * (1 if has_template else 2)
 
 
 def test_a_tokenizer_of_its_own_kind_is_asked_text_by_text(tokenizer: Any) -> None:

@@ -105,8 +105,7 @@ def write_groups(
         return loss.flatten(value, tokenizer, max_length)
 
     with closing(GroupWriter(folder / GROUPS_FILE)) as writer:
-        for chunk in chunks(related(examples, loss)):
-            tokenizer.prepare(flatten, [example.value for example in chunk])
+        for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):
             groups = list(flatten_chunk(tokenizer.reading(chunk), flatten, left_out, unsuited))
             if unsuited and examples.on_bad_row == "fail":
                 raise DataError(str(unsuited[0]))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Chunk = TypeVar("Chunk", bound=Sequence[Any])
 Asked = tuple[str, bool]
 """A text, and whether the tokenizer's special tokens are added to it."""
+Known = dict[Asked, list[int]]
 OWN_WAYS = ("apply_chat_template", "__call__", "encode", "_encode_plus")
 """Methods by which a few tokenizers do something else than the `tokenizers` library."""
 
@@ -37,7 +41,7 @@ class BatchTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._noted: dict[Asked, None] | None = None
-        self._known: dict[Asked, list[int]] = {}
+        self._known: Known = {}
         self._rendered: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -46,21 +50,49 @@ class BatchTokenizer:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
-    def prepare(self, flatten: Callable[[Any], object], examples: Sequence[Any]) -> None:
-        """Encode what flattening the examples will ask for."""
-        self._noted, self._known, self._rendered = {}, {}, {}
+    def encoded(self, chunks: Iterable[Chunk], flatten: Callable[[Any], object]) -> Iterator[Chunk]:
+        """Yield each chunk of examples once its texts are encoded; those of the next one are meanwhile.
+
+        Args:
+            chunks: examples.
+            flatten: what is done with each of them, called here to note the texts that it asks for.
+        """
+        self._tokenizer("")  # the library takes over that nothing is cut, nor padded
+        ahead: deque[tuple[Chunk, dict[str, str], Future[Known]]] = deque()
+        with ThreadPoolExecutor(1) as worker:  # the library needs no interpreter while it encodes
+            for chunk in chunks:
+                noted = self._note(flatten, chunk)
+                ahead.append((chunk, self._rendered, worker.submit(self._encode_all, noted)))
+                if len(ahead) > 1:
+                    yield self._take(*ahead.popleft())
+            if ahead:
+                yield self._take(*ahead.popleft())
+
+    def _note(self, flatten: Callable[[Any], object], examples: Iterable[Any]) -> list[Asked]:
+        """Return the texts that flattening the examples asks for."""
+        self._noted, self._rendered = {}, {}
         for example in examples:
             # on made-up tokens it may well fail; what is wrong with the example shows in the second call
             with suppress(Exception):
                 flatten(example)
         noted, self._noted = self._noted, None
-        self._tokenizer("")  # the library takes over that nothing is cut, nor padded
+        return list(noted)
+
+    def _encode_all(self, noted: Iterable[Asked]) -> Known:
+        """Encode texts, all in one call."""
+        known: Known = {}
         encode = self._tokenizer.backend_tokenizer.encode_batch_fast
         for special in (True, False):
             texts = [text for text, own in noted if own is special]
             if texts:
                 encoded = encode(texts, add_special_tokens=special)
-                self._known |= {(text, special): one.ids for text, one in zip(texts, encoded, strict=True)}
+                known |= {(text, special): one.ids for text, one in zip(texts, encoded, strict=True)}
+        return known
+
+    def _take(self, chunk: Chunk, rendered: dict[str, str], known: Future[Known]) -> Chunk:
+        """Answer from now on with what a chunk asks for; return the chunk."""
+        self._rendered, self._known = rendered, known.result()
+        return chunk
 
     def encode(self, text: str, add_special_tokens: bool = True, **more: Any) -> list[int]:
         """Encode as the tokenizer itself does."""

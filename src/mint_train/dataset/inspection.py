@@ -116,8 +116,7 @@ def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: Da
     def flatten_whole(value: Any) -> Any:
         return loss.flatten(value, tokenizer, None)
 
-    for chunk in chunks(related(examples, loss)):
-        tokenizer.prepare(flatten, [example.value for example in chunk])
+    for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):
         whole = lengths_by_source(chunk, flatten_whole) if report.max_length else {}
         for group in flatten_chunk(tokenizer.reading(chunk), flatten, report.left_out, report.bad_rows):
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
@@ -13,7 +13,7 @@ from uuid import uuid4
 from tokenizers import Tokenizer
 from transformers import BatchEncoding
 
-from mint_train.dataset.encoding import BatchTokenizer, can_batch
+from mint_train.dataset.encoding import BatchTokenizer, Chunk, can_batch
 from mint_train.errors import RowError, Source
 
 if TYPE_CHECKING:
@@ -74,11 +74,16 @@ class GuardedTokenizer:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
-    def prepare(self, flatten: Callable[[Any], object], examples: Sequence[Any]) -> None:
-        """Encode in one call what flattening the examples will ask for, where the tokenizer can."""
-        self._source = None
+    def encoded(self, chunks: Iterable[Chunk], flatten: Callable[[Any], object]) -> Iterator[Chunk]:
+        """Yield each chunk once its texts are encoded, where the tokenizer can do that ahead."""
+
+        def note(example: Example) -> None:
+            self._source = None
+            flatten(example.value)
+
         if isinstance(self._encoder, BatchTokenizer):
-            self._encoder.prepare(flatten, examples)
+            return self._encoder.encoded(chunks, note)
+        return iter(chunks)
 
     def reading(self, examples: Iterable[Example]) -> Iterator[Example]:
         """Yield the examples, and note what is met in the texts of each under its source."""

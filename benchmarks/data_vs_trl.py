@@ -81,11 +81,12 @@ def report(rounds: list[dict[str, dict[str, Any]]], rows: int) -> None:
             f"{rounds[0][side]['groups']:,} rows kept, {rounds[0][side]['tokens']:,} tokens in a sample"
         )
     if "trl" in rounds[0]:
-        for figure, name in (("seconds", "time"), ("cpu", "CPU time")):
-            ratio = statistics.median(one["trl"][figure] / one["ours"][figure] for one in rounds)
-            print(
-                f"{ratio:6.2f} times TRL's {name}" + (f" (bar {BAR}: {'met' if ratio >= BAR else 'NOT met'})")
-            )
+        wall, cpu = (
+            statistics.median(one["trl"][figure] / one["ours"][figure] for one in rounds)
+            for figure in ("seconds", "cpu")
+        )
+        print(f"{wall:6.2f} times faster than TRL (bar {BAR}: {'met' if wall >= BAR else 'NOT met'})")
+        print(f"{cpu:6.2f} times less CPU time")
 
 
 def run(python: Path, side: str, rows: Path, tokenizer: Path, work: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mint_train import hookimpl
-from mint_train.batches import Batch, Group
+from mint_train.batches import Batch, Group, ListedGroups
 from mint_train.datums import build_datum
 from mint_train.errors import ContractError, Source
 from mint_train.losses import Loss
@@ -79,7 +79,7 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
     runner = Runner(
         loss=dpo,
         client=Silent(),
-        groups=[pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)],
+        groups=ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]),
         folder=RunFolder.create(tmp_path / "run", overwrite=False),
         steps=1,
         batch_size=3,

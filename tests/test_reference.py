@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mint_train.backends.local.client import LocalTrainingClient
-from mint_train.batches import Group
+from mint_train.batches import Group, ListedGroups
 from mint_train.datums import build_datum
 from mint_train.errors import BackendError, Source
 from mint_train.forward import DATUMS_PER_REQUEST, MOST_IN_FLIGHT
@@ -160,9 +160,9 @@ class Forwarding:
         return SimpleNamespace(loss_fn_outputs=outputs)
 
 
-def many_groups(count: int) -> list[Group]:
+def many_groups(count: int) -> ListedGroups:
     datums = [[build_datum([1, n + 2], [side, 3, n + 5], None) for side in (7, 8)] for n in range(count)]
-    return [Group(tuple(pair), Source("rows", n)) for n, pair in enumerate(datums, start=1)]
+    return ListedGroups([Group(tuple(pair), Source("rows", n)) for n, pair in enumerate(datums, start=1)])
 
 
 def test_each_group_is_read_from_its_chunk(tmp_path: Path) -> None:
@@ -191,6 +191,6 @@ def test_what_came_back_before_a_failure_is_kept(tmp_path: Path) -> None:
     with_reference(groups, again, "initial", folder)  # type: ignore[arg-type]
     assert again.asked == 2 * requests_per_chunk
     other = Forwarding()
-    with_reference(groups[1:], other, "initial", folder)  # type: ignore[arg-type]
+    with_reference(ListedGroups(groups[1:]), other, "initial", folder)  # type: ignore[arg-type]
     with_reference(groups, other, "another", folder)  # type: ignore[arg-type]
     assert other.asked == 8 * requests_per_chunk  # other groups, and another reference

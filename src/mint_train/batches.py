@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from mint_train.errors import PluginError, Source
 from mint_train.sdk import Datum
 
 Attachment: TypeAlias = float | Sequence[float]
+READ_AT_ONCE = 256
+"""Groups that are read together where all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,42 @@ class Group:
     def prompts(self) -> tuple[np.ndarray, ...]:
         """Per datum, its tokens before the first trained one, int64; all of them where none is trained."""
         return tuple([arrays.prompt for arrays in self.arrays])
+
+
+class Groups(Sequence[Group]):
+    """The groups of a run, wherever they lie."""
+
+    @abstractmethod
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Read groups, in the order of their places: many at once cost less than one after the other."""
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        """Read a group, or a list of them."""
+        places = range(len(self))[index]
+        return self.take(places) if isinstance(places, range) else self.take([places])[0]
+
+    def __iter__(self) -> Iterator[Group]:
+        """Read all groups, a few hundred at a time."""
+        for start in range(0, len(self), READ_AT_ONCE):
+            yield from self[start : start + READ_AT_ONCE]
+
+
+class ListedGroups(Groups):
+    """Groups that lie in memory."""
+
+    def __init__(self, groups: Sequence[Group] = ()) -> None:
+        self._groups = groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Return groups, in the order of their places."""
+        return [self._groups[place] for place in places]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from statistics import NormalDist
 import torch
 
 from mint_train.backends.base import TrainingClient
-from mint_train.batches import Batch, Group
+from mint_train.batches import Batch, Groups
 from mint_train.errors import ContractError, LossError, Source
 from mint_train.forward import forward_logprobs
 from mint_train.losses import Loss
@@ -46,7 +46,7 @@ class Evaluator:
     """Held-out groups, and the loss that judges the policy on them."""
 
     loss: Loss
-    groups: Sequence[Group]
+    groups: Groups
     batch_size: int
     """Groups per batch, for what can only be computed over batches."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mint_train.backends.base import TrainingClient
-from mint_train.batches import Batch
+from mint_train.batches import Batch, ListedGroups
 from mint_train.data.readers import DataSource
 from mint_train.dataset.build import Dataset, build_dataset
 from mint_train.dataset.examples import Examples, read_examples
@@ -43,7 +43,7 @@ def prepare(
     dataset, held_out_set = (
         build_dataset(part, loss, tokenizer, settings.max_length, settings.special_tokens)
         if part
-        else Dataset([], [])
+        else Dataset(ListedGroups(), [])
         for part in (examples, held_out)
     )
     reference = loss.reference
@@ -81,7 +81,7 @@ def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
         ),
     ]
     first = order_of(settings, dataset).step(1)
-    lines += loss.remarks(Batch([dataset.groups[index] for index in first]))
+    lines += loss.remarks(Batch(dataset.groups.take(first)))
     for line in lines:
         loss.hook.notice(text=line)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +15,8 @@ import torch
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import open_client
-from mint_train.batches import Group
-from mint_train.dataset.token_file import ListColumn, column
+from mint_train.batches import Group, Groups
+from mint_train.dataset.token_file import ListColumn, column, joined
 from mint_train.errors import BackendError
 from mint_train.files import whole_file
 from mint_train.forward import forward_logprobs
@@ -34,10 +33,10 @@ OPEN_FILES = 128
 SCHEMA = pa.schema({"logprobs": pa.list_(pa.float32())})
 
 
-class ReferencedGroups(Sequence[Group]):
-    """Groups with their reference logprobs, each read from the disk when it is asked for."""
+class ReferencedGroups(Groups):
+    """Groups with their reference logprobs, read from the disk too."""
 
-    def __init__(self, groups: Sequence[Group], files: Sequence[Path]) -> None:
+    def __init__(self, groups: Groups, files: Sequence[Path]) -> None:
         self._groups = groups
         self._files = files
         self._open = lru_cache(OPEN_FILES)(read_file)
@@ -45,25 +44,23 @@ class ReferencedGroups(Sequence[Group]):
     def __len__(self) -> int:
         return len(self._groups)
 
-    @overload
-    def __getitem__(self, index: int) -> Group: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Group]: ...
-    def __getitem__(self, index: int | slice) -> Group | list[Group]:
-        """Read a group, or a list of them."""
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        number, place = divmod(range(len(self))[index], CHUNK)
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Read groups with their reference logprobs, in the order of their places."""
+        groups = self._groups.take(places)
+        arrays = joined([one for place in places for one in self._logprobs(place)], np.float32)
+        logprobs = map(torch.from_numpy, arrays)
+        return [
+            replace(group, reference_logprobs=tuple(islice(logprobs, len(group.datums)))) for group in groups
+        ]
+
+    def _logprobs(self, place: int) -> list[np.ndarray]:
+        """Find the logprobs of a group's datums, as they lie in their file."""
+        number, row = divmod(place, CHUNK)
         logprobs, starts = self._open(self._files[number])
-        rows = range(starts[place], starts[place + 1])
-        # copied, since torch warns of memory that cannot be written to
-        read = tuple(torch.from_numpy(np.array(logprobs[row])) for row in rows)
-        return replace(self._groups[index], reference_logprobs=read)
+        return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 
 
-def with_reference(
-    groups: Sequence[Group], client: TrainingClient, reference: str, folder: Path
-) -> ReferencedGroups:
+def with_reference(groups: Groups, client: TrainingClient, reference: str, folder: Path) -> ReferencedGroups:
     """Give each group its reference logprobs: those kept in a folder, and forwards for the rest.
 
     Args:

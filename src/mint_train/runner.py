@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from mint_train.backends.base import Future, TrainingClient
-from mint_train.batches import Batch, Group
+from mint_train.batches import Batch, Groups
 from mint_train.errors import MintTrainError, ServiceError
 from mint_train.evaluation import Evaluator
 from mint_train.interrupts import Interrupts
@@ -43,7 +43,7 @@ class Runner:
 
     loss: Loss
     client: TrainingClient
-    groups: Sequence[Group]
+    groups: Groups
     folder: RunFolder
     steps: int
     batch_size: int
@@ -185,10 +185,7 @@ class Runner:
         """Return the batches of a step."""
         indices = self.order.step(step)
         starts = range(0, len(indices), self.batch_size)
-        return [
-            Batch([self.groups[index] for index in indices[start : start + self.batch_size]])
-            for start in starts
-        ]
+        return [Batch(self.groups.take(indices[start : start + self.batch_size])) for start in starts]
 
     def save(self, *, sampler: bool = False) -> None:
         """Save weights and optimiser, and the weights for a sampler too where asked."""

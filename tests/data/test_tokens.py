@@ -116,6 +116,8 @@ def test_groups_come_back_as_they_were_written(tmp_path: Path, chunks: list[list
     assert [said(group) for group in stored] == [said(group) for group in expected]
     assert said(stored[-1]) == said(expected[-1])
     assert [said(group) for group in stored[1:3]] == [said(group) for group in expected[1:3]]
+    places = [*reversed(range(len(expected))), 0]
+    assert [said(group) for group in stored.take(places)] == [said(expected[place]) for place in places]
     with pytest.raises(IndexError):
         stored[len(expected)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import open_client
-from mint_train.batches import Group
+from mint_train.batches import Groups
 from mint_train.commands.trained import Trained, find_trained
 from mint_train.dataset.build import build_dataset
 from mint_train.dataset.held_out import open_held_out
@@ -68,7 +68,7 @@ def evaluate_and_print(
 
 def open_on(
     trained: Trained, loss: Loss, data: str | None, folder: Path
-) -> tuple[str, Sequence[Group], TrainingClient]:
+) -> tuple[str, Groups, TrainingClient]:
     """Return the held-out file, its groups with their reference logprobs, and a client with a fresh adapter.
 
     Args:
@@ -90,7 +90,7 @@ def open_on(
     dataset = build_dataset(
         held_out, loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
     )
-    groups: Sequence[Group] = dataset.groups
+    groups: Groups = dataset.groups
     reference = loss.reference
     if reference is not None:
         # the adapter is still the fresh one, so "initial" is the policy of the first step

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mint_train.batches import Batch, Group
+from mint_train.batches import Batch, Group, Groups
 from mint_train.data.rows import BadRow
 from mint_train.dataset.examples import Example, Examples
 from mint_train.dataset.special_tokens import GuardedTokenizer, SpecialTokens
@@ -31,7 +31,7 @@ SUMMARY_FILE = "summary.json"
 class Dataset:
     """The groups that a run trains on."""
 
-    groups: Sequence[Group]
+    groups: Groups
     left_out: list[str]
     """Examples that `--max-length` leaves with nothing to train: file, line and reason each."""
     bad_rows: tuple[BadRow, ...] = ()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from mint_train.batches import Attachment, DatumArrays, Group
+from mint_train.batches import Attachment, DatumArrays, Group, Groups
 from mint_train.datums import ArrayDatum
 from mint_train.errors import BackendError, Source
 
@@ -107,11 +107,61 @@ class ListColumn:
         """Count the numbers of each list, `[lists]`."""
         return np.diff(self._offsets)
 
-    def __getitem__(self, place: int) -> np.ndarray | None:
-        if not self._known[place]:
-            return None
+    def view(self, place: int) -> np.ndarray:
+        """Return a list; one that is null is empty."""
         values: np.ndarray = self._values[self._offsets[place] : self._offsets[place + 1]]
         return values
+
+    def __getitem__(self, place: int) -> np.ndarray | None:
+        return self.view(place) if self._known[place] else None
+
+
+def joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> Iterator[np.ndarray]:
+    """Copy arrays of one dtype into one array of another, and yield the part of each.
+
+    One copy, since numpy offers the interpreter to the other threads with each copy of 500 numbers.
+    """
+    held = arrays[0].dtype if arrays else dtype
+    whole = np.frombuffer(b"".join([array.data for array in arrays]), held).astype(dtype)
+    return cut(whole, [len(array) for array in arrays])
+
+
+def cut(whole: np.ndarray, lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield consecutive parts of an array, as views of it."""
+    for end, length in zip(accumulate(lengths), lengths, strict=True):
+        yield whole[end - length : end]
+
+
+class StoredDatum(NamedTuple):
+    """A datum as it lies in the file: views, and None for what follows from the others."""
+
+    tokens: np.ndarray
+    targets: np.ndarray | None
+    weights: np.ndarray | None
+    untrained: int
+
+
+def decode_datums(stored: Sequence[StoredDatum]) -> Iterator[DatumArrays]:
+    """Yield what `encode_datum` encoded."""
+    all_tokens = joined([datum.tokens for datum in stored], np.int64)
+    for datum, tokens, plain in zip(stored, all_tokens, plain_weights(stored), strict=True):
+        if datum.targets is None:
+            inputs, targets = tokens[:-1], tokens[1:]
+        else:
+            inputs, targets = tokens, datum.targets.astype(np.int64)
+        if datum.weights is None:
+            yield DatumArrays(inputs, targets, plain, datum.untrained + 1, len(plain) - datum.untrained)
+        else:
+            yield DatumArrays.counted(inputs, targets, datum.weights.copy())  # torch warns of the file's own
+
+
+def plain_weights(stored: Sequence[StoredDatum]) -> Iterator[np.ndarray]:
+    """Yield the weights that each datum has where none lie in the file: 0.0 for the untrained, then 1.0."""
+    lengths = [len(datum.tokens) - 1 if datum.targets is None else len(datum.targets) for datum in stored]
+    untrained = np.array([datum.untrained for datum in stored], dtype=np.int64)
+    counts = np.stack([untrained, lengths - untrained], axis=1).ravel()
+    values = np.tile(np.array([0.0, 1.0], dtype=np.float32), len(stored))
+    return cut(np.repeat(values, counts), lengths)
 
 
 class StoredChunk:
@@ -129,14 +179,12 @@ class StoredChunk:
         # most losses attach nothing
         self._attached = [(column, column.offsets.to_numpy()) for column in columns if len(column.keys)]
 
-    def group(self, row: int) -> Group:
-        """Read a group."""
-        places = range(self._starts[row], self._starts[row + 1])
-        arrays = tuple([self.arrays(place) for place in places])
+    def group(self, row: int, arrays: tuple[DatumArrays, ...]) -> Group:
+        """Make a group of its datums' arrays and what else is in the file."""
         return Group(
             datums=tuple([ArrayDatum(one.inputs, one.targets, one.weights) for one in arrays]),
             source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
-            attached=tuple([self.attached(place) for place in places]),
+            attached=tuple([self.attached(place) for place in self.places(row)]),
             known_arrays=arrays,
         )
 
@@ -145,21 +193,15 @@ class StoredChunk:
         counts: np.ndarray = np.maximum.reduceat(self._tokens.lengths(), self._starts[:-1])
         return counts
 
-    def arrays(self, place: int) -> DatumArrays:
-        """Read a datum's inputs, targets and weights."""
-        tokens = self._tokens[place].astype(np.int64)  # type: ignore[union-attr]
-        targets, weights = self._targets[place], self._weights[place]
-        if targets is None:
-            inputs, targets = tokens[:-1], tokens[1:]
-        else:
-            inputs, targets = tokens, targets.astype(np.int64)
-        if weights is None:
-            untrained = int(self._untrained[place])
-            weights = np.empty(len(targets), dtype=np.float32)
-            weights[:untrained], weights[untrained:] = 0.0, 1.0
-            return DatumArrays(inputs, targets, weights, untrained + 1, len(targets) - untrained)
-        weights = weights.copy()  # the file's own cannot be written to, which torch warns of
-        return DatumArrays.counted(inputs, targets, weights)
+    def places(self, row: int) -> range:
+        """Say where a group's datums are."""
+        return range(self._starts[row], self._starts[row + 1])
+
+    def datum(self, place: int) -> StoredDatum:
+        """Find a datum in the file."""
+        return StoredDatum(
+            self._tokens.view(place), self._targets[place], self._weights[place], int(self._untrained[place])
+        )
 
     def attached(self, place: int) -> dict[str, Attachment]:
         """Read what is attached to a datum."""
@@ -169,8 +211,8 @@ class StoredChunk:
         return dict(chain.from_iterable(column[place].as_py() for column in present))
 
 
-class StoredGroups(Sequence[Group]):
-    """The groups of an Arrow file; each is read from the disk when it is asked for."""
+class StoredGroups(Groups):
+    """The groups of an Arrow file."""
 
     def __init__(self, path: Path) -> None:
         """Open the file.
@@ -193,14 +235,13 @@ class StoredGroups(Sequence[Group]):
         """Count the tokens of each group's longest datum, without reading them."""
         return [int(count) for chunk in self._chunks for count in chunk.longest()]
 
-    @overload
-    def __getitem__(self, index: int) -> Group: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Group]: ...
-    def __getitem__(self, index: int | slice) -> Group | list[Group]:
-        """Read a group, or a list of them."""
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Read groups, in the order of their places."""
+        rows = [self._find(place) for place in places]
+        arrays = decode_datums([chunk.datum(place) for chunk, row in rows for place in chunk.places(row)])
+        return [chunk.group(row, tuple(islice(arrays, len(chunk.places(row))))) for chunk, row in rows]
+
+    def _find(self, place: int) -> tuple[StoredChunk, int]:
+        """Find the chunk that a group is in, and its row there."""
         number = bisect.bisect_right(self._ends, place)
-        return self._chunks[number].group(place - (self._ends[number - 1] if number else 0))
+        return self._chunks[number], place - (self._ends[number - 1] if number else 0)

@@ -48,6 +48,7 @@ def said(group: Group) -> Any:
         [datum.model_input.to_ints() for datum in group.datums],
         [datum.loss_fn_inputs["target_tokens"].data for datum in group.datums],
         [datum.loss_fn_inputs["weights"].data for datum in group.datums],
+        [(arrays.prompt_length, arrays.trained) for arrays in group.arrays],
         [
             {name: value if isinstance(value, float) else list(value) for name, value in own.items()}
             for own in group.attached

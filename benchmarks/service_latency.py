@@ -1,7 +1,8 @@
 """What a step on the service costs: `mint-train`'s steps against the sequential form, on a real server.
 
-A SkyRL server is started (and installed, the first time), with a proxy before it that holds every message
-back. In turn, on the same pairs:
+A SkyRL server is started for each line (and installed, the first time), with a proxy before it that holds
+every message back. Its places for adapters are few: in every step each of them costs the server time that has
+nothing to do with waiting. In turn, on the same pairs:
 
 - ours: a run of `mint-train`, which submits a step before the one before it is known to be done;
 - recipe: MinT's DPO page: `forward_backward_custom`, await; `optim_step`, await;
@@ -33,6 +34,9 @@ from torch.nn.functional import logsigmoid
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
+from mint_train.pipelining import STEPS_PER_LOOK, UNSETTLED_STEPS
+from mint_train.records import StepRecord
+from mint_train.run_folder import RunFolder
 from mint_train.sdk import Datum, mint, types
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "skyrl"))
@@ -49,53 +53,60 @@ PAIRS = [
 BARS = {("direct", False): 0.85, ("delayed", False): 0.7, ("direct", True): 0.5, ("delayed", True): 0.5}
 """By the network and whether there is a reference: how much of the recipe's step ours may take."""
 
+WARM_STEPS = 3 * STEPS_PER_LOOK + UNSETTLED_STEPS
+"""Of each run of ours: until it has found out what is faster on the network."""
+
 
 def main() -> None:
     """Measure both forms in turn, over both networks, without and with a reference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--delay", type=float, default=0.25, help="seconds that a message takes each way")
-    parser.add_argument("--steps", type=int, default=10, help="steps per turn; the first two do not count")
+    parser.add_argument("--steps", type=int, default=8, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
-        (folder / "server").mkdir()
         save_starter_model(folder / "model")
         data = folder / "pairs.jsonl"
         data.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-        with running_server(folder / "model", folder / "server") as server:
-            missed = measure(server, data, folder, arguments)
+        print(f"{len(PAIRS)} pairs a step, medians of {arguments.rounds} turns of {arguments.steps} steps")
+        missed = 0
+        for network, reference in BARS:
+            work = folder / f"{network}-{reference}"
+            work.mkdir()
+            # a place for each run of ours, the one that warms up among them, for the recipe and the base
+            with running_server(folder / "model", work, adapters=arguments.rounds + 3) as server:
+                missed += measure(server, network, reference, data, work, arguments)
     raise SystemExit(1 if missed else 0)
 
 
-def measure(server: SkyrlServer, data: Path, folder: Path, arguments: argparse.Namespace) -> int:
-    """Print a line for each network with and without a reference; return how many bars were missed."""
-    missed = 0
-    print(f"{len(PAIRS)} pairs a step, medians of {arguments.rounds} turns of {arguments.steps - 2} steps")
-    for (network, reference), bar in BARS.items():
-        delay = arguments.delay if network == "delayed" else 0.0
-        with running_proxy(Proxy(server.base_url)) as proxy:
-            recipe = Recipe(proxy.url, server.model)
-            ours = Ours(proxy.url, server.model, data, folder / f"{network}-{reference}")
-            for form in (ours, recipe):  # the server compiles for each new shape
-                form.steps(3, reference=reference)
-            proxy.delay = delay
-            seconds: dict[str, list[float]] = {"ours": [], "recipe": []}
-            for _ in range(arguments.rounds):
-                seconds["recipe"] += recipe.steps(arguments.steps, reference=reference)[2:]
-                seconds["ours"] += ours.steps(arguments.steps, reference=reference)[2:]
-            recipe.close()
-        medians = {name: statistics.median(values) for name, values in seconds.items()}
-        ratio = medians["ours"] / medians["recipe"]
-        missed += ratio > bar
-        print(
-            f"{network} ({2000 * delay:.0f} ms there and back), {'with' if reference else 'no'} reference: "
-            f"recipe {medians['recipe']:.3f} s, ours {medians['ours']:.3f} s a step, ratio {ratio:.2f} "
-            f"(at most {bar}), {ours.waits_per_step():.1f} blocking waits a step",
-            flush=True,
-        )
-    return missed
+def measure(
+    server: SkyrlServer, network: str, reference: bool, data: Path, work: Path, arguments: argparse.Namespace
+) -> bool:
+    """Print a line for a network, with or without a reference; tell whether the bar was missed."""
+    delay = arguments.delay if network == "delayed" else 0.0
+    with running_proxy(Proxy(server.base_url)) as proxy:
+        recipe = Recipe(proxy.url, server.model)
+        ours = Ours(proxy.url, server.model, data, work / "run")
+        proxy.delay = delay
+        ours.steps(WARM_STEPS, reference=reference)  # the server compiles for each new shape
+        recipe.steps(2, reference=reference)
+        seconds: dict[str, list[float]] = {"ours": [], "recipe": []}
+        for _ in range(arguments.rounds):
+            seconds["recipe"] += recipe.steps(arguments.steps, reference=reference)
+            of_run = ours.steps(WARM_STEPS + arguments.steps, reference=reference)
+            seconds["ours"] += of_run[WARM_STEPS:]
+        recipe.close()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio, bar = medians["ours"] / medians["recipe"], BARS[network, reference]
+    print(
+        f"{network} ({2000 * delay:.0f} ms there and back), {'with' if reference else 'no'} reference: "
+        f"recipe {medians['recipe']:.3f} s, ours {medians['ours']:.3f} s a step, ratio {ratio:.2f} "
+        f"(at most {bar}), {ours.waits_per_step():.1f} blocking waits a step",
+        flush=True,
+    )
+    return ratio > bar
 
 
 class Ours:
@@ -103,12 +114,12 @@ class Ours:
 
     def __init__(self, url: str, model: str, data: Path, folder: Path) -> None:
         self.url, self.model, self.data, self.folder = url, model, data, folder
-        self.waits: dict[int, int] = {}
-        """By the number of steps, how often a run blocked."""
+        self.waits: list[int] = []
+        """How often the last run had blocked when each of its steps was recorded."""
 
     def steps(self, steps: int, *, reference: bool) -> list[float]:
         """Run some steps in a run of their own; return the seconds that each took."""
-        with contextlib.redirect_stdout(io.StringIO()), counted_waits() as waits:
+        with contextlib.redirect_stdout(io.StringIO()), counted_waits() as self.waits:
             mint_train.train(
                 "dpo",
                 data=self.data,
@@ -123,14 +134,13 @@ class Ours:
                 overwrite=True,
                 options={"reference": "initial", "beta": BETA} if reference else {},
             )
-        self.waits[steps] = len(waits)
         lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         return [line["seconds"] for line in lines]
 
     def waits_per_step(self) -> float:
-        """Count a step's waits, without those of opening and saving: from a short and a longer run."""
-        short, longer = min(self.waits), max(self.waits)
-        return (self.waits[longer] - self.waits[short]) / (longer - short)
+        """Count a step's waits in the last run, without those of warming up and of the final save."""
+        counted = self.waits[WARM_STEPS - 1 : -1]
+        return (counted[-1] - counted[0]) / (len(counted) - 1)
 
 
 class Recipe:
@@ -202,23 +212,28 @@ def pairwise_loss(
 
 
 @contextmanager
-def counted_waits() -> Iterator[set[int]]:
-    """Collect the futures that the main thread had to wait for during the steps' requests."""
+def counted_waits() -> Iterator[list[int]]:
+    """Count the futures that the main thread has had to wait for whenever a step is recorded."""
     waited: dict[int, Future[Any]] = {}
-    result = Future.result
+    counts: list[int] = []
+    result, append_step = Future.result, RunFolder.append_step
 
     def counted(self: Future[Any], timeout: float | None = None) -> Any:
         if threading.current_thread() is threading.main_thread() and not self.done():
             waited[id(self)] = self  # kept, so that no other future gets its id
         return result(self, timeout)
 
-    waits: set[int] = set()
+    def marked(folder: RunFolder, record: StepRecord) -> None:
+        append_step(folder, record)
+        counts.append(len(waited))
+
     Future.result = counted  # type: ignore[method-assign]
+    RunFolder.append_step = marked  # type: ignore[method-assign]
     try:
-        yield waits
+        yield counts
     finally:
         Future.result = result  # type: ignore[method-assign]
-        waits.update(waited)
+        RunFolder.append_step = append_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

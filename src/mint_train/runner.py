@@ -17,6 +17,7 @@ from mint_train.evaluation import Evaluator
 from mint_train.interrupts import Interrupts
 from mint_train.losses import CustomLoss, Loss
 from mint_train.order import Order
+from mint_train.pipelining import Pipelining
 from mint_train.records import Checkpoint, RunResult, RunStatus, StepRecord
 from mint_train.run_folder import RunFolder
 from mint_train.sdk import types
@@ -65,8 +66,8 @@ class Runner:
     """Newest checkpoints to keep; None for all."""
     max_retries: int = 0
     """Times in a row that a failure of the service takes the run back to its last checkpoint."""
-    most_in_flight: int = 1
-    """Steps that may be submitted before the one before them is known to be done; 0 awaits each."""
+    pipelining: Pipelining | None = None
+    """Whether a step may be submitted before the one before it is known to be done; None awaits each."""
     finished: int = 0
     retries: int = 0
     loss_state: dict[str, float] = field(default_factory=dict)
@@ -101,7 +102,7 @@ class Runner:
         self.step_ended = time.perf_counter()
         for step in range(self.finished + 1, self.steps + 1):
             self.submit(step)
-            self.collect(self.most_in_flight)
+            self.collect(self.pipelining.most_in_flight if self.pipelining else 0)
             if interrupts.asked:
                 break
             if step % self.save_every == 0 and step < self.steps:
@@ -178,6 +179,8 @@ class Runner:
             tokens=int(custom_loss.step.lengths.sum()),
             seconds=self.step_ended - began,
         )
+        if self.pipelining:
+            self.pipelining.note(record.seconds)
         self.folder.append_step(record)
         self.loss.hook.step_finished(step=record)
 

@@ -23,6 +23,7 @@ from mint_train.evaluation import Evaluator
 from mint_train.losses import Loss
 from mint_train.model_card import CardWriter
 from mint_train.observers import observed
+from mint_train.pipelining import Pipelining
 from mint_train.plugins import NamedPlugin
 from mint_train.preparing import find_examples, order_of, prepare
 from mint_train.records import RunRecord, RunResult
@@ -197,7 +198,7 @@ def make_runner(
         keep=settings.keep,
         max_retries=settings.max_retries,
         # the embedded backend computes when it is asked, so there is nothing to run ahead of
-        most_in_flight=1 if settings.pipeline and backend == "mint" else 0,
+        pipelining=Pipelining() if settings.pipeline and backend == "mint" else None,
     )
 
 

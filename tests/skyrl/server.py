@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -31,7 +32,8 @@ REQUIREMENTS = ("skyrl[tinker,jax]", "torch", "tinker", "uv", "alembic")  # thei
 # pydantic refuses typing.TypedDict before 3.12; a .pth, since a system's own sitecustomize would hide ours
 TYPED_DICT_FIX = "import typing, typing_extensions; typing.TypedDict = typing_extensions.TypedDict\n"
 NEEDS_TYPED_DICT_FIX = sys.version_info < (3, 12)
-BACKEND_CONFIG = '{"max_lora_adapters": 32, "max_lora_rank": 32}'
+ADAPTERS = 32
+"""Places for adapters: a session holds its own until it expires."""
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 LOG_TAIL_LINES = 40
@@ -51,12 +53,13 @@ class SkyrlServer:
 
 
 @contextmanager
-def running_server(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServer]:
+def running_server(model_folder: Path, work_folder: Path, adapters: int = ADAPTERS) -> Iterator[SkyrlServer]:
     """Install the server if need be, run it on a free port, and leave no process behind.
 
     Args:
         model_folder: The base model; its path is the model's name on the server.
         work_folder: An empty folder for the server's database, checkpoints and log.
+        adapters: The places for adapters. Each costs time in every step, whether it is taken or not.
 
     Raises:
         ServerError: It cannot be installed, or does not become healthy in time.
@@ -64,7 +67,11 @@ def running_server(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServe
     environment = installed_environment()
     port = free_port()
     server = SkyrlServer(f"http://127.0.0.1:{port}", str(model_folder), work_folder / "server.log")
-    command = [sys.executable, __file__, *server_command(environment, model_folder, work_folder, port)]
+    command = [
+        sys.executable,
+        __file__,
+        *server_command(environment, model_folder, work_folder, port, adapters),
+    ]
     with (
         server.log.open("wb") as log,
         subprocess.Popen(
@@ -86,13 +93,15 @@ def running_server(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServe
             guard.wait()
 
 
-def server_command(environment: Path, model_folder: Path, work_folder: Path, port: int) -> list[str]:
+def server_command(
+    environment: Path, model_folder: Path, work_folder: Path, port: int, adapters: int
+) -> list[str]:
     """Give the command line; only `uv run` will do, since the server starts its engine with its parent's."""
     start = [str(environment / "bin" / "uv"), "run", "--no-project", "--active", "-m", "skyrl.tinker.api"]
     options = {
         "--base-model": str(model_folder),
         "--backend": "jax",
-        "--backend-config": BACKEND_CONFIG,
+        "--backend-config": json.dumps({"max_lora_adapters": adapters, "max_lora_rank": 32}),
         "--checkpoints-base": str(work_folder / "checkpoints"),
         "--database-url": f"sqlite:///{work_folder / 'tinker.db'}",
         "--host": "127.0.0.1",

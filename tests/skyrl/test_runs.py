@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from server import SkyrlServer
 
+from mint_train import pipelining
 from mint_train.sdk import mint
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -168,7 +169,12 @@ def test_a_rank_that_the_service_refuses_is_one_line(run_cli: RunCli, tmp_path: 
     assert err.count("\n") == 1
 
 
-def test_the_pipeline_changes_no_figure(run_cli: RunCli, short_pairs: Path, tmp_path: Path) -> None:
+def test_the_pipeline_changes_no_figure(
+    run_cli: RunCli, short_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # three looks, so that both forms are taken, and changed between, in eight steps
+    for name, value in (("STEPS_PER_LOOK", 2), ("UNSETTLED_STEPS", 0), ("SLOWEST", 1)):
+        monkeypatch.setattr(pipelining, name, value)
     common = (
         "--loss",
         "dpo",
@@ -177,7 +183,7 @@ def test_the_pipeline_changes_no_figure(run_cli: RunCli, short_pairs: Path, tmp_
         "--lr",
         "1e-3",
         "--steps",
-        "4",
+        "8",
         "--schedule",
         "linear",
     )

@@ -28,7 +28,9 @@ from killed_runs import assert_same_to_the_bit, figures, run, run_killed
 from server import SkyrlServer, running_server
 
 TOLERANCE = 1e-4
-STEPS = 12
+EMBEDDED_STEPS = 200
+"""So many that most moments of a run are in its steps, and few in its start."""
+SERVICE_STEPS = 12
 PAIRS = [
     {"prompt": f"Say {word}.", "chosen": f"{word} it is", "rejected": f"{word} is it not"}
     for word in ("one", "two", "six", "ten", "red", "sun")
@@ -49,7 +51,7 @@ def main() -> None:
         data.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
         options = [
             "--loss", "dpo", "--set", "reference=initial", "--data", str(data), "--batch-size", "2",
-            "--steps", str(STEPS), "--save-every", "2", "--lr", "1e-3", "--schedule", "cosine",
+            "--save-every", "2", "--lr", "1e-3", "--schedule", "cosine",
         ]  # fmt: skip
         if arguments.embedded:
             kill_embedded(folder, options, arguments.embedded, moments)
@@ -63,7 +65,7 @@ def main() -> None:
 
 def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random.Random) -> None:
     """Kill embedded runs until there were as many kills as wanted."""
-    arguments = [*options, "--backend", "local"]
+    arguments = [*options, "--steps", str(EMBEDDED_STEPS), "--backend", "local"]
     unbroken = folder / "unbroken"
     run(folder / "warm", *arguments, "--output", str(folder / "warm"))
     ended = run(unbroken, *arguments, "--output", str(unbroken))
@@ -76,8 +78,8 @@ def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random
         assert_same_to_the_bit(killed, unbroken)
         kills, anew = kills + counts[0], anew + counts[1]
     print(
-        f"embedded: {runs} runs of {STEPS} steps and {ended.seconds:.1f} s, {kills} kills, {anew} begun anew "
-        "as there was no checkpoint yet; all ended to the bit as the unbroken run",
+        f"embedded: {runs} runs of {EMBEDDED_STEPS} steps and {ended.seconds:.1f} s, {kills} kills, "
+        f"{anew} begun anew as there was no checkpoint yet; all ended to the bit as the unbroken run",
         flush=True,
     )
 
@@ -86,7 +88,7 @@ def kill_on_service(
     server: SkyrlServer, folder: Path, options: list[str], wanted: int, moments: random.Random
 ) -> None:
     """Kill runs on the server until there were as many kills as wanted."""
-    arguments = [*options, "--backend", "mint", "--model", server.model]
+    arguments = [*options, "--steps", str(SERVICE_STEPS), "--backend", "mint", "--model", server.model]
     variables = {"MINT_API_KEY": "tml-x", "MINT_BASE_URL": server.base_url}
     unbroken = folder / "service-unbroken"
     for path in (folder / "service-warm", unbroken):  # the server compiles for each new shape
@@ -101,8 +103,8 @@ def kill_on_service(
         worst = max(worst, largest_difference(killed, unbroken, folder / "server"))
         kills, anew = kills + counts[0], anew + counts[1]
     print(
-        f"service: {runs} runs of {STEPS} steps and {ended.seconds:.1f} s, {kills} kills, {anew} begun anew; "
-        f"figures and weights differ by {worst:.1e} at most (bar {TOLERANCE:.0e})"
+        f"service: {runs} runs of {SERVICE_STEPS} steps and {ended.seconds:.1f} s, {kills} kills, "
+        f"{anew} begun anew; figures and weights differ by {worst:.1e} at most (bar {TOLERANCE:.0e})"
     )
     assert worst <= TOLERANCE
 

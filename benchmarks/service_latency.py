@@ -4,7 +4,8 @@ A SkyRL server is started for each line (and installed, the first time), with a 
 every message back. Its places for adapters are few: in every step each of them costs the server time that has
 nothing to do with waiting. In turn, on the same pairs:
 
-- ours: a run of `mint-train`, which submits a step before the one before it is known to be done;
+- ours: a run of `mint-train`, which submits a step before the one before it is known to be done where that
+  is faster, which it has found out before its steps count;
 - recipe: MinT's DPO page: `forward_backward_custom`, await; `optim_step`, await;
 - both with a reference: ours computes it once, the recipe asks for it in each step, as tinker-cookbook does.
 
@@ -52,7 +53,6 @@ PAIRS = [
 ]
 BARS = {("direct", False): 0.85, ("delayed", False): 0.7, ("direct", True): 0.5, ("delayed", True): 0.5}
 """By the network and whether there is a reference: how much of the recipe's step ours may take."""
-
 WARM_STEPS = 3 * STEPS_PER_LOOK + UNSETTLED_STEPS
 """Of each run of ours: until it has found out what is faster on the network."""
 

@@ -140,8 +140,9 @@ class Runner:
         try:
             for batch in batches:
                 self.loss.check_batch(batch)
-            # the update is submitted before the gradients are awaited: the service would else miss a cycle
             backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss)
+            if self.pipelining is None:  # else the service would miss a cycle between the two
+                backward.result()
             update = self.client.optim_step(adam_params)
         except ServiceError as error:
             name_step(step, error)

@@ -148,7 +148,8 @@ class Settings(BaseSettings):
         default=0.0, ge=0, allow_inf_nan=False, description="Largest norm of the gradients; 0 for any."
     )
     pipeline: bool = Field(
-        default=True, description="Submit a step before the one before it is known to be done, if faster."
+        default=True,
+        description="Submit a request before the one it follows is known to be done, where that is faster.",
     )
     max_length: int | None = Field(
         default=None, ge=2, description="Most tokens of prompt and completion; completions are cut to fit."

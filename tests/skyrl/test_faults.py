@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from proxy import Kind, Proxy, running_proxy
 from run_files import metrics
 from server import SkyrlServer
+
+from mint_train.backends.mint import MintTrainingClient
+from mint_train.sdk import types
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -57,3 +61,30 @@ def test_an_update_is_never_applied_twice(proxy: Proxy, train: Callable[[str], s
     assert proxy.spoilt == {("optim_step", kind): 1}
     assert "may or may not have done what it was asked: to update the adapter" in printed
     assert_same_figures("spoilt", "unbroken")
+
+
+def test_an_update_before_its_gradients_is_noticed(
+    proxy: Proxy, train: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy server does it at times; here the second step's update is sent first.
+
+    The server still has the gradients when the adapter is given up, and the next adapter gets its place.
+    """
+    train("unbroken")
+    differentiate, steps = MintTrainingClient.forward_backward_custom, list[int]()
+
+    def overtaken(client: MintTrainingClient, data: Any, loss_fn: Callable[..., Any]) -> Any:
+        steps.append(len(steps) + 1)
+
+        def update_and_loss(*arguments: Any) -> Any:
+            sent = client.client.optim_step(adam_params)
+            monkeypatch.setattr(client.client, "optim_step", lambda _: sent)
+            return loss_fn(*arguments)
+
+        return differentiate(client, data, update_and_loss if len(steps) == 2 else loss_fn)
+
+    adam_params = types.AdamParams(learning_rate=1e-3)
+    monkeypatch.setattr(MintTrainingClient, "forward_backward_custom", overtaken)
+    printed = train("overtaken")
+    assert "updated the adapter before it took up the gradients" in printed
+    assert_same_figures("overtaken", "unbroken")

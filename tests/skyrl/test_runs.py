@@ -14,7 +14,9 @@ import pytest
 from server import SkyrlServer
 
 from mint_train import pipelining
-from mint_train.sdk import mint
+from mint_train.backends.mint import MintTrainingClient
+from mint_train.runner import Runner
+from mint_train.sdk import mint, types
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-not-to-be-seen"
@@ -175,6 +177,20 @@ def test_the_pipeline_changes_no_figure(
     # three looks, so that both forms are taken, and changed between, in eight steps
     for name, value in (("STEPS_PER_LOOK", 2), ("UNSETTLED_STEPS", 0), ("SLOWEST", 1)):
         monkeypatch.setattr(pipelining, name, value)
+    collect, left = Runner.collect, list[int]()
+
+    def watched(runner: Runner, remaining: int = 0) -> None:
+        left.append(remaining)
+        collect(runner, remaining)
+
+    update, awaited = MintTrainingClient.optim_step, list[bool]()
+
+    def watched_update(client: MintTrainingClient, adam_params: types.AdamParams) -> Any:
+        awaited.append(all(request.done() for request in client.pending))
+        return update(client, adam_params)
+
+    monkeypatch.setattr(Runner, "collect", watched)
+    monkeypatch.setattr(MintTrainingClient, "optim_step", watched_update)
     common = (
         "--loss",
         "dpo",
@@ -187,9 +203,16 @@ def test_the_pipeline_changes_no_figure(
         "--schedule",
         "linear",
     )
-    figures = []
+    figures, in_flight = [], []
     for switch in ("--pipeline", "--no-pipeline"):
         folder = tmp_path / switch.strip("-")
+        left.clear()
+        awaited.clear()
         assert run_cli(*common, switch, "--output", str(folder))[0] == 0
         figures.append([{**line, "seconds": 0} for line in read_metrics(folder)])
+        in_flight.append(left[:8])
+        assert awaited == [switch == "--no-pipeline"] * 8
     assert figures[0] == figures[1]
+    # the second step is recorded behind the third, and then the next two are awaited
+    assert in_flight[0][:4] == [1, 1, 1, 0]
+    assert in_flight[1] == [0] * 8

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from pydantic import SecretStr
 
+from mint_train.backends.connection import FATE_UNKNOWN
 from mint_train.backends.service import Service, ServiceFuture
 from mint_train.errors import MintTrainError, ServiceError, UserError
 from mint_train.sdk import Datum, mint, types
@@ -26,7 +27,8 @@ KEY_PREFIXES = ("sk-", "tml-", "eyJ")
 CONNECT_SECONDS = 10.0
 CONNECT_TRIES = 3
 PAUSE_SECONDS = 0.5
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 10.0
+LEAVE_TRIES = 4
 DELETE_SECONDS = 30.0
 API = "/api/v1"
 
@@ -42,6 +44,8 @@ class MintTrainingClient:
         self.service = service
         self.holder = client.holder
         self.pending: set[Future[Any]] = set()
+        self.differentiated: list[torch.Tensor] = []
+        """The logprobs whose gradients are to be in the next update."""
         self.deletes = True
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -66,14 +70,29 @@ class MintTrainingClient:
     ) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Wait for the logprobs, compute the loss here, and submit its gradients."""
 
+        def noted_loss(
+            data: list[Datum], logprobs: list[torch.Tensor]
+        ) -> tuple[torch.Tensor, dict[str, float]]:
+            self.differentiated += logprobs
+            return loss_fn(data, logprobs)
+
         def call() -> Any:
-            return self.service.wait(self._run(self.client.forward_backward_custom_async(data, loss_fn)))
+            return self.service.wait(self._run(self.client.forward_backward_custom_async(data, noted_loss)))
 
         return self._submit("compute gradients", call)
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:
-        """Submit an update."""
-        return self._submit("update the adapter", lambda: self.client.optim_step(adam_params))
+        """Submit an update; its result raises a `ServiceError` if it came before the gradients."""
+        differentiated, self.differentiated = self.differentiated, []
+
+        def check(answer: types.OptimStepResponse) -> None:
+            if lacks_gradients(answer, differentiated):
+                raise ServiceError(
+                    f"the service at {self.service.url} updated the adapter before it took up the gradients; "
+                    "if that happens often, --no-pipeline sends the update only after them"
+                )
+
+        return self._submit("update the adapter", lambda: self.client.optim_step(adam_params), check=check)
 
     def save_state(self, name: str) -> ServiceFuture[types.SaveWeightsResponse]:
         """Submit a save of weights and optimiser."""
@@ -114,19 +133,35 @@ class MintTrainingClient:
         self.holder.close()  # type: ignore[no-untyped-call]
 
     async def _leave(self) -> None:
-        connection = self.service.connection
-        with suppress(httpx.HTTPError):  # the service gives the place back itself when the session expires
-            await connection.post(
-                f"{self.service.url}{API}/unload_model",
-                json={"model_id": str(self.client.model_id), "type": "unload_model"},
-                headers={"X-API-Key": self.service.key.get_secret_value()},
-                timeout=CLOSE_SECONDS,
-            )
-        await connection.aclose()
+        # SkyRL hands a place on with the gradients that no update has taken: so let an idle one take them
+        await self._ask("optim_step", adam_params=types.AdamParams(learning_rate=0.0).model_dump())
+        await self._ask("unload_model")
+        await self.service.connection.aclose()
 
-    def _submit(self, doing: str, call: Callable[[], Any], *, running: bool = True) -> ServiceFuture[Any]:
+    async def _ask(self, name: str, **arguments: Any) -> None:
+        """Ask for something that may be done twice, without waiting until it is."""
+        for _ in range(LEAVE_TRIES):
+            with suppress(httpx.HTTPError):
+                answer = await self.service.connection.post(
+                    f"{self.service.url}{API}/{name}",
+                    json={"model_id": str(self.client.model_id), "type": name, **arguments},
+                    headers={"X-API-Key": self.service.key.get_secret_value()},
+                    timeout=CLOSE_SECONDS,
+                )
+                if not (answer.is_server_error or answer.status_code == FATE_UNKNOWN):
+                    return
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    def _submit(
+        self,
+        doing: str,
+        call: Callable[[], Any],
+        *,
+        running: bool = True,
+        check: Callable[[Any], None] | None = None,
+    ) -> ServiceFuture[Any]:
         with self.service.translated(doing, running=running):
-            return ServiceFuture(self._run(call().result_async()), self.service, doing, running)
+            return ServiceFuture(self._run(call().result_async()), self.service, doing, running, check)
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         # a result is awaited beside the SDK's own future, whose result(timeout) would give it up
@@ -159,6 +194,17 @@ def open_mint_client(
             base_model=model, rank=rank, seed=seed, train_mlp=True, train_attn=True, train_unembed=True
         )
     return MintTrainingClient(client, training_client, service)
+
+
+def lacks_gradients(answer: types.OptimStepResponse, differentiated: list[torch.Tensor]) -> bool:
+    """Tell whether an update had no gradients though some were sent, where the service names their norm.
+
+    SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
+    """
+    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
+    return 0.0 in norms and any(
+        bool(logprob.grad.any()) for logprob in differentiated if logprob.grad is not None
+    )
 
 
 def check_key(api_key: SecretStr | None) -> SecretStr:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,11 +111,16 @@ class ServiceFuture(Generic[Result]):
     doing: str
     running: bool = True
     """Whether an adapter is in training, so that what is not found has been lost."""
+    check: Callable[[Result], None] | None = None
+    """Raises what is wrong with an answer."""
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the answer."""
         with self.service.translated(self.doing, running=self.running):
-            return self.service.wait(self.future, timeout)
+            answer = self.service.wait(self.future, timeout)
+        if self.check is not None:
+            self.check(answer)
+        return answer
 
 
 def is_loss(error: BaseException) -> bool:

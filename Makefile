@@ -39,7 +39,7 @@ test: $(VENV)/installed-dev
 	$(call timed,lint,$(BIN)/ruff check .)
 	$(call timed,types,$(BIN)/mypy)
 	$(call timed,docs,$(BUILD_DOCS))
-	$(call timed,tests,$(BIN)/pytest)
+	$(call timed,tests,$(BIN)/pytest --numprocesses 2 --dist loadgroup)
 
 fast: $(VENV)/installed-dev
 	$(BIN)/pytest -m "not skyrl and not slow"

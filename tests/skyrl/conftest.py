@@ -1,4 +1,4 @@
-"""The server that the tests of this folder share, and their marker."""
+"""The server that the tests of this folder share, and their marks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ FOLDER = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, so that none can forget it."""
+    """Mark every test of this folder, and keep them in one process: a second server would cost minutes."""
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker(pytest.mark.skyrl)
+            item.add_marker(pytest.mark.xdist_group("skyrl"))
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,8 @@ class MintTrainingClient:
         self.service = service
         self.holder = client.holder
         self.pending: set[Future[Any]] = set()
-        self.differentiated: list[torch.Tensor] = []
-        """The logprobs whose gradients are to be in the next update."""
+        self.gradients_sent = False
+        """Whether the next update is to find gradients that are not all 0."""
         self.deletes = True
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -69,24 +69,28 @@ class MintTrainingClient:
         loss_fn: Callable[[list[Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]],
     ) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Wait for the logprobs, compute the loss here, and submit its gradients."""
+        differentiated: list[torch.Tensor] = []
 
         def noted_loss(
             data: list[Datum], logprobs: list[torch.Tensor]
         ) -> tuple[torch.Tensor, dict[str, float]]:
-            self.differentiated += logprobs
+            differentiated.extend(logprobs)
             return loss_fn(data, logprobs)
 
-        def call() -> Any:
-            return self.service.wait(self._run(self.client.forward_backward_custom_async(data, noted_loss)))
+        async def submit() -> Any:
+            future = await self.client.forward_backward_custom_async(data, noted_loss)
+            self.gradients_sent |= any(bool(logprob.grad.any()) for logprob in differentiated)  # type: ignore[union-attr]
+            differentiated.clear()  # in the SDK's thread, where nothing waits for it
+            return future
 
-        return self._submit("compute gradients", call)
+        return self._submit("compute gradients", lambda: self.service.wait(self._run(submit())))
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:
         """Submit an update; its result raises a `ServiceError` if it came before the gradients."""
-        differentiated, self.differentiated = self.differentiated, []
+        gradients_sent, self.gradients_sent = self.gradients_sent, False
 
         def check(answer: types.OptimStepResponse) -> None:
-            if lacks_gradients(answer, differentiated):
+            if gradients_sent and was_without_gradients(answer):
                 raise ServiceError(
                     f"the service at {self.service.url} updated the adapter before it took up the gradients; "
                     "if that happens often, --no-pipeline sends the update only after them"
@@ -196,15 +200,13 @@ def open_mint_client(
     return MintTrainingClient(client, training_client, service)
 
 
-def lacks_gradients(answer: types.OptimStepResponse, differentiated: list[torch.Tensor]) -> bool:
-    """Tell whether an update had no gradients though some were sent, where the service names their norm.
+def was_without_gradients(answer: types.OptimStepResponse) -> bool:
+    """Tell whether an update found no gradients, where the service names their norm.
 
     SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
     """
     norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
-    return 0.0 in norms and any(
-        bool(logprob.grad.any()) for logprob in differentiated if logprob.grad is not None
-    )
+    return 0.0 in norms
 
 
 def check_key(api_key: SecretStr | None) -> SecretStr:

@@ -87,10 +87,12 @@ class MintTrainingClient:
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:
         """Submit an update; its result raises a `ServiceError` if it came before the gradients."""
-        gradients_sent, self.gradients_sent = self.gradients_sent, False
+        # gradients that have been awaited are there, even if their norm is 0
+        in_doubt = self.gradients_sent and not all(request.done() for request in self.pending)
+        self.gradients_sent = False
 
         def check(answer: types.OptimStepResponse) -> None:
-            if gradients_sent and was_without_gradients(answer):
+            if in_doubt and was_without_gradients(answer):
                 raise ServiceError(
                     f"the service at {self.service.url} updated the adapter before it took up the gradients; "
                     "if that happens often, --no-pipeline sends the update only after them"

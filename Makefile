@@ -17,7 +17,7 @@ BUILD_DOCS := $(BIN)/sphinx-build --fail-on-warning --quiet docs build/docs
 
 # $(call timed,NAME,COMMAND): run a part and say how long it took
 define timed
-@echo "$(2)"; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
+@echo '$(2)'; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
 .PHONY: help run test fast fix docs wheels benchmark clean

@@ -19,6 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from mint_train.backends.mint import MintTrainingClient, open_mint_client
+from mint_train.datums import build_datum
 from mint_train.errors import BackendError, ServiceError, UserError
 from mint_train.sdk import types
 
@@ -363,3 +364,39 @@ def test_a_client_that_is_closed_gives_its_place_back(
     assert small_service.requests["unload_model"] == 1
     with pytest.raises(BackendError):
         waiting.result()
+
+
+def test_what_a_client_leaves_behind_is_asked_for_again(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    """Gradients that no update has taken would go to whoever gets the place."""
+    small_service.instead["optim_step"] = [None, (500, {}), OK]
+    small_service.instead["unload_model"] = [(502, {}), OK]
+    client.close()
+    assert small_service.requests["optim_step"] == 3
+    assert small_service.requests["unload_model"] == 2
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_an_update_without_gradients_is_in_doubt_until_they_are_awaited(
+    small_service: SmallService, client: MintTrainingClient, awaited: bool
+) -> None:
+    """Gradients of logprobs may cancel in the adapter's weights: their norm is 0, and nothing is wrong."""
+    logprobs = {"data": [-0.5, -1.5], "dtype": "float32", "shape": [2]}
+    passed = {"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": logprobs}], "metrics": {}}
+    for name in ("forward", "forward_backward"):
+        small_service.instead[name] = [(200, {"request_id": name})]
+        small_service.instead[f"result of {name}"] = [(200, passed)]
+    if not awaited:
+        small_service.instead["result of forward_backward"] = [(408, {"detail": "not yet"})]
+    small_service.instead["result of optim_step"] = [(200, {"metrics": {"skyrl.ai/grad_norm": 0.0}})]
+    datum = build_datum([1, 2], [3], None)
+    backward = client.forward_backward_custom([datum], lambda _, logprobs: (logprobs[0].sum(), {}))
+    if awaited:
+        backward.result()
+    update = client.optim_step(types.AdamParams())
+    if awaited:
+        update.result()
+    else:
+        with pytest.raises(ServiceError, match="updated the adapter before it took up the gradients"):
+            update.result()

@@ -141,8 +141,8 @@ class Runner:
             for batch in batches:
                 self.loss.check_batch(batch)
             backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss)
-            if self.pipelining is None:  # else the service would miss a cycle between the two
-                backward.result()
+            if self.pipelining is None:
+                backward.result()  # to wait for it always would cost a cycle of the service
             update = self.client.optim_step(adam_params)
         except ServiceError as error:
             name_step(step, error)

@@ -66,7 +66,7 @@ def test_an_update_is_never_applied_twice(proxy: Proxy, train: Callable[[str], s
 def test_an_update_before_its_gradients_is_noticed(
     proxy: Proxy, train: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A busy server does it at times; here the second step's update is sent first.
+    """A busy server may do it; here the second step's update is sent first.
 
     The server still has the gradients when the adapter is given up, and the next adapter gets its place.
     """

@@ -37,6 +37,7 @@ run: $(VENV)/installed-run
 test: $(VENV)/installed-dev
 	$(call timed,format,$(BIN)/ruff format --check .)
 	$(call timed,lint,$(BIN)/ruff check .)
+	$(call timed,imports,$(BIN)/lint-imports --no-logo)
 	$(call timed,types,$(BIN)/mypy)
 	$(call timed,docs,$(BUILD_DOCS))
 	$(call timed,tests,$(BIN)/pytest --numprocesses 2 --dist loadgroup)

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 import mint_train
-from mint_train.records import StepRecord
-from mint_train.run_folder import RunFolder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import StepRecord
 
 BAR = 50.0
 PAIRS = [

@@ -29,10 +29,10 @@ import torch
 
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.datums import ArrayDatum
-from mint_train.losses import CustomLoss
-from mint_train.records import StepRecord
-from mint_train.run_folder import RunFolder
+from mint_train.batches.datums import ArrayDatum
+from mint_train.losses.custom_loss import CustomLoss
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import StepRecord
 
 BAR = 0.05
 WARM_STEPS = 2

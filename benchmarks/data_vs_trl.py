@@ -104,10 +104,10 @@ def run(python: Path, side: str, rows: Path, tokenizer: Path, work: Path) -> dic
 def prepare_ours(given: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    from mint_train.data.readers import open_data
-    from mint_train.dataset.build import build_dataset
-    from mint_train.dataset.examples import read_examples
-    from mint_train.weighted_sum import open_loss
+    from mint_train.groups.build import build_dataset
+    from mint_train.groups.examples import read_examples
+    from mint_train.losses.weighted_sum import open_loss
+    from mint_train.rows.readers import open_data
 
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
     loss = open_loss("dpo", {})

@@ -23,11 +23,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import logsigmoid
 
-from mint_train.batches import Batch, Group
-from mint_train.datums import build_datum
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import build_datum
+from mint_train.batches.groups import Group
 from mint_train.errors import Source
-from mint_train.losses import CustomLoss, Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.custom_loss import CustomLoss
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 
 PROMPT_SHARE = 4
 TARGET_BARE, TARGET_SEED = 1.5, 5.0

@@ -34,11 +34,12 @@ from torch.nn.functional import logsigmoid
 
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
-from mint_train.pipelining import STEPS_PER_LOOK, UNSETTLED_STEPS
-from mint_train.records import StepRecord
-from mint_train.run_folder import RunFolder
+from mint_train.batches.datums import build_datum
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import StepRecord
 from mint_train.sdk import Datum, mint, types
+from mint_train.training.pipelining import STEPS_PER_LOOK, UNSETTLED_STEPS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "skyrl"))
 from proxy import Proxy, running_proxy

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from mint_train.errors import OptionError
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 
 PAGE = Path(__file__).with_name("losses.md")
 FAMILY = ("mint-train-dpo", "mint-train-preferences")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from mint_train.cli import cli
-from mint_train.hookspecs import CONTRACT_VERSION, LossSpec, ObserverSpec
+from mint_train.cli.main import cli
+from mint_train.plugins.hookspecs import CONTRACT_VERSION, LossSpec, ObserverSpec
 
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/make_pages.py from the code; do not edit. -->"

@@ -93,7 +93,7 @@ def run_cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Ended]:
     """Call `mint-train` in this process and in an empty folder: `run_cli(*args) -> (status, out, err)`."""
-    from mint_train.cli import main
+    from mint_train.cli.main import main
 
     monkeypatch.chdir(tmp_path)
 
@@ -123,7 +123,7 @@ def install_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], Non
         monkeypatch.setitem(sys.modules, module.__name__, module)
         added.append(EntryPoint(name, f"{module.__name__}:plugin", "mint_train.losses"))
 
-    monkeypatch.setattr("mint_train.plugins.entry_points", found)
+    monkeypatch.setattr("mint_train.plugins.discovery.entry_points", found)
     return install
 
 

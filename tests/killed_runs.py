@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 # children are forked from a server that has imported everything: no kill is wasted on imports
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mint_train.training", "mint_train.backends.local.load"])
+PROCESSES.set_forkserver_preload(["mint_train.training.training", "mint_train.backends.local.load"])
 KILLED = -9
 MOST_TRIES = 30
 
@@ -39,7 +39,7 @@ def call_cli(arguments: list[str], log: str, variables: dict[str, str]) -> None:
         os.dup2(file.fileno(), 2)
     os.environ.update(variables)
     sys.argv = ["mint-train", *arguments]
-    from mint_train.cli import main
+    from mint_train.cli.main import main
 
     main()
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from mint_train.settings import Settings
+from mint_train.settings.model import Settings
 
 HEAVY = ("matplotlib", "torch", "transformers", "peft", "tinker", "mint", "numpy")
 
 REPORT_IMPORTS = """
 import sys
 sys.argv = ["mint-train", *{arguments!r}]
-from mint_train.cli import main
+from mint_train.cli.main import main
 try:
     main()
 finally:
@@ -244,7 +244,7 @@ def test_exit_status_of_an_interrupt_before_the_first_step(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mint_train.training.train_with", interrupted)
+    monkeypatch.setattr("mint_train.training.training.train_with", interrupted)
     status, out, err = run_cli("--loss", "dpo")
     assert (status, out, err.strip()) == (130, "", "mint-train: interrupted")
 
@@ -253,7 +253,9 @@ def test_exit_status_of_an_interrupt_before_the_first_step(
 def test_exit_status_follows_how_the_run_ended(
     run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, run_status: str, exit_status: int
 ) -> None:
-    monkeypatch.setattr("mint_train.training.train_with", lambda _: SimpleNamespace(status=run_status))
+    monkeypatch.setattr(
+        "mint_train.training.training.train_with", lambda _: SimpleNamespace(status=run_status)
+    )
     assert run_cli("--loss", "dpo").status == exit_status
 
 

@@ -16,9 +16,9 @@ import tomlkit
 import yaml
 from run_files import adapter, metrics
 
-from mint_train.config_files import config_text
 from mint_train.errors import OptionError
-from mint_train.settings import Settings, config_schema_of, load_settings
+from mint_train.settings.config_files import config_text
+from mint_train.settings.model import Settings, config_schema_of, load_settings
 
 VALUES = {"loss": "ipo", "steps": 7, "lr": 0.002, "pipeline": False, "options": {"beta": 0.25}}
 

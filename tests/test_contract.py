@@ -12,15 +12,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mint_train import hookimpl
-from mint_train.batches import Batch, Group, ListedGroups
-from mint_train.datums import build_datum
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import build_datum
+from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import ContractError, Source
-from mint_train.losses import Loss
-from mint_train.order import Order
-from mint_train.plugins import load_plugin
-from mint_train.run_folder import RunFolder
-from mint_train.runner import Runner
+from mint_train.groups.order import Order
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
+from mint_train.run_folder.folder import RunFolder
 from mint_train.sdk import Datum, types
+from mint_train.training.runner import Runner
 
 EOS = 2
 PROMPT = [10, 11, 12]

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mint_train.data.readers import open_data, read_rows
-from mint_train.dataset.build import build_dataset
-from mint_train.dataset.examples import read_examples
 from mint_train.errors import DataError
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.groups.build import build_dataset
+from mint_train.groups.examples import read_examples
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
+from mint_train.rows.readers import open_data, read_rows
 from mint_train_dpo.pairs import PreferencePair
 
 ROW = {"prompt": "a question", "chosen": "a good answer", "rejected": "a bad answer"}

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from mint_train import hookimpl
-from mint_train.dataset.inspection import DataReport, inspect_data
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
-from mint_train.settings import load_settings
-from mint_train.weighted_sum import open_loss
+from mint_train.batches.datums import build_datum
+from mint_train.groups.inspection import DataReport, inspect_data
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.settings.model import load_settings
 
 RIVER = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "Blue."}
 ROWS: list[Any] = [

@@ -16,7 +16,7 @@ from few_rows import HELD_OUT, PAIRS, lines
 import mint_train
 from mint_train import hookimpl, sequence_logprobs
 from mint_train.backends.local.client import LocalTrainingClient
-from mint_train.evaluation import confidence_interval
+from mint_train.training.evaluation import confidence_interval
 
 RunCli = Callable[..., tuple[int, str, str]]
 COMMON = ("--loss", "dpo", "--batch-size", "2", "--lr", "1e-2", "--steps", "4")
@@ -106,7 +106,7 @@ def test_the_figures_are_those_of_the_policy(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mint_train.datums import build_completion_tokens, build_prompt_tokens
+    from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 
     train("--output", "run")
     tokenizer = AutoTokenizer.from_pretrained(starter_model_folder)
@@ -253,10 +253,10 @@ def test_an_observer_learns_of_each(starter_model_folder: Path, short_pairs: Pat
         def evaluated(self, evaluation):
             seen.append(evaluation)
 
-    from mint_train.losses import Loss
-    from mint_train.plugins import NamedPlugin
-    from mint_train.settings import load_settings
-    from mint_train.training import train_with
+    from mint_train.losses.loss import Loss
+    from mint_train.plugins.discovery import NamedPlugin
+    from mint_train.settings.model import load_settings
+    from mint_train.training.training import train_with
 
     given = {"loss": "dpo", "data": short_pairs, "eval_fraction": 0.4, "model": str(starter_model_folder)}
     settings = load_settings(given | {"steps": 2, "output": tmp_path / "run"})
@@ -369,10 +369,10 @@ def test_an_evaluation_that_fails_keeps_the_steps(
             nonlocal failing_now
             failing_now = step.step == 3
 
-    from mint_train.losses import Loss
-    from mint_train.plugins import NamedPlugin
-    from mint_train.settings import load_settings
-    from mint_train.training import train_with
+    from mint_train.losses.loss import Loss
+    from mint_train.plugins.discovery import NamedPlugin
+    from mint_train.settings.model import load_settings
+    from mint_train.training.training import train_with
 
     loss = Loss(NamedPlugin("failing", failing, "this test"))
     loss.manager.register(Failing())

@@ -9,7 +9,7 @@ import pytest
 from killed_runs import assert_same_to_the_bit, run, run_killed
 
 from mint_train.errors import OptionError
-from mint_train.run_folder import RunFolder
+from mint_train.run_folder.folder import RunFolder
 
 STEPS = 12
 

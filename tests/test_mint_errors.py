@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from mint_train.backends.mint import MintTrainingClient, open_mint_client
-from mint_train.datums import build_datum
+from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
+from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, ServiceError, UserError
 from mint_train.sdk import types
 
@@ -112,7 +112,7 @@ def test_nobody_listens(train_at: Callable[[str], tuple[int, str]]) -> None:
 def test_a_service_that_never_answers(
     train_at: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mint_train.backends.mint.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("mint_train.backends.mint.client.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         status, err = train_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert status == 1
@@ -313,7 +313,7 @@ def test_a_state_that_is_not_there_is_the_user_s_to_find(
 def test_a_service_that_has_fallen_silent_is_given_up(
     small_service: SmallService, client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mint_train.backends.service.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("mint_train.backends.mint.service.PATIENCE_SECONDS", 0.5)
     small_service.instead["result of optim_step"] = [(500, {"detail": "broken"})]
     with pytest.raises(ServiceError, match="has not answered for"):
         client.optim_step(types.AdamParams()).result()
@@ -324,7 +324,7 @@ def test_a_service_that_has_fallen_silent_is_given_up(
 def test_a_service_that_takes_its_time_is_waited_for(
     small_service: SmallService, client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mint_train.backends.service.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("mint_train.backends.mint.service.PATIENCE_SECONDS", 0.5)
     small_service.instead["result of optim_step"] = [(408, {"detail": "not yet"})] * 200 + [(200, {})]
     client.optim_step(types.AdamParams()).result()
 

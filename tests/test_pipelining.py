@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mint_train.pipelining import CLEARLY_FASTER, STEPS_PER_LOOK, UNSETTLED_STEPS, Pipelining
+from mint_train.training.pipelining import CLEARLY_FASTER, STEPS_PER_LOOK, UNSETTLED_STEPS, Pipelining
 
 
 def run(pipelining: Pipelining, looks: int, ahead: float, awaited: float) -> list[int]:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mint_train.backends.forward_logprobs import DATUMS_PER_REQUEST, MOST_IN_FLIGHT
 from mint_train.backends.local.client import LocalTrainingClient
-from mint_train.batches import Group, ListedGroups
-from mint_train.datums import build_datum
+from mint_train.batches.datums import build_datum
+from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import BackendError, Source
-from mint_train.forward import DATUMS_PER_REQUEST, MOST_IN_FLIGHT
-from mint_train.reference import CHUNK, with_reference
+from mint_train.groups.reference import CHUNK, with_reference
 from mint_train.sdk import Datum, types
 
 RunCli = Callable[..., tuple[int, str, str]]

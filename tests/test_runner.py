@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 
 import mint_train
 from mint_train import hookimpl, sequence_logprobs
-from mint_train.authoring import FunctionLoss
 from mint_train.errors import LossError, MintTrainError
-from mint_train.order import Order, steps_per_epoch
-from mint_train.training import unused_folder
+from mint_train.groups.order import Order, steps_per_epoch
+from mint_train.plugins.authoring import FunctionLoss
+from mint_train.training.training import unused_folder
 
 Train = Callable[..., Any]
 
@@ -205,8 +205,8 @@ def test_the_adapter_loads_with_peft_and_gives_the_trained_logprobs(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from mint_train.backends.local.load import open_local_client
-    from mint_train.losses import Loss
-    from mint_train.plugins import load_plugin
+    from mint_train.losses.loss import Loss
+    from mint_train.plugins.discovery import load_plugin
     from mint_train_dpo.pairs import PreferencePair
 
     result = train(lr=1e-2)
@@ -309,7 +309,7 @@ def test_overwrite_keeps_what_is_no_part_of_a_run(train: Train) -> None:
 
 
 def test_what_a_run_writes_is_what_overwrite_replaces(train: Train, short_pairs: Path) -> None:
-    from mint_train.run_folder import LOCK_FILE, PARTS
+    from mint_train.run_folder.folder import LOCK_FILE, PARTS
 
     short_pairs.write_text(short_pairs.read_text() + "{}\n")
     everything = {"model": None, "options": {"reference": "initial"}, "on_bad_row": "skip"}
@@ -796,7 +796,7 @@ def test_an_epoch_of_the_real_pairs(
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mint_train.training.strftime", lambda _: "2026-01-01-000000")
+    monkeypatch.setattr("mint_train.training.training.strftime", lambda _: "2026-01-01-000000")
     names = []
     for _ in range(3):
         path = unused_folder("dpo+0.1*sft")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mint_train.schedule import Shape, learning_rate
+from mint_train.training.lr_schedule import Shape, learning_rate
 
 SHAPES: list[Shape] = ["constant", "linear", "cosine"]
 

@@ -15,13 +15,15 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from mint_train.batches import Batch, Group
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import build_datum
+from mint_train.batches.groups import Group
 from mint_train.errors import Source
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 from mint_train.sdk import Datum, types
-from mint_train.settings import MINT_DEFAULT_MODEL, load_settings
+from mint_train.settings.model import MINT_DEFAULT_MODEL, load_settings
 from mint_train_dpo.pairs import PreferencePair
 
 PROMPT = "Explain why regular backups matter."
@@ -266,6 +268,6 @@ def test_default_run(run_cli: Callable[..., Any], starter_model_folder: Path, tm
 
 
 def test_bundled_pairs_are_at_least_eight(dpo: Loss) -> None:
-    from mint_train.dataset.examples import find_data, read_examples
+    from mint_train.groups.examples import find_data, read_examples
 
     assert len(read_examples(find_data(None, dpo), dpo)) >= 8

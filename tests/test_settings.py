@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from mint_train.errors import OptionError
-from mint_train.settings import Settings, load_settings, restore_settings
+from mint_train.settings.model import Settings, load_settings, restore_settings
 
 KEY = "tml-0123456789-never-to-be-seen"
 UNKNOWN_KIND = "0123456789-never-to-be-seen"

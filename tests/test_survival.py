@@ -17,8 +17,8 @@ from safetensors.torch import load
 
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import ServiceError
-from mint_train.reference import read_file
-from mint_train.run_folder import RunFolder
+from mint_train.groups.reference import read_file
+from mint_train.run_folder.folder import RunFolder
 
 Train = Callable[..., Any]
 Cli = Callable[..., Any]
@@ -89,7 +89,7 @@ def test_a_folder_in_use_is_refused(train: Train, run_cli: Cli) -> None:
 
 def test_a_lock_ends_with_its_process(train: Train, run_cli: Cli) -> None:
     train(steps=2)
-    holder = "import sys; from pathlib import Path; from mint_train.run_folder import RunFolder\n"
+    holder = "import sys; from pathlib import Path; from mint_train.run_folder.folder import RunFolder\n"
     holder += "with RunFolder(Path('run')): print('held', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -229,7 +229,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(train: Tra
 
 def test_a_line_that_does_not_fit_leaves_no_torn_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    append = "import sys; from pathlib import Path; from mint_train.files import append_line\n"
+    append = "import sys; from pathlib import Path; from mint_train.run_folder.files import append_line\n"
     append += "for step in range(100): append_line(Path('lines.jsonl'), {'step': step, 'more': 'x' * 50})"
     ended = limited(append, 1000)
     assert "lines.jsonl cannot be written: File too large" in ended.stderr
@@ -242,7 +242,7 @@ def test_a_reference_that_does_not_fit_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write = "import torch; from pathlib import Path; from mint_train.reference import write_file\n"
+    write = "import torch; from pathlib import Path; from mint_train.groups.reference import write_file\n"
     write += "for size in (10, 10_000): write_file(Path(f'reference/{size}.arrow'), [torch.ones(size)], [1])"
     ended = limited(write, 5000)
     assert "reference/10000.arrow cannot be written" in ended.stderr
@@ -270,7 +270,7 @@ def test_tokens_that_do_not_fit_are_one_line(
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, set[int]], None]:
     """Let numbered calls of the real client fail as a service does: `failing("optim_step", {3})`."""
-    monkeypatch.setattr("mint_train.runner.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("mint_train.training.runner.LONGEST_PAUSE", 0.0)
 
     def fail(name: str, numbers: set[int]) -> None:
         call = getattr(LocalTrainingClient, name)

@@ -147,7 +147,7 @@ def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, r
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mint_train.datums import build_prompt_tokens
+    from mint_train.rendering.recipe import build_prompt_tokens
 
     tokenizer = AutoTokenizer.from_pretrained(run / "base_model")
     base = AutoModelForCausalLM.from_pretrained(run / "base_model")
@@ -170,7 +170,7 @@ def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, r
     asked = ("--prompt", "Say two.", "--max-tokens", "6", "--temperature", "0", "-n", "1")
     status, out, err = run_cli("sample", run, *asked)
     assert status == 0, err
-    from mint_train.commands.sample import printable
+    from mint_train.cli.sample import printable
 
     assert out == f"Prompt: Say two.\nBefore: {printable(before)}\nAfter:  {printable(after)}\n"
 
@@ -187,7 +187,7 @@ def test_the_prompts_of_the_held_out_rows_are_the_default(run_cli: RunCli, run: 
 def test_a_terminal_gets_a_table_and_no_control_characters(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mint_train.commands.sample import print_side_by_side, printable
+    from mint_train.cli.sample import print_side_by_side, printable
 
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
@@ -338,8 +338,8 @@ def test_the_card_s_own_lines_load_the_model(run_cli: RunCli, run: Path) -> None
 
 
 def test_a_hub_model_is_named_in_the_card_s_metadata(run: Path) -> None:
-    from mint_train.model_card import model_card
-    from mint_train.run_folder import RunFolder
+    from mint_train.observers.model_card import model_card
+    from mint_train.run_folder.folder import RunFolder
 
     folder = RunFolder(run)
     described = folder.read_description()
@@ -395,7 +395,7 @@ def test_what_cannot_be_exported_is_one_line(run_cli: RunCli, run: Path) -> None
 
 def test_a_run_on_the_service_prints_how_to_sample(run_cli: RunCli, run: Path) -> None:
     """The run folder of a run on MinT, as it stands there; the lines themselves are run against a server."""
-    from mint_train.run_folder import RunFolder
+    from mint_train.run_folder.folder import RunFolder
 
     folder = RunFolder(run)
     folder.write_description(folder.read_description() | {"backend": "mint"})

@@ -1,6 +1,6 @@
 """Train a language model with a loss chosen by name, on MinT or on your own machine.
 
-What a plugin's author and a Python user need is here; `mint_train.hookspecs` is the contract.
+What a plugin's author and a Python user need is here; `mint_train.plugins.hookspecs` is the contract.
 """
 
 from __future__ import annotations
@@ -8,32 +8,32 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mint_train.authoring import loss
 from mint_train.errors import ContractError, DoesNotFit, MintTrainError, RowError
-from mint_train.hookspecs import hookimpl
+from mint_train.plugins.authoring import loss
+from mint_train.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from mint_train.batches import (
-        Batch,
-        attach,
+    from mint_train.batches.batch import Batch
+    from mint_train.batches.datums import attach
+    from mint_train.batches.logprobs import (
         log_ratios,
         mean_logprobs,
         reference_sequence_logprobs,
-        segment_sums,
         sequence_logprobs,
     )
-    from mint_train.training import train
+    from mint_train.batches.sums import segment_sums
+    from mint_train.training.training import train
 
 # these import torch, which `mint-train --help` must not wait for
 _LATE = {
-    "Batch": "batches",
-    "attach": "batches",
-    "log_ratios": "batches",
-    "mean_logprobs": "batches",
-    "reference_sequence_logprobs": "batches",
-    "segment_sums": "batches",
-    "sequence_logprobs": "batches",
-    "train": "training",
+    "Batch": "batches.batch",
+    "attach": "batches.datums",
+    "log_ratios": "batches.logprobs",
+    "mean_logprobs": "batches.logprobs",
+    "reference_sequence_logprobs": "batches.logprobs",
+    "segment_sums": "batches.sums",
+    "sequence_logprobs": "batches.logprobs",
+    "train": "training.training",
 }
 
 __all__ = [

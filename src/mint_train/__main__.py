@@ -1,3 +1,3 @@
-from mint_train.cli import main
+from mint_train.cli.main import main
 
 main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 RUN_FAILED = 1
 USER_MISTAKE = 2
@@ -85,3 +87,9 @@ class BackendError(MintTrainError):
 
 class ServiceError(BackendError):
     """The service failed in a way that may pass: another try, from the last checkpoint, may succeed."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean "..."?` for the closest of some names, or nothing where none is close."""
+    matches = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f'; did you mean "{matches[0]}"?' if matches else ""

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mint_train.authoring import FunctionLoss
 from mint_train.conformance import data_checks, math_checks
 from mint_train.conformance.material import ConformanceError, Material
-from mint_train.losses import Loss
-from mint_train.plugins import NamedPlugin
-from mint_train.weighted_sum import open_loss
+from mint_train.losses.loss import Loss
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.plugins.authoring import FunctionLoss
+from mint_train.plugins.discovery import NamedPlugin
 
 __all__ = ["CHECKS", "Check", "CheckResult", "ConformanceError", "check_loss", "conformance_checks"]
 

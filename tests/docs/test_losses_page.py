@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "losses.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from mint_train.plugins import hook_arguments
+from mint_train.plugins.discovery import hook_arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

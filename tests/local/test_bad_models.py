@@ -17,7 +17,7 @@ from mint_train.backends.local.engine import Engine
 from mint_train.backends.local.load import load_base
 from mint_train.backends.local.scoring import Scorer
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.cli import main
+from mint_train.cli.main import main
 from mint_train.errors import BackendError, LossError, UserError
 from mint_train.sdk import Datum, types
 

@@ -9,11 +9,12 @@ from importlib.metadata import entry_points
 
 import torch
 
-from mint_train.batches import Batch, Group, attach
-from mint_train.datums import build_datum
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import attach, build_datum
+from mint_train.batches.groups import Group
 from mint_train.errors import Source
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 
 PROMPT = (5, 6, 7)
 JUNK = -7.25  # stands where nothing is trained: no loss may see it

@@ -19,7 +19,8 @@ from pair_batches import (
 )
 from torch.nn.functional import logsigmoid
 
-from mint_train.batches import Batch, Group
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group
 from mint_train.errors import OptionError, PluginError, RowError
 
 REFERENCE_FREE = {"alphapo", "cpo", "dft", "orpo", "sft", "simnpo", "simper", "simpo"}

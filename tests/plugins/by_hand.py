@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from mint_train import attach
-from mint_train.batches import Batch, Group
-from mint_train.datums import build_datum
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import build_datum
+from mint_train.batches.groups import Group
 from mint_train.errors import Source
 
 PROMPT = [1, 2]

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import mint_train_dpo.plugin
 from mint_train import hookimpl, loss, segment_sums, sequence_logprobs
-from mint_train.batches import packed_logprobs
+from mint_train.batches.logprobs import packed_logprobs
 from mint_train.errors import OptionError, PluginError, RowError
-from mint_train.plugins import NamedPlugin
+from mint_train.plugins.discovery import NamedPlugin
 from mint_train.testing import CHECKS, ConformanceError, check_loss, conformance_checks
 
 

@@ -13,8 +13,9 @@ from by_hand import make_batch, make_group, make_logprobs
 
 from mint_train import hookimpl, loss, sequence_logprobs
 from mint_train.errors import LossError, PluginError
-from mint_train.losses import CustomLoss, Loss
-from mint_train.plugins import NamedPlugin
+from mint_train.losses.custom_loss import CustomLoss
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import NamedPlugin
 
 
 def open_plugin(**attributes: Any) -> Loss:
@@ -26,7 +27,9 @@ def write_distribution(folder: Path, name: str, loss_name: str, module: str, sou
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(f"[mint_train.losses]\n{loss_name} = {module}\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(
+        f"[mint_train.losses.loss]\n{loss_name} = {module}\n", encoding="utf-8"
+    )
     (folder / f"{module.partition(':')[0]}.py").write_text(source, encoding="utf-8")
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mint_train
-from mint_train.batches import Batch
+from mint_train.batches.batch import Batch
 from mint_train.errors import ContractError, DataError, DoesNotFit, OptionError, RowError
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 from mint_train.testing import Check, conformance_checks
 from mint_train_kto import plugin
 from mint_train_kto.apo_zero_unpaired import APOZeroUnpairedOptions

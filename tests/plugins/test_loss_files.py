@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mint_train.errors import PluginError
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
-from mint_train.settings import load_settings
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
+from mint_train.settings.model import load_settings
 
 GOOD = '''
 import torch

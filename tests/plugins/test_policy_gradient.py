@@ -9,11 +9,12 @@ import torch
 from by_hand import make_batch, make_group, make_logprobs, read_losses
 
 import mint_train
-from mint_train.batches import AttachedDatum, Batch
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import AttachedDatum
 from mint_train.conformance.material import small_tokenizer
 from mint_train.errors import ContractError, OptionError, RowError
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 from mint_train.testing import Check, conformance_checks
 from mint_train_policy_gradient import plugin
 from mint_train_policy_gradient.plugin import PolicyGradientOptions

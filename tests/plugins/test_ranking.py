@@ -9,8 +9,8 @@ from by_hand import make_batch, make_group, make_logprobs, read_losses
 
 import mint_train
 from mint_train.errors import ContractError, OptionError, RowError
-from mint_train.losses import Loss
-from mint_train.plugins import load_plugin
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import load_plugin
 from mint_train.testing import Check, conformance_checks
 from mint_train_ranking import lipo, listmle, plackett_luce
 from mint_train_ranking.listmle import ListMLEOptions

@@ -20,8 +20,8 @@ import pyte
 import pytest
 from rich.console import Console as Terminal
 
-from mint_train.records import RunRecord, RunResult, StepRecord
-from mint_train.report.live import LiveConsole
+from mint_train.observers.live import LiveConsole
+from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
 
 COLUMNS, LINES = 90, 40
 
@@ -187,7 +187,7 @@ def test_time_left_counts_the_steps_that_are_left() -> None:
 
 
 def test_a_run_that_breaks_off_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mint_train.report import display
+    from mint_train.observers import display
 
     class Screen(io.StringIO):
         def isatty(self) -> bool:
@@ -209,7 +209,7 @@ def test_a_run_that_breaks_off_gives_the_terminal_back(monkeypatch: pytest.Monke
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mint_train.report import display
+    from mint_train.observers import display
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from mint_train.errors import PluginError
-from mint_train.hookspecs import hookimpl
-from mint_train.observers import load_observer, observed
-from mint_train.records import StepRecord
+from mint_train.observers.registry import load_observer, observed
+from mint_train.plugins.hookspecs import hookimpl
+from mint_train.run_folder.records import StepRecord
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def install_observer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object],
         monkeypatch.setitem(sys.modules, module.__name__, module)
         added.append(EntryPoint(name, f"{module.__name__}:made", "mint_train.observers"))
 
-    monkeypatch.setattr("mint_train.plugins.entry_points", found)
+    monkeypatch.setattr("mint_train.plugins.discovery.entry_points", found)
     return install
 
 
@@ -129,7 +129,7 @@ class Broken:
 def test_a_broken_observer_is_refused_before_anything_begins(
     install_observer: Callable[[str, object], None], made: object, message: str
 ) -> None:
-    from mint_train.weighted_sum import open_loss
+    from mint_train.losses.weighted_sum import open_loss
 
     install_observer("mine", made)
     with (

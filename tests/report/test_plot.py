@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from mint_train.errors import UserError
-from mint_train.records import Evaluation, StepRecord
 from mint_train.report.plots import plot_runs
-from mint_train.run_folder import RunFolder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import Evaluation, StepRecord
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -12,9 +12,10 @@ from server import SkyrlServer
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.local.load import open_local_client
-from mint_train.backends.mint import open_mint_client
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
+from mint_train.backends.mint.client import open_mint_client
+from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, LossError, UserError
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 from mint_train.sdk import Datum, types
 
 TEXTS = [

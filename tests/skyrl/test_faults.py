@@ -11,7 +11,7 @@ from proxy import Kind, Proxy, running_proxy
 from run_files import metrics
 from server import SkyrlServer
 
-from mint_train.backends.mint import MintTrainingClient
+from mint_train.backends.mint.client import MintTrainingClient
 from mint_train.sdk import types
 
 RunCli = Callable[..., tuple[int, str, str]]

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from server import SkyrlServer
 
-from mint_train import pipelining
-from mint_train.backends.mint import MintTrainingClient
-from mint_train.runner import Runner
+from mint_train.backends.mint.client import MintTrainingClient
 from mint_train.sdk import mint, types
+from mint_train.training import pipelining
+from mint_train.training.runner import Runner
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-not-to-be-seen"

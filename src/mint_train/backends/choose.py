@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mint_train.backends.base import Sampler, TrainingClient
-from mint_train.settings import MINT_DEFAULT_MODEL, Settings
+from mint_train.settings.model import MINT_DEFAULT_MODEL, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,7 +53,7 @@ def open_client(settings: Settings, backend: str, folder: Path) -> TrainingClien
         BackendError: the service cannot be reached or refuses.
     """
     if backend == "mint":
-        from mint_train.backends.mint import open_mint_client
+        from mint_train.backends.mint.client import open_mint_client
 
         model = settings.model or MINT_DEFAULT_MODEL
         return open_mint_client(model, settings.rank, settings.seed, settings.base_url, settings.api_key)
@@ -104,8 +104,8 @@ def open_samplers(
         local.load_state_with_optimizer(state).result()
         base, adapted = LocalSampler(local, adapter=False), LocalSampler(local, adapter=True)
         return Samplers(local.get_tokenizer(), base, adapted, local.close)
-    from mint_train.backends.mint import open_mint_client
-    from mint_train.backends.mint_sampling import MintSampler
+    from mint_train.backends.mint.client import open_mint_client
+    from mint_train.backends.mint.sampling import MintSampler
 
     model = settings.model or MINT_DEFAULT_MODEL
     client = open_mint_client(model, settings.rank, settings.seed, settings.base_url, settings.api_key)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from mint_train.batches import Batch, Group
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group
 from mint_train.conformance.material import Material, mutated, require_that
 from mint_train.errors import ContractError, DoesNotFit, RowError
-from mint_train.options import option_rows
+from mint_train.losses.loss_options import option_rows
 from mint_train.sdk import Datum, types
 
 NONSENSE = "no_such_option"

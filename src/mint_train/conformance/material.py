@@ -13,11 +13,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mint_train.backends.local.starter_model import make_starter_tokenizer
-from mint_train.batches import Batch, Group
-from mint_train.data.readers import read_rows
-from mint_train.data.rows import Row
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group
 from mint_train.errors import Source
-from mint_train.losses import Loss
+from mint_train.losses.loss import Loss
+from mint_train.rows.readers import read_rows
+from mint_train.rows.row import Row
 
 SEED = 20240607
 MOST_GROUPS = 8

@@ -16,9 +16,9 @@ from mint_train.conformance.material import (
     require_that,
     shuffled,
 )
-from mint_train.loss_checks import check_scalar
-from mint_train.losses import Loss
-from mint_train.weighted_sum import WeightedSum
+from mint_train.losses.guard import check_scalar
+from mint_train.losses.loss import Loss
+from mint_train.losses.weighted_sum import WeightedSum
 
 SPREADS = (0.3, 1.0, 3.0, 10.0, 30.0)
 MARGIN = 1e4

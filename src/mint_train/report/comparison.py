@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mint_train.report.console import with_interval
+from mint_train.observers.console import with_interval
 
 
 @dataclass(frozen=True, slots=True)

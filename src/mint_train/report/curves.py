@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.errors import UserError
-from mint_train.files import read_lines
-from mint_train.run_folder import METRICS_FILE, RunFolder
+from mint_train.run_folder.files import read_lines
+from mint_train.run_folder.folder import METRICS_FILE, RunFolder
 
 SPEED = "tokens_per_second"
 LEARNING_RATE = "learning_rate"

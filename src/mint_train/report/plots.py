@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint_train.errors import OptionError, UserError
-from mint_train.files import cannot_write, write_whole
 from mint_train.report.curves import read_runs
+from mint_train.run_folder.files import cannot_write, write_whole
 
 REPORT = "report"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mint_train.batches import Batch, Group
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group
 from mint_train.errors import ContractError
 
 PAIR = 2

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.data.forms import Form, Forms, combine, recognise
-from mint_train.data.messages import ChatMessage, chat_messages, completion
-from mint_train.data.prompts import PROMPTS, dialogue, is_dialogue, split_shared
-from mint_train.data.rows import kind
 from mint_train.errors import RowError
+from mint_train.rows.forms import Form, Forms, combine, recognise
+from mint_train.rows.messages import ChatMessage, chat_messages, completion
+from mint_train.rows.prompts import PROMPTS, dialogue, is_dialogue, split_shared
+from mint_train.rows.row import kind
 
 VERDICTS = ("label", "winner", "preference", "better", "choice")
 TIES = ("tie", "both", "neither", "equal", "same", "draw", "none")

@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, DoesNotFit, hookimpl
-from mint_train.data.forms import recognise
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
+from mint_train.batches.datums import build_datum
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rows.forms import recognise
 from mint_train.sdk import Datum
 from mint_train_dpo.contract import check_pairs
 from mint_train_dpo.loss import (

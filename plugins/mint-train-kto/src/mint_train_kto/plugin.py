@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, DoesNotFit, attach, hookimpl, log_ratios
-from mint_train.batches import AttachedDatum
-from mint_train.data.forms import recognise
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
+from mint_train.batches.datums import AttachedDatum, build_datum
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rows.forms import recognise
 from mint_train.sdk import Datum
 from mint_train_kto.contract import LABEL, check_rated
 from mint_train_kto.loss import kahneman_tversky, kl_baseline, rating_metrics

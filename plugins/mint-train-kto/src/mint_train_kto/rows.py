@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mint_train.data.forms import Form, Forms, combine, recognise
-from mint_train.data.messages import ChatMessage, chat_messages, completion, prompt, truth
-from mint_train.data.prompts import PROMPTS
 from mint_train.errors import DataError, RowError
+from mint_train.rows.forms import Form, Forms, combine, recognise
+from mint_train.rows.messages import ChatMessage, chat_messages, completion, prompt, truth
+from mint_train.rows.prompts import PROMPTS
 
 
 @dataclass(frozen=True)

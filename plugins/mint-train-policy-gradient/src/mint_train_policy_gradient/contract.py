@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mint_train.batches import Batch
+from mint_train.batches.batch import Batch
 from mint_train.errors import ContractError
 
 OLD_LOGPROBS, ADVANTAGES = "old_logprobs", "advantages"

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, RowError, attach, hookimpl
-from mint_train.batches import AttachedDatum, packed_logprobs
-from mint_train.data.forms import recognise
-from mint_train.datums import build_datum, build_prompt_tokens
+from mint_train.batches.datums import AttachedDatum, build_datum
+from mint_train.batches.logprobs import packed_logprobs
+from mint_train.rendering.recipe import build_prompt_tokens
+from mint_train.rows.forms import recognise
 from mint_train_policy_gradient.contract import ADVANTAGES, OLD_LOGPROBS, check_rollouts
 from mint_train_policy_gradient.loss import Average, average_tokens, log_ratios, surrogate
 from mint_train_policy_gradient.rollouts import FORMS, Rollout, parse_rollout

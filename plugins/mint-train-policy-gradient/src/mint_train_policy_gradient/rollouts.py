@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.data.forms import Form, combine, recognise
-from mint_train.data.messages import ChatMessage
-from mint_train.data.prompts import PROMPTS
-from mint_train.data.rows import kind
 from mint_train.errors import RowError
+from mint_train.rows.forms import Form, combine, recognise
+from mint_train.rows.messages import ChatMessage
+from mint_train.rows.prompts import PROMPTS
+from mint_train.rows.row import kind
 
 ROUNDING = 1e-3
 """A sampler's logprob may round to this much above zero."""

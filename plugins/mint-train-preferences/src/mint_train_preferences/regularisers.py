@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from mint_train import Batch, loss
-from mint_train.batches import needed_reference_logprobs, packed_logprobs
+from mint_train.batches.logprobs import needed_reference_logprobs, packed_logprobs
 from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.numerics import tame_exp
 from mint_train_preferences.options import ReferenceOptions

@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field
 from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, RowError, attach, hookimpl
-from mint_train.batches import AttachedDatum
-from mint_train.data.messages import number
+from mint_train.batches.datums import AttachedDatum
+from mint_train.rows.messages import number
 from mint_train_dpo import plugin as dpo
 from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
 from mint_train_dpo.pairs import PreferencePair, parse_pair

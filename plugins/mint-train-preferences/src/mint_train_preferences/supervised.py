@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from mint_train import Batch, loss
-from mint_train.batches import packed_logprobs
+from mint_train.batches.logprobs import packed_logprobs
 from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.numerics import probabilities
 from mint_train_preferences.options import Options

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from mint_train.batches import Batch, Group
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group
 from mint_train.errors import ContractError
 
 LABEL = "label"

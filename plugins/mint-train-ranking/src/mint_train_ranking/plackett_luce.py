@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, DoesNotFit, attach, hookimpl, log_ratios
-from mint_train.batches import AttachedDatum
-from mint_train.data.forms import recognise
-from mint_train.datums import build_completion_tokens, build_datum, build_prompt_tokens
+from mint_train.batches.datums import AttachedDatum, build_datum
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rows.forms import recognise
 from mint_train_ranking.contract import LABEL, check_rankings
 from mint_train_ranking.lists import pad_lists, ranking_metrics
 from mint_train_ranking.rows import FORMS, RankedCompletions, parse_ranked

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mint_train.hookspecs import hookimpl
-from mint_train.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.plugins.hookspecs import hookimpl
+from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
 from mint_train_trackers.figures import evaluation_figures, hyperparameters, own_folder, step_figures
 
 FLUSH_SECONDS = 10

@@ -7,8 +7,8 @@ from secrets import token_hex
 
 import wandb
 
-from mint_train.hookspecs import hookimpl
-from mint_train.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.plugins.hookspecs import hookimpl
+from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
 from mint_train_trackers.figures import (
     PROJECT,
     evaluation_figures,

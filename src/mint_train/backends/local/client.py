@@ -17,7 +17,7 @@ from mint_train.backends.local.engine import Engine, OutOfMemoryError
 from mint_train.backends.local.inputs import Limits, token_sequences
 from mint_train.backends.local.states import delete_state, load_state, save_state
 from mint_train.errors import BackendError
-from mint_train.files import whole_folder
+from mint_train.run_folder.files import whole_folder
 from mint_train.sdk import Datum, types
 
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mint_train.errors import BackendError, MintTrainError
-from mint_train.files import whole_folder
+from mint_train.run_folder.files import whole_folder
 
 STATE_FILE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")

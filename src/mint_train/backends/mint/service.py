@@ -1,0 +1,145 @@
+"""The service as it is spoken to: its address and key, and each of its failures as one clear line."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from json import JSONDecodeError
+from typing import Any, Generic, TypeVar
+
+import httpx
+from pydantic import SecretStr
+
+from mint_train.backends.mint.http_client import FATE_UNKNOWN, Connection
+from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
+from mint_train.sdk import mint
+
+Result = TypeVar("Result")
+
+SHOWN = 300
+"""Characters of a service's answer that a message repeats: it may be a whole web page."""
+PATIENCE_SECONDS = 300.0
+"""How long a service may be silent while a result is awaited: as long as the SDK repeats a request."""
+LOOK_SECONDS = 1.0
+GONE = re.compile(r"not (loaded|found)|expired|unloaded|no longer", re.IGNORECASE)
+"""What services say of an adapter, a session or a result that they had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The address that is spoken to, and the key, kept out of every message."""
+
+    url: str
+    key: SecretStr
+    connection: Connection = field(default_factory=Connection, repr=False, compare=False)
+
+    @contextmanager
+    def translated(self, doing: str, *, running: bool = False) -> Iterator[None]:
+        """Raise whatever the SDK raises as this project's, without the key in it.
+
+        Args:
+            doing: what the service is asked to do.
+            running: an adapter is in training, so that what is not found has been lost.
+        """
+        try:
+            yield
+        except MintTrainError:
+            raise
+        except Exception as error:
+            raise self.explain(error, doing, running=running) from None
+
+    def wait(self, future: Future[Result], timeout: float | None = None) -> Result:
+        """Wait for a future of the SDK's, but not for a service that has fallen silent.
+
+        Raises:
+            ServiceError: nothing was heard for `PATIENCE_SECONDS`.
+            TimeoutError: the timeout is over.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                left = LOOK_SECONDS if end is None else max(0.0, end - time.monotonic())
+                return future.result(min(left, LOOK_SECONDS))
+            except TimeoutError:
+                if future.done() or (end is not None and time.monotonic() >= end):
+                    raise
+            if self.connection.failing_seconds() > PATIENCE_SECONDS:
+                future.cancel()
+                raise ServiceError(
+                    f"the service at {self.url} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes"
+                )
+
+    def explain(self, error: BaseException, doing: str, *, running: bool = False) -> MintTrainError:
+        """Say in one line what failed and what to do next."""
+        text = " ".join(str(error).split()).replace(self.key.get_secret_value(), "***")
+        where, says = f"the service at {self.url}", text[:SHOWN] or type(error).__name__
+        if isinstance(error, mint.AuthenticationError):
+            return UserError(f"{where} does not accept the key in MINT_API_KEY (HTTP 401): check or renew it")
+        if isinstance(error, mint.PermissionDeniedError):
+            return UserError(f"{where} does not let this key {doing} (HTTP 403): ask its operator for access")
+        if running and is_loss(error) and GONE.search(text):
+            return ServiceError(f"{where} has lost what it needs to {doing}; it says: {says}")
+        if isinstance(error, mint.NotFoundError):
+            return UserError(f"{where} cannot {doing} (HTTP 404): check MINT_BASE_URL; it says: {says}")
+        if "must start with the 'tml-' prefix" in text:
+            return UserError(f"{where} takes keys that start with tml-; the one in MINT_API_KEY does not")
+        if isinstance(error, mint.APIResponseValidationError | JSONDecodeError):
+            if running:
+                return ServiceError(f"{where} was asked to {doing}, and its answer was cut off or garbled")
+            return UserError(f"{where} is no training service: check MINT_BASE_URL ({text})")
+        if isinstance(error, mint.APIStatusError) and error.status_code == FATE_UNKNOWN:
+            reason = error.response.json()["detail"]
+            return ServiceError(f"{where} may or may not have done what it was asked: to {doing} ({reason})")
+        if isinstance(error, mint.APITimeoutError | TimeoutError):
+            return ServiceError(f"{where} did not answer in time while asked to {doing}; try again later")
+        if isinstance(error, mint.APIConnectionError | httpx.TransportError):
+            return ServiceError(f"{where} cannot be reached to {doing}: {text or type(error).__name__}")
+        kind = ServiceError if may_pass(error) else BackendError
+        return kind(f"{where} failed to {doing}: {says}")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFuture(Generic[Result]):
+    """An SDK future whose failures are this project's errors."""
+
+    future: Future[Result]
+    service: Service
+    doing: str
+    running: bool = True
+    """Whether an adapter is in training, so that what is not found has been lost."""
+    check: Callable[[Result], None] | None = None
+    """Raises what is wrong with an answer."""
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the answer."""
+        with self.service.translated(self.doing, running=self.running):
+            answer = self.service.wait(self.future, timeout)
+        if self.check is not None:
+            self.check(answer)
+        return answer
+
+
+def is_loss(error: BaseException) -> bool:
+    """Tell whether an error is of a kind that a service answers with when it has lost something."""
+    # the SDK makes plain exceptions of what a result could not be had for
+    return not isinstance(error, mint.APIStatusError) or isinstance(
+        error, mint.NotFoundError | mint.BadRequestError
+    )
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether another try of what failed may succeed."""
+    if isinstance(error, mint.RequestFailedError):
+        return error.category is not mint.types.RequestErrorCategory.User
+    status: Any = getattr(error, "status_code", None)
+    if status is not None:
+        return bool(status >= httpx.codes.INTERNAL_SERVER_ERROR) or status in (
+            httpx.codes.REQUEST_TIMEOUT,
+            httpx.codes.TOO_EARLY,
+            httpx.codes.TOO_MANY_REQUESTS,
+        )
+    return isinstance(error, CancelledError)

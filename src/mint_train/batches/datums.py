@@ -1,0 +1,138 @@
+"""Datums: one sequence's tokens, targets and weights, and what a loss attaches to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from mint_train.errors import DoesNotFit
+from mint_train.sdk import Datum, types
+
+Attachment: TypeAlias = float | Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedDatum:
+    """A datum with what its loss needs to know of it and the SDK does not carry."""
+
+    datum: Datum
+    attached: Mapping[str, Attachment]
+
+
+def attach(datum: Datum, **values: Attachment) -> AttachedDatum:
+    """Attach to a datum what its loss needs: a number, or one number per target token.
+
+    Args:
+        datum: the datum.
+        values: by name, a float (a label, a score) or a sequence of as many floats as target tokens
+            (old logprobs, advantages).
+    """
+    return AttachedDatum(datum, values)
+
+
+class ArrayDatum(Datum):
+    """The SDK's datum of arrays; the list of its input tokens is made when it is first asked for.
+
+    A datum that is only checked and kept on disk never needs it, and neither does the embedded backend.
+    """
+
+    inputs: np.ndarray
+    """int64 `[target tokens]`"""
+
+    def __init__(self, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Take the arrays as they are.
+
+        Args:
+            inputs: int64 `[target tokens]`.
+            targets: int64 `[target tokens]`.
+            weights: float32 `[target tokens]`.
+        """
+        shape = [len(targets)]
+        tensors = {
+            "target_tokens": types.TensorData(targets, "int64", shape),
+            "weights": types.TensorData(weights, "float32", shape),
+        }
+        # the SDK's class is frozen
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "loss_fn_inputs", tensors)
+
+    @cached_property
+    def model_input(self) -> types.ModelInput:
+        """The input tokens as the SDK sends them."""
+        # whole numbers already; the SDK would look at each again, which takes as long as all else here
+        chunk = types.EncodedTextChunk.model_construct(tokens=self.inputs.tolist())
+        return types.ModelInput.model_construct(chunks=[chunk])
+
+
+def build_datum(
+    prompt_tokens: Sequence[int], completion_tokens: Sequence[int], max_length: int | None
+) -> Datum:
+    """Build a datum that trains on a completion and not on its prompt.
+
+    With `all = prompt + completion`, the inputs are `all[:-1]`, the targets `all[1:]`, and the weights
+    0.0 for `len(prompt) - 1` tokens, then 1.0.
+
+    Args:
+        prompt_tokens: at least one token.
+        completion_tokens: at least one token.
+        max_length: the most tokens of `all`; the completion is cut at its end to fit.
+
+    Raises:
+        DoesNotFit: the prompt alone fills `max_length`.
+        TypeError: a token is no whole number.
+    """
+    if max_length is not None and len(prompt_tokens) >= max_length:
+        raise DoesNotFit(f"the prompt's {len(prompt_tokens)} tokens fill --max-length {max_length}")
+    all_tokens = np.array([*prompt_tokens, *completion_tokens][:max_length])
+    if all_tokens.dtype.kind != "i":
+        raise TypeError(f"tokens must be whole numbers, not {all_tokens.dtype}")
+    targets = all_tokens[1:]
+    weights = np.ones(len(targets), dtype=np.float32)
+    weights[: len(prompt_tokens) - 1] = 0.0
+    return ArrayDatum(all_tokens[:-1], targets, weights)
+
+
+def prompt_length(weights: np.ndarray) -> int:
+    """Count the tokens before the first trained target, given a datum's weights `[target tokens]`."""
+    trained = weights != 0
+    return int(trained.argmax()) + 1 if trained.any() else len(weights) + 1
+
+
+class DatumArrays(NamedTuple):
+    """What a datum holds as lists, as arrays."""
+
+    inputs: np.ndarray
+    """int64 `[target tokens]`"""
+    targets: np.ndarray
+    """int64 `[target tokens]`"""
+    weights: np.ndarray
+    """float32 `[target tokens]`"""
+    prompt_length: int
+    """Tokens before the first trained one; all of them where none is trained."""
+    trained: int
+    """Target tokens of non-zero weight."""
+
+    @classmethod
+    def counted(cls, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> DatumArrays:
+        """Count what is trained."""
+        return cls(inputs, targets, weights, prompt_length(weights), int(np.count_nonzero(weights)))
+
+    @classmethod
+    def of(cls, datum: Datum) -> DatumArrays:
+        """Read a datum's lists, where it was not made of arrays."""
+        if isinstance(datum, ArrayDatum):
+            inputs = datum.inputs
+        else:
+            inputs = np.asarray(datum.model_input.to_ints(), dtype=np.int64)
+        targets = datum.loss_fn_inputs["target_tokens"].to_numpy()
+        weights = datum.loss_fn_inputs["weights"].to_numpy().astype(np.float32, copy=False)
+        return cls.counted(inputs, targets, weights)
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """The tokens before the first trained one, int64; all of them where none is trained."""
+        return self.inputs[: self.prompt_length]

@@ -1,0 +1,121 @@
+"""Groups: the datums of one example, and where the groups of a run lie."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+import torch
+
+from mint_train.batches.datums import AttachedDatum, Attachment, DatumArrays
+from mint_train.batches.sums import segment_sums
+from mint_train.errors import PluginError, Source
+from mint_train.sdk import Datum
+
+READ_AT_ONCE = 256
+"""Groups that are read together where all are."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The datums of one example, in the order that its loss's `flatten` gave them."""
+
+    datums: tuple[Datum, ...]
+    source: Source
+    attached: tuple[Mapping[str, Attachment], ...] = ()
+    reference_logprobs: tuple[torch.Tensor, ...] | None = None
+    known_arrays: tuple[DatumArrays, ...] | None = field(default=None, repr=False, compare=False)
+    """The datums' arrays, where they were made of them: reading long lists again would cost a step dearly."""
+
+    @classmethod
+    def of(cls, flattened: Sequence[Datum | AttachedDatum], source: Source) -> Group:
+        """Make a group of what a `flatten` hook returned."""
+        datums = [item.datum if isinstance(item, AttachedDatum) else item for item in flattened]
+        for datum in datums:
+            if not isinstance(datum, Datum):
+                raise PluginError(
+                    f"{source}: flatten returned a {type(datum).__name__} where a Datum is needed; "
+                    "build it with mint_train.datums.build_datum"
+                )
+        attached = [item.attached if isinstance(item, AttachedDatum) else {} for item in flattened]
+        return cls(datums=tuple(datums), source=source, attached=tuple(attached))
+
+    @cached_property
+    def arrays(self) -> tuple[DatumArrays, ...]:
+        """Per datum, its inputs, targets and weights."""
+        return self.known_arrays or tuple(DatumArrays.of(datum) for datum in self.datums)
+
+    @property
+    def weights(self) -> tuple[np.ndarray, ...]:
+        """Per datum, its weights, float32 `[target tokens]`."""
+        return tuple([arrays.weights for arrays in self.arrays])
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Per datum, its number of target tokens."""
+        return tuple([len(arrays.weights) for arrays in self.arrays])
+
+    @cached_property
+    def reference_sums(self) -> torch.Tensor | None:
+        """The reference's weighted sum of logprobs per datum, `[datums]`: the same in every epoch."""
+        if self.reference_logprobs is None:
+            return None
+        packed = torch.cat(self.reference_logprobs)
+        weights = torch.from_numpy(np.concatenate(self.weights)).to(packed)
+        # summed as the policy's logprobs are; torch.dot's last bit depends on where its operands lie
+        return segment_sums(packed * weights, torch.tensor(self.lengths))
+
+    @property
+    def trained_lengths(self) -> tuple[int, ...]:
+        """Per datum, its number of target tokens of non-zero weight."""
+        return tuple([arrays.trained for arrays in self.arrays])
+
+    @property
+    def targets(self) -> tuple[np.ndarray, ...]:
+        """Per datum, its target tokens, int64 `[target tokens]`."""
+        return tuple([arrays.targets for arrays in self.arrays])
+
+    @property
+    def prompts(self) -> tuple[np.ndarray, ...]:
+        """Per datum, its tokens before the first trained one, int64; all of them where none is trained."""
+        return tuple([arrays.prompt for arrays in self.arrays])
+
+
+class Groups(Sequence[Group]):
+    """The groups of a run, wherever they lie."""
+
+    @abstractmethod
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Read groups, in the order of their places: many at once cost less than one after the other."""
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        """Read a group, or a list of them."""
+        places = range(len(self))[index]
+        return self.take(places) if isinstance(places, range) else self.take([places])[0]
+
+    def __iter__(self) -> Iterator[Group]:
+        """Read all groups, a few hundred at a time."""
+        for start in range(0, len(self), READ_AT_ONCE):
+            yield from self[start : start + READ_AT_ONCE]
+
+
+class ListedGroups(Groups):
+    """Groups that lie in memory."""
+
+    def __init__(self, groups: Sequence[Group] = ()) -> None:
+        self._groups = groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Return groups, in the order of their places."""
+        return [self._groups[place] for place in places]

@@ -1,0 +1,33 @@
+"""`mint-train check`: the conformance kit on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from mint_train.rows.readers import read_rows
+from mint_train.testing import check_loss
+
+
+def check_and_print(name: str, options: Mapping[str, str], data: Path | None) -> bool:
+    """Run all checks of a loss, print a line for each, and return whether all passed.
+
+    Args:
+        name: an installed loss, a file or a sum.
+        options: the loss's options.
+        data: a file of rows to check it with; else its bundled ones.
+
+    Raises:
+        MintTrainError: the loss cannot be opened, an option is wrong, or the file cannot be read.
+    """
+    rows = None if data is None else [row.values for row in read_rows(data)]
+    results = check_loss(name, rows=rows, options=options)
+    for result in results:
+        click.echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {result.detail}")
+    failed = sum(not result.passed for result in results)
+    click.echo(
+        f"{failed} of {len(results)} checks failed." if failed else f"All {len(results)} checks passed."
+    )
+    return not failed

@@ -1,0 +1,102 @@
+"""`mint-train export`: a run's weights as the ecosystem takes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+
+from mint_train.cli.trained import Trained, find_trained
+from mint_train.errors import OptionError, UserError
+from mint_train.observers.model_card import MERGED, write_card
+from mint_train.run_folder.files import whole_folder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import Checkpoint
+
+ADAPTER_CONFIG = "adapter_config.json"
+BASE_FIELD = "base_model_name_or_path"
+SAMPLE_ON_THE_SERVICE = """\
+import mint
+from mint import types
+
+service = mint.ServiceClient({address})
+sampler = service.create_sampling_client(model_path="{path}")
+tokenizer = sampler.get_tokenizer()
+prompt = types.ModelInput.from_ints(tokenizer.encode("Hello"))
+answer = sampler.sample(prompt, 1, types.SamplingParams(max_tokens=64)).result()
+print(tokenizer.decode(answer.sequences[0].tokens))"""
+
+
+def export_run(path: Path, output: Path | None, *, merge: bool) -> None:
+    """Write a run's adapter, or its merged model, to a folder of its own; of a run on MinT print its path.
+
+    Args:
+        path: the run folder.
+        output: the folder to write; without it, one beside the run folder.
+        merge: add the adapter to the base model's weights.
+
+    Raises:
+        UserError: there is no run or no adapter, or the weights are on the service.
+        OptionError: the folder exists and is not empty.
+        BackendError: the weights cannot be merged.
+    """
+    trained = find_trained(str(path), None, {})
+    folder = trained.folder
+    if folder is None or folder.path != path:
+        raise UserError(f"{path} is no run folder; name the folder that holds its run.json")
+    checkpoint = weights_of(folder)
+    if trained.backend == "mint":
+        if merge or output is not None:
+            raise UserError(
+                f"the weights of {path} are on the service, as {checkpoint.sampler}; without --merge and "
+                "--output this command prints how to sample from them"
+            )
+        address = trained.settings.base_url
+        address = "" if address is None else f'base_url="{address}"'
+        click.echo(SAMPLE_ON_THE_SERVICE.format(address=address, path=checkpoint.sampler))
+        return
+    output = output or path.with_name(f"{path.name}-{'merged' if merge else 'adapter'}")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise OptionError(f"--output {output} exists and is not empty; name another folder")
+    with whole_folder(output) as beside:
+        write_weights(trained, folder, checkpoint, beside, merge=merge)
+    what = "merged model" if merge else "adapter"
+    click.echo(f"The {what} after step {checkpoint.step}: {output}")
+
+
+def weights_of(folder: RunFolder) -> Checkpoint:
+    """Return the newest checkpoint with weights to sample from.
+
+    Raises:
+        UserError: there is none.
+    """
+    saved = [checkpoint for checkpoint in folder.checkpoints() if checkpoint.sampler is not None]
+    if not saved:
+        raise UserError(
+            f"{folder.path} has no adapter yet: `mint-train resume {folder.path}` goes on to its end"
+        )
+    return saved[-1]
+
+
+def write_weights(
+    trained: Trained, folder: RunFolder, checkpoint: Checkpoint, target: Path, *, merge: bool
+) -> None:
+    """Fill a folder with the adapter or the merged model, and its card."""
+    adapter = Path(str(checkpoint.sampler))
+    if not adapter.is_dir():
+        raise UserError(f"{adapter} is gone: `mint-train resume {folder.path}` writes it again")
+    if merge:
+        from mint_train.backends.local.merging import merge_adapter
+
+        merge_adapter(str(trained.settings.model), adapter, target)
+        write_card(folder, target, checkpoint.step, MERGED)
+        return
+    shutil.copytree(adapter, target, dirs_exist_ok=True)
+    config_path = target / ADAPTER_CONFIG
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    if Path(str(trained.settings.model)).exists():  # PEFT would look for the base model from where it runs
+        config[BASE_FIELD] = str(Path(str(trained.settings.model)).resolve())
+    config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_card(folder, target, checkpoint.step)

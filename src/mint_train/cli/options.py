@@ -1,0 +1,122 @@
+"""The options of the commands: one per setting, and the help that shows those of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from click.shell_completion import CompletionItem
+
+from mint_train.errors import OptionError
+from mint_train.settings.model import SECRET_FIELDS, Settings
+
+NOT_OPTIONS = SECRET_FIELDS | {"options"}
+SHORT_FOR_PROGRESS = {
+    "quiet": "Print nothing but where the results are, and errors.",
+    "json": "Print one JSON object per event, on a line each.",
+}
+
+
+class LossHelpGroup(click.Group):
+    """A group whose help also shows the options of the loss that was named before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --help last, so that it knows the loss wherever it stands."""
+        return super().parse_args(ctx, sorted(args, key="--help".__eq__))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the chosen loss's own."""
+        super().format_options(ctx, formatter)
+        if name := ctx.params.get("loss"):
+            from mint_train.cli.listing import loss_option_rows
+
+            with formatter.section(f"Options of the loss {name} (--set KEY=VALUE)"):
+                formatter.write_dl(loss_option_rows(name))
+
+
+def settings_options(
+    command: click.Command, shown: Collection[str] = Settings.model_fields, *, others: bool = True
+) -> click.Command:
+    """Give a command one option per field of the settings; it shows, or it has, only some of them."""
+    for name, field in Settings.model_fields.items():
+        if name in NOT_OPTIONS or not (others or name in shown):
+            continue
+        plain = field.default is None or field.default_factory is not None or field.is_required()
+        default = "" if plain else f"  [default: {field.default}]"
+        switch = field.annotation is bool
+        command.params.append(
+            click.Option(
+                [flag_names(name, field.default) if switch else "--" + name.replace("_", "-")],
+                is_flag=switch,
+                default=None,
+                type=None if switch else click_type(field.annotation),
+                metavar=None if switch else metavar(field.annotation),
+                help=(field.description or "") + ("" if switch else default),
+                hidden=name not in shown,
+                shell_complete=complete_loss if name == "loss" else None,
+            )
+        )
+    if others or "progress" in shown:
+        command.params += [
+            click.Option([f"--{value}", "progress"], flag_value=value, default=None, help=text)
+            for value, text in SHORT_FOR_PROGRESS.items()
+        ]
+    return command
+
+
+def flag_names(name: str, default: bool) -> str:
+    """Name a switch: one that is on by default can be switched off."""
+    flag = name.replace("_", "-")
+    return f"--{flag}/--no-{flag}" if default else f"--{flag}"
+
+
+def plain_type(annotation: Any) -> Any:
+    """Take `None` out of an optional annotation."""
+    if get_origin(annotation) is UnionType:
+        return next(part for part in get_args(annotation) if part is not NoneType)
+    return annotation
+
+
+def click_type(annotation: Any) -> click.ParamType[Any] | None:
+    """Let click check choices; everything else is checked by the settings model."""
+    plain = plain_type(annotation)
+    return click.Choice(get_args(plain)) if get_origin(plain) is Literal else click.STRING
+
+
+def metavar(annotation: Any) -> str | None:
+    """Name what an option takes, as the help shows it."""
+    plain = plain_type(annotation)
+    names = {int: "N", float: "NUMBER", Path: "PATH", str: "NAME"}
+    return "FIELD=COLUMN,..." if get_origin(plain) is dict else names.get(plain)
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
+    """Turn `KEY=VALUE` strings into a dictionary.
+
+    Raises:
+        OptionError: one of them has no `=` or no key.
+    """
+    options: dict[str, str] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"--set {assignment}: write it as --set KEY=VALUE")
+        options[key.strip()] = value.strip()
+    return options
+
+
+def complete_loss(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Complete the name of a loss."""
+    from mint_train.plugins.discovery import loss_entry_points
+
+    return [CompletionItem(name) for name in sorted(loss_entry_points()) if name.startswith(begun)]
+
+
+def show_help(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print the help once the other options are known."""
+    if asked and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()

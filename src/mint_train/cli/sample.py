@@ -1,0 +1,110 @@
+"""`mint-train sample`: completions before and after training, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mint_train.backends.base import Sampling
+from mint_train.backends.choose import open_samplers
+from mint_train.cli.trained import Trained, find_trained
+from mint_train.groups.build import build_dataset
+from mint_train.groups.examples import find_data, read_examples
+from mint_train.groups.held_out import open_held_out
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.rendering.recipe import build_prompt_tokens
+from mint_train.rendering.special_tokens import GuardedTokenizer
+
+NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+def sample_and_print(
+    name: str,
+    step: int | None,
+    prompt: str | None,
+    data: str | None,
+    rows: int,
+    sampling: Sampling,
+    given: Mapping[str, Any],
+) -> None:
+    """Print completions of prompts by the base policy and by the trained one.
+
+    Args:
+        name: a run folder, a checkpoint in one, or a path on the service.
+        step: which checkpoint of a run folder; without it, the last.
+        prompt: a user's text.
+        data: rows whose prompts are completed instead; without either, the run's held-out or training rows.
+        rows: how many prompts of the rows, at most.
+        sampling: how completions are drawn.
+        given: other settings.
+
+    Raises:
+        MintTrainError: the run, the data or a setting is wrong, or the backend fails.
+    """
+    trained = find_trained(name, step, given)
+    saved, folder = trained.checkpoint, trained.folder.path if trained.folder else Path()
+    samplers = open_samplers(trained.settings, trained.backend, folder, saved.state, saved.sampler)
+    tokenizer = samplers.tokenizer
+    if prompt is not None:
+        guarded: Any = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
+        prompts = [build_prompt_tokens(prompt, guarded)]
+    else:
+        prompts = prompts_of_rows(trained, tokenizer, data)[:rows]
+
+    def decoded(completions: list[list[int]]) -> list[str]:
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return [printable(text) for text in texts]
+
+    shown = [prompt] if prompt is not None else decoded(prompts)
+    before = [decoded(drawn) for drawn in samplers.before.sample(prompts, sampling)]
+    after = [decoded(drawn) for drawn in samplers.after.sample(prompts, sampling)]
+    samplers.close()
+    print_side_by_side(list(zip(shown, before, after, strict=True)))
+
+
+def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[list[int]]:
+    """Return the different prompts of rows as their loss sees them, as tokens.
+
+    Raises:
+        MintTrainError: the rows are wrong.
+    """
+    settings = trained.settings
+    loss = open_loss(settings.loss, settings.options)
+    if data is not None:
+        settings = settings.model_copy(update={"eval_data": data, "eval_fraction": None})
+    examples = open_held_out(settings, loss)
+    if examples is None:
+        rows = find_data(settings.data, loss)
+        examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)
+    groups = build_dataset(examples, loss, tokenizer, settings.max_length, settings.special_tokens).groups
+    return [list(tokens) for tokens in dict.fromkeys(tuple(group.prompts[0].tolist()) for group in groups)]
+
+
+def printable(text: str) -> str:
+    """Replace what would move a terminal's cursor: an untrained model writes anything."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else NOT_SHOWN for character in text.strip()
+    )
+
+
+def print_side_by_side(completed: list[tuple[str, list[str], list[str]]]) -> None:
+    """Print prompts with their completions before and after: a table on a terminal, else plain lines."""
+    console = Console()
+    if console.is_terminal:
+        table = Table("prompt", "before", "after", show_lines=True)
+        for prompt, before, after in completed:
+            for number, pair in enumerate(zip(before, after, strict=True)):
+                table.add_row(*(Text(text) for text in ("" if number else prompt, *pair)))
+        console.print(table)
+        return
+    for prompt, before, after in completed:
+        click.echo(f"Prompt: {prompt}")
+        for old, new in zip(before, after, strict=True):
+            click.echo(f"Before: {old}")
+            click.echo(f"After:  {new}")

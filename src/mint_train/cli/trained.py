@@ -1,0 +1,87 @@
+"""What a trained run or one of its checkpoints is, found by the name that a user gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mint_train.errors import OptionError, UserError
+from mint_train.run_folder.folder import CHECKPOINT_PATHS, RUN_FILE, RunFolder
+from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.settings.model import Settings, load_settings, restore_settings, with_given
+
+BASE_MODEL = "base_model"
+SAVED_STATE = "/weights/"
+"""What the path of a state with its optimiser holds; other paths are of weights to sample from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A saved policy with what is needed to open it again."""
+
+    name: str
+    settings: Settings
+    backend: Literal["mint", "local"]
+    checkpoint: Checkpoint
+    folder: RunFolder | None
+    """The run that it belongs to; None for a path on the service."""
+
+
+def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Trained:
+    """Find a run folder, a checkpoint in one, or a path on the service.
+
+    Args:
+        name: a run folder, its `checkpoints/step-...` or `adapter`, or `tinker://...`.
+        step: which checkpoint of a run folder; without it, the last.
+        given: settings on the command line, which for a run folder change the recorded ones; None counts as
+            not given.
+
+    Raises:
+        UserError: it is none of these, or the run has no such checkpoint.
+        OptionError: a setting is wrong, or a path on the service comes without its loss.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    if name.startswith(ON_THE_SERVICE):
+        if step is not None:
+            raise OptionError(f"--step {step} is for a run folder; {name} is one checkpoint already")
+        settings = load_settings({**given, "backend": "mint"})
+        weights = None if SAVED_STATE in name else name
+        return Trained(name, settings, "mint", Checkpoint(0, name, weights, {}), None)
+    path = Path(name)
+    folder = next((RunFolder(at) for at in (path, *path.parents[:2]) if (at / RUN_FILE).exists()), None)
+    if folder is None:
+        raise UserError(
+            f"{name} is no run folder, no checkpoint in one, and no {ON_THE_SERVICE} path on the service"
+        )
+    description = folder.read_description()
+    settings = restore_settings(description["settings"] | {"backend": description["backend"]})
+    checkpoint = choose_checkpoint(folder, path, step)
+    if given.get("loss", settings.loss) != settings.loss:  # what is one loss's own means nothing to another
+        given.setdefault("options", {})
+        checkpoint = replace(checkpoint, loss_state={})
+    elif "options" in given:
+        given["options"] = settings.options | given["options"]
+    if settings.model is None and description["backend"] == "local":
+        given.setdefault("model", str(folder.path / BASE_MODEL))  # made once, when the run began
+    return Trained(name, with_given(settings, given), description["backend"], checkpoint, folder)
+
+
+def choose_checkpoint(folder: RunFolder, path: Path, step: int | None) -> Checkpoint:
+    """Return the checkpoint of a run that a path below its folder or a step names, else its last one.
+
+    Raises:
+        UserError: there is none, or not that one.
+    """
+    checkpoints = folder.checkpoints()
+    if path == folder.path:
+        wanted = [saved for saved in checkpoints if step is None or saved.step == step]
+    else:
+        places = [{getattr(saved, kind) for kind in CHECKPOINT_PATHS} for saved in checkpoints]
+        wanted = [saved for saved, at in zip(checkpoints, places, strict=True) if str(path) in at]
+    if not wanted:
+        steps = ", ".join(str(number) for number in sorted({saved.step for saved in checkpoints}))
+        what = f"after step {step}" if path == folder.path else f"at {path}"
+        raise UserError(f"{folder.path} has no checkpoint {what}; it has those after the steps {steps}")
+    return wanted[-1]

@@ -1,0 +1,187 @@
+"""From examples to groups: flattened in chunks, checked, kept on disk; what does not fit is named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import astuple, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group, Groups
+from mint_train.errors import DataError, DoesNotFit, OptionError, PluginError, RowError, Source
+from mint_train.groups.examples import Examples
+from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, token_key
+from mint_train.groups.token_file import GroupWriter, StoredGroups
+from mint_train.losses.loss import Loss
+from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
+from mint_train.rows.row import BadRow, Example
+
+CHUNK = 256
+"""Examples that are tokenised together; what the tokenizer makes of more falls out of the cache."""
+GROUPS_FILE = "groups.arrow"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The groups that a run trains on."""
+
+    groups: Groups
+    left_out: list[str]
+    """Examples that `--max-length` leaves with nothing to train: file, line and reason each."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """Rows that are skipped, as they do not suit the loss or the tokenizer."""
+    special: tuple[tuple[Source, str], ...] = ()
+    """Rows that are trained on though their text holds a special token, with the first one."""
+    lengths: Sequence[int] = ()
+    """Tokens of each group's longest datum."""
+
+
+def build_dataset(
+    examples: Examples,
+    loss: Loss,
+    tokenizer: Any,
+    max_length: int | None,
+    special_tokens: SpecialTokens = "split",
+) -> Dataset:
+    """Flatten all examples and check every group against the loss's contract, or find that done before.
+
+    Memory holds a chunk of examples at a time.
+
+    Raises:
+        OptionError: nothing is left to train.
+        DataError: an example does not suit the tokenizer, with file, line and field.
+        ContractError: a group breaks the contract, with its file and line.
+        UserError: the cache cannot be written to.
+    """
+    key = token_key(describe(examples, max_length, special_tokens), loss, tokenizer)
+    kept = cache_folder() / key
+    if not kept.exists():
+        folder = new_folder()
+        try:
+            write_groups(folder, examples, loss, GuardedTokenizer(tokenizer, special_tokens), max_length)
+            kept = keep(folder, key)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise cannot_keep(error) from error
+            raise
+    summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
+    unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
+    bad_rows = (*examples.bad_rows, *unsuited)
+    special = tuple((Source(*source), token) for *source, token in summary["special"])
+    groups = StoredGroups(kept / GROUPS_FILE)
+    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest())
+
+
+def describe(examples: Examples, max_length: int | None, special_tokens: SpecialTokens) -> dict[str, Any]:
+    """Collect what of the data and its settings decides the groups."""
+    places = examples.places
+    chosen = None if places is None else hashlib.sha256(repr(sorted(places)).encode()).hexdigest()
+    return {
+        "name": str(examples.data),  # groups name their file and line
+        "sha256": examples.data.fingerprint(),
+        "columns": dict(examples.columns),
+        "on_bad_row": examples.on_bad_row,
+        "places": chosen,
+        "max_length": max_length,
+        "special_tokens": special_tokens,
+    }
+
+
+def write_groups(
+    folder: Path, examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, max_length: int | None
+) -> None:
+    """Flatten and check all examples, chunk by chunk, into a folder."""
+    left_out: list[str] = []
+    unsuited: list[BadRow] = []
+
+    def flatten(value: Any) -> Any:
+        return loss.flatten(value, tokenizer, max_length)
+
+    with closing(GroupWriter(folder / GROUPS_FILE)) as writer:
+        for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):
+            groups = list(flatten_chunk(tokenizer.reading(chunk), flatten, left_out, unsuited))
+            if unsuited and examples.on_bad_row == "fail":
+                raise DataError(str(unsuited[0]))
+            if groups:
+                loss.check_batch(Batch(groups))
+                writer.write(groups)
+    if not writer.count:
+        first = left_out[0] if left_out else str(unsuited[0])
+        raise OptionError(f"nothing is left to train: {first}, and so for all rows; raise --max-length")
+    skipped = {bad.source for bad in unsuited}
+    summary = {
+        "left_out": left_out,
+        "unsuited": [(*astuple(bad.source), bad.reason) for bad in unsuited],
+        "special": [
+            (*astuple(source), token) for source, token in tokenizer.met.items() if source not in skipped
+        ],
+    }
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary), encoding="utf-8")
+
+
+def flatten_chunk(
+    chunk: Iterable[Example],
+    flatten: Callable[[Any], Any],
+    left_out: list[str],
+    unsuited: list[BadRow],
+) -> Iterator[Group]:
+    """Yield a group for each example that fits, and note the others."""
+    for example in chunk:
+        try:
+            yield Group.of(flatten(example.value), example.source)
+        except DoesNotFit as reason:
+            left_out.append(f"{example.source}: {reason}")
+        except RowError as error:
+            unsuited.append(BadRow(example.source, str(error)))
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a plugin made of the rows, without their sources; each iteration parses them anew."""
+
+    examples: Examples
+
+    def __iter__(self) -> Iterator[Any]:
+        return (example.value for example in self.examples)
+
+
+def related(examples: Examples, loss: Loss) -> Iterator[Example]:
+    """Yield the examples, related to one another where the loss does that.
+
+    Raises:
+        PluginError: the loss returned another number of examples.
+    """
+    if not loss.hook.relate_examples.get_hookimpls():
+        yield from examples
+        return
+    values = iter(loss.relate_examples(Values(examples)))
+    nothing = object()
+    for example in examples:
+        if (value := next(values, nothing)) is nothing:
+            raise miscounted(loss, "fewer", examples)
+        yield Example(value, example.source)
+    if next(values, nothing) is not nothing:
+        raise miscounted(loss, "more", examples)
+
+
+def miscounted(loss: Loss, how: str, examples: Examples) -> PluginError:
+    """Say that a loss did not return each example that it was to relate."""
+    return PluginError(
+        f'the loss "{loss.name}": relate_examples returned {how} than the {len(examples)} examples; '
+        "it must return each, in order"
+    )
+
+
+def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Cut examples into lists of CHUNK."""
+    iterator = iter(examples)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk

@@ -1,0 +1,149 @@
+"""What a run would train on, looked at before it is paid for: no model is loaded, and no key is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mint_train.batches.batch import Batch
+from mint_train.batches.groups import Group
+from mint_train.errors import ContractError, Source
+from mint_train.groups.build import chunks, flatten_chunk, related
+from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.held_out import split_examples
+from mint_train.groups.step_count import count_steps, groups_per_step
+from mint_train.losses.loss import Loss
+from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
+from mint_train.rows.row import BadRow, Example
+from mint_train.settings.model import Settings
+
+REMARKED = 1024
+"""Groups that the loss may remark on."""
+
+
+@dataclass
+class DataReport:
+    """What a run would find in its data."""
+
+    data: str
+    """The data, its rows and their forms, in one line."""
+    datum_names: Sequence[str]
+    max_length: int | None
+    special_tokens: SpecialTokens
+    bad_rows: list[BadRow]
+    groups: int = 0
+    steps: int = 0
+    tokens: list[int] = field(default_factory=list)
+    """Tokens of each datum, its prompt included, in the groups' order."""
+    trained: list[int] = field(default_factory=list)
+    """Tokens of each datum that are trained on."""
+    left_out: list[str] = field(default_factory=list)
+    cut: list[Source] = field(default_factory=list)
+    """Groups with a completion that `--max-length` cuts."""
+    broken: list[str] = field(default_factory=list)
+    """Groups that break the loss's contract: file, line and what is wrong."""
+    repeated: list[tuple[Source, Source]] = field(default_factory=list)
+    """Groups that are equal to an earlier one, with that."""
+    leaked: list[tuple[Source, Source]] = field(default_factory=list)
+    """Held-out groups that are trained on too, with where."""
+    special: list[tuple[Source, str]] = field(default_factory=list)
+    """Rows whose text holds one of the tokenizer's special tokens, with the first one."""
+    remarks: list[str] = field(default_factory=list)
+    example: Group | None = None
+    tokens_per_step: float = 0.0
+
+    @property
+    def problems(self) -> int:
+        """Count the rows that would stop a run."""
+        return len(self.bad_rows) + len(self.broken)
+
+
+def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
+    """Read, parse and flatten all rows as a run would, but note what is wrong instead of stopping at it.
+
+    Raises:
+        UserError: the data cannot be read at all, or no row of it is good.
+    """
+    lenient = settings.model_copy(update={"on_bad_row": "skip"})
+    every = read_examples(find_data(settings.data, loss), loss, settings.columns, "skip")
+    examples, held_out = split_examples(lenient, loss, every)
+    report = DataReport(
+        every.describe(),
+        loss.hook.datum_names() or (),
+        settings.max_length,
+        settings.special_tokens,
+        list(every.bad_rows),
+    )
+    guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
+    seen: dict[bytes, Source] = {}
+    first: list[Group] = []
+    for group in look(examples, loss, guarded, report):
+        digest = digest_of(group)
+        if digest in seen:
+            report.repeated.append((group.source, seen[digest]))
+        seen.setdefault(digest, group.source)
+        if len(first) < REMARKED:
+            first.append(group)
+    if first:
+        report.example = first[0]
+        report.remarks = loss.remarks(Batch(first))
+    report.steps = count_steps(settings, report.groups) if report.groups else 0
+    if report.groups:
+        report.tokens_per_step = (
+            sum(report.tokens) / report.groups * min(groups_per_step(settings), report.groups)
+        )
+    if held_out is not None:
+        unnoted = DataReport("", (), settings.max_length, settings.special_tokens, [])
+        for group in look(held_out, loss, guarded, unnoted):
+            if (trained := seen.get(digest_of(group))) is not None:
+                report.leaked.append((group.source, trained))
+        report.bad_rows += [bad for bad in unnoted.bad_rows if bad not in report.bad_rows]
+        report.broken += unnoted.broken
+    skipped = {bad.source for bad in report.bad_rows}
+    report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
+    return report
+
+
+def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport) -> Iterator[Group]:
+    """Yield the groups that keep the contract; count them, and note all others."""
+
+    def flatten(value: Any) -> Any:
+        return loss.flatten(value, tokenizer, report.max_length)
+
+    def flatten_whole(value: Any) -> Any:
+        return loss.flatten(value, tokenizer, None)
+
+    for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):
+        whole = lengths_by_source(chunk, flatten_whole) if report.max_length else {}
+        for group in flatten_chunk(tokenizer.reading(chunk), flatten, report.left_out, report.bad_rows):
+            try:
+                loss.check_batch(Batch([group]))
+            except ContractError as error:
+                report.broken.append(str(error))
+                continue
+            report.groups += 1
+            report.tokens += [length + 1 for length in group.lengths]  # the targets are one token behind
+            report.trained += group.trained_lengths
+            if group.source in whole and sum(group.lengths) < whole[group.source]:
+                report.cut.append(group.source)
+            yield group
+
+
+def lengths_by_source(chunk: Sequence[Example], flatten: Any) -> dict[Source, int]:
+    """Return the target tokens of each example where nothing is cut."""
+    groups = flatten_chunk(chunk, flatten, [], [])
+    return {group.source: sum(group.lengths) for group in groups}
+
+
+def digest_of(group: Group) -> bytes:
+    """Identify a group by its tokens and what of them is trained."""
+    digest = hashlib.blake2b(digest_size=16)
+    for datum, targets, weights in zip(group.datums, group.targets, group.weights, strict=True):
+        digest.update(np.asarray(datum.model_input.to_ints()).tobytes())
+        digest.update(targets.tobytes())
+        digest.update(weights.tobytes())
+    return digest.digest()

@@ -1,0 +1,148 @@
+"""Reference logprobs: computed once per example before the first step, kept on disk, read group by group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.choose import open_client
+from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.batches.groups import Group, Groups
+from mint_train.errors import BackendError
+from mint_train.groups.token_file import ListColumn, column, joined
+from mint_train.run_folder.files import whole_file
+from mint_train.run_folder.records import ON_THE_SERVICE
+from mint_train.settings.model import Settings
+
+INITIAL = "initial"
+"""The reference that is the policy before its first step: a fresh adapter changes nothing."""
+REFERENCE_FOLDER = "reference"
+"""Where a run keeps its reference logprobs, those of held-out rows too."""
+CHUNK = 256
+"""Groups whose logprobs are one file, which is the most that a crash loses of what has come back."""
+OPEN_FILES = 128
+SCHEMA = pa.schema({"logprobs": pa.list_(pa.float32())})
+
+
+class ReferencedGroups(Groups):
+    """Groups with their reference logprobs, read from the disk too."""
+
+    def __init__(self, groups: Groups, files: Sequence[Path]) -> None:
+        self._groups = groups
+        self._files = files
+        self._open = lru_cache(OPEN_FILES)(read_file)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Read groups with their reference logprobs, in the order of their places."""
+        groups = self._groups.take(places)
+        arrays = joined([one for place in places for one in self._logprobs(place)], np.float32)
+        logprobs = map(torch.from_numpy, arrays)
+        return [
+            replace(group, reference_logprobs=tuple(islice(logprobs, len(group.datums)))) for group in groups
+        ]
+
+    def _logprobs(self, place: int) -> list[np.ndarray]:
+        """Find the logprobs of a group's datums, as they lie in their file."""
+        number, row = divmod(place, CHUNK)
+        logprobs, starts = self._open(self._files[number])
+        return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
+
+
+def with_reference(groups: Groups, client: TrainingClient, reference: str, folder: Path) -> ReferencedGroups:
+    """Give each group its reference logprobs: those kept in a folder, and forwards for the rest.
+
+    Args:
+        groups: the groups of the run.
+        client: a training client whose policy is the reference: with "initial", one before its first step.
+        reference: the reference's name; logprobs are found again under it and the tokens of their groups.
+        folder: a file per chunk of groups is read where it exists, and written whole where it does not.
+
+    Raises:
+        BackendError: a file is broken, or a forward failed.
+        MintTrainError: the disk refuses; what was kept before stays.
+    """
+    starts = range(0, len(groups), CHUNK)
+    files = [folder / f"{digest(reference, groups[start : start + CHUNK])}.arrow" for start in starts]
+    missing = {path: start for path, start in zip(files, starts, strict=True) if not path.exists()}
+
+    def missing_groups() -> Iterator[Group]:
+        for start in missing.values():
+            yield from groups[start : start + CHUNK]
+
+    logprobs = forward_logprobs((datum for group in missing_groups() for datum in group.datums), client)
+    for path, start in missing.items():
+        sizes = [len(group.datums) for group in groups[start : start + CHUNK]]
+        write_file(path, list(islice(logprobs, sum(sizes))), sizes)
+    for path in files:
+        read_file(path)  # what is broken shows now, not in the middle of the run
+    return ReferencedGroups(groups, files)
+
+
+def open_reference(settings: Settings, backend: str, reference: str, folder: Path) -> TrainingClient:
+    """Open a client whose policy is a reference given by name: another base model, or a saved state.
+
+    Raises:
+        UserError: the service or this machine does not have it.
+        BackendError: it cannot be loaded.
+    """
+    if reference.startswith(ON_THE_SERVICE) or (Path(reference) / "state.safetensors").exists():
+        client = open_client(settings, backend, folder)
+        client.load_state_with_optimizer(reference).result()
+        return client
+    return open_client(settings.model_copy(update={"model": reference}), backend, folder)
+
+
+def digest(reference: str, groups: Sequence[Group]) -> str:
+    """Identify groups under a reference by their tokens."""
+    found = hashlib.sha256(reference.encode())
+    for group in groups:
+        found.update(np.array([len(group.lengths), *group.lengths]).tobytes())
+        for arrays in group.arrays:
+            found.update(arrays.inputs.tobytes())
+            found.update(arrays.targets.tobytes())
+    return found.hexdigest()[:32]
+
+
+def write_file(path: Path, logprobs: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+    """Write the logprobs of a chunk of groups, whole or not at all.
+
+    Args:
+        path: the file.
+        logprobs: per datum, float32 `[target tokens]`.
+        sizes: per group, its datums.
+
+    Raises:
+        MintTrainError: the disk refuses.
+    """
+    path.parent.mkdir(exist_ok=True)
+    values = column([logprob.numpy() for logprob in logprobs], pa.list_(pa.float32()))
+    with whole_file(path) as beside, pa.OSFile(str(beside), "wb") as file:
+        schema = SCHEMA.with_metadata({"sizes": ",".join(map(str, sizes))})
+        with pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch([values], schema=schema))
+
+
+def read_file(path: Path) -> tuple[ListColumn, Sequence[int]]:
+    """Open the logprobs of a chunk of groups: by datum, and where in them each group begins and ends.
+
+    Raises:
+        BackendError: the file is broken.
+    """
+    try:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        sizes = [int(size) for size in file.schema.metadata[b"sizes"].split(b",")]
+        return ListColumn(file.get_batch(0).column(0)), np.cumsum([0, *sizes]).tolist()
+    except (OSError, ValueError) as error:  # of which ArrowInvalid is one
+        raise BackendError(f"{path} is broken ({error}); delete it to compute it again") from error

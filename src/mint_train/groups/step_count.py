@@ -1,0 +1,20 @@
+"""How many steps a run takes, and how many groups each trains on."""
+
+from __future__ import annotations
+
+from mint_train.groups.order import steps_per_epoch
+from mint_train.settings.model import DEFAULT_STEPS, Settings
+
+
+def count_steps(settings: Settings, groups: int) -> int:
+    """Return the steps of the run: as asked for, else one epoch of the user's data, else the default."""
+    if settings.steps is not None:
+        return settings.steps
+    if settings.epochs is None and settings.data is None:
+        return DEFAULT_STEPS
+    return (settings.epochs or 1) * steps_per_epoch(groups, groups_per_step(settings))
+
+
+def groups_per_step(settings: Settings) -> int:
+    """Return how many groups a step trains on at most."""
+    return settings.batch_size * settings.accumulate

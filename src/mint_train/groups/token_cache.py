@@ -1,0 +1,125 @@
+"""Where tokenised data is kept from run to run, and the key that says what it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from mint_train.errors import UserError
+from mint_train.losses.loss import Loss
+
+CACHE_VARIABLE = "MINT_TRAIN_CACHE"
+DATA_HOOKS = ("parse_row", "relate_examples", "flatten")
+LIBRARIES = ("mint-train", "mindlab-toolkit", "tokenizers", "transformers")
+CORE_SOURCES = ("rows", "rendering", "batches", "groups")
+
+
+def cache_folder() -> Path:
+    """Return the folder of tokenised data: MINT_TRAIN_CACHE, else `mint-train` in the user's cache folder.
+
+    The user's cache folder is XDG_CACHE_HOME, else `~/.cache`. It may be deleted whenever no run uses it.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mint-train"
+
+
+def new_folder() -> Path:
+    """Make a folder to write tokenised data in, before it is whole and gets its name.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="part-", dir=cache))
+    except OSError as error:
+        raise cannot_keep(error) from error
+
+
+def cannot_keep(error: OSError) -> UserError:
+    """Say that the disk of the cache refuses, and why."""
+    return UserError(
+        f"{cache_folder()}, where tokenised data is kept, cannot be written to ({error.strerror or error}); "
+        f"name another folder with {CACHE_VARIABLE}"
+    )
+
+
+def keep(folder: Path, key: str) -> Path:
+    """Give a folder that is whole its name; where another run was first, its folder is taken."""
+    kept = cache_folder() / key
+    with suppress(OSError):  # it is there already, and not empty
+        folder.rename(kept)
+    if folder.exists():
+        shutil.rmtree(folder)
+    return kept
+
+
+def token_key(data: Mapping[str, Any], loss: Loss, tokenizer: Any) -> str:
+    """Return a key of everything that decides how rows become datums.
+
+    That is the data, the tokenizer, the versions and sources of core and of the plugins that read and flatten
+    rows, and the loss's options where one of these hooks takes them. What cannot be identified (a slow
+    tokenizer, a plugin without a source file) gets a key that is never found again.
+
+    Args:
+        data: fingerprint, columns, max_length and what else was asked for; as JSON has it.
+        loss: the loss.
+        tokenizer: the model's tokenizer.
+    """
+    here = Path(__file__).parents[1]
+    hooks = [hook for name in DATA_HOOKS for hook in getattr(loss.hook, name).get_hookimpls()]
+    takes_options = any("options" in hook.argnames for hook in hooks)
+    parts = {
+        "data": dict(data),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "core": sources_digest(here / name for name in CORE_SOURCES),
+        "plugins": [(hook.plugin_name, sources_digest([source_of(hook.function)])) for hook in hooks],
+        "options": loss.options.model_dump(mode="json") if takes_options else {},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Digest what a tokenizer makes of texts and messages."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return uuid4().hex
+    said = [backend.to_str(), repr(tokenizer.chat_template), repr(tokenizer.special_tokens_map)]
+    return hashlib.sha256("\n".join([type(tokenizer).__qualname__, *said]).encode()).hexdigest()
+
+
+def source_of(function: Any) -> Path | None:
+    """Return the package folder, or the file, that a plugin's function was written in."""
+    package = getattr(sys.modules.get(function.__module__.partition(".")[0]), "__path__", None)
+    if package:
+        return Path(next(iter(package)))
+    with suppress(TypeError):
+        return Path(inspect.getfile(function))
+    return None
+
+
+def sources_digest(paths: Iterable[Path | None]) -> str:
+    """Digest Python files, those of folders included: an editable install changes without a new version."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if path is None or not path.exists():
+            return uuid4().hex
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

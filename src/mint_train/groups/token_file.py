@@ -1,0 +1,247 @@
+"""Groups of datums on disk: an Arrow file that is written in chunks and read group by group."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from mint_train.batches.datums import ArrayDatum, Attachment, DatumArrays
+from mint_train.batches.groups import Group, Groups
+from mint_train.errors import BackendError, Source
+
+DATUM = pa.struct(
+    {
+        # inputs and the last target: 4 bytes a token where the targets are the inputs shifted by one
+        "tokens": pa.list_(pa.int32()),
+        "targets": pa.list_(pa.int32()),
+        # how many leading weights are 0.0 where all others are 1.0
+        "untrained": pa.int32(),
+        "weights": pa.list_(pa.float32()),
+        "numbers": pa.map_(pa.string(), pa.float64()),
+        "sequences": pa.map_(pa.string(), pa.list_(pa.float64())),
+    }
+)
+SCHEMA = pa.schema({"path": pa.string(), "line": pa.int64(), "unit": pa.string(), "datums": pa.list_(DATUM)})
+
+
+class GroupWriter:
+    """Appends chunks of groups to an Arrow file."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pa.ipc.new_file(str(path), SCHEMA)
+        self.count = 0
+
+    def write(self, groups: Sequence[Group]) -> None:
+        """Append a chunk."""
+        encoded = [encode_datum(*pair) for group in groups for pair in with_attached(group)]
+        columns = [column([value[field.name] for value in encoded], field.type) for field in DATUM]
+        offsets = pa.array(np.cumsum([0, *(len(group.datums) for group in groups)], dtype=np.int32))
+        values = pa.StructArray.from_arrays(columns, fields=list(DATUM))
+        self._writer.write_batch(
+            pa.record_batch(
+                [
+                    column([group.source.path for group in groups], pa.string()),
+                    column([group.source.line for group in groups], pa.int64()),
+                    column([group.source.unit for group in groups], pa.string()),
+                    pa.ListArray.from_arrays(offsets, values),
+                ],
+                schema=SCHEMA,
+            )
+        )
+        self.count += len(groups)
+
+    def close(self) -> None:
+        """Write the end of the file, without which it cannot be read."""
+        self._writer.close()
+
+
+def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Make a column; arrays of numbers are copied as they are, not number by number."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    arrays = [np.empty(0) if value is None else value for value in values]
+    offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    flat = np.concatenate(arrays).astype(kind.value_type.to_pandas_dtype(), copy=False)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(flat), mask=pa.array([value is None for value in values])
+    )
+
+
+def with_attached(group: Group) -> Iterator[tuple[DatumArrays, Mapping[str, Attachment]]]:
+    """Yield the arrays of each datum of a group with what is attached to it."""
+    attached: Sequence[Mapping[str, Attachment]] = group.attached or ({},) * len(group.datums)
+    return zip(group.arrays, attached, strict=True)
+
+
+def encode_datum(arrays: DatumArrays, attached: Mapping[str, Attachment]) -> dict[str, Any]:
+    """Turn a datum into a value of `DATUM`."""
+    inputs, targets, weights = arrays.inputs, arrays.targets, arrays.weights
+    shifted = len(inputs) == len(targets) and np.array_equal(inputs[1:], targets[:-1])
+    untrained = arrays.prompt_length - 1
+    plain = bool((weights[untrained:] == 1).all())
+    return {
+        "tokens": np.append(inputs, targets[-1:]) if shifted else inputs,
+        "targets": None if shifted else targets,
+        "untrained": untrained if plain else None,
+        "weights": None if plain else weights,
+        "numbers": [(name, value) for name, value in attached.items() if not isinstance(value, Sequence)],
+        "sequences": [(name, value) for name, value in attached.items() if isinstance(value, Sequence)],
+    }
+
+
+class ListColumn:
+    """A column of lists of numbers, each read as a view of what lies in the file."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self._offsets = column.offsets.to_numpy()
+        self._values = column.values.to_numpy()
+        self._known = column.is_valid().to_numpy(zero_copy_only=False)
+
+    def lengths(self) -> np.ndarray:
+        """Count the numbers of each list, `[lists]`."""
+        return np.diff(self._offsets)
+
+    def view(self, place: int) -> np.ndarray:
+        """Return a list; one that is null is empty."""
+        values: np.ndarray = self._values[self._offsets[place] : self._offsets[place + 1]]
+        return values
+
+    def __getitem__(self, place: int) -> np.ndarray | None:
+        return self.view(place) if self._known[place] else None
+
+
+def joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> Iterator[np.ndarray]:
+    """Copy arrays of one dtype into one array of another, and yield the part of each.
+
+    One copy, since numpy offers the interpreter to the other threads with each copy of 500 numbers.
+    """
+    held = arrays[0].dtype if arrays else dtype
+    whole = np.frombuffer(b"".join([array.data for array in arrays]), held).astype(dtype)
+    return cut(whole, [len(array) for array in arrays])
+
+
+def cut(whole: np.ndarray, lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield consecutive parts of an array, as views of it."""
+    for end, length in zip(accumulate(lengths), lengths, strict=True):
+        yield whole[end - length : end]
+
+
+class StoredDatum(NamedTuple):
+    """A datum as it lies in the file: views, and None for what follows from the others."""
+
+    tokens: np.ndarray
+    targets: np.ndarray | None
+    weights: np.ndarray | None
+    untrained: int
+
+
+def decode_datums(stored: Sequence[StoredDatum]) -> Iterator[DatumArrays]:
+    """Yield what `encode_datum` encoded."""
+    all_tokens = joined([datum.tokens for datum in stored], np.int64)
+    for datum, tokens, plain in zip(stored, all_tokens, plain_weights(stored), strict=True):
+        if datum.targets is None:
+            inputs, targets = tokens[:-1], tokens[1:]
+        else:
+            inputs, targets = tokens, datum.targets.astype(np.int64)
+        if datum.weights is None:
+            yield DatumArrays(inputs, targets, plain, datum.untrained + 1, len(plain) - datum.untrained)
+        else:
+            yield DatumArrays.counted(inputs, targets, datum.weights.copy())  # torch warns of the file's own
+
+
+def plain_weights(stored: Sequence[StoredDatum]) -> Iterator[np.ndarray]:
+    """Yield the weights that each datum has where none lie in the file: 0.0 for the untrained, then 1.0."""
+    lengths = [len(datum.tokens) - 1 if datum.targets is None else len(datum.targets) for datum in stored]
+    untrained = np.array([datum.untrained for datum in stored], dtype=np.int64)
+    counts = np.stack([untrained, lengths - untrained], axis=1).ravel()
+    values = np.tile(np.array([0.0, 1.0], dtype=np.float32), len(stored))
+    return cut(np.repeat(values, counts), lengths)
+
+
+class StoredChunk:
+    """The groups of one chunk of the file."""
+
+    def __init__(self, chunk: pa.RecordBatch) -> None:
+        self._path, self._line, self._unit, groups = chunk.columns
+        self._starts = groups.offsets.to_numpy()
+        datums = groups.values
+        self._tokens, self._targets, self._weights = (
+            ListColumn(datums.field(name)) for name in ("tokens", "targets", "weights")
+        )
+        self._untrained = datums.field("untrained").fill_null(0).to_numpy()
+        columns = [datums.field(name) for name in ("numbers", "sequences")]
+        # most losses attach nothing
+        self._attached = [(column, column.offsets.to_numpy()) for column in columns if len(column.keys)]
+
+    def group(self, row: int, arrays: tuple[DatumArrays, ...]) -> Group:
+        """Make a group of its datums' arrays and what else is in the file."""
+        return Group(
+            datums=tuple([ArrayDatum(one.inputs, one.targets, one.weights) for one in arrays]),
+            source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
+            attached=tuple([self.attached(place) for place in self.places(row)]),
+            known_arrays=arrays,
+        )
+
+    def longest(self) -> np.ndarray:
+        """Count the tokens of each group's longest datum, `[groups]`."""
+        counts: np.ndarray = np.maximum.reduceat(self._tokens.lengths(), self._starts[:-1])
+        return counts
+
+    def places(self, row: int) -> range:
+        """Say where a group's datums are."""
+        return range(self._starts[row], self._starts[row + 1])
+
+    def datum(self, place: int) -> StoredDatum:
+        """Find a datum in the file."""
+        return StoredDatum(
+            self._tokens.view(place), self._targets[place], self._weights[place], int(self._untrained[place])
+        )
+
+    def attached(self, place: int) -> dict[str, Attachment]:
+        """Read what is attached to a datum."""
+        if not self._attached:
+            return {}
+        present = [column for column, starts in self._attached if starts[place] < starts[place + 1]]
+        return dict(chain.from_iterable(column[place].as_py() for column in present))
+
+
+class StoredGroups(Groups):
+    """The groups of an Arrow file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            BackendError: it is broken.
+        """
+        try:
+            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise BackendError(f"{path} is broken ({error}); delete {path.parent}") from error
+        self._chunks = [StoredChunk(batch) for batch in batches]
+        self._ends = list(accumulate(batch.num_rows for batch in batches))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def longest(self) -> list[int]:
+        """Count the tokens of each group's longest datum, without reading them."""
+        return [int(count) for chunk in self._chunks for count in chunk.longest()]
+
+    def take(self, places: Sequence[int]) -> list[Group]:
+        """Read groups, in the order of their places."""
+        rows = [self._find(place) for place in places]
+        arrays = decode_datums([chunk.datum(place) for chunk, row in rows for place in chunk.places(row)])
+        return [chunk.group(row, tuple(islice(arrays, len(chunk.places(row))))) for chunk, row in rows]
+
+    def _find(self, place: int) -> tuple[StoredChunk, int]:
+        """Find the chunk that a group is in, and its row there."""
+        number = bisect.bisect_right(self._ends, place)
+        return self._chunks[number], place - (self._ends[number - 1] if number else 0)

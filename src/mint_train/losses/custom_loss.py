@@ -1,0 +1,108 @@
+"""A loss as `forward_backward_custom` calls it: differentiated here and checked before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from mint_train.batches.batch import Batch
+from mint_train.batches.logprobs import PackedLogprobs
+from mint_train.losses.guard import check_gradients, check_logprobs
+from mint_train.losses.loss import Loss
+from mint_train.sdk import Datum
+
+
+class CustomLoss:
+    """A loss bound to the batches of a step, as `forward_backward_custom` calls it.
+
+    The step's loss is the mean of the batches' losses, each counted by its groups. It is differentiated
+    here, so that a gradient that is missing or not finite stops the step before anything of it is sent; what
+    is handed back is the loss's value with just these gradients.
+    """
+
+    def __init__(self, loss: Loss, batches: Sequence[Batch], state: dict[str, float]) -> None:
+        self.loss, self.batches, self.state = loss, batches, state
+        whole = len(batches) == 1
+        self.step = batches[0] if whole else Batch([group for batch in batches for group in batch.groups])
+        self.metrics: dict[str, float] = {}
+
+    def __call__(
+        self,
+        data: list[Datum],  # noqa: ARG002 - the batches know them
+        logprobs: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Compute loss and metrics of the policy's logprobs, one float32 `[target tokens]` per datum.
+
+        Raises:
+            LossError: something of it is detached or not finite.
+        """
+        check_logprobs(self.step, logprobs)
+        shares = [len(batch.groups) / len(self.step.groups) for batch in self.batches]
+        values, metrics, packed, start = [], [], [], 0
+        for batch in self.batches:
+            packed.append(PackedLogprobs(logprobs[start : start + len(batch.data)]))
+            start += len(batch.data)
+            value, of_batch = self.loss.compute(batch, packed[-1], self.state)
+            values.append(value)
+            metrics.append(of_batch)
+        value = torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()
+        self.metrics = mean_metrics(metrics, shares)
+        present = check_gradients(self.loss.name, self.step, datum_gradients(value, packed))
+        return with_gradients(value, present, logprobs), self.metrics
+
+
+def datum_gradients(value: torch.Tensor, batches: Sequence[PackedLogprobs]) -> list[torch.Tensor | None]:
+    """Differentiate by each datum's logprobs; None where the value depends on none of a datum's.
+
+    A loss may use the one packed tensor, the tensors of the list, or both: their gradients are added.
+    """
+    leaves = [leaf for batch in batches for leaf in (batch.packed, *batch)]
+    found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
+    gradients: list[torch.Tensor | None] = []
+    for batch in batches:
+        of_packed, own = next(found), list(islice(found, len(batch)))
+        if of_packed is not None:
+            parts = torch.split(of_packed, [logprob.numel() for logprob in batch])
+            shaped = [part.view_as(logprob) for part, logprob in zip(parts, batch, strict=True)]
+            own = [part if one is None else part + one for part, one in zip(shaped, own, strict=True)]
+        gradients += own
+    return gradients
+
+
+def mean_metrics(metrics: Sequence[Mapping[str, float]], shares: Sequence[float]) -> dict[str, float]:
+    """Average the metrics of a step's batches; one that some batches lack is averaged over the others."""
+    means = {}
+    for name in dict.fromkeys(name for of_batch in metrics for name in of_batch):
+        present = [(share, of[name]) for share, of in zip(shares, metrics, strict=True) if name in of]
+        means[name] = sum(share * value for share, value in present) / sum(share for share, _ in present)
+    return means
+
+
+class KnownGradients(torch.autograd.Function):
+    """A scalar whose gradients are known already: `backward` hands them out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *_: torch.Tensor
+    ) -> torch.Tensor:
+        """Keep the gradients, one per logprob tensor, and pass the value on."""
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *scale: Any) -> Any:
+        """Give each logprob tensor its gradient, times that of the value."""
+        if scale[0] == 1:  # as `loss.backward()` has it; thousands of products saved
+            return None, None, *ctx.gradients
+        return None, None, *(gradient * scale[0] for gradient in ctx.gradients)
+
+
+def with_gradients(
+    value: torch.Tensor, gradients: list[torch.Tensor], logprobs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the value as a scalar with these gradients by the logprobs, and no other history."""
+    scalar: torch.Tensor = KnownGradients.apply(value.detach(), gradients, *logprobs)  # type: ignore[no-untyped-call]
+    return scalar

@@ -1,0 +1,99 @@
+"""The guard around a loss's mathematics: what would train nothing, or break the model, is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mint_train.batches.batch import Batch
+from mint_train.errors import LossError
+
+
+def check_scalar(loss: str, value: object) -> None:
+    """Refuse what is no scalar tensor, or has lost its graph.
+
+    Raises:
+        LossError: with what it is instead and how to mend it.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise LossError(
+            f'the loss "{loss}" returned a {type(value).__name__} where a scalar tensor is needed: '
+            "keep the logprobs as tensors, without float() or .tolist()"
+        )
+    if value.dim() != 0:
+        raise LossError(
+            f'the loss "{loss}" returned a tensor of shape {list(value.shape)} where a scalar is needed: '
+            "take its mean or sum"
+        )
+    if not value.requires_grad:
+        raise LossError(
+            f'the loss "{loss}" is detached from the logprobs, so nothing would be trained: '
+            "compute it from the logprob tensors, without .tolist(), float(), .item() or .detach()"
+        )
+
+
+def finite_metrics(loss: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return metrics as plain floats.
+
+    Raises:
+        LossError: one is not a finite number.
+    """
+    plain: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            plain[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise LossError(f'the metric "{name}" of the loss "{loss}" is no number: {value!r}') from error
+        if not math.isfinite(plain[name]):
+            raise LossError(f'the metric "{name}" of the loss "{loss}" is {plain[name]}')
+    return plain
+
+
+def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor]) -> None:
+    """Refuse logprobs from the model that are not finite, or do not fit the batch's datums.
+
+    Raises:
+        LossError: naming the group's file and line.
+    """
+    lengths = batch.lengths.tolist()
+    if [logprob.numel() for logprob in logprobs] != lengths:
+        raise LossError("the backend returned logprobs that do not fit the batch's target tokens")
+    if not all_finite(logprobs):
+        for logprob, source in zip(logprobs, datum_sources(batch), strict=True):
+            if not torch.isfinite(logprob).all():
+                raise LossError(f"the model's logprobs are not finite at {source}")
+
+
+def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    """Refuse a gradient that is missing or not finite.
+
+    Raises:
+        LossError: naming the datum's file and line.
+    """
+    present = [gradient for gradient in gradients if gradient is not None]
+    if len(present) < len(gradients):
+        position = next(place for place, gradient in enumerate(gradients) if gradient is None)
+        raise LossError(
+            f'the loss "{loss}" does not depend on the logprobs of datum {position} '
+            f"({datum_sources(batch)[position]}): they were detached or left out; compute it from the "
+            "logprob tensors of all datums"
+        )
+    if not all_finite(present):
+        for gradient, source in zip(present, datum_sources(batch), strict=True):
+            if not torch.isfinite(gradient).all():
+                raise LossError(f'the gradient of the loss "{loss}" is not finite at {source}')
+    return present
+
+
+def all_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Tell whether all numbers of one-dimensional tensors are finite."""
+    with torch.no_grad():  # the graph of thousands of tensors would cost more than their sum
+        return bool(torch.isfinite(torch.cat(list(tensors)).sum()))
+
+
+def datum_sources(batch: Batch) -> list[str]:
+    """Return, per datum, the file and line of its group."""
+    return [str(group.source) for group in batch.groups for _ in group.datums]

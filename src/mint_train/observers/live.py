@@ -1,0 +1,95 @@
+"""What a run shows on a terminal: a bar with the latest figures, and step lines that stay above it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from datetime import timedelta
+
+from rich.console import Console as Terminal
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from mint_train.observers.console import Console, shown_metrics
+from mint_train.plugins.hookspecs import hookimpl
+from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
+
+SHOWN_STEPS = 100
+"""About how many step lines a run leaves on the screen; the bar shows every step."""
+RECENT_STEPS = 50
+"""Steps that speed and time left are taken from."""
+
+
+class StepBar(Progress):
+    """A bar of steps below a line of figures."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the figures, cut to the terminal's width, then the bar."""
+        yield Text(self.figures, no_wrap=True, overflow="ellipsis")
+        yield from super().get_renderables()
+
+
+class LiveConsole(Console):
+    """Prints what `Console` prints above a live bar; of a long run not every step's line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terminal = Terminal()
+        self.bar = StepBar(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]} tokens/s"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]} left"),
+            console=self.terminal,
+            expand=True,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task("steps", start=False, total=None, speed="-", left="-")
+        self.recent: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
+        self.steps = 0
+
+    def echo(self, text: str) -> None:
+        """Print a line above the bar, as it is: nothing is wrapped, coloured or taken for markup."""
+        self.terminal.out(text, highlight=False)
+
+    def stop(self) -> None:
+        """Take the bar away and give the terminal back; nothing happens where there is none."""
+        self.bar.stop()
+
+    @hookimpl
+    def run_started(self, run: RunRecord) -> None:
+        """Show the bar."""
+        super().run_started(run)
+        self.steps = run.steps
+        self.bar.update(self.task, total=run.steps)
+        self.bar.start_task(self.task)
+        self.bar.start()
+
+    @hookimpl
+    def step_finished(self, step: StepRecord) -> None:
+        """Move the bar, and print the step's line where it is its turn."""
+        self.recent.append(step)
+        seconds = sum(record.seconds for record in self.recent)
+        left = (self.steps - step.step) * seconds / len(self.recent)
+        self.bar.figures = shown_metrics(step, self.step_line)
+        self.bar.update(
+            self.task,
+            completed=step.step,
+            speed=f"{sum(record.tokens for record in self.recent) / max(seconds, 1e-9):,.0f}",
+            left=str(timedelta(seconds=round(left))),
+        )
+        every = -(-self.steps // SHOWN_STEPS)
+        if step.step in (1, self.steps) or step.step % every == 0:
+            super().step_finished(step)
+            self.bar.refresh()  # else it is drawn four times a second
+
+    @hookimpl
+    def run_finished(self, result: RunResult) -> None:
+        """Take the bar away, then print where the results are."""
+        self.stop()
+        super().run_finished(result)

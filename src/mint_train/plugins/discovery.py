@@ -1,0 +1,201 @@
+"""Finding loss plugins by their entry points, choosing one with what it extends, and refusing broken ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from mint_train.errors import PluginError, nearest
+from mint_train.plugins.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
+from mint_train.plugins.loss_files import load_loss_file
+from mint_train.settings.loss_names import is_loss_file, loss_label
+
+LOSS_GROUP = "mint_train.losses"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPlugin:
+    """A loaded plugin with the name that it was asked for by and where it came from."""
+
+    name: str
+    plugin: object
+    origin: str
+
+    @property
+    def extends(self) -> str | None:
+        """The loss that it inherits from, or None."""
+        return getattr(self.plugin, "EXTENDS", None)
+
+
+def loss_entry_points() -> dict[str, list[EntryPoint]]:
+    """Return the installed losses' entry points by name."""
+    return entry_points_by_name(LOSS_GROUP)
+
+
+def entry_points_by_name(group: str) -> dict[str, list[EntryPoint]]:
+    """Return the installed entry points of a group by name, sorted, without importing any.
+
+    A name has more than one where several distributions bring it: nobody can choose such a plugin, and all
+    others work.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    for entry_point in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        others = found.setdefault(entry_point.name, [])
+        if origin(entry_point) not in [origin(other) for other in others]:
+            others.append(entry_point)
+    return found
+
+
+def clash(found: list[EntryPoint]) -> str | None:
+    """Name the distributions that bring one name together, or None where there is only one."""
+    if len(found) == 1:
+        return None
+    return f"{len(found)} distributions bring it: {' and '.join(map(origin, found))}; uninstall all but one"
+
+
+def origin(entry_point: EntryPoint) -> str:
+    """Return the distribution and version that an entry point belongs to."""
+    return label(entry_point.dist) if entry_point.dist else entry_point.value
+
+
+@cache
+def label(distribution: Distribution) -> str:
+    """Return a distribution's name and version; it parses its metadata anew each time it is asked."""
+    return f"{distribution.name} {distribution.version}"
+
+
+def load_plugin(name: str) -> NamedPlugin:
+    """Import the plugin of one installed loss, or of a file such as `./my_loss.py`.
+
+    Raises:
+        PluginError: no such loss (with the nearest name and what is installed), or its import fails.
+    """
+    if is_loss_file(name):
+        return NamedPlugin(loss_label(name), load_loss_file(name), name)
+    entry_point = find_installed("loss", name, loss_entry_points(), "install one, such as mint-train-dpo")
+    try:
+        plugin = entry_point.load()
+    except Exception as error:
+        raise PluginError(
+            f'the loss "{name}" of {origin(entry_point)} cannot be imported from {entry_point.value}: '
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return NamedPlugin(name, plugin, origin(entry_point))
+
+
+def find_installed(
+    kind: str, name: str, installed: Mapping[str, list[EntryPoint]], advice: str
+) -> EntryPoint:
+    """Return the one installed entry point of a name.
+
+    Args:
+        kind: what the user calls it: "loss", "observer".
+        name: the name that was asked for.
+        installed: the entry points by name.
+        advice: what to do where nothing is installed.
+
+    Raises:
+        PluginError: none has the name (with the nearest one and what is installed), or two have.
+    """
+    if name not in installed:
+        names = ", ".join(installed) or f"none; {advice}"
+        raise PluginError(f'no {kind} "{name}" is installed{nearest(name, installed)}; installed: {names}')
+    if problem := clash(installed[name]):
+        raise PluginError(f'the {kind} "{name}" cannot be chosen: {problem}')
+    return installed[name][0]
+
+
+def load_chain(first: NamedPlugin) -> list[NamedPlugin]:
+    """Return a plugin and all that it extends, the base first.
+
+    Raises:
+        PluginError: a loss in the chain is missing or broken, or the chain is a circle.
+    """
+    chain = [first]
+    while (base := chain[-1].extends) is not None:
+        names = [link.name for link in chain]
+        if base in names:
+            circle = " extends ".join([*names[names.index(base) :], base])
+            raise PluginError(f"a circle of losses: {circle}; one of them must not extend another")
+        try:
+            chain.append(load_plugin(base))
+        except PluginError as error:
+            raise PluginError(f'the loss "{names[-1]}" extends "{base}": {error}') from error
+    return chain[::-1]
+
+
+def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
+    """Register a chain of plugins, the base first, so that the last one is asked first.
+
+    Raises:
+        PluginError: a plugin breaks the hook contract; nothing stays registered.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(LossSpec)
+    manager.add_hookspecs(ObserverSpec)
+    for link in chain:
+        check_hooks(manager, link)
+        manager.register(link.plugin, name=link.name)
+    manager.check_pending()
+    return manager
+
+
+def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin, kind: str = "loss", *specs: type) -> None:
+    """Refuse what pluggy lets pass: an unknown hook, a wrong argument, a missing marker, no hook at all.
+
+    Args:
+        manager: knows the hooks' marker.
+        link: the plugin.
+        kind: what the plugin is, as messages call it.
+        specs: the hooks that it may implement; without any, all.
+    """
+    who = f'the {kind} "{link.name}" of {link.origin}'
+    version = getattr(link.plugin, "CONTRACT_VERSION", CONTRACT_VERSION)
+    if version != CONTRACT_VERSION:
+        raise PluginError(
+            f"{who} was written for version {version} of the hook contract; this is version "
+            f"{CONTRACT_VERSION}: install a release of it that fits"
+        )
+    known = hook_arguments(*specs)
+    implemented = dict(implemented_hooks(manager, link.plugin))
+    for hook, arguments in implemented.items():
+        if hook not in known:
+            raise PluginError(f'{who} implements a hook "{hook}" that does not exist{nearest(hook, known)}')
+        for argument in arguments:
+            if argument not in known[hook]:
+                allowed = ", ".join(known[hook]) or "none"
+                raise PluginError(
+                    f'{who}: hook "{hook}" has no argument "{argument}"{nearest(argument, known[hook])}; '
+                    f"its arguments: {allowed}"
+                )
+    for hook in known:
+        if hook not in implemented and inspect.isroutine(getattr(link.plugin, hook, None)):
+            raise PluginError(f'{who} has a function "{hook}" without @hookimpl: it would never be called')
+    if not implemented:
+        hint = ", or put @mint_train.loss on its function" if kind == "loss" else ""
+        raise PluginError(f"{who} implements no hook; see docs/hooks.md{hint}")
+
+
+def hook_arguments(*specs: type) -> dict[str, tuple[str, ...]]:
+    """Return the contract, or some parts of it: each hook's name with its arguments' names."""
+    return {
+        name: tuple(inspect.signature(function).parameters)[1:]
+        for spec in specs or (LossSpec, ObserverSpec)
+        for name, function in vars(spec).items()
+        if not name.startswith("_")
+    }
+
+
+def implemented_hooks(manager: pluggy.PluginManager, plugin: object) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the hooks that a plugin marks as implemented, with the arguments that it declares."""
+    for attribute in dir(plugin):
+        options: Any = manager.parse_hookimpl_opts(plugin, attribute)
+        if options is not None:
+            arguments = inspect.signature(getattr(plugin, attribute)).parameters
+            yield options.get("specname") or attribute, tuple(arguments)

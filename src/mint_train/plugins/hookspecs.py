@@ -1,0 +1,227 @@
+"""The hook contract between mint-train and its plugins: read this file first to write one.
+
+A loss plugin is a Python object (usually a module, or a function under `@mint_train.loss`) named by an
+entry point of the group `mint_train.losses`; the entry point's name is what `--loss` takes. It implements
+the hooks of `LossSpec` that it needs. A plugin that says which other loss it extends (`EXTENDS = "dpo"`)
+inherits every hook that it leaves out.
+
+An implementation declares only the arguments that it uses, by name. `options` is always an instance of the
+model that `loss_options` returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+    from transformers import PreTrainedTokenizerBase
+
+    from mint_train.batches.batch import Batch
+    from mint_train.batches.datums import AttachedDatum
+    from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
+    from mint_train.sdk import Datum
+
+CONTRACT_VERSION = 1
+"""A plugin may state the contract it was written for as `CONTRACT_VERSION`; another number is refused."""
+
+PROJECT = "mint_train"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class LossSpec:
+    """What a loss plugin brings. Of the hooks marked *first result*, the plugin asked last answers."""
+
+    @hookspec(firstresult=True)
+    def loss_options(self) -> type[BaseModel] | None:
+        """Return the pydantic model of the loss's options (*first result*).
+
+        It gives `--set` its names, bounds and defaults, and `--help` its text. Unknown keys should be
+        forbidden.
+
+        Example:
+            >>> class Options(BaseModel, extra="forbid"):
+            ...     beta: float = Field(default=1.0, gt=0, description="Inverse temperature.")
+            >>> @hookimpl
+            ... def loss_options() -> type[BaseModel]:
+            ...     return Options
+        """
+
+    @hookspec(firstresult=True)
+    def bundled_rows(self) -> Path | None:
+        """Return a JSON Lines file of a few rows that a run without `--data` trains on (*first result*)."""
+
+    @hookspec(firstresult=True)
+    def parse_row(self, row: Mapping[str, Any], options: BaseModel) -> Any:
+        """Turn one row of the user's data into the plugin's own example (*first result*).
+
+        Args:
+            row: the row as it stands in the data, its columns renamed as `--columns` says.
+            options: the loss's options.
+
+        Returns:
+            Any object but None; `flatten` gets it back.
+
+        Raises:
+            RowError: the row lacks a field or holds a wrong one. Core adds the file and the line.
+        """
+
+    @hookspec(firstresult=True)
+    def row_form(self, row: Mapping[str, Any], options: BaseModel) -> str | None:
+        """Name the form that `parse_row` reads a row in (*first result*).
+
+        A run says how many rows it found in which form: "text prompts with chosen and rejected".
+        `mint_train.rows.forms` recognises forms by their fields. Without this hook rows are only counted.
+
+        Raises:
+            RowError: the row is in no form, or suits two.
+        """
+
+    @hookspec(firstresult=True)
+    def datum_names(self) -> Sequence[str] | None:
+        """Name the datums of a group, in order, where each group has the same number (*first result*).
+
+        Example:
+            >>> @hookimpl
+            ... def datum_names():
+            ...     return ("chosen", "rejected")
+        """
+
+    @hookspec(firstresult=True)
+    def relate_examples(self, examples: Iterable[Any], options: BaseModel) -> Iterable[Any] | None:
+        """Let examples know of one another, once, before any is flattened (*first result*).
+
+        For a loss that needs something of the other rows in a datum: KTO's baseline takes a completion that
+        was written for another prompt. Without this hook every example stands for itself.
+
+        A hook that yields each example as soon as it has what it needs keeps a run's memory bounded.
+
+        Args:
+            examples: all that `parse_row` returned, in the order of the data. Each iteration reads the data
+                anew, and none holds it.
+            options: the loss's options.
+
+        Returns:
+            As many examples in the same order, or None to leave them as they are.
+
+        Raises:
+            DataError: the rows together lack what the loss needs.
+        """
+
+    @hookspec(firstresult=True)
+    def flatten(
+        self, example: Any, tokenizer: PreTrainedTokenizerBase, options: BaseModel, max_length: int | None
+    ) -> Sequence[Datum | AttachedDatum] | None:
+        """Turn one example into its group of datums (*first result*).
+
+        A pair gives `[chosen, rejected]`. A datum holds `n` input tokens, `n` target tokens (int64) and `n`
+        weights (float32, 0.0 where nothing is trained); `mint_train.batches.datums` builds them from tokens.
+        Whatever else the loss needs per datum is attached with `mint_train.attach`.
+
+        It is called a first time with a tokenizer that only notes the texts it is asked for, so that many are
+        encoded together; what it returns or raises then is thrown away.
+
+        Args:
+            example: what `parse_row` returned.
+            tokenizer: the tokenizer of the model that is trained.
+            options: the loss's options.
+            max_length: the most tokens (prompt and completion) that a datum may stand for, or None.
+
+        Raises:
+            DoesNotFit: `max_length` leaves nothing to train; the example is counted, named and left out.
+            RowError: the example does not suit the tokenizer: a token id that it does not have.
+        """
+
+    @hookspec
+    def check_batch(self, batch: Batch, options: BaseModel) -> None:
+        """Refuse a batch that breaks the loss's contract, before anything of it is sent (*all*).
+
+        Raises:
+            ContractError: with the problem and, where it lies in one group, that group's index.
+        """
+
+    @hookspec(firstresult=True)
+    def compute_loss(
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        options: BaseModel,
+        state: MutableMapping[str, float],
+    ) -> tuple[torch.Tensor, Mapping[str, float]] | None:
+        """Compute the loss of a batch from the policy's logprobs (*first result*).
+
+        Args:
+            batch: the datums, their groups, packed weights, and reference logprobs where the loss has them.
+            logprobs: per datum, float32 `[target tokens]` in nats, requiring grad. Where a weight is 0.0 the
+                value has no meaning. Turning one into a Python number detaches it, and is refused.
+            options: the loss's options.
+            state: numbers that the loss keeps from step to step (a running mean); saved with checkpoints.
+
+        Returns:
+            The loss, a scalar tensor, and the metrics, plain finite floats by name.
+        """
+
+    @hookspec(firstresult=True)
+    def reference(self, options: BaseModel) -> str | None:
+        """Say which reference model the loss needs with these options (*first result*).
+
+        Returns:
+            None for none, "initial" for the policy before its first step, else a model or checkpoint. As
+            with every hook, None falls through to the loss that the plugin extends.
+        """
+
+    @hookspec(firstresult=True)
+    def step_line(self) -> Mapping[str, str] | None:
+        """Name the metrics of the line that each step prints, with their formats (*first result*).
+
+        Example:
+            >>> @hookimpl
+            ... def step_line() -> dict[str, str]:
+            ...     return {"pair_accuracy": ".2f", "mean_margin": ".6f"}
+        """
+
+    @hookspec
+    def remark(self, batch: Batch, options: BaseModel) -> str | None:
+        """Tell the user one line about the data of the first batch, or None (*all*)."""
+
+
+class ObserverSpec:
+    """What an observer of a run may implement; a loss plugin may too. An observer changes nothing.
+
+    An observer is a class, named by an entry point of the group `mint_train.observers`; `--track` takes the
+    entry point's name, and each run makes one of it. One that fails is told no more, and the run goes on.
+    """
+
+    @hookspec
+    def notice(self, text: str) -> None:
+        """Learn a line that the user is told of the run: its backend, its data, what it resumes (*all*)."""
+
+    @hookspec
+    def run_started(self, run: RunRecord) -> None:
+        """Learn of a run: settings, versions and data are known, the first step has not begun (*all*)."""
+
+    @hookspec
+    def step_finished(self, step: StepRecord) -> None:
+        """Learn of a finished optimiser step, its loss, metrics, tokens and seconds (*all*)."""
+
+    @hookspec
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Learn how the policy does on the held-out data: metrics, intervals, and each row's own (*all*)."""
+
+    @hookspec
+    def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
+        """Learn of a checkpoint that is complete and listed in the run folder (*all*)."""
+
+    @hookspec
+    def run_went_back(self, step: int, problem: str) -> None:
+        """Learn that the service failed, and that the steps after `step` will be taken again (*all*)."""
+
+    @hookspec
+    def run_finished(self, result: RunResult) -> None:
+        """Learn that the run is over: done, failed or interrupted, as `result.status` says (*all*)."""

@@ -1,0 +1,38 @@
+"""The recipe form: the prompt by the chat template, a space, the text, the end-of-sequence token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message: TypeAlias = Mapping[str, str]
+Prompt: TypeAlias = str | Sequence[Message]
+
+
+def build_prompt_tokens(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenise a prompt up to where the assistant's answer begins.
+
+    Uses the tokenizer's chat template with its generation prompt where it has one, else the plain form
+    `User: ...` and `Assistant:` a line each.
+
+    Args:
+        prompt: a user's text, or chat messages with `role` and `content`.
+        tokenizer: the model's tokenizer.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    if tokenizer.chat_template:
+        tokens = tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+        return list(tokens)
+    lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+    return list(tokenizer.encode("\n".join([*lines, "Assistant:"]), add_special_tokens=True))
+
+
+def build_completion_tokens(completion: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenise a completion: a leading space, no special tokens, the end-of-sequence token behind."""
+    tokens = tokenizer.encode(f" {completion}", add_special_tokens=False)
+    return [*tokens, tokenizer.eos_token_id]

@@ -1,0 +1,118 @@
+"""CSV, Parquet, Arrow and the Hugging Face hub: rows of columns."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mint_train.errors import DataError, Source
+from mint_train.rows.compression import numbered_lines, one_line
+from mint_train.rows.json_rows import not_utf8
+from mint_train.rows.row import BadRow, Row
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+"""Builders of the `datasets` library by suffix."""
+DEFAULT_SPLIT = "train"
+
+
+def read_csv(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row | BadRow]:
+    """Read rows of text under the columns of the first line; each keeps the line that it began on.
+
+    Cells stay text: a column of numbers or of "None" is no guess of ours to make.
+
+    Raises:
+        DataError: the file is not UTF-8, its header names a column twice, or a quote is never closed.
+    """
+    csv.field_size_limit(sys.maxsize)  # a completion may be longer than the module's 128 KiB
+    reader = csv.reader(decoded_lines(file, name), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        begins = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{name}:{begins}: broken CSV: {error}") from error
+        source = Source(name, begins)
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+            if len(set(header)) < len(header):
+                raise DataError(f"{source}: the header names a column twice: {', '.join(header)}")
+        elif len(cells) == len(header):
+            yield Row(dict(zip(header, cells, strict=True)), source)
+        else:
+            yield BadRow(source, f"holds {len(cells)} cells; the header names {len(header)} columns")
+
+
+def decoded_lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """Yield a file's lines as text.
+
+    Raises:
+        DataError: one is not UTF-8.
+    """
+    for number, line in numbered_lines(file, name):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}:{number}: {not_utf8(error)}") from error
+
+
+def read_table(path: Path, builder: str, name: str) -> Iterator[Row]:
+    """Stream the rows of a Parquet or Arrow file, numbered from 1.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise DataError(f"{name}: no such file")
+    # the library takes a pattern, and a file's name may hold [ or *
+    rows = load_rows(name, builder, data_files=[glob.escape(str(path.resolve()))], streaming=True)
+    for number, values in enumerate(rows, start=1):
+        yield Row(values, Source(name, number, "row"))
+
+
+def read_hub(name: str, reference: str, *, streaming: bool) -> Iterator[dict[str, Any]]:
+    """Read a data set by its name on the hub, or a folder of the same layout.
+
+    Args:
+        name: what an error calls it.
+        reference: `org/name`, `org/name/config` or a folder, each perhaps with `:split` behind it.
+        streaming: read it over the network row by row, without keeping a copy.
+
+    Raises:
+        DataError: it cannot be reached or read, or does not have the split.
+    """
+    path, _, split = reference.partition(":")
+    parts = path.split("/")
+    config = None
+    if not Path(path).exists() and len(parts) == 3:
+        path, config = "/".join(parts[:2]), parts[2]
+    return load_rows(name, path, name=config, split=split or DEFAULT_SPLIT, streaming=streaming)
+
+
+def load_rows(label: str, path: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Iterate what `datasets.load_dataset` loads; whatever it raises becomes one line.
+
+    Raises:
+        DataError: naming what was to be read.
+    """
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(path, **{"split": DEFAULT_SPLIT} | arguments)
+    except Exception as error:
+        raise DataError(f"{label}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def as_json_line(values: dict[str, Any]) -> bytes:
+    """Write a row of the hub as a line of JSON; what JSON does not have (a date) becomes text."""
+    return json.dumps(values, ensure_ascii=True, default=str).encode() + b"\n"

@@ -1,0 +1,307 @@
+"""What a run leaves on disk: `run.json`, `metrics.jsonl`, `checkpoints.jsonl`, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mint_train.errors import OptionError, UserError
+from mint_train.run_folder.files import (
+    append_line,
+    read_lines,
+    sync_file,
+    write_lines,
+    write_rows,
+    write_whole,
+)
+from mint_train.run_folder.records import Checkpoint, Evaluation, StepRecord
+from mint_train.settings.config_files import config_text
+
+FORMAT = 1
+"""The form of what a run writes; a resume of another one is refused."""
+
+RUN_FILE = "run.json"
+CONFIG_FILE = "run.toml"
+METRICS_FILE = "metrics.jsonl"
+SKIPPED_FILE = "skipped_rows.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+EVALUATION_ROWS = "evaluations"
+"""The folder with a file per evaluation: a line for each held-out row."""
+CHECKPOINTS_FILE = "checkpoints.jsonl"
+PARTS = (
+    RUN_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    EVALUATIONS_FILE,
+    CHECKPOINTS_FILE,
+    EVALUATION_ROWS,
+    SKIPPED_FILE,
+    "adapter",
+    "adapter.part",
+    "adapter.old",
+    "base_model",
+    "checkpoints",
+    "observers",
+    "report.html",
+    "report.png",
+    "reference",
+)
+"""What a run writes: nothing else in its folder is ever removed."""
+REPLACED = ".replaced"
+LOCK_FILE = ".lock"
+PLACE = frozenset({"output", "overwrite"})
+"""Settings that say where a run is written, and nothing of the run."""
+CHECKPOINT_PATHS = ("state", "sampler")
+
+
+class RunFolder:
+    """The folder of one run; while it is entered, no other process may write to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / LOCK_FILE)
+
+    def __enter__(self) -> RunFolder:
+        """Take the lock, which the operating system gives back however this process ends.
+
+        Raises:
+            UserError: another process has it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.path} is in use by another process; wait until its run ends") from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written to: {error.strerror or error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            OptionError: it holds a run already and `overwrite` is not set, or is no folder of a run's.
+        """
+        if is_left_over(path):
+            with cls(path) as folder:
+                folder.discard()
+        if (path / RUN_FILE).exists():
+            if not overwrite:
+                raise OptionError(
+                    f"--output {path} already holds a run: continue it with `mint-train resume {path}`, "
+                    "replace it with --overwrite, or name another folder"
+                )
+            with cls(path):
+                move_parts(path, path / REPLACED)
+        elif path.exists() and not (path.is_dir() and is_empty(path)):
+            raise OptionError(f"--output {path} exists and is no run folder; name a new or empty folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"--output {path}: {error.strerror or error}") from error
+        return cls(path)
+
+    def discard(self) -> None:
+        """Remove a run that never began; one that it was to replace comes back."""
+        remove_parts(self.path)
+        if (self.path / REPLACED).exists():
+            move_parts(self.path / REPLACED, self.path)
+        elif is_empty(self.path):
+            shutil.rmtree(self.path)
+
+    def begin(self, description: dict[str, Any]) -> None:
+        """Write `run.json` of a run whose first step is next, and let go of the run that it replaces."""
+        repeatable = {name: value for name, value in description["settings"].items() if name not in PLACE}
+        write_whole(self.path / CONFIG_FILE, config_text(repeatable))
+        self.write_description(description)
+        shutil.rmtree(self.path / REPLACED, ignore_errors=True)
+
+    def write_description(self, description: dict[str, Any]) -> None:
+        """Write `run.json`, sealed against edits of what decides the run."""
+        description = description | {"format": FORMAT, "seal": seal(description)}
+        write_whole(self.path / RUN_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+
+    def read_description(self) -> dict[str, Any]:
+        """Read `run.json`.
+
+        Raises:
+            UserError: the folder holds no run, or the file is broken, edited or of another version.
+        """
+        path = self.path / RUN_FILE
+        try:
+            description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} holds no run: there is no {RUN_FILE} in it") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        if not isinstance(description, dict) or not {"settings", "backend", "data"} <= description.keys():
+            raise UserError(f"{path} is no description of a run; start the run again with --overwrite")
+        if description.get("format") != FORMAT:
+            raise UserError(
+                f"{path} was written by another version of mint-train (form {description.get('format')}, "
+                f"this one reads {FORMAT}); continue the run with that version"
+            )
+        if description.get("seal") != seal(description):
+            raise UserError(
+                f"{path} has been edited: its settings are no longer those of the run; undo the edit, "
+                "or start a new run"
+            )
+        return description
+
+    def set_status(self, status: str, **more: Any) -> None:
+        """Note in `run.json` how the run stands."""
+        self.write_description(self.read_description() | {"status": status} | more)
+
+    def write_skipped(self, lines: list[dict[str, Any]]) -> None:
+        """Write a line for each row that is skipped, where there are any."""
+        if lines:
+            write_lines(self.path / SKIPPED_FILE, lines)
+
+    def append_step(self, record: StepRecord) -> None:
+        """Add a step's line to `metrics.jsonl`."""
+        line = {
+            "step": record.step,
+            **record.metrics,
+            "learning_rate": record.learning_rate,
+            "tokens": record.tokens,
+            "seconds": round(record.seconds, 6),
+        }
+        append_line(self.path / METRICS_FILE, line)
+
+    def append_evaluation(self, evaluation: Evaluation) -> None:
+        """Write an evaluation's rows to a file of their own, then add its line to `evaluations.jsonl`."""
+        write_rows(self.evaluation_rows(evaluation.step), evaluation.rows)
+        line = {
+            "step": evaluation.step,
+            **evaluation.metrics,
+            "intervals": evaluation.intervals,
+            "batch_means": list(evaluation.batch_means),
+            "groups": evaluation.groups,
+        }
+        append_line(self.path / EVALUATIONS_FILE, line, durable=True)
+
+    def evaluation_rows(self, step: int) -> Path:
+        """Return where the rows of the evaluation after a step are."""
+        return self.path / EVALUATION_ROWS / f"step-{step:06d}.jsonl"
+
+    def has_steps(self) -> bool:
+        """Tell whether a step has been recorded."""
+        return bool(read_lines(self.path / METRICS_FILE))
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return the lines of `evaluations.jsonl`."""
+        return read_lines(self.path / EVALUATIONS_FILE)
+
+    def append_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Add a checkpoint's line to `checkpoints.jsonl`; its paths are relative, as the folder may move."""
+        paths = {name: self.relative(getattr(checkpoint, name)) for name in CHECKPOINT_PATHS}
+        sync_file(self.path / METRICS_FILE)  # a checkpoint's steps must be there wherever it is
+        append_line(self.path / CHECKPOINTS_FILE, asdict(checkpoint) | paths, durable=True)
+
+    def forget_checkpoints(self, keep: int) -> list[str]:
+        """Drop the lines of all but the newest checkpoints, and return the states of no kept line."""
+        lines = read_lines(self.path / CHECKPOINTS_FILE)
+        steps = sorted({line["step"] for line in lines})[-keep:]
+        kept = [line for line in lines if line["step"] in steps]
+        if len(kept) == len(lines):
+            return []
+        write_lines(self.path / CHECKPOINTS_FILE, kept)
+        return [str(self.found(line["state"])) for line in lines if line not in kept]
+
+    def relative(self, path: str | None) -> str | None:
+        """Return a path below this folder relative to it, and any other as it is."""
+        if path is None or not Path(path).is_relative_to(self.path):
+            return path
+        return str(Path(path).relative_to(self.path))
+
+    def last_checkpoint(self) -> Checkpoint:
+        """Return the newest checkpoint.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self.checkpoints()[-1]
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints, the oldest first.
+
+        Raises:
+            UserError: there is none, or a line is no checkpoint.
+        """
+        path = self.path / CHECKPOINTS_FILE
+        lines = read_lines(path)
+        if not lines:
+            raise UserError(
+                f"{self.path} has no checkpoint to resume from; start the run again with --overwrite"
+            )
+        try:
+            return [
+                Checkpoint(**line | {name: self.found(line[name]) for name in CHECKPOINT_PATHS})
+                for line in lines
+            ]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is broken: a line of it is no checkpoint") from error
+
+    def found(self, path: str | None) -> str | None:
+        """Undo `relative`."""
+        return str(self.path / path) if path is not None and (self.path / path).exists() else path
+
+    def keep_steps_until(self, step: int) -> None:
+        """Drop the lines of steps after a checkpoint, and torn last lines, before a resume repeats them."""
+        for name in (METRICS_FILE, CHECKPOINTS_FILE):
+            kept = [line for line in read_lines(self.path / name) if line["step"] <= step]
+            write_lines(self.path / name, kept)
+        if (self.path / EVALUATIONS_FILE).exists():
+            lines = self.evaluations()
+            write_lines(self.path / EVALUATIONS_FILE, [line for line in lines if line["step"] <= step])
+            for line in lines:
+                if line["step"] > step:
+                    self.evaluation_rows(line["step"]).unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Tell whether nothing but a lock is left in a folder."""
+    return all(path.name == LOCK_FILE for path in folder.iterdir())
+
+
+def is_left_over(folder: Path) -> bool:
+    """Tell whether a folder holds only what a run leaves that is killed before it begins."""
+    if not (folder / LOCK_FILE).exists() or (folder / RUN_FILE).exists():
+        return False
+    return all(path.name.removesuffix(".part") in {LOCK_FILE, REPLACED, *PARTS} for path in folder.iterdir())
+
+
+def move_parts(source: Path, target: Path) -> None:
+    """Move what a run wrote into another folder of the same disk, over what stands there."""
+    remove_parts(target)
+    target.mkdir(exist_ok=True)
+    for part in PARTS:
+        if (source / part).exists():
+            (source / part).replace(target / part)
+    if source.name == REPLACED:
+        source.rmdir()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    for path in (folder / name for part in PARTS for name in (part, part + ".part")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def seal(description: dict[str, Any]) -> str:
+    """Digest what decides a run: its settings, its backend, its data."""
+    decisive = [description[part] for part in ("settings", "backend", "data")]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -74,7 +74,7 @@ def packed(content: bytes, dice: random.Random) -> tuple[bytes, str]:
     if how < 0.8:
         return content, ""
     if how < 0.9:
-        squeezed, ending = gzip.compress(content, 1), ".gz"
+        squeezed, ending = gzip.compress(content, 1, mtime=0), ".gz"
     else:
         squeezed, ending = bytes(pa.Codec("zstd").compress(content, asbytes=True)), ".zst"
     return (mangle(squeezed, dice) if dice.random() < 0.5 else squeezed), ending

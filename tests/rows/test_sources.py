@@ -38,6 +38,11 @@ def csv_text(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
     return text.getvalue().encode()
 
 
+def gzipped(content: bytes) -> bytes:
+    """Without the time of day, which gzip would write into the bytes and pytest into a test's name."""
+    return gzip.compress(content, mtime=0)
+
+
 def zstandard(content: bytes) -> bytes:
     return bytes(pa.Codec("zstd").compress(content, asbytes=True))
 
@@ -59,18 +64,16 @@ def arrow(rows: list[dict[str, Any]], new: Callable[..., Any]) -> bytes:
 KINDS = {
     "a.jsonl": json_lines,
     "a.json": lambda rows: json.dumps(rows, indent=1).encode(),
-    "a.jsonl.gz": lambda rows: gzip.compress(json_lines(rows)),
+    "a.jsonl.gz": lambda rows: gzipped(json_lines(rows)),
     "a.jsonl.zst": lambda rows: zstandard(json_lines(rows)),
-    "two members.jsonl.gz": lambda rows: (
-        gzip.compress(json_lines(rows[:1])) + gzip.compress(json_lines(rows[1:]))
-    ),
+    "two members.jsonl.gz": lambda rows: gzipped(json_lines(rows[:1])) + gzipped(json_lines(rows[1:])),
     "two frames.jsonl.zst": lambda rows: zstandard(json_lines(rows[:1])) + zstandard(json_lines(rows[1:])),
-    "a.json.gz": lambda rows: gzip.compress(json.dumps(rows).encode()),
-    "no suffix": lambda rows: gzip.compress(json_lines(rows)),
+    "a.json.gz": lambda rows: gzipped(json.dumps(rows).encode()),
+    "no suffix": lambda rows: gzipped(json_lines(rows)),
     "a.csv": csv_text,
     "mark.csv": lambda rows: b"\xef\xbb\xbf" + csv_text(rows),
     "a.tsv": lambda rows: csv_text(rows, "\t"),
-    "a.csv.gz": lambda rows: gzip.compress(csv_text(rows)),
+    "a.csv.gz": lambda rows: gzipped(csv_text(rows)),
     "a.csv.zst": lambda rows: zstandard(csv_text(rows)),
     "a.parquet": parquet,
     "odd [1] *.parquet": parquet,
@@ -110,9 +113,9 @@ def test_messages_in_parquet(tmp_path: Path) -> None:
 def test_shards_are_read_in_order_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "deep").mkdir(parents=True)
-    Path("data/b.jsonl.gz").write_bytes(gzip.compress(json_lines(ROWS[1:])))
-    Path("data/a.jsonl.gz").write_bytes(gzip.compress(json_lines(ROWS[:1])))
-    Path("data/deep/c.jsonl.gz").write_bytes(gzip.compress(b""))
+    Path("data/b.jsonl.gz").write_bytes(gzipped(json_lines(ROWS[1:])))
+    Path("data/a.jsonl.gz").write_bytes(gzipped(json_lines(ROWS[:1])))
+    Path("data/deep/c.jsonl.gz").write_bytes(gzipped(b""))
     data = open_data("data/*.jsonl.gz")
     assert [str(row.source) for row in data.rows() if not isinstance(row, BadRow)] == [
         "data/a.jsonl.gz:1", "data/b.jsonl.gz:1", "data/b.jsonl.gz:2",
@@ -174,7 +177,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     return put
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard])
+@pytest.mark.parametrize("pack", [bytes, gzipped, zstandard])
 def test_standard_input(pipe: Callable[[bytes], None], pack: Callable[[bytes], bytes]) -> None:
     pipe(pack(json_lines(ROWS) + b"{broken\n"))
     data = open_data("-")
@@ -259,9 +262,9 @@ BROKEN = {
     "a.parquet": [(b"PAR1 or not", "a.parquet: cannot be read: "), (b"", "a.parquet: cannot be read: ")],
     "a.arrow": [(b"ARROW1 or not", "a.arrow: cannot be read: ")],
     "a.jsonl.gz": [
-        (gzip.compress(json_lines(ROWS))[:-9], "a.jsonl.gz: cannot be read "),
-        (gzip.compress(json_lines(ROWS)) + b"more", "a.jsonl.gz: cannot be read "),
-        (gzip.compress(b""), "a.jsonl.gz: the file holds no rows"),
+        (gzipped(json_lines(ROWS))[:-9], "a.jsonl.gz: cannot be read "),
+        (gzipped(json_lines(ROWS)) + b"more", "a.jsonl.gz: cannot be read "),
+        (gzipped(b""), "a.jsonl.gz: the file holds no rows"),
     ],
     "a.jsonl.zst": [
         (zstandard(json_lines(ROWS))[:-1], "a.jsonl.zst: cannot be read "),

@@ -39,7 +39,7 @@ class Group:
             if not isinstance(datum, Datum):
                 raise PluginError(
                     f"{source}: flatten returned a {type(datum).__name__} where a Datum is needed; "
-                    "build it with mint_train.datums.build_datum"
+                    "build it with mint_train.batches.datums.build_datum"
                 )
         attached = [item.attached if isinstance(item, AttachedDatum) else {} for item in flattened]
         return cls(datums=tuple(datums), source=source, attached=tuple(attached))

@@ -144,8 +144,8 @@ class OneDatumPerRow:
     EXTENDS = "dpo"
 
     @hookimpl
-    def flatten(self, example: Any, tokenizer: Any) -> list[Datum]:
-        return [build_datum([5], tokenizer.encode(example.chosen), None)]
+    def flatten(self, example: Any, renderer: Any) -> list[Datum]:
+        return [build_datum([5], renderer.tokenizer.encode(example.chosen), None)]
 
 
 class SwappedPrompts:
@@ -154,11 +154,11 @@ class SwappedPrompts:
     EXTENDS = "dpo"
 
     @hookimpl
-    def flatten(self, example: Any, tokenizer: Any) -> list[Datum]:
-        prompts = tokenizer.encode("one prompt"), tokenizer.encode("two prompts")
+    def flatten(self, example: Any, renderer: Any) -> list[Datum]:
+        prompts = renderer.tokenizer.encode("one prompt"), renderer.tokenizer.encode("two prompts")
         texts = example.chosen, example.rejected
         return [
-            build_datum(prompt, tokenizer.encode(text), None)
+            build_datum(prompt, renderer.tokenizer.encode(text), None)
             for prompt, text in zip(prompts, texts, strict=True)
         ]
 
@@ -214,10 +214,10 @@ def test_every_pair_of_the_data_is_checked_before_the_first_step(
         EXTENDS = "dpo"
 
         @hookimpl
-        def flatten(self, example: Any, tokenizer: Any) -> list[Datum] | None:
+        def flatten(self, example: Any, renderer: Any) -> list[Datum] | None:
             if example.prompt != "last":
                 return None  # falls through to DPO's own
-            return [build_datum([5], tokenizer.encode(example.chosen), None)]
+            return [build_datum([5], renderer.tokenizer.encode(example.chosen), None)]
 
     install_loss("broken", LastOneBroken())
     rows = [{"prompt": p, "chosen": "b", "rejected": "c"} for p in ("first", "second", "last")]

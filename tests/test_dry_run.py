@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from mint_train import hookimpl
-from mint_train.batches.datums import build_datum
 from mint_train.groups.inspection import DataReport, inspect_data
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 from mint_train.settings.model import load_settings
 
 RIVER = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "Blue."}
@@ -80,12 +78,9 @@ def test_a_break_of_the_contract_is_listed_and_the_rest_is_still_looked_at(
         EXTENDS = "dpo"
 
         @hookimpl
-        def flatten(self, example: Any, tokenizer: Any, max_length: int | None) -> Any:
-            prompt = build_prompt_tokens(example.prompt, tokenizer)
+        def flatten(self, example: Any, renderer: Any) -> Any:
             texts = [example.chosen, example.rejected][: 1 if example.prompt == "Say two." else 2]
-            return [
-                build_datum(prompt, build_completion_tokens(text, tokenizer), max_length) for text in texts
-            ]
+            return renderer.datums(example.prompt, texts)
 
     install_loss("wrong", FlattensWrong())
     report = inspected(tokenizer, short_pairs, "wrong")

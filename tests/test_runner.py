@@ -26,6 +26,7 @@ from mint_train import hookimpl, sequence_logprobs
 from mint_train.errors import LossError, MintTrainError
 from mint_train.groups.order import Order, steps_per_epoch
 from mint_train.plugins.authoring import FunctionLoss
+from mint_train.rendering.renderer import Renderer
 from mint_train.training.training import unused_folder
 
 Train = Callable[..., Any]
@@ -212,7 +213,7 @@ def test_the_adapter_loads_with_peft_and_gives_the_trained_logprobs(
     result = train(lr=1e-2)
     tokenizer = AutoTokenizer.from_pretrained(starter_model_folder)
     dpo = Loss(load_plugin("dpo"))
-    data = dpo.flatten(PreferencePair("Say one.", "one", "no"), tokenizer, None)
+    data = dpo.flatten(PreferencePair("Say one.", "one", "no"), Renderer(tokenizer))
     client = open_local_client(str(starter_model_folder), 16, 0, Path("other"))
 
     def service_logprobs() -> list[torch.Tensor]:

@@ -22,6 +22,7 @@ from mint_train.errors import Source
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
 from mint_train.settings.model import MINT_DEFAULT_MODEL, load_settings
 from mint_train_dpo.pairs import PreferencePair
@@ -98,7 +99,7 @@ def test_flattening_token_by_token(dpo: Loss, tokenizer: Any) -> None:
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPT}], tokenize=True, add_generation_prompt=True, return_dict=False
     )
-    group = dpo.flatten(PreferencePair(PROMPT, CHOSEN, REJECTED), tokenizer, None)
+    group = dpo.flatten(PreferencePair(PROMPT, CHOSEN, REJECTED), Renderer(tokenizer))
     for datum, text in zip(group, (CHOSEN, REJECTED), strict=True):
         assert isinstance(datum, Datum)
         completion = [*tokenizer.encode(f" {text}", add_special_tokens=False), tokenizer.eos_token_id]
@@ -113,7 +114,7 @@ def test_flattening_is_the_pages_own(
 ) -> None:
     mine = tokenizer if has_template else plain_tokenizer
     prompt_tokens = build_prompt_tokens(PROMPT, mine)
-    group = dpo.flatten(PreferencePair(PROMPT, CHOSEN, REJECTED), mine, None)
+    group = dpo.flatten(PreferencePair(PROMPT, CHOSEN, REJECTED), Renderer(mine))
     for datum, text in zip(group, (CHOSEN, REJECTED), strict=True):
         assert isinstance(datum, Datum)
         expected = page_datum(prompt_tokens, text, mine)
@@ -166,7 +167,7 @@ def test_plain_form_of_a_conversation(plain_tokenizer: Any) -> None:
 
 def test_even_datums_are_chosen_and_odd_ones_rejected(dpo: Loss, tokenizer: Any) -> None:
     pairs = [PreferencePair(f"Question {n}", f"good {n}", f"bad {n}") for n in range(3)]
-    groups = [Group.of(dpo.flatten(pair, tokenizer, None), Source("x", 1)) for pair in pairs]
+    groups = [Group.of(dpo.flatten(pair, Renderer(tokenizer)), Source("x", 1)) for pair in pairs]
     shown = [tokenizer.decode(targets(datum)) for datum in Batch(groups).data]
     for place, text in enumerate(shown):
         side = "good" if place % 2 == 0 else "bad"
@@ -177,7 +178,9 @@ def test_even_datums_are_chosen_and_odd_ones_rejected(dpo: Loss, tokenizer: Any)
 def test_loss_and_metrics_are_the_pages_own(dpo: Loss, tokenizer: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     texts = [("Say it", "yes indeed", "no"), ("Again", "well", "not so well"), ("Once more", "a b c", "d")]
-    groups = [Group.of(dpo.flatten(PreferencePair(*text), tokenizer, None), Source("x", 1)) for text in texts]
+    groups = [
+        Group.of(dpo.flatten(PreferencePair(*text), Renderer(tokenizer)), Source("x", 1)) for text in texts
+    ]
     batch = Batch(groups)
     values = [-3 * torch.rand(length, generator=generator) for length in batch.lengths.tolist()]
     mine = [value.clone().requires_grad_() for value in values]

@@ -15,6 +15,7 @@ from mint_train import hookimpl, loss, segment_sums, sequence_logprobs
 from mint_train.batches.logprobs import packed_logprobs
 from mint_train.errors import OptionError, PluginError, RowError
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.rendering.renderer import Renderer
 from mint_train.testing import CHECKS, ConformanceError, check_loss, conformance_checks
 
 
@@ -174,8 +175,8 @@ def test_a_missing_contract_is_found() -> None:
 
 
 def test_max_length_is_tried() -> None:
-    def deaf(example, tokenizer):
-        return mint_train_dpo.plugin.flatten(example, tokenizer, None)
+    def deaf(example, renderer):
+        return mint_train_dpo.plugin.flatten(example, Renderer(renderer.tokenizer))
 
     assert "tokens at" in failures(extending(flatten=deaf))["max-length is kept"]
 

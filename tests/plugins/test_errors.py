@@ -67,7 +67,7 @@ def test_a_plugin_without_hooks_is_refused() -> None:
 
 
 def test_another_contract_version_is_refused() -> None:
-    with pytest.raises(PluginError, match="written for version 99 of the hook contract; this is version 1"):
+    with pytest.raises(PluginError, match="written for version 99 of the hook contract; this is version 2"):
         open_plugin(CONTRACT_VERSION=99, EXTENDS="dpo")
 
 

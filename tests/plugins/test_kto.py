@@ -15,6 +15,7 @@ from mint_train.batches.batch import Batch
 from mint_train.errors import ContractError, DataError, DoesNotFit, OptionError, RowError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
+from mint_train.rendering.renderer import Renderer
 from mint_train.testing import Check, conformance_checks
 from mint_train_kto import plugin
 from mint_train_kto.apo_zero_unpaired import APOZeroUnpairedOptions
@@ -213,10 +214,10 @@ def test_a_cut_completion_equal_to_its_baseline_does_not_fit() -> None:
 
     example = RatedCompletion("Say it.", "the same start", True, "the same end")
     prompt_and_one = (
-        1 + len(loss.flatten(example, small_tokenizer(), None)[0].datum.model_input.to_ints()) - 4
+        1 + len(loss.flatten(example, Renderer(small_tokenizer()))[0].datum.model_input.to_ints()) - 4
     )
     with pytest.raises(DoesNotFit):
-        loss.flatten(example, small_tokenizer(), prompt_and_one)
+        loss.flatten(example, Renderer(small_tokenizer(), prompt_and_one))
 
 
 def test_kto_needs_its_reference() -> None:

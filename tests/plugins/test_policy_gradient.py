@@ -15,6 +15,7 @@ from mint_train.conformance.material import small_tokenizer
 from mint_train.errors import ContractError, OptionError, RowError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
+from mint_train.rendering.renderer import Renderer
 from mint_train.testing import Check, conformance_checks
 from mint_train_policy_gradient import plugin
 from mint_train_policy_gradient.plugin import PolicyGradientOptions
@@ -139,8 +140,8 @@ def test_a_missing_field_is_named() -> None:
 
 def test_values_stand_at_their_tokens_and_are_cut_with_them() -> None:
     loss = Loss(load_plugin("policy-gradient"))
-    (whole,) = loss.flatten(parse_rollout(ROW), small_tokenizer(), None)
-    (cut,) = loss.flatten(parse_rollout(ROW), small_tokenizer(), 3)
+    (whole,) = loss.flatten(parse_rollout(ROW), Renderer(small_tokenizer()))
+    (cut,) = loss.flatten(parse_rollout(ROW), Renderer(small_tokenizer(), 3))
     assert isinstance(whole, AttachedDatum)
     assert isinstance(cut, AttachedDatum)
     assert whole.attached == {"old_logprobs": [0.0, -1.0, -2.0], "advantages": [0.0, 0.5, 0.5]}

@@ -24,6 +24,7 @@ from mint_train.groups.token_file import GroupWriter, StoredGroups
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.encoding import BatchTokenizer, can_batch
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.readers import open_data
 from mint_train.sdk import Datum, types
 
@@ -139,7 +140,7 @@ def test_what_is_batched_and_kept_is_what_flatten_gives(
     expected = []
     for value, example in zip(loss.relate_examples([one.value for one in held]), held, strict=True):
         try:
-            expected.append(Group.of(loss.flatten(value, tokenizer, max_length), example.source))
+            expected.append(Group.of(loss.flatten(value, Renderer(tokenizer, max_length)), example.source))
         except DoesNotFit:
             continue
     assert [said(group) for group in found.groups] == [said(group) for group in expected]
@@ -154,7 +155,7 @@ def test_a_chunk_is_encoded_in_one_call_per_kind_of_text(
     if not has_template:
         plain.chat_template = None
     examples = [dpo.parse_row(row) for row in ROWS]
-    expected = [dpo.flatten(example, plain, None) for example in examples]
+    expected = [dpo.flatten(example, Renderer(plain)) for example in examples]
     batched = BatchTokenizer(plain)
     calls = []
     library = plain.backend_tokenizer
@@ -171,7 +172,7 @@ def test_a_chunk_is_encoded_in_one_call_per_kind_of_text(
     monkeypatch.setattr(type(plain), "encode", lambda *_, **__: pytest.fail("a text was encoded alone"))
 
     def flatten(example: Any) -> Any:
-        return dpo.flatten(example, batched, None)
+        return dpo.flatten(example, Renderer(batched))
 
     found = []
     for chunk in batched.encoded([examples[:4], examples[4:8], examples[8:]], flatten):
@@ -200,7 +201,9 @@ def test_a_tokenizer_that_was_left_cutting_and_padding_does_neither(
     write_rows: Callable[..., Path], dpo: Loss, tokenizer: Any
 ) -> None:
     path = write_rows(ROWS)
-    expected = [Group.of(dpo.flatten(dpo.parse_row(row), tokenizer, None), Source("x", 1)) for row in ROWS]
+    expected = [
+        Group.of(dpo.flatten(dpo.parse_row(row), Renderer(tokenizer)), Source("x", 1)) for row in ROWS
+    ]
     left = copy.deepcopy(tokenizer)
     left.backend_tokenizer.enable_truncation(3)
     left.backend_tokenizer.enable_padding(length=99)
@@ -308,7 +311,7 @@ def test_a_changed_source_of_a_plugin_counts(
     """A developer's next run must not find the tokens of the code before."""
     source = (
         "from mint_train import hookimpl\nfrom mint_train.batches.datums import build_datum\n"
-        'EXTENDS = "dpo"\n\n@hookimpl\ndef flatten(example, tokenizer):\n'
+        'EXTENDS = "dpo"\n\n@hookimpl\ndef flatten(example, renderer):\n'
         '    """Two datums."""\n    return [build_datum([1, 2], [token, 4], None) for token in (TOKEN, 3)]\n'
     )
     path, found = write_rows(ROWS), []

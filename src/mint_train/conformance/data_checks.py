@@ -16,6 +16,7 @@ from mint_train.batches.groups import Group
 from mint_train.conformance.material import Material, mutated, require_that
 from mint_train.errors import ContractError, DoesNotFit, RowError
 from mint_train.losses.loss_options import option_rows
+from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
 
 NONSENSE = "no_such_option"
@@ -155,7 +156,9 @@ def max_length_is_kept(material: Material) -> str:
     for most in (longest - 1, longest // 2, 2):
         for example, row in zip(material.examples, material.rows, strict=True):
             try:
-                group = Group.of(material.loss.flatten(example, material.tokenizer, most), row.source)
+                group = Group.of(
+                    material.loss.flatten(example, Renderer(material.tokenizer, most)), row.source
+                )
             except DoesNotFit:
                 continue
             require_that(

@@ -17,6 +17,7 @@ from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
 from mint_train.errors import Source
 from mint_train.losses.loss import Loss
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.readers import read_rows
 from mint_train.rows.row import Row
 
@@ -84,7 +85,7 @@ class Material:
         generator = make_generator(SEED + 1)
         groups = []
         for example, row in zip(self.examples[:MOST_GROUPS], self.rows, strict=False):
-            group = Group.of(self.loss.flatten(example, self.tokenizer, None), row.source)
+            group = Group.of(self.loss.flatten(example, Renderer(self.tokenizer)), row.source)
             if self.loss.reference is not None:
                 reference = tuple(random_logprobs(length, generator) for length in group.lengths)
                 group = replace(group, reference_logprobs=reference)

@@ -19,6 +19,7 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, token_key
 from mint_train.groups.token_file import GroupWriter, StoredGroups
 from mint_train.losses.loss import Loss
+from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
 
@@ -102,8 +103,10 @@ def write_groups(
     left_out: list[str] = []
     unsuited: list[BadRow] = []
 
+    renderer = Renderer(tokenizer, max_length)
+
     def flatten(value: Any) -> Any:
-        return loss.flatten(value, tokenizer, max_length)
+        return loss.flatten(value, renderer)
 
     with closing(GroupWriter(folder / GROUPS_FILE)) as writer:
         for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):

@@ -17,6 +17,7 @@ from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import split_examples
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.losses.loss import Loss
+from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
 from mint_train.settings.model import Settings
@@ -110,12 +111,14 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
 
 def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport) -> Iterator[Group]:
     """Yield the groups that keep the contract; count them, and note all others."""
+    cutting = Renderer(tokenizer, report.max_length)
+    whole_renderer = Renderer(tokenizer)
 
     def flatten(value: Any) -> Any:
-        return loss.flatten(value, tokenizer, report.max_length)
+        return loss.flatten(value, cutting)
 
     def flatten_whole(value: Any) -> Any:
-        return loss.flatten(value, tokenizer, None)
+        return loss.flatten(value, whole_renderer)
 
     for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):
         whole = lengths_by_source(chunk, flatten_whole) if report.max_length else {}

@@ -18,6 +18,7 @@ from mint_train.errors import ContractError, LossError, MintTrainError, PluginEr
 from mint_train.losses.guard import check_scalar, finite_metrics
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, load_chain, make_manager
+from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum
 
 PAPER = re.compile(r"^Paper: (.*(?:\n +.*)*)", re.MULTILINE)
@@ -66,12 +67,10 @@ class Loss:
         related: Iterable[Any] | None = self.hook.relate_examples(examples=examples, options=self.options)
         return examples if related is None else related
 
-    def flatten(
-        self, example: Any, tokenizer: Any, max_length: int | None
-    ) -> Sequence[Datum | AttachedDatum]:
+    def flatten(self, example: Any, renderer: Renderer) -> Sequence[Datum | AttachedDatum]:
         """Turn an example into its datums."""
         flattened: Sequence[Datum | AttachedDatum] = self._first(
-            "flatten", example=example, tokenizer=tokenizer, max_length=max_length
+            "flatten", example=example, renderer=renderer
         )
         return flattened
 

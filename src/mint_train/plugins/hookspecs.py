@@ -20,14 +20,14 @@ import pluggy
 if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
-    from transformers import PreTrainedTokenizerBase
 
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import AttachedDatum
+    from mint_train.rendering.renderer import Renderer
     from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
     from mint_train.sdk import Datum
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """A plugin may state the contract it was written for as `CONTRACT_VERSION`; another number is refused."""
 
 PROJECT = "mint_train"
@@ -116,22 +116,21 @@ class LossSpec:
 
     @hookspec(firstresult=True)
     def flatten(
-        self, example: Any, tokenizer: PreTrainedTokenizerBase, options: BaseModel, max_length: int | None
+        self, example: Any, renderer: Renderer, options: BaseModel
     ) -> Sequence[Datum | AttachedDatum] | None:
         """Turn one example into its group of datums (*first result*).
 
         A pair gives `[chosen, rejected]`. A datum holds `n` input tokens, `n` target tokens (int64) and `n`
-        weights (float32, 0.0 where nothing is trained); `mint_train.batches.datums` builds them from tokens.
-        Whatever else the loss needs per datum is attached with `mint_train.attach`.
+        weights (float32, 0.0 where nothing is trained); the renderer builds them from a prompt and its
+        completions. Whatever else the loss needs per datum is attached with `attach`.
 
-        It is called a first time with a tokenizer that only notes the texts it is asked for, so that many are
-        encoded together; what it returns or raises then is thrown away.
+        It is called twice for each example. In the first call the renderer only collects the texts, so that
+        many can be encoded together, and what the call returns or raises is thrown away.
 
         Args:
-            example: what `parse_row` returned.
-            tokenizer: the tokenizer of the model that is trained.
+            example: the example that the row was read as.
+            renderer: makes datums of a prompt and its completions, and knows `max_length`.
             options: the loss's options.
-            max_length: the most tokens (prompt and completion) that a datum may stand for, or None.
 
         Raises:
             DoesNotFit: `max_length` leaves nothing to train; the example is counted, named and left out.

@@ -16,11 +16,9 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import PreTrainedTokenizerBase
 
-from mint_train import Batch, DoesNotFit, hookimpl
-from mint_train.batches.datums import build_datum
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train import Batch, hookimpl
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import recognise
 from mint_train.sdk import Datum
 from mint_train_dpo.contract import check_pairs
@@ -77,18 +75,9 @@ def row_form(row: Mapping[str, Any]) -> str:
 
 
 @hookimpl
-def flatten(
-    example: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Sequence[Datum]:
+def flatten(example: PreferencePair, renderer: Renderer) -> Sequence[Datum]:
     """Flatten a pair into [chosen, rejected]."""
-    prompt = build_prompt_tokens(example.prompt, tokenizer)
-    completions = [build_completion_tokens(text, tokenizer) for text in (example.chosen, example.rejected)]
-    room = None if max_length is None else max_length - len(prompt)
-    if room is not None and room > 0 and completions[0][:room] == completions[1][:room]:
-        raise DoesNotFit(
-            f"chosen and rejected begin with the same {room} tokens, all that --max-length leaves"
-        )
-    return [build_datum(prompt, completion, max_length) for completion in completions]
+    return renderer.datums(example.prompt, (example.chosen, example.rejected), ("chosen", "rejected"))
 
 
 @hookimpl

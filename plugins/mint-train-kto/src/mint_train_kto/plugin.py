@@ -9,13 +9,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
-from transformers import PreTrainedTokenizerBase
 
-from mint_train import Batch, DoesNotFit, attach, hookimpl, log_ratios
-from mint_train.batches.datums import AttachedDatum, build_datum
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train import Batch, attach, hookimpl, log_ratios
+from mint_train.batches.datums import AttachedDatum
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import recognise
-from mint_train.sdk import Datum
 from mint_train_kto.contract import LABEL, check_rated
 from mint_train_kto.loss import kahneman_tversky, kl_baseline, rating_metrics
 from mint_train_kto.rows import FORMS, RatedCompletion, parse_rated, with_unrelated
@@ -99,19 +97,10 @@ def relate_examples(
 
 
 @hookimpl
-def flatten(
-    example: RatedCompletion, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Sequence[Datum | AttachedDatum]:
+def flatten(example: RatedCompletion, renderer: Renderer) -> Sequence[AttachedDatum]:
     """Flatten into [completion] or [completion, unrelated completion], both on the example's prompt."""
-    prompt = build_prompt_tokens(example.prompt, tokenizer)
     texts = [text for text in (example.completion, example.unrelated) if text is not None]
-    completions = [build_completion_tokens(text, tokenizer) for text in texts]
-    room = None if max_length is None else max_length - len(prompt)
-    if room is not None and room > 0 and len({tuple(tokens[:room]) for tokens in completions}) < len(texts):
-        raise DoesNotFit(
-            f"it begins with the same {room} tokens as its baseline, all that --max-length leaves"
-        )
-    datums = [build_datum(prompt, completion, max_length) for completion in completions]
+    datums = renderer.datums(example.prompt, texts, ("the completion", "its unrelated completion"))
     return [attach(datum, **{LABEL: float(example.desirable)}) for datum in datums]
 
 

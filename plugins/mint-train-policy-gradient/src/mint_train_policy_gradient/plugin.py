@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, RowError, attach, hookimpl
-from mint_train.batches.datums import AttachedDatum, build_datum
+from mint_train.batches.datums import AttachedDatum
 from mint_train.batches.logprobs import packed_logprobs
-from mint_train.rendering.recipe import build_prompt_tokens
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import recognise
 from mint_train_policy_gradient.contract import ADVANTAGES, OLD_LOGPROBS, check_rollouts
 from mint_train_policy_gradient.loss import Average, average_tokens, log_ratios, surrogate
@@ -68,21 +67,14 @@ def row_form(row: Mapping[str, Any]) -> str:
 
 
 @hookimpl
-def flatten(
-    example: Rollout, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> list[AttachedDatum]:
+def flatten(example: Rollout, renderer: Renderer) -> list[AttachedDatum]:
     """Flatten a rollout into one datum, its values per token attached; over the prompt they are 0.0."""
-    given = example.prompt
-    # a prompt of token ids is a list too, like one of messages
-    tokens = (
-        given
-        if isinstance(given, list) and isinstance(given[0], int)
-        else build_prompt_tokens(given, tokenizer)
-    )
+    tokens = renderer.prompt_tokens(example.prompt)
+    known = len(renderer.tokenizer)
     for field, ids in (("prompt_tokens", tokens), ("completion_tokens", example.completion_tokens)):
-        if max(ids) >= len(tokenizer):
-            raise RowError(field, f"token {max(ids)} is beyond the tokenizer's {len(tokenizer)} tokens")
-    datum = build_datum(tokens, example.completion_tokens, max_length)
+        if max(ids) >= known:
+            raise RowError(field, f"token {max(ids)} is beyond the tokenizer's {known} tokens")
+    datum = renderer.datum(tokens, example.completion_tokens)
     before = [0.0] * (len(tokens) - 1)
     length = len(datum.loss_fn_inputs["target_tokens"].data)
     old, advantages = ([*before, *values][:length] for values in (example.old_logprobs, example.advantages))

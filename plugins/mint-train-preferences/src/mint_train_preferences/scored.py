@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from transformers import PreTrainedTokenizerBase
 
 from mint_train import Batch, RowError, attach, hookimpl
 from mint_train.batches.datums import AttachedDatum
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.messages import number
 from mint_train_dpo import plugin as dpo
 from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
@@ -80,11 +80,9 @@ def score(row: Mapping[str, Any], side: str) -> float:
 
 
 @hookimpl
-def flatten(
-    example: ScoredPair, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Sequence[AttachedDatum]:
+def flatten(example: ScoredPair, renderer: Renderer) -> Sequence[AttachedDatum]:
     """Flatten a pair into [chosen, rejected], each with its score attached."""
-    datums = dpo.flatten(example.pair, tokenizer, max_length)
+    datums = dpo.flatten(example.pair, renderer)
     scores = (example.chosen_score, example.rejected_score)
     return [attach(datum, score=value) for datum, value in zip(datums, scores, strict=True)]
 

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
-from transformers import PreTrainedTokenizerBase
 
-from mint_train import Batch, DoesNotFit, attach, hookimpl, log_ratios
-from mint_train.batches.datums import AttachedDatum, build_datum
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train import Batch, attach, hookimpl, log_ratios
+from mint_train.batches.datums import AttachedDatum
+from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import recognise
 from mint_train_ranking.contract import LABEL, check_rankings
 from mint_train_ranking.lists import pad_lists, ranking_metrics
@@ -84,23 +83,10 @@ def row_form(row: Mapping[str, Any]) -> str:
 
 
 @hookimpl
-def flatten(
-    example: RankedCompletions, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> list[AttachedDatum]:
+def flatten(example: RankedCompletions, renderer: Renderer) -> list[AttachedDatum]:
     """Flatten a ranking into [best, ..., worst]."""
-    prompt = build_prompt_tokens(example.prompt, tokenizer)
-    completions = [build_completion_tokens(text, tokenizer) for text in example.completions]
-    room = None if max_length is None else max_length - len(prompt)
-    if (
-        room is not None
-        and room > 0
-        and len({tuple(tokens[:room]) for tokens in completions}) < len(completions)
-    ):
-        raise DoesNotFit(f"two completions begin with the same {room} tokens, all that --max-length leaves")
-    return [
-        attach(build_datum(prompt, completion, max_length), **{LABEL: label})
-        for completion, label in zip(completions, example.labels, strict=True)
-    ]
+    datums = renderer.datums(example.prompt, example.completions)
+    return [attach(datum, **{LABEL: label}) for datum, label in zip(datums, example.labels, strict=True)]
 
 
 @hookimpl

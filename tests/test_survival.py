@@ -323,7 +323,7 @@ def test_a_service_that_stays_away_ends_the_run_after_the_retries(
     train: Train, failing: Callable[..., None], run_cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing("optim_step", set(range(4, 100)))
-    with pytest.raises(ServiceError, match=r"^step 3: the service failed \(tried again 2 times\)$"):
+    with pytest.raises(ServiceError, match=r"^step 3: the service failed \(retried 2 times\)$"):
         train(steps=6, save_every=2, max_retries=2)
     assert "The state after step 2 is saved; continue with: mint-train resume run" in capsys.readouterr().out
     assert (description("run")["status"], description("run")["finished_steps"]) == ("failed", 2)

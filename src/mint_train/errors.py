@@ -1,4 +1,9 @@
-"""Every error that a user can cause, and the exit status that it ends the program with."""
+"""Every error that a user can cause, and the exit status that it ends the program with.
+
+An error keeps its parts as attributes and is formatted when it is shown. Its constructor passes all of its
+arguments on to `Exception`, so that it can be pickled; a test holds this for every class. Whoever catches an
+error and knows more than the raiser adds that with `locate` or `retries` and raises it again.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,26 @@ INTERRUPTED = 130
 
 
 class MintTrainError(Exception):
-    """The run failed; its message is one line that says what happened, where, and what to do next."""
+    """The run failed; shown as one line that says what happened, where, and what to do next."""
 
     exit_status = RUN_FAILED
+    where: tuple[str, ...] = ()
+    """Where it happened, from the outside in: a step, then a file and line, say."""
+    retries: int = 0
+    """How often the runner tried again before it gave up."""
+
+    @property
+    def message(self) -> str:
+        """What happened, without where."""
+        return super().__str__()
+
+    def locate(self, where: object) -> None:
+        """Say where it happened; shown before the message and before what is known already."""
+        self.where = (str(where), *self.where)
+
+    def __str__(self) -> str:
+        times = "once" if self.retries == 1 else f"{self.retries} times"
+        return ": ".join([*self.where, self.message]) + (f" (retried {times})" if self.retries else "")
 
 
 class UserError(MintTrainError):
@@ -33,12 +55,12 @@ class PluginError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a row came from, as a user finds it again."""
+    """Where a row came from, in the form in which a user finds it again."""
 
     path: str
     line: int
     unit: str = "line"
-    """What `line` counts: lines of a text, or rows where there are no lines."""
+    """What `line` counts: lines of a text file, or rows where a file has no lines."""
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path} {self.unit} {self.line}"
@@ -51,9 +73,14 @@ class RowError(UserError):
     """
 
     def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
         self.field = field
         self.problem = problem
-        super().__init__(f'field "{field}": {problem}')
+
+    @property
+    def message(self) -> str:
+        """The field and what is wrong with it."""
+        return f'field "{self.field}": {self.problem}'
 
 
 class DataError(UserError):
@@ -68,9 +95,14 @@ class ContractError(UserError):
     """
 
     def __init__(self, problem: str, group: int | None = None) -> None:
+        super().__init__(problem, group)
         self.problem = problem
         self.group = group
-        super().__init__(problem)
+
+    @property
+    def message(self) -> str:
+        """What breaks the contract."""
+        return self.problem
 
 
 class DoesNotFit(Exception):  # noqa: N818 - a reason to leave an example out, not a failure
@@ -86,7 +118,7 @@ class BackendError(MintTrainError):
 
 
 class ServiceError(BackendError):
-    """The service failed in a way that may pass: another try, from the last checkpoint, may succeed."""
+    """The service failed in a way that may pass: a retry from the last checkpoint may succeed."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -83,8 +83,9 @@ class Loss:
         try:
             self.hook.check_batch(batch=batch, options=self.options)
         except ContractError as error:
-            where = "" if error.group is None else f"{batch.groups[error.group].source}: "
-            raise ContractError(f"{where}{error.problem}", error.group) from error
+            if error.group is not None:
+                error.locate(batch.groups[error.group].source)
+            raise
 
     @property
     def option_values(self) -> dict[str, Any]:

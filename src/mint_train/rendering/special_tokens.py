@@ -35,13 +35,17 @@ TAKEN = {"split": "as plain text", "allow": "as that token"}
 class SpecialTokenError(RowError):
     """A row whose text holds a special token."""
 
-    def __init__(self, text: str, token: str, advice: str) -> None:
-        self.token = token
-        start = text.find(token)
-        around = text[max(0, start - SHOWN) : start + len(token) + SHOWN]
-        super().__init__("text", f"{around!r} holds the special token {token}")
-        # which of the row's fields it was, the tokenizer cannot know; the excerpt finds it
-        self.args = (f"its text {around!r} holds the special token {token}; {advice}",)
+    @property
+    def message(self) -> str:
+        """What is wrong; the excerpt finds the field, which the tokenizer cannot know."""
+        return f"its {self.field} {self.problem}"
+
+
+def special_token_error(text: str, token: str, advice: str) -> SpecialTokenError:
+    """Return the error of a text that holds a special token, with an excerpt around it."""
+    start = text.find(token)
+    around = text[max(0, start - SHOWN) : start + len(token) + SHOWN]
+    return SpecialTokenError("text", f"{around!r} holds the special token {token}; {advice}")
 
 
 class GuardedTokenizer:
@@ -164,10 +168,10 @@ class GuardedTokenizer:
             self.met.setdefault(self._source, token)
         if self._policy == "fail":
             advice = "take it out, or give --special-tokens split (plain text) or allow (the token)"
-            raise SpecialTokenError(text, token, advice)
+            raise special_token_error(text, token, advice)
         if self._policy == "split" and self._splitter is None:
             advice = "this tokenizer cannot split it; take it out, or give --special-tokens allow (the token)"
-            raise SpecialTokenError(text, token, advice)
+            raise special_token_error(text, token, advice)
         return self._policy == "allow"
 
     def _encode_marked(self, marked: str, add_special_tokens: bool) -> list[int]:

@@ -127,7 +127,7 @@ class Runner:
             raise
         except MintTrainError as error:
             self.keep_last_good_state()
-            error.args = (f"evaluation after step {step}: {error}",)
+            error.locate(f"evaluation after step {step}")
             raise
         self.folder.append_evaluation(evaluation)
         self.loss.hook.evaluated(evaluation=evaluation)
@@ -147,12 +147,12 @@ class Runner:
                 backward.result()  # to wait for it always would cost a cycle of the service
             update = self.client.optim_step(adam_params)
         except ServiceError as error:
-            name_step(step, error)
+            error.locate(f"step {step}")
             raise
         except MintTrainError as error:
             self.collect()
             self.keep_last_good_state()
-            name_step(step, error)
+            error.locate(f"step {step}")
             raise
         self.in_flight.append(Submitted(step, custom_loss, adam_params, (backward, update)))
 
@@ -166,7 +166,7 @@ class Runner:
             except MintTrainError as error:
                 # what followed it on the service is not the run any more; its checkpoint is
                 self.in_flight.clear()
-                name_step(submitted.step, error)
+                error.locate(f"step {submitted.step}")
                 raise
             self.record(submitted)
 
@@ -238,8 +238,7 @@ class Runner:
                 return
             except ServiceError as another:
                 error = another
-        if self.retries:
-            error.args = (f"{error} (tried again {self.retries} times)",)
+        error.retries = self.retries
         raise error
 
     def continue_from(self, checkpoint: Checkpoint | None) -> None:
@@ -280,8 +279,3 @@ def rare_collections() -> Iterator[None]:
 def pause_seconds(tries: int) -> float:
     """Return how long to wait after so many failures in a row."""
     return float(min(2**tries, LONGEST_PAUSE))
-
-
-def name_step(step: int, error: MintTrainError) -> None:
-    """Put the step in front of an error's message; its kind and what else it knows stay."""
-    error.args = (f"step {step}: {error}",)

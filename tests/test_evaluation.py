@@ -352,35 +352,32 @@ def test_a_changed_held_out_file_is_refused_at_a_resume(
 
 
 def test_an_evaluation_that_fails_keeps_the_steps(
-    starter_model_folder: Path, short_pairs: Path, held_out: Path, tmp_path: Path
+    install_loss: Callable[..., None],
+    starter_model_folder: Path,
+    short_pairs: Path,
+    held_out: Path,
+    tmp_path: Path,
 ) -> None:
-    @mint_train.loss(extends="dpo")
-    def failing(batch, logprobs):
-        scores = sequence_logprobs(logprobs, batch)
-        held = any("held_out" in group.source.path for group in batch.groups)
-        value = -(scores[::2] - scores[1::2]).mean()
-        return value * float("nan") if held and failing_now else value
-
-    failing_now = False
-
     class Failing:
+        EXTENDS = "dpo"
+        failing_now = False
+
+        @hookimpl
+        def compute_loss(self, batch, logprobs):
+            scores = sequence_logprobs(logprobs, batch)
+            held = any("held_out" in group.source.path for group in batch.groups)
+            value = -(scores[::2] - scores[1::2]).mean()
+            return (value * float("nan") if held and self.failing_now else value), {}
+
         @hookimpl
         def step_finished(self, step):
-            nonlocal failing_now
-            failing_now = step.step == 3
+            self.failing_now = step.step == 3
 
-    from mint_train.losses.loss import Loss
-    from mint_train.plugins.discovery import NamedPlugin
-    from mint_train.settings.model import load_settings
-    from mint_train.training.training import train_with
-
-    loss = Loss(NamedPlugin("failing", failing, "this test"))
-    loss.manager.register(Failing())
-    given = {"loss": "dpo", "data": short_pairs, "eval_data": held_out, "model": str(starter_model_folder)}
-    settings = load_settings(given | {"steps": 4, "eval_every": 3, "output": tmp_path / "run"})
+    install_loss("failing", Failing())
+    given = {"data": short_pairs, "eval_data": held_out, "model": str(starter_model_folder)}
     with pytest.raises(
         mint_train.errors.LossError, match=r"evaluation after step 3: the loss is nan at .*:1"
     ):
-        train_with(settings, loss)
+        mint_train.train("failing", **given, steps=4, eval_every=3, output=tmp_path / "run")
     assert lines(tmp_path / "run/checkpoints.jsonl")[-1]["step"] == 3
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"

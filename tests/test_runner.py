@@ -563,7 +563,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_end(
     status, out, err = command("stopping", "run")
     assert status == 130
     assert signal.getsignal(number) is before
-    assert "Stopping after this step to save the state" in err
+    assert "Stopping after this step to save a checkpoint" in err
     run = description("run")
     done = run["finished_steps"]
     assert (run["status"], done < 8) == ("interrupted", True)

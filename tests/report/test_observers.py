@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from mint_train.errors import PluginError
-from mint_train.observers.registry import load_observer, observed
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.observers.registry import load_observer, open_observers
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import StepRecord
+from mint_train.settings.model import load_settings
 
 
 @pytest.fixture
@@ -71,9 +73,58 @@ def test_a_tracker_that_fails_costs_one_line_and_never_the_run(
     assert "Step 4: loss=" in out
     assert "library's own" not in out
     assert [line for line in err.splitlines() if line.startswith("mint-train")] == [
-        'mint-train: the observer "away" failed in step_finished and is told no more of this run: '
+        'mint-train: the observer "away" failed in step_finished and is disabled for the rest of this run: '
         "ConnectionError: no route to host"
     ]
+
+
+class Remarking:
+    """A loss on pairs that says something about its data, and hears of the steps."""
+
+    EXTENDS = "dpo"
+
+    def __init__(self, word: str, broken: bool = False) -> None:
+        self.word, self.broken = word, broken
+        self.heard: list[str] = []
+
+    @hookimpl
+    def remark(self) -> str:
+        return f"the data is {self.word}"
+
+    @hookimpl
+    def step_finished(self, step: StepRecord) -> None:
+        self.heard.append(f"step {step.step}")
+        if self.broken:
+            raise ValueError("out of ink")
+
+    @hookimpl
+    def run_finished(self) -> None:
+        self.heard.append("finished")
+
+
+def test_remarks_and_observer_hooks_of_every_part_of_a_sum_are_heard_once(
+    train: Callable[..., Any], install_loss: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = Remarking("short"), Remarking("odd")
+    install_loss("first", first)
+    install_loss("second", second)
+    train("first+0.5*second", steps=2)
+    out, _ = capsys.readouterr()
+    assert first.heard == second.heard == ["step 1", "step 2", "finished"]
+    assert (out.count("the data is short"), out.count("the data is odd")) == (1, 1)
+
+
+def test_an_observer_hook_of_a_loss_that_fails_never_ends_the_run(
+    train: Callable[..., Any], install_loss: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = Remarking("short", broken=True)
+    install_loss("broken", broken)
+    assert train("broken", steps=3).status == "done"
+    assert broken.heard == ["step 1"]
+    assert capsys.readouterr().err == (
+        'mint-train: the loss "broken" failed in step_finished and is disabled for the rest of this run: '
+        "ValueError: out of ink\n"
+    )
 
 
 def test_an_unknown_observer_names_the_nearest(run_cli: Callable[..., Any]) -> None:
@@ -122,19 +173,18 @@ class Broken:
     [
         (Trainer, 'the observer "mine" of .* implements a hook "compute_loss" that does not exist'),
         (Misspelt, 'hook "step_finishd" that does not exist; did you mean "step_finished"?'),
-        (Broken, "cannot be made from observer_0_of_a_test:made: RuntimeError: no such thing"),
+        (Broken, "cannot be created from observer_0_of_a_test:made: RuntimeError: no such thing"),
         (object, "implements no hook; see docs/hooks.md$"),
     ],
 )
 def test_a_broken_observer_is_refused_before_anything_begins(
     install_observer: Callable[[str, object], None], made: object, message: str
 ) -> None:
-    from mint_train.losses.weighted_sum import open_loss
-
     install_observer("mine", made)
+    settings = load_settings({"loss": "dpo", "progress": "quiet", "track": "mine"})
     with (
         pytest.raises(PluginError, match=message.replace("?", r"\?")),
-        observed(open_loss("dpo", {}), "quiet", ["mine"]),
+        open_observers(settings, open_loss("dpo", {})),
     ):
         pass
 

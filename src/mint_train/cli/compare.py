@@ -17,6 +17,7 @@ import click
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.observers.console import print_warning
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
 from mint_train.settings.model import Settings, load_settings
@@ -204,7 +205,7 @@ def command_of(
 
 def train_all(contenders: Sequence[Contender], *, at_once: int) -> bool:
     """Train so many at once, pass an interrupt on, and return whether there was one."""
-    with Interrupts() as interrupts, ThreadPoolExecutor(at_once) as pool:
+    with Interrupts(print_warning) as interrupts, ThreadPoolExecutor(at_once) as pool:
         waiting = {pool.submit(contender.train) for contender in contenders}
         passed_on = False
         try:

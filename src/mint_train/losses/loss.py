@@ -43,6 +43,11 @@ class Loss:
         self.options = validate_options(self.name, self.options_model, options or {})
 
     @property
+    def plugins(self) -> list[NamedPlugin]:
+        """The plugins of the loss, the base first."""
+        return self.chain
+
+    @property
     def reference(self) -> str | None:
         """The reference model that the loss needs with its options, or None."""
         reference: str | None = self.hook.reference(options=self.options)

@@ -13,7 +13,7 @@ import torch
 from mint_train.batches.batch import Batch
 from mint_train.errors import OptionError, PluginError
 from mint_train.losses.loss import Loss
-from mint_train.plugins.discovery import load_plugin
+from mint_train.plugins.discovery import NamedPlugin, load_plugin
 
 TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE]-?[0-9]+)?)\*)?(?P<name>[^*+]+)")
 DATA_HOOKS = ("parse_row", "relate_examples", "flatten")
@@ -85,6 +85,11 @@ class WeightedSum(Loss):
         check_same_data(self.parts)
 
     @property
+    def plugins(self) -> list[NamedPlugin]:
+        """The plugins of all parts, each once."""
+        return list({id(link.plugin): link for part in self.parts for link in part.chain}.values())
+
+    @property
     def reference(self) -> str | None:
         """The reference that the parts need, or None.
 
@@ -116,6 +121,10 @@ class WeightedSum(Loss):
             for weight, part in zip(self.weights, self.parts, strict=True)
         ]
         return {"parts": described}
+
+    def remarks(self, batch: Batch) -> list[str]:
+        """Collect what the plugins of all parts have to say about the data, each line once."""
+        return list(dict.fromkeys(line for part in self.parts for line in part.remarks(batch)))
 
     def check_batch(self, batch: Batch) -> None:
         """Refuse a batch that breaks any part's contract."""

@@ -11,11 +11,17 @@ from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord,
 
 
 class FinalLines:
-    """Prints where a run's results are, and nothing before: what `--quiet` leaves."""
+    """Prints warnings, and at the end where the run's results are: what `--quiet` leaves."""
 
     def echo(self, text: str) -> None:
         """Print a line to standard output."""
         click.echo(text)
+
+    @hookimpl
+    def notice(self, text: str, warning: bool) -> None:
+        """Print a warning to standard error."""
+        if warning:
+            print_warning(text)
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:
@@ -44,9 +50,12 @@ class Console(FinalLines):
         self.batch_means_said = False
 
     @hookimpl
-    def notice(self, text: str) -> None:
-        """Print a line about the run."""
-        self.echo(text)
+    def notice(self, text: str, warning: bool) -> None:
+        """Print a line about the run, a warning to standard error."""
+        if warning:
+            print_warning(text)
+        else:
+            self.echo(text)
 
     @hookimpl
     def run_started(self, run: RunRecord) -> None:
@@ -67,9 +76,14 @@ class Console(FinalLines):
         self.echo(f"Step {step.step}: {shown_metrics(step, self.step_line)}")
 
     @hookimpl
-    def run_went_back(self, step: int, problem: str) -> None:
-        """Print what failed, and which steps follow again."""
+    def run_rolled_back(self, step: int, problem: str) -> None:
+        """Print what failed, and after which step the run continues."""
         self.echo(f"{problem}; going back to step {step}.")
+
+
+def print_warning(text: str) -> None:
+    """Print a line to standard error, as the program's errors are."""
+    click.echo(f"mint-train: {text}", err=True)
 
 
 def shown_metrics(step: StepRecord, step_line: Mapping[str, str]) -> str:

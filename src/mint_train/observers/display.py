@@ -1,4 +1,4 @@
-"""Which observer tells the user of a run."""
+"""Which observer shows a run to its user."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from mint_train.observers.console import Console, FinalLines
 from mint_train.observers.json_lines import JsonLines
 
-DISPLAYS = {"plain": Console, "json": JsonLines, "quiet": FinalLines}
+DISPLAYS = {"plain": Console, "json": JsonLines, "quiet": FinalLines, "silent": object}
 
 
 @contextmanager
 def open_display(progress: str) -> Iterator[object]:
-    """Yield the observer for a choice of `--progress`.
+    """Yield the observer that a choice of `--progress` names.
 
     Args:
-        progress: a key of `DISPLAYS`, or "auto": live on a terminal, else plain.
+        progress: a key of `DISPLAYS`, or "auto": live on a terminal, otherwise plain.
     """
     if progress != "auto" or not sys.stdout.isatty():
         yield DISPLAYS.get(progress, Console)()

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mint_train.observers.console import print_warning
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
 
@@ -21,9 +22,12 @@ class JsonLines:
         click.echo(json.dumps({"event": event, **values}, ensure_ascii=False, allow_nan=False, default=str))
 
     @hookimpl
-    def notice(self, text: str) -> None:
-        """Print a line about the run."""
-        self.print("notice", {"text": text})
+    def notice(self, text: str, warning: bool) -> None:
+        """Print a line about the run; a warning goes to standard error, as errors do."""
+        if warning:
+            print_warning(text)
+        else:
+            self.print("notice", {"text": text})
 
     @hookimpl
     def run_started(self, run: RunRecord) -> None:
@@ -49,9 +53,9 @@ class JsonLines:
         self.print("checkpoint_saved", asdict(checkpoint))
 
     @hookimpl
-    def run_went_back(self, step: int, problem: str) -> None:
-        """Print what failed, and the step that the run went back to."""
-        self.print("run_went_back", {"step": step, "problem": problem})
+    def run_rolled_back(self, step: int, problem: str) -> None:
+        """Print what failed, and the step that the run was rolled back to."""
+        self.print("run_rolled_back", {"step": step, "problem": problem})
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:

@@ -1,15 +1,14 @@
-"""The observers of a run: the display, and the trackers that `--track` names, found by their entry points."""
+"""The observers of a run: the display, the loss's own hooks, and the trackers that `--track` names."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from importlib.metadata import EntryPoint
 from typing import Any
 
-import click
 import pluggy
 
 from mint_train.errors import PluginError
@@ -22,35 +21,76 @@ from mint_train.plugins.discovery import (
     find_installed,
     origin,
 )
-from mint_train.plugins.hookspecs import ObserverSpec
+from mint_train.plugins.hookspecs import PROJECT, ObserverSpec
+from mint_train.settings.model import Settings
 
 OBSERVER_GROUP = "mint_train.observers"
 LONGEST_PROBLEM = 200
 
 
+class Observers:
+    """All who hear of one run. Each event is a hook call: `observers.hook.step_finished(step=record)`."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager.add_hookspecs(ObserverSpec)
+        self.hook = self.manager.hook
+
+    def notice(self, text: str) -> None:
+        """Tell the user one line."""
+        self.hook.notice(text=text, warning=False)
+
+    def warn(self, text: str) -> None:
+        """Tell the user one line about something wrong that does not end the run."""
+        self.hook.notice(text=text, warning=True)
+
+    def add(self, observer: object) -> None:
+        """Register an observer whose failure is the run's failure: one of core's own."""
+        self.manager.register(observer)
+
+    def add_guarded(self, kind: str, observer: NamedPlugin) -> None:
+        """Register the observer hooks of a plugin, if it has any; the run survives their failure.
+
+        Args:
+            kind: what the user calls the plugin: "loss", "observer".
+            observer: the plugin.
+        """
+        guarded = Guarded(self, f'the {kind} "{observer.name}"', observer.plugin)
+        if guarded.has_hooks:
+            self.manager.register(guarded)
+
+
 @contextmanager
-def observed(loss: Loss, progress: str, track: Sequence[str]) -> Iterator[None]:
-    """Register the display and the named observers with a loss's hooks, for one run.
+def open_observers(settings: Settings, loss: Loss, *, silent: bool = False) -> Iterator[Observers]:
+    """Yield the observers of one run: the plugins of its loss, the display, and the named trackers.
+
+    Args:
+        settings: their `progress` chooses the display, their `track` the trackers.
+        loss: the run's loss; each plugin of each of its parts is heard once.
+        silent: leave the display out.
 
     Raises:
         PluginError: an observer is missing or broken, or what it needs is not installed.
     """
-    observers = [load_observer(name) for name in dict.fromkeys(track)]
-    for observer in observers:
-        check_hooks(loss.manager, observer, "observer", ObserverSpec)
-    with open_display(progress) as display:
-        loss.manager.register(display)
-        for observer in observers:
-            loss.manager.register(Guarded(loss.manager, observer))
-        yield
+    observers = Observers()
+    trackers = [load_observer(name) for name in dict.fromkeys(settings.track)]
+    for tracker in trackers:
+        check_hooks(observers.manager, tracker, "observer", ObserverSpec)
+    for plugin in loss.plugins:
+        observers.add_guarded("loss", plugin)
+    with open_display("silent" if silent else settings.progress) as display:
+        observers.add(display)
+        for tracker in trackers:
+            observers.add_guarded("observer", tracker)
+        yield observers
 
 
 def load_observer(name: str) -> NamedPlugin:
-    """Make one installed observer: its entry point names a class, which is called without arguments.
+    """Create one installed observer: its entry point names a class, which is called without arguments.
 
     Raises:
-        PluginError: no such observer (with the nearest name and what is installed), a package that it needs
-            is missing (with what to install), or it cannot be made.
+        PluginError: no observer has this name (the message gives the nearest one and those installed), a
+            package that it needs is missing (with what to install), or its class raises.
     """
     entry_point = find_installed(
         "observer", name, entry_points_by_name(OBSERVER_GROUP), "install some, such as mint-train-trackers"
@@ -65,12 +105,12 @@ def load_observer(name: str) -> NamedPlugin:
         ) from error
     except Exception as error:
         raise PluginError(
-            f"{who} cannot be made from {entry_point.value}: {type(error).__name__}: {error}"
+            f"{who} cannot be created from {entry_point.value}: {type(error).__name__}: {error}"
         ) from error
 
 
 def what_to_install(entry_point: EntryPoint, error: ModuleNotFoundError) -> str:
-    """Name the distribution's extra of the observer's name, where it has one, else the missing package."""
+    """Return the distribution's extra named like the observer, if it has one, else the missing package."""
     distribution = entry_point.dist
     extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
     if distribution and entry_point.name in extras:
@@ -79,17 +119,22 @@ def what_to_install(entry_point: EntryPoint, error: ModuleNotFoundError) -> str:
 
 
 class Guarded:
-    """An observer whose failure is told in one line and ends its watching, never the run."""
+    """The observer hooks of a plugin; the first exception is reported in one line and disables them."""
 
-    def __init__(self, manager: pluggy.PluginManager, observer: NamedPlugin) -> None:
-        self.name = observer.name
+    def __init__(self, observers: Observers, who: str, plugin: object) -> None:
+        self.observers = observers
+        self.who = who
         self.failed = False
-        for name in dir(observer.plugin):
-            if manager.parse_hookimpl_opts(observer.plugin, name) is not None:
-                setattr(self, name, self.guard(name, getattr(observer.plugin, name)))
+        self.has_hooks = False
+        for name in dir(plugin):
+            options = observers.manager.parse_hookimpl_opts(plugin, name)
+            # the other hooks of a loss plugin are not the observers' business
+            if options is not None and hasattr(ObserverSpec, options.get("specname") or name):
+                setattr(self, name, self.guard(name, getattr(plugin, name)))
+                self.has_hooks = True
 
     def guard(self, hook: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a hook's implementation; what it prints goes to standard error."""
+        """Wrap the implementation of a hook; what it prints goes to standard error."""
 
         @wraps(method)  # the hook's marker and arguments too
         def call(*arguments: Any) -> None:
@@ -101,10 +146,9 @@ class Guarded:
             except Exception as error:
                 self.failed = True
                 problem = (str(error).strip().splitlines() or [""])[0][:LONGEST_PROBLEM]
-                click.echo(
-                    f'mint-train: the observer "{self.name}" failed in {hook} and is told no more of this '
-                    f"run: {type(error).__name__}: {problem}",
-                    err=True,
+                self.observers.warn(
+                    f"{self.who} failed in {hook} and is disabled for the rest of this run: "
+                    f"{type(error).__name__}: {problem}"
                 )
 
         return call

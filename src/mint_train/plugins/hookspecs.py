@@ -191,36 +191,42 @@ class LossSpec:
 
 
 class ObserverSpec:
-    """What an observer of a run may implement; a loss plugin may too. An observer changes nothing.
+    """What an observer (a callback) of a run may implement; a loss plugin may too. It changes nothing.
 
     An observer is a class, named by an entry point of the group `mint_train.observers`; `--track` takes the
-    entry point's name, and each run makes one of it. One that fails is told no more, and the run goes on.
+    entry point's name, and each run creates one instance. An observer that raises is disabled, with a line
+    that says so; the run continues.
     """
 
     @hookspec
-    def notice(self, text: str) -> None:
-        """Learn a line that the user is told of the run: its backend, its data, what it resumes (*all*)."""
+    def notice(self, text: str, warning: bool) -> None:
+        """Called with each message shown to the user: the backend, the data, a tracker that failed (*all*).
+
+        Args:
+            text: one line.
+            warning: whether something is wrong that does not end the run.
+        """
 
     @hookspec
     def run_started(self, run: RunRecord) -> None:
-        """Learn of a run: settings, versions and data are known, the first step has not begun (*all*)."""
+        """Called once before the first step, when settings, versions and data are known (*all*)."""
 
     @hookspec
     def step_finished(self, step: StepRecord) -> None:
-        """Learn of a finished optimiser step, its loss, metrics, tokens and seconds (*all*)."""
+        """Called after each optimiser step with its metrics, tokens and seconds (*all*)."""
 
     @hookspec
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Learn how the policy does on the held-out data: metrics, intervals, and each row's own (*all*)."""
+        """Called after each evaluation on held-out data: metrics, intervals, and each row's own (*all*)."""
 
     @hookspec
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
-        """Learn of a checkpoint that is complete and listed in the run folder (*all*)."""
+        """Called when a checkpoint is complete and listed in the run folder (*all*)."""
 
     @hookspec
-    def run_went_back(self, step: int, problem: str) -> None:
-        """Learn that the service failed, and that the steps after `step` will be taken again (*all*)."""
+    def run_rolled_back(self, step: int, problem: str) -> None:
+        """Called when the service failed: the run is rolled back, and repeats the steps after `step` (*all*)."""
 
     @hookspec
     def run_finished(self, result: RunResult) -> None:
-        """Learn that the run is over: done, failed or interrupted, as `result.status` says (*all*)."""
+        """Called once at the end: `result.status` is done, failed or interrupted (*all*)."""

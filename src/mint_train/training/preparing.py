@@ -15,6 +15,7 @@ from mint_train.groups.order import Order
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.losses.loss import Loss
+from mint_train.observers.registry import Observers
 from mint_train.rendering.special_tokens import TAKEN
 from mint_train.rows.readers import DataSource
 from mint_train.run_folder.folder import SKIPPED_FILE, RunFolder
@@ -32,6 +33,7 @@ def find_examples(settings: Settings, loss: Loss, data: DataSource) -> tuple[Exa
 def prepare(
     settings: Settings,
     loss: Loss,
+    observers: Observers,
     examples: Examples,
     held_out: Examples | None,
     client: TrainingClient,
@@ -39,7 +41,7 @@ def prepare(
     backend: str,
 ) -> tuple[Dataset, Dataset]:
     """Flatten and check the data, tell the user about it, and add the reference where the loss needs one."""
-    loss.hook.notice(text=f"{examples.describe()}.")
+    observers.notice(f"{examples.describe()}.")
     tokenizer = client.get_tokenizer()
     dataset, held_out_set = (
         build_dataset(part, loss, tokenizer, settings.max_length, settings.special_tokens)
@@ -56,10 +58,10 @@ def prepare(
             for part in (dataset, held_out_set)
         )
     folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
-    describe_dataset(dataset, loss, settings)
+    describe_dataset(dataset, loss, settings, observers)
     if held_out_set.groups:
         held = f"{len(held_out_set.groups)} groups held out{left_out_note(held_out_set)}."
-        loss.hook.notice(text=held)
+        observers.notice(held)
     return dataset, held_out_set
 
 
@@ -68,7 +70,7 @@ def left_out_note(dataset: Dataset) -> str:
     return f", and {len(dataset.left_out)} left out, listed in run.json" if dataset.left_out else ""
 
 
-def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
+def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings, observers: Observers) -> None:
     """Tell the user what of the data is trained, what is left out, and what the loss remarks."""
     steps = count_steps(settings, len(dataset.groups))
     lines = [
@@ -84,7 +86,7 @@ def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings) -> None:
     first = order_of(settings, dataset).step(1)
     lines += loss.remarks(Batch(dataset.groups.take(first)))
     for line in lines:
-        loss.hook.notice(text=line)
+        observers.notice(line)
 
 
 def order_of(settings: Settings, dataset: Dataset) -> Order:

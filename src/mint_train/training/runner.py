@@ -17,6 +17,7 @@ from mint_train.errors import MintTrainError, ServiceError
 from mint_train.groups.order import Order
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.losses.loss import Loss
+from mint_train.observers.registry import Observers
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import Checkpoint, RunResult, RunStatus, StepRecord
 from mint_train.sdk import types
@@ -45,6 +46,7 @@ class Runner:
     """Trains one adapter: groups in, steps, checkpoints out."""
 
     loss: Loss
+    observers: Observers
     client: TrainingClient
     groups: Groups
     folder: RunFolder
@@ -86,7 +88,7 @@ class Runner:
                 the last good state.
         """
         try:
-            with Interrupts() as interrupts, rare_collections():
+            with Interrupts(self.observers.warn) as interrupts, rare_collections():
                 while True:
                     try:
                         self.train(interrupts)
@@ -130,7 +132,7 @@ class Runner:
             error.locate(f"evaluation after step {step}")
             raise
         self.folder.append_evaluation(evaluation)
-        self.loss.hook.evaluated(evaluation=evaluation)
+        self.observers.hook.evaluated(evaluation=evaluation)
         self.step_ended = time.perf_counter()  # the next step does not pay for it
 
     def submit(self, step: int) -> None:
@@ -185,7 +187,7 @@ class Runner:
         if self.pipelining:
             self.pipelining.note(record.seconds)
         self.folder.append_step(record)
-        self.loss.hook.step_finished(step=record)
+        self.observers.hook.step_finished(step=record)
 
     def batches(self, step: int) -> list[Batch]:
         """Return the batches of a step."""
@@ -208,7 +210,7 @@ class Runner:
         if self.keep is not None:
             for old in self.folder.forget_checkpoints(self.keep):
                 self.client.delete_state(old)
-        self.loss.hook.checkpoint_saved(checkpoint=self.checkpoint)
+        self.observers.hook.checkpoint_saved(checkpoint=self.checkpoint)
 
     def keep_last_good_state(self) -> None:
         """After a step that failed before it was sent, save the one before it, if the backend still can."""
@@ -227,7 +229,7 @@ class Runner:
         while self.retries < self.max_retries:
             self.retries += 1
             step = self.checkpoint.step if self.checkpoint else 0
-            self.loss.hook.run_went_back(step=step, problem=str(error))
+            self.observers.hook.run_rolled_back(step=step, problem=str(error))
             interrupts.pause(pause_seconds(self.retries))
             if interrupts.asked:
                 break
@@ -259,7 +261,7 @@ class Runner:
             if problem is None:  # else a full disk, say, is what the run failed of
                 raise
         result = RunResult(status, self.folder.path, self.finished, self.metrics, self.checkpoint)
-        self.loss.hook.run_finished(result=result)
+        self.observers.hook.run_finished(result=result)
         return result
 
 

@@ -21,7 +21,7 @@ from mint_train.groups.step_count import count_steps
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
-from mint_train.observers.registry import observed
+from mint_train.observers.registry import Observers, open_observers
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.run_folder.folder import RunFolder
@@ -69,25 +69,27 @@ def train_with(settings: Settings, loss: Loss | None = None) -> RunResult:
         MintTrainError: what the user gave is wrong, or a step failed.
     """
     loss = loss or open_loss(settings.loss, settings.options)
-    with observed(loss, settings.progress, settings.track):
-        return start_run(settings, loss)
+    with open_observers(settings, loss) as observers:
+        return start_run(settings, loss, observers)
 
 
-def start_run(settings: Settings, loss: Loss) -> RunResult:
+def start_run(settings: Settings, loss: Loss, observers: Observers) -> RunResult:
     """Start a new run whose observers are registered."""
     path = settings.output or unused_folder(loss.name)
     data = find_data(settings.data, loss)
     examples, held_out = find_examples(settings, loss, data)
-    backend = announce(settings, loss)
+    backend = announce(settings, observers)
     with RunFolder.create(path, overwrite=settings.overwrite) as folder:
         try:
-            client, dataset, held_out_set = open_prepared(settings, loss, examples, held_out, folder, backend)
+            client, dataset, held_out_set = open_prepared(
+                settings, loss, observers, examples, held_out, folder, backend
+            )
         except BaseException:
             folder.discard()  # it holds no run yet, and must not stand in the way of the next try
             raise
         description = describe_run(settings, loss, backend, examples, dataset, held_out_set)
         folder.begin(description)
-        runner = make_runner(settings, loss, client, dataset, held_out_set, folder, backend)
+        runner = make_runner(settings, loss, observers, client, dataset, held_out_set, folder, backend)
         return observe_and_run(runner, settings, backend, description)
 
 
@@ -111,11 +113,13 @@ def resume_run(path: Path, given: Mapping[str, Any] | None = None) -> RunResult:
         settings = change_settings(recorded, given or {})
         loss = open_loss(settings.loss, settings.options)
         refuse_other_options(loss, recorded)
-        with observed(loss, settings.progress, settings.track):
-            return continue_run(folder, description, settings, loss)
+        with open_observers(settings, loss) as observers:
+            return continue_run(folder, description, settings, loss, observers)
 
 
-def continue_run(folder: RunFolder, description: dict[str, Any], settings: Settings, loss: Loss) -> RunResult:
+def continue_run(
+    folder: RunFolder, description: dict[str, Any], settings: Settings, loss: Loss, observers: Observers
+) -> RunResult:
     """Continue a run whose observers are registered."""
     checkpoint = folder.last_checkpoint()
     data = find_data(settings.data, loss)
@@ -123,14 +127,16 @@ def continue_run(folder: RunFolder, description: dict[str, Any], settings: Setti
         raise UserError(f"{data} has changed since this run began; restore it, or start a new run")
     refuse_changed(settings, description["data"]["held_out"])
     examples, held_out = find_examples(settings, loss, data)
-    backend = announce(settings, loss)
+    backend = announce(settings, observers)
     # the adapter is still the fresh one, so a reference not kept yet is the policy of the first step
-    client, dataset, held_out_set = open_prepared(settings, loss, examples, held_out, folder, backend)
-    runner = make_runner(settings, loss, client, dataset, held_out_set, folder, backend)
+    client, dataset, held_out_set = open_prepared(
+        settings, loss, observers, examples, held_out, folder, backend
+    )
+    runner = make_runner(settings, loss, observers, client, dataset, held_out_set, folder, backend)
     if runner.steps < checkpoint.step:
         raise OptionError(f"--steps {runner.steps}: this run has taken {checkpoint.step} steps already")
     runner.continue_from(checkpoint)
-    loss.hook.notice(text=f"Resuming after step {checkpoint.step}.")
+    observers.notice(f"Resuming after step {checkpoint.step}.")
     description |= {"settings": recorded_settings(settings), "steps": runner.steps, "status": "running"}
     folder.write_description(description)
     return observe_and_run(runner, settings, backend, description)
@@ -151,6 +157,7 @@ def refuse_other_options(loss: Loss, recorded: Settings) -> None:
 def open_prepared(
     settings: Settings,
     loss: Loss,
+    observers: Observers,
     examples: Examples,
     held_out: Examples | None,
     folder: RunFolder,
@@ -160,18 +167,19 @@ def open_prepared(
     client = open_client(settings, backend, folder.path)
     for number in range(settings.max_retries):
         try:
-            return client, *prepare(settings, loss, examples, held_out, client, folder, backend)
+            return client, *prepare(settings, loss, observers, examples, held_out, client, folder, backend)
         except ServiceError as error:
             client.close()
-            loss.hook.run_went_back(step=0, problem=str(error))
+            observers.hook.run_rolled_back(step=0, problem=str(error))
             time.sleep(pause_seconds(number + 1))
             client = open_client(settings, backend, folder.path)
-    return client, *prepare(settings, loss, examples, held_out, client, folder, backend)
+    return client, *prepare(settings, loss, observers, examples, held_out, client, folder, backend)
 
 
 def make_runner(
     settings: Settings,
     loss: Loss,
+    observers: Observers,
     client: TrainingClient,
     dataset: Dataset,
     held_out: Dataset,
@@ -182,6 +190,7 @@ def make_runner(
     steps = count_steps(settings, len(dataset.groups))
     return Runner(
         loss=loss,
+        observers=observers,
         client=client,
         groups=dataset.groups,
         folder=folder,
@@ -237,17 +246,17 @@ def observe_and_run(
         step_line=runner.loss.step_line,
         description=description,
     )
-    runner.loss.manager.register(CardWriter(runner.folder))
-    runner.loss.hook.run_started(run=record)
+    runner.observers.add(CardWriter(runner.folder))
+    runner.observers.hook.run_started(run=record)
     return runner.run()
 
 
-def announce(settings: Settings, loss: Loss) -> str:
+def announce(settings: Settings, observers: Observers) -> str:
     """Tell the user which backend is taken, and why, before anything slow begins; return it."""
     backend, reason = choose_backend(settings)
     model = model_name(settings, backend)
     note = (
         "; it knows nothing, and is there to try a loss" if backend == "local" and not settings.model else ""
     )
-    loss.hook.notice(text=f"Backend {backend} ({reason}), model {model}{note}.")
+    observers.notice(f"Backend {backend} ({reason}), model {model}{note}.")
     return backend

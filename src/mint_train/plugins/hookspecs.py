@@ -225,7 +225,7 @@ class ObserverSpec:
 
     @hookspec
     def run_rolled_back(self, step: int, problem: str) -> None:
-        """Called when the service failed: the run is rolled back, and repeats the steps after `step` (*all*)."""
+        """Called when the service failed: the run goes back and repeats the steps after `step` (*all*)."""
 
     @hookspec
     def run_finished(self, result: RunResult) -> None:

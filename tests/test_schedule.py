@@ -1,4 +1,4 @@
-"""Learning rates by step."""
+"""Learning rates by step, and what the optimiser is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mint_train.errors import OptionError
+from mint_train.groups.step_count import count_steps
+from mint_train.sdk import types
+from mint_train.settings.model import load_settings
 from mint_train.training.lr_schedule import Shape, learning_rate
+from mint_train.training.training import adam_params
 
 SHAPES: list[Shape] = ["constant", "linear", "cosine"]
 
@@ -31,3 +36,25 @@ def test_every_step_trains_and_none_exceeds_the_peak(shape: Shape, steps: int, w
     rising, falling = rates[:warmup], rates[warmup:]
     assert rising == sorted(rising)
     assert falling == sorted(falling, reverse=True)
+
+
+def test_the_optimiser_gets_what_the_settings_say() -> None:
+    given = load_settings(
+        {"loss": "dpo", "lr": 3e-4, "adam_beta1": 0.8, "adam_beta2": 0.99, "adam_eps": 1e-8, "grad_clip": 1}
+    )
+    params = adam_params(given, 3, 1)
+    assert (params.learning_rate, params.beta1, params.beta2, params.eps) == (3e-4, 0.8, 0.99, 1e-8)
+    assert (params.weight_decay, params.grad_clip_norm) == (0.0, 1.0)
+
+
+def test_the_constants_of_adamw_are_the_sdks_own_unless_given() -> None:
+    params = adam_params(load_settings({"loss": "dpo"}), 3, 1)
+    sdk = types.AdamParams()
+    assert (params.beta1, params.beta2, params.eps) == (sdk.beta1, sdk.beta2, sdk.eps)
+
+
+def test_a_warm_up_longer_than_an_epoch_is_refused() -> None:
+    given = {"loss": "dpo", "data": "pairs.jsonl", "batch_size": 4}
+    assert count_steps(load_settings(given | {"warmup_steps": 3}), 12) == 3
+    with pytest.raises(OptionError, match="--warmup-steps 4: the warm-up is longer than the run's 3 steps"):
+        count_steps(load_settings(given | {"warmup_steps": 4}), 12)

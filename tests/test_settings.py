@@ -85,6 +85,9 @@ FILE_ONLY = [
     ("overwrite", True),
     ("schedule", "linear"),
     ("warmup_steps", 2),
+    ("adam_beta1", 0.8),
+    ("adam_beta2", 0.99),
+    ("adam_eps", 1e-6),
     ("weight_decay", 0.5),
     ("grad_clip", 2.5),
     ("pipeline", False),
@@ -104,6 +107,7 @@ OTHER_VALUES = {
     "pipeline": True,
     "dtype": "float32",
     "gradient_checkpointing": False,
+    "adam_eps": 1e-7,
 }
 
 
@@ -185,6 +189,11 @@ WRONG = [
     ({}, {"MINT_DPO_LR": "fast"}, "MINT_DPO_LR=fast: "),
     ({"steps": "x"}, {"MINT_DPO_STEPS": "3"}, "--steps=x: "),
     ({"steps": 1, "epochs": 1}, {}, "--steps and --epochs are both given"),
+    ({"adam_beta1": "1"}, {}, "--adam-beta1=1: "),
+    ({"adam_beta2": "-0.1"}, {}, "--adam-beta2=-0.1: "),
+    ({"adam_eps": "0"}, {}, "--adam-eps=0: "),
+    ({"warmup_steps": 4, "steps": 3}, {}, "--warmup-steps 4: the warm-up is longer than the run's 3 steps"),
+    ({"warmup_steps": 4}, {"MINT_DPO_STEPS": "3"}, "--warmup-steps 4: "),
 ]
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from mint_train.groups.order import steps_per_epoch
-from mint_train.settings.model import DEFAULT_STEPS, Settings
+from mint_train.settings.model import DEFAULT_STEPS, Settings, check_warmup
 
 
 def count_steps(settings: Settings, groups: int) -> int:
-    """Return the steps of the run: as asked for, else one epoch of the user's data, else the default."""
+    """Return the steps of the run: as asked for, else one epoch of the user's data, else the default.
+
+    Raises:
+        OptionError: the warm-up is longer than that.
+    """
     if settings.steps is not None:
         return settings.steps
     if settings.epochs is None and settings.data is None:
-        return DEFAULT_STEPS
-    return (settings.epochs or 1) * steps_per_epoch(groups, groups_per_step(settings))
+        steps = DEFAULT_STEPS
+    else:
+        steps = (settings.epochs or 1) * steps_per_epoch(groups, groups_per_step(settings))
+    check_warmup(settings, steps)
+    return steps
 
 
 def groups_per_step(settings: Settings) -> int:

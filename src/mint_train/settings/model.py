@@ -142,7 +142,20 @@ class Settings(BaseSettings):
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="How the learning rate goes on after the warm-up."
     )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate rises.")
+    warmup_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Steps W before the full learning rate: step s of them has --lr times s / (W + 1).",
+    )
+    adam_beta1: float = Field(
+        default=0.9, ge=0, lt=1, description="AdamW's decay of the mean gradient per step."
+    )
+    adam_beta2: float = Field(
+        default=0.95, ge=0, lt=1, description="AdamW's decay of the mean squared gradient per step."
+    )
+    adam_eps: float = Field(
+        default=1e-12, gt=0, allow_inf_nan=False, description="AdamW's epsilon, added to the root."
+    )
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="AdamW's weight decay.")
     grad_clip: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="Largest norm of the gradients; 0 for any."
@@ -271,15 +284,31 @@ def choose_length(settings: Settings, levels: list[dict[str, Any]]) -> Settings:
     """Let the level that is asked first decide between steps and epochs.
 
     Raises:
-        OptionError: one level gives both.
+        OptionError: one level gives both, or the warm-up is longer than the run.
     """
     for level in levels:
         asked = [name for name in ("steps", "epochs") if name in level]
         if len(asked) > 1:
             raise OptionError("--steps and --epochs are both given; give one of them")
         if asked:
-            return settings.model_copy(update={"steps" if asked == ["epochs"] else "epochs": None})
+            settings = settings.model_copy(update={"steps" if asked == ["epochs"] else "epochs": None})
+            break
+    if settings.steps is not None:
+        check_warmup(settings, settings.steps)
     return settings
+
+
+def check_warmup(settings: Settings, steps: int) -> None:
+    """Refuse a warm-up that is longer than the run.
+
+    Raises:
+        OptionError: with both numbers of steps.
+    """
+    if settings.warmup_steps > steps:
+        raise OptionError(
+            f"--warmup-steps {settings.warmup_steps}: the warm-up is longer than the run's {steps} steps, "
+            "so the learning rate never reaches --lr; shorten it, or raise --steps"
+        )
 
 
 def environment_values(loss: str) -> dict[str, str]:

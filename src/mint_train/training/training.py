@@ -212,9 +212,12 @@ def make_runner(
 
 
 def adam_params(settings: Settings, steps: int, step: int) -> types.AdamParams:
-    """Return the optimiser's parameters of a step; what the settings leave out has the SDK's defaults."""
+    """Return the optimiser's parameters of a step."""
     return types.AdamParams(
         learning_rate=learning_rate(step, steps, settings.lr, settings.schedule, settings.warmup_steps),
+        beta1=settings.adam_beta1,
+        beta2=settings.adam_beta2,
+        eps=settings.adam_eps,
         weight_decay=settings.weight_decay,
         grad_clip_norm=settings.grad_clip,
     )

@@ -17,8 +17,9 @@ import yaml
 from run_files import adapter, metrics
 
 from mint_train.errors import OptionError
-from mint_train.settings.config_files import config_text
-from mint_train.settings.model import Settings, config_schema_of, load_settings
+from mint_train.settings.config_files import config_schema, config_text
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
 
 VALUES = {"loss": "ipo", "steps": 7, "lr": 0.002, "pipeline": False, "options": {"beta": 0.25}}
 
@@ -91,7 +92,7 @@ def test_the_schema_refuses_what_the_program_refuses(run_cli: Any, wrong: dict[s
 
 
 def test_without_a_loss_the_schema_allows_any_options() -> None:
-    jsonschema.validate({"options": {"anything": 1}}, config_schema_of())
+    jsonschema.validate({"options": {"anything": 1}}, config_schema())
 
 
 def test_a_schema_of_an_unknown_loss_is_one_line(run_cli: Any) -> None:

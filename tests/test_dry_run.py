@@ -14,7 +14,7 @@ import pytest
 from mint_train import hookimpl
 from mint_train.groups.inspection import DataReport, inspect_data
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.settings.model import load_settings
+from mint_train.settings.merge import load_settings
 
 RIVER = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "Blue."}
 ROWS: list[Any] = [

@@ -255,7 +255,7 @@ def test_an_observer_learns_of_each(starter_model_folder: Path, short_pairs: Pat
 
     from mint_train.losses.loss import Loss
     from mint_train.plugins.discovery import NamedPlugin
-    from mint_train.settings.model import load_settings
+    from mint_train.settings.merge import load_settings
     from mint_train.training.training import train_with
 
     given = {"loss": "dpo", "data": short_pairs, "eval_fraction": 0.4, "model": str(starter_model_folder)}

@@ -128,7 +128,7 @@ def test_a_run_by_length_is_the_same_run_after_a_resume(
     assert run_cli("--loss", "dpo", "--data", path, "--steps", 1, "--output", "plain").status == 0
     status, _, err = run_cli("resume", "plain", "--steps", 2, "--group-by-length")
     assert status == 2
-    assert "this run was begun with False" in err
+    assert "this run was started with False" in err
 
 
 def test_a_run_trains_each_row_once_an_epoch(train: Train) -> None:

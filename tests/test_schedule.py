@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mint_train.errors import OptionError
 from mint_train.groups.step_count import count_steps
 from mint_train.sdk import types
-from mint_train.settings.model import load_settings
+from mint_train.settings.merge import load_settings
 from mint_train.training.lr_schedule import Shape, learning_rate
 from mint_train.training.training import adam_params
 

@@ -24,7 +24,8 @@ from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
-from mint_train.settings.model import MINT_DEFAULT_MODEL, load_settings
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import MINT_DEFAULT_MODEL
 from mint_train_dpo.pairs import PreferencePair
 
 PROMPT = "Explain why regular backups matter."

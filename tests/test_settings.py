@@ -11,7 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from mint_train.errors import OptionError
-from mint_train.settings.model import Settings, load_settings, restore_settings
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
+from mint_train.settings.recorded import restore_settings
 
 KEY = "tml-0123456789-never-to-be-seen"
 UNKNOWN_KIND = "0123456789-never-to-be-seen"

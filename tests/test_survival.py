@@ -137,7 +137,7 @@ def test_a_resume_refuses_what_makes_it_another_run(
     assert (status, err.count("\n")) == (2, 1)
     assert given[0] in err
     assert given[1] in err
-    assert f"{before}, and another value makes another run" in err
+    assert f"{before}; changing it would make it a different run" in err
     assert (metrics("run"), description("run")) == left
 
 
@@ -158,7 +158,7 @@ def test_a_resume_takes_what_changes_nothing_of_the_training(
 def test_a_weighted_sum_is_resumed_with_the_options_of_its_parts(train: Train, run_cli: Cli) -> None:
     train("dpo+0.2*ipo", steps=2, options={"dpo.reference": "initial"})
     status, _, err = run_cli("resume", "run", "--set", "dpo.beta=0.5")
-    assert (status, "--set dpo.beta=0.5: this run was begun with 1.0" in err) == (2, True)
+    assert (status, "--set dpo.beta=0.5: this run was started with 1.0" in err) == (2, True)
     assert run_cli("resume", "run", "--steps", 3).status == 0
 
 
@@ -171,7 +171,7 @@ def test_a_run_may_be_made_longer_where_no_schedule_hangs_on_its_length(train: T
     assert (status, "--steps 5: this run has taken 6 steps already" in err) == (2, True)
     train(steps=3, schedule="linear", output=Path("linear"))
     status, _, err = run_cli("resume", "linear", "--steps", 6)
-    assert (status, "--steps 6: this run was begun with 3" in err) == (2, True)
+    assert (status, "--steps 6: this run was started with 3" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

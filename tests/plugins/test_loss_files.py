@@ -12,7 +12,7 @@ import pytest
 from mint_train.errors import PluginError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
-from mint_train.settings.model import load_settings
+from mint_train.settings.merge import load_settings
 
 GOOD = '''
 import torch

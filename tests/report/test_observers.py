@@ -18,7 +18,7 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import load_observer, open_observers
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import StepRecord
-from mint_train.settings.model import load_settings
+from mint_train.settings.merge import load_settings
 
 
 @pytest.fixture

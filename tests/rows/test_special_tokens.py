@@ -186,7 +186,7 @@ def test_a_run_says_so_and_keeps_to_it(run_cli: Any, write_rows: Callable[..., P
     assert described["data"]["special_tokens"] == [f"{path}:2: {END}", f"{path}:3: {END}"]
     status, _, err = run_cli("resume", "run", "--special-tokens", "allow")
     assert status == 2
-    assert "this run was begun with split" in err
+    assert "this run was started with split" in err
     by_policy = {}
     for policy in ("split", "allow"):
         status, out, err = run_cli("eval", "run", "--special-tokens", policy)

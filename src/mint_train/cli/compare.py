@@ -20,7 +20,8 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import print_warning
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
-from mint_train.settings.model import Settings, load_settings
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
 from mint_train.training.interrupts import Interrupts
 from mint_train.training.training import file_name, unused_folder
 

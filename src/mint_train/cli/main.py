@@ -18,7 +18,9 @@ from mint_train.cli.options import (
     show_help,
 )
 from mint_train.errors import INTERRUPTED, RUN_FAILED, MintTrainError, OptionError
-from mint_train.settings.model import LENGTH, MAY_CHANGE, Settings, load_settings
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
+from mint_train.settings.recorded import LENGTH, MAY_CHANGE
 
 EVAL_SETTINGS = ("loss", "model", "rank", "batch_size", "max_length", "special_tokens", "base_url")
 SAMPLE_SETTINGS = ("loss", "model", "rank", "special_tokens", "base_url")
@@ -71,14 +73,14 @@ def schema(loss: str | None) -> None:
     """Print the JSON Schema of a config file, for an editor to check and complete it with."""
     import json
 
-    from mint_train.settings.model import config_schema_of
+    from mint_train.settings.config_files import config_schema
 
     options = None
     if loss is not None:
         from mint_train.losses.weighted_sum import open_loss
 
         options = open_loss(loss, {}).options_model.model_json_schema()
-    click.echo(json.dumps(config_schema_of(options), indent=2))
+    click.echo(json.dumps(config_schema(options), indent=2))
 
 
 @cli.command()

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from mint_train.errors import OptionError, UserError
 from mint_train.run_folder.folder import CHECKPOINT_PATHS, RUN_FILE, RunFolder
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
-from mint_train.settings.model import Settings, load_settings, restore_settings, with_given
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
+from mint_train.settings.recorded import restore_settings, with_given
 
 BASE_MODEL = "base_model"
 SAVED_STATE = "/weights/"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mint_train.groups.order import steps_per_epoch
-from mint_train.settings.model import DEFAULT_STEPS, Settings, check_warmup
+from mint_train.settings.merge import check_warmup
+from mint_train.settings.model import DEFAULT_STEPS, Settings
 
 
 def count_steps(settings: Settings, groups: int) -> int:

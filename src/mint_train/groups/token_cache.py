@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from platformdirs import user_cache_path
+
 from mint_train.errors import UserError
 from mint_train.losses.loss import Loss
 
@@ -28,12 +30,11 @@ CORE_SOURCES = ("rows", "rendering", "batches", "groups")
 def cache_folder() -> Path:
     """Return the folder of tokenised data: MINT_TRAIN_CACHE, else `mint-train` in the user's cache folder.
 
-    The user's cache folder is XDG_CACHE_HOME, else `~/.cache`. It may be deleted whenever no run uses it.
+    The platform decides which that is: `~/.cache` or XDG_CACHE_HOME on Linux. It may be deleted whenever no
+    run uses it.
     """
     given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mint-train"
+    return Path(given) if given else user_cache_path("mint-train", appauthor=False)
 
 
 def new_folder() -> Path:

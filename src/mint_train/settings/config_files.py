@@ -1,25 +1,21 @@
-"""Config files: settings in TOML or YAML, the schema that an editor checks them with, and a run's own."""
+"""Config files: settings in TOML or YAML, their schema for an editor, and the file that repeats a run."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mint_train.errors import OptionError, nearest
+from mint_train.settings.model import SECRET_FIELDS, Settings
 
 YAML_ENDINGS = (".yaml", ".yml")
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def read_config(path: Path, allowed: Collection[str], secret: Collection[str]) -> dict[str, Any]:
-    """Read a config file: TOML, or YAML where its name ends in .yaml or .yml.
-
-    Args:
-        path: the file.
-        allowed: the settings that it may hold.
-        secret: the settings that belong in no file.
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config file: TOML, or YAML if its name ends in .yaml or .yml.
 
     Raises:
         OptionError: it cannot be read, or has a setting that does not exist.
@@ -32,8 +28,9 @@ def read_config(path: Path, allowed: Collection[str], secret: Collection[str]) -
         raise OptionError(f"--config {path}: {reason}") from error
     if not isinstance(values, dict):
         raise OptionError(f"--config {path}: must hold settings by name")
+    allowed = Settings.model_fields.keys() - SECRET_FIELDS
     for name in values:
-        if name in secret:
+        if name in SECRET_FIELDS:
             raise OptionError(f"--config {path}: the key does not belong in a file; set MINT_API_KEY")
         if name not in allowed:
             raise OptionError(f'--config {path}: no setting is called "{name}"{nearest(name, allowed)}')
@@ -46,7 +43,7 @@ def parse_yaml(text: str) -> Any:
     """Parse YAML; an empty file holds no settings.
 
     Raises:
-        ValueError: it is broken.
+        ValueError: it is malformed.
     """
     import yaml
 
@@ -57,7 +54,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def config_text(settings: Mapping[str, Any]) -> str:
-    """Write settings as TOML that `--config` reads; what is None is left out."""
+    """Return settings as TOML that `--config` reads; those that are None are left out."""
     import tomlkit
 
     given = {name: value for name, value in settings.items() if value is not None}
@@ -66,19 +63,15 @@ def config_text(settings: Mapping[str, Any]) -> str:
     return tomlkit.dumps(plain | {name: value for name, value in tables.items() if value})
 
 
-def config_schema(
-    settings_schema: Mapping[str, Any], options_schema: Mapping[str, Any] | None, secret: Collection[str]
-) -> dict[str, Any]:
+def config_schema(options_schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the JSON Schema of a config file.
 
     Args:
-        settings_schema: the settings model's own schema.
         options_schema: the schema of the chosen loss's options, or None to allow any.
-        secret: the settings that belong in no file.
     """
-    schema = dict(settings_schema) | {"$schema": SCHEMA_DIALECT, "title": "Settings of mint-train"}
-    properties = {name: value for name, value in schema["properties"].items() if name not in secret}
+    schema = Settings.model_json_schema() | {"$schema": SCHEMA_DIALECT, "title": "Settings of mint-train"}
+    properties = {name: value for name, value in schema["properties"].items() if name not in SECRET_FIELDS}
     if options_schema is not None:
         properties["options"] = dict(options_schema)
-    # a file may leave out anything, the loss too: the command line can name it
+    # a file may leave out anything, even the loss: the command line can name it
     return {name: value for name, value in schema.items() if name != "required"} | {"properties": properties}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def is_loss_file(name: str) -> bool:
-    """Tell a file (`./my_loss.py`, `losses/mine.py`) from the name of an installed loss."""
+    """Return whether `name` is a path to a file (`./my_loss.py`, `losses/mine.py`), not an installed loss."""
     return name.endswith(".py") or "/" in name or "\\" in name
 
 
 def loss_label(name: str) -> str:
-    """Return what a loss is called in folders and variables: a file's stem, or the name itself."""
+    """Return the name of a loss for folders and variables: a file's stem, or the name itself."""
     return Path(name).stem if is_loss_file(name) else name

@@ -27,13 +27,9 @@ from mint_train.plugins.discovery import NamedPlugin
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import RunRecord, RunResult
 from mint_train.sdk import types
-from mint_train.settings.model import (
-    Settings,
-    another_run,
-    change_settings,
-    load_settings,
-    restore_settings,
-)
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
+from mint_train.settings.recorded import change_settings, different_run, restore_settings
 from mint_train.training.description import describe_run, recorded_settings
 from mint_train.training.evaluation import Evaluator
 from mint_train.training.lr_schedule import learning_rate
@@ -151,7 +147,7 @@ def refuse_other_options(loss: Loss, recorded: Settings) -> None:
     before = open_loss(recorded.loss, recorded.options).option_values
     for name, value in loss.option_values.items():
         if value != before[name]:
-            raise OptionError(another_run(f"--set {name}={value}", before[name]))
+            raise OptionError(different_run(f"--set {name}={value}", before[name]))
 
 
 def open_prepared(

@@ -1,0 +1,107 @@
+"""The settings of a new run: command line over environment over config file over defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mint_train.errors import OptionError, nearest
+from mint_train.settings.config_files import read_config
+from mint_train.settings.loss_names import loss_label
+from mint_train.settings.model import SECRET_FIELDS, Settings
+
+KEY_VARIABLE = "MINT_API_KEY"
+VARIABLES = {
+    "api_key": KEY_VARIABLE,
+    "base_url": "MINT_BASE_URL",
+    "model": "MINT_BASE_MODEL",
+    "rank": "MINT_LORA_RANK",
+}
+LOSS_VARIABLES = {"steps": "MINT_{loss}_STEPS", "lr": "MINT_{loss}_LR"}
+
+
+def load_settings(given: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Merge what was given (command line or Python) over the environment, the config file and the defaults.
+
+    Args:
+        given: values by field name; None counts as not given.
+        config: a TOML or YAML file with fields of `Settings`, the loss's options in a table `options`.
+
+    Raises:
+        OptionError: the first value that is wrong, with its option or variable.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    from_file = read_config(config) if config else {}
+    loss = given.get("loss", from_file.get("loss"))
+    if loss is None:
+        raise OptionError("no loss is chosen: give --loss NAME; `mint-train losses` lists what is installed")
+    environment = environment_values(str(loss))
+    options = {**from_file.get("options", {}), **given.get("options", {})}
+    try:
+        settings = Settings(**{**from_file, **environment, **given, "options": options})
+    except ValidationError as error:
+        raise OptionError(explain(error, given, str(loss), config)) from None
+    return choose_length(settings, given, environment, from_file)
+
+
+def choose_length(settings: Settings, *levels: Mapping[str, Any]) -> Settings:
+    """Let the first level that gives a length decide between steps and epochs.
+
+    Raises:
+        OptionError: one level gives both, or the warm-up is longer than the run.
+    """
+    for level in levels:
+        asked = [name for name in ("steps", "epochs") if name in level]
+        if len(asked) > 1:
+            raise OptionError("--steps and --epochs are both given; give one of them")
+        if asked:
+            settings = settings.model_copy(update={"steps" if asked == ["epochs"] else "epochs": None})
+            break
+    if settings.steps is not None:
+        check_warmup(settings, settings.steps)
+    return settings
+
+
+def check_warmup(settings: Settings, steps: int) -> None:
+    """Refuse a warm-up that is longer than the run.
+
+    Raises:
+        OptionError: with both numbers of steps.
+    """
+    if settings.warmup_steps > steps:
+        raise OptionError(
+            f"--warmup-steps {settings.warmup_steps}: the warm-up is longer than the run's {steps} steps, "
+            "so the learning rate never reaches --lr; shorten it, or raise --steps"
+        )
+
+
+def variable_names(loss: str) -> dict[str, str]:
+    """Return by field the environment variable that sets it for a loss."""
+    stem = re.sub(r"[^A-Z0-9]+", "_", loss_label(loss).upper()).strip("_")
+    return VARIABLES | {field: name.format(loss=stem) for field, name in LOSS_VARIABLES.items()}
+
+
+def environment_values(loss: str) -> dict[str, str]:
+    """Return by field what the environment sets for a loss; an empty variable counts as unset."""
+    return {field: os.environ[name] for field, name in variable_names(loss).items() if os.environ.get(name)}
+
+
+def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config: Path | None) -> str:
+    """Say in one line which option, variable or line of the file is wrong, without ever showing a secret."""
+    first = error.errors()[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    if field not in Settings.model_fields:
+        return f'no setting is called "{field}"{nearest(field, Settings.model_fields)}'
+    if field in given:
+        name = "--" + field.replace("_", "-")
+    elif field in environment_values(loss):
+        name = variable_names(loss)[field]
+    else:
+        name = f"--config {config}: {field}"
+    value = "" if field in SECRET_FIELDS else f"={first['input']}"
+    return f"{name}{value}: {first['msg'][0].lower()}{first['msg'][1:]}"

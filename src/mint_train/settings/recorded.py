@@ -1,0 +1,83 @@
+"""The settings that a run recorded, and what a later command may change of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from mint_train.errors import OptionError
+from mint_train.settings.merge import KEY_VARIABLE, choose_length, explain
+from mint_train.settings.model import Settings
+
+MAY_CHANGE = frozenset(
+    {
+        "base_url",
+        "eval_every",
+        "gradient_checkpointing",
+        "keep",
+        "max_retries",
+        "max_tokens_in_flight",
+        "pipeline",
+        "progress",
+        "save_every",
+        "track",
+    }
+)
+"""Settings that a resume may change, since they do not change what is trained."""
+LENGTH = frozenset({"steps", "epochs"})
+"""Settings that a resume may change where the learning rate does not depend on the number of steps."""
+
+
+def restore_settings(recorded: Mapping[str, Any]) -> Settings:
+    """Return the settings that a run recorded; from the environment only the key is added.
+
+    Raises:
+        OptionError: the record was edited and is no longer valid.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    try:
+        return Settings(**recorded, api_key=SecretStr(key) if key else None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise OptionError(f"the run's recorded settings are not valid: {field}: {first['msg']}") from None
+
+
+def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return a run's settings with what a resume changes; None counts as not given.
+
+    Raises:
+        OptionError: a value is malformed, or would make it a different run.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    given["options"] = settings.options | given.get("options", {})  # the loss itself compares them
+    changed = with_given(settings, given)
+    free = MAY_CHANGE | (LENGTH if settings.schedule == "constant" else frozenset()) | {"options"}
+    for name in given.keys() - free:
+        before, after = getattr(settings, name), getattr(changed, name)
+        if before != after and str(before) != os.path.abspath(str(after)):  # paths are recorded absolute
+            raise OptionError(different_run(f"--{name.replace('_', '-')} {after}", before))
+    return choose_length(changed, given)
+
+
+def with_given(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return settings with some of them replaced.
+
+    Raises:
+        OptionError: a value is malformed.
+    """
+    try:
+        return Settings(**dict(settings) | dict(given))
+    except ValidationError as error:
+        raise OptionError(explain(error, given, settings.loss, None)) from None
+
+
+def different_run(option: str, before: object) -> str:
+    """Say that a resume cannot change an option."""
+    return (
+        f"{option}: this run was started with {before}; changing it would make it a different run. "
+        "Start a new run instead"
+    )

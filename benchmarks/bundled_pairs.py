@@ -1,8 +1,8 @@
-"""What each loss of the preference family does to the bundled pairs: 100 steps at 1e-3, embedded backend.
+"""Train each preference loss on the bundled pairs: 100 steps at 1e-3 on the embedded backend.
 
-Every loss runs with its defaults; DPO, whose default is MinT's recipe without a reference, with
-`reference=initial` and `beta=0.1`; a regulariser, which is 0 to begin with, added to `sft`. Prints a Markdown
-table; `--write PAGE` puts it between the page's marks.
+Losses run with their defaults, with two exceptions: DPO gets `reference=initial` and `beta=0.1`, because its
+default is MinT's recipe without a reference, and a regulariser, which is initially 0, is added to `sft`.
+Prints a Markdown table; `--write PAGE` puts it between the page's markers.
 
     python benchmarks/bundled_pairs.py [--write docs/losses.md] [LOSS ...]
 """
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-os.environ.pop("MINT_API_KEY", None)  # this measures the embedded backend
+os.environ.pop("MINT_API_KEY", None)  # measure the embedded backend
 
 from mint_train import train
 
@@ -33,10 +33,10 @@ COLUMNS = ("loss", "first value", "last value", "rewards/accuracy", "rewards/mar
 
 
 def main() -> None:
-    """Run the losses and print the table."""
+    """Train with the losses and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("losses", nargs="*", help="names; all of the family without any")
-    parser.add_argument("--write", type=Path, help="a page whose table of results is to be replaced")
+    parser.add_argument("losses", nargs="*", help="names of losses (default: the whole family)")
+    parser.add_argument("--write", type=Path, help="page in which to replace the table")
     arguments = parser.parse_args()
     rows = [("| " + " | ".join(row) + " |") for row in (COLUMNS, ["---"] * len(COLUMNS))]
     print(*rows, sep="\n", flush=True)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def family() -> list[str]:
-    """List the installed losses of the family."""
+    """Return the names of the family's installed losses."""
     entries = entry_points(group="mint_train.losses")
     return sorted(entry.name for entry in entries if entry.dist is not None and entry.dist.name in FAMILY)
 
@@ -77,7 +77,7 @@ def measure(name: str) -> list[str]:
 
 
 def replace_between(page: Path, begin: str, end: str, lines: Iterable[str]) -> None:
-    """Replace what stands between two marks of a page."""
+    """Replace the text between two markers of a page."""
     text = page.read_text(encoding="utf-8")
     section = "\n".join([begin, "", *lines, "", end])
     page.write_text(

@@ -1,4 +1,4 @@
-"""What the client's memory does over a long run: 10,000 steps of the embedded backend's small model.
+"""Growth of the client's memory over a long run: 10,000 steps with the embedded starter model.
 
 python benchmarks/client_memory.py [--steps N]
 """
@@ -25,7 +25,7 @@ PAIRS = [
 
 
 def main() -> None:
-    """Train, and print the resident memory along the way."""
+    """Train, and print the resident memory at ten points of the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
     steps = parser.parse_args().steps

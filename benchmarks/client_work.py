@@ -1,9 +1,9 @@
-"""What this project's own code costs a step on the service, beside what the SDK does on the client for it.
+"""The client's CPU time per step on the service: this project's share beside the SDK's.
 
-A run of `mint-train` on 1,024 pairs of 512 tokens a side, against a small service in another process that
-computes nothing and answers at once. CPU time of the client's process only: ours is what the runner's thread
-takes (batches, checks, the record), the loss, and the lists of tokens that datums make when the SDK asks for
-them; the rest is the SDK's (JSON both ways, tensors, HTTP).
+`mint-train` trains on 1,024 pairs of 512 tokens per side against a small service in another process, which
+computes nothing and answers at once. Only the client's CPU time counts. Ours is the time of the runner's
+thread (batches, checks, records), of the loss, and of the token lists that datums make when the SDK asks for
+them; the rest is the SDK's (JSON, tensors, HTTP).
 
     python benchmarks/client_work.py [--pairs N] [--tokens N] [--steps N]
 """
@@ -73,14 +73,14 @@ def main() -> None:
 
 
 class Meter:
-    """Takes the CPU time of the process, of the runner's thread, of the loss and of lists, step by step."""
+    """Measures the CPU time per step of the process, the runner's thread, the loss and token lists."""
 
     def __init__(self) -> None:
         self.loss = self.lists = 0.0
         self.marks: list[tuple[float, float, float, float]] = []
 
     def install(self) -> None:
-        """Look at the clocks whenever the loss is called, a list is made or a step is recorded."""
+        """Read the clocks whenever the loss is called, a list is made or a step is recorded."""
         call, append_step = CustomLoss.__call__, RunFolder.append_step
         model_input = vars(ArrayDatum)["model_input"]
         make_list = model_input.func
@@ -95,7 +95,9 @@ class Meter:
         def timed_list(datum: ArrayDatum) -> Any:
             began = time.thread_time()
             made = make_list(datum)
-            if threading.current_thread() is not threading.main_thread():  # else it is the runner's already
+            if (
+                threading.current_thread() is not threading.main_thread()
+            ):  # else it is part of the runner's time
                 self.lists += time.thread_time() - began
             return made
 
@@ -109,7 +111,7 @@ class Meter:
 
     def report(self, pairs: int, tokens: int) -> None:
         """Print the medians over the steps, and exit with 1 where the bar is missed."""
-        # the last step is recorded without a next one being submitted
+        # no next step is submitted before the last one is recorded
         steps = [
             tuple(after - before for before, after in zip(one, other, strict=True))
             for one, other in itertools.pairwise(self.marks[WARM_STEPS - 1 : -1])
@@ -117,7 +119,7 @@ class Meter:
         process, runner, loss, lists = (statistics.median(values) for values in zip(*steps, strict=True))
         ours = runner + loss + lists
         sdk = process - ours
-        print(f"{pairs} pairs, {tokens} target tokens a step, CPU seconds on the client, medians")
+        print(f"{pairs} pairs, {tokens} target tokens per step, CPU seconds on the client, medians")
         print(f"the SDK {sdk:.3f} s; ours {ours:.3f} s: ", end="")
         print(f"runner {runner:.3f} s, loss {loss:.3f} s, lists of tokens {lists:.3f} s")
         print(f"ours is {ours / sdk:.1%} of the SDK's (at most {BAR:.0%})")
@@ -125,18 +127,18 @@ class Meter:
 
 
 def pairs(number: int, tokens: int) -> list[dict[str, str]]:
-    """Make pairs whose two sides both fill `tokens` tokens."""
+    """Make pairs of which both sides have at least `tokens` tokens."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     text = " ".join(words * (tokens // 4))
     return [
-        {"prompt": f"Count {place}.", "chosen": f"yes {text}", "rejected": f"no {text}"}
-        for place in range(number)
+        {"prompt": f"Count {index}.", "chosen": f"yes {text}", "rejected": f"no {text}"}
+        for index in range(number)
     ]
 
 
 @contextlib.contextmanager
 def idle_service(model: str) -> Any:
-    """Run the small service in a process of its own; give its address."""
+    """Run the small service in its own process and yield its address."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(model, there), daemon=True)
@@ -149,7 +151,7 @@ def idle_service(model: str) -> Any:
 
 
 def serve(model: str, parent: Connection) -> None:
-    """Answer every request of a run; a forward or backward with logprobs of the right lengths."""
+    """Answer every request of a run; passes get logprobs of the right lengths."""
     results: dict[str, bytes] = {}
     numbers = itertools.count()
 
@@ -209,8 +211,8 @@ def serve(model: str, parent: Connection) -> None:
 
 
 def logprobs(length: int) -> list[float]:
-    """Make logprobs as long in JSON as a real model's."""
-    return [-0.1234567890123456 - 0.001 * (place % 997) for place in range(length)]
+    """Make logprobs that are as long in JSON as those of a real model."""
+    return [-0.1234567890123456 - 0.001 * (index % 997) for index in range(length)]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Preparing preference pairs: rows recognised, checked and tokenised by mint-train, and by TRL's DPOTrainer.
+"""Time and memory to prepare preference pairs (read, check, tokenise): mint-train beside TRL's DPOTrainer.
 
     python benchmarks/data_vs_trl.py --texts dpo_en_demo.json --trl-python trl/bin/python --rows 100000
 
-Both sides read the same file of chat rows with the same tokenizer, at their defaults, each in a process
-of its own that does nothing else; rounds alternate, and times are medians over them. The texts are those
-of a file of ShareGPT pairs (`conversations`, `chosen`, `rejected`), with a number put before each prompt
-and each completion, so that no text is there twice to be tokenised once. The tokenizer is trained on the
-same texts, unless a folder with one is given.
+Both sides read the same file of chat rows with the same tokenizer and their default settings, each in its
+own process that does nothing else. Rounds alternate, and times are medians over rounds. The texts come from
+a file of ShareGPT pairs (`conversations`, `chosen`, `rejected`); a number before each prompt and completion
+makes every text unique, so that none is tokenised only once. The tokenizer is trained on the same texts
+unless a folder is given.
 
-TRL's side is what `DPOTrainer.__init__` does with its data set: `load_dataset` and `_prepare_dataset` of the
-trainer itself, without a model. Its cache of tokenised rows is a folder of its own that is empty in each
-round, and so is ours.
+TRL's side is what `DPOTrainer.__init__` does with its data set: `load_dataset` and the trainer's own
+`_prepare_dataset`, without a model. Both sides start each round with an empty cache.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--texts", type=Path, help="JSON file of ShareGPT pairs to make the rows of")
+    parser.add_argument("--texts", type=Path, help="JSON file of ShareGPT pairs from which to make the rows")
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--characters", type=int, help="cut each text to so many, for rows by the million")
+    parser.add_argument("--characters", type=int, help="cut each text to this length, for millions of rows")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer; else one is trained")
-    parser.add_argument("--trl-python", type=Path, help="Python with TRL; without it only our side runs")
-    parser.add_argument("--work", type=Path, help="where the files go; else a temporary folder")
+    parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer (default: train one)")
+    parser.add_argument("--trl-python", type=Path, help="Python with TRL (default: run only our side)")
+    parser.add_argument("--work", type=Path, help="folder for files (default: a temporary one)")
     parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side is not None:
@@ -116,8 +115,8 @@ def prepare_ours(given: argparse.Namespace) -> dict[str, Any]:
     groups = build_dataset(examples, loss, tokenizer, 1024).groups
     figures = measured(began, cpu)
     tokens = 0
-    for place in range(0, len(groups), max(1, len(groups) // 1000)):
-        tokens += sum(groups[place].trained_lengths) + len(groups[place].prompts[0])
+    for index in range(0, len(groups), max(1, len(groups) // 1000)):
+        tokens += sum(groups[index].trained_lengths) + len(groups[index].prompts[0])
     return figures | {"groups": len(groups), "tokens": tokens}
 
 
@@ -129,15 +128,15 @@ def prepare_with_trl(given: argparse.Namespace) -> dict[str, Any]:
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
     args = DPOConfig(output_dir=str(Path(os.environ["HF_HOME"]) / "out"), report_to="none", bf16=False)
-    trainer = DPOTrainer.__new__(DPOTrainer)  # its data preparation needs the tokenizer alone
+    trainer = DPOTrainer.__new__(DPOTrainer)  # preparing data needs only the tokenizer
     trainer._tokenizer = tokenizer
     began, cpu = time.perf_counter(), time.process_time()
     rows = load_dataset("json", data_files=str(given.texts), split="train")
     prepared = trainer._prepare_dataset(rows, tokenizer, args, "train")
     figures = measured(began, cpu)
     tokens = 0
-    for place in range(0, len(prepared), max(1, len(prepared) // 1000)):
-        tokens += sum(len(prepared[place][name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+    for index in range(0, len(prepared), max(1, len(prepared) // 1000)):
+        tokens += sum(len(prepared[index][name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
     return figures | {"groups": len(prepared), "tokens": tokens}
 
 
@@ -150,7 +149,7 @@ def measured(began: float, cpu: float) -> dict[str, float]:
 
 
 def write_rows(texts: Path, count: int, characters: int | None, path: Path) -> Path:
-    """Write rows of chat messages: the texts over and over, each with the number of its row before it."""
+    """Write rows of chat messages: the texts repeatedly, each preceded by the number of its row."""
     roles = {"human": "user", "gpt": "assistant", "system": "system"}
     made = [
         (

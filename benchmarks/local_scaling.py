@@ -1,9 +1,9 @@
-"""Step time and memory of the embedded backend from 1 to 64 pairs, at a fixed `--max-tokens-in-flight`.
+"""Step time and memory of the embedded backend from 1 to 64 pairs, with a fixed `--max-tokens-in-flight`.
 
     python benchmarks/local_scaling.py [--figure docs/figures/local-scaling.svg]
 
-Model, pairs and step are those of `local_vs_trl.py`; the reference is left out. Each count runs in a
-fresh process. Times are CPU seconds over all threads, which other programs disturb less than the clock.
+Model, pairs and step are those of `local_vs_trl.py`, without a reference. Each count runs in a fresh
+process. Times are CPU seconds over all threads, which depend less on other programs than wall time.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def parse_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     data = Path(__file__).resolve().parent.parent / "../shared/data/dpo_en_demo.json"
-    parser.add_argument("--data", default=str(data), help="pairs, ShareGPT form")
+    parser.add_argument("--data", default=str(data), help="pairs in ShareGPT form")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="pairs per step")
     parser.add_argument("--max-tokens-in-flight", type=int, default=1024)
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each count, after a warm-up")
+    parser.add_argument("--steps", type=int, default=3, help="steps per count, after a warm-up")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--figure", type=Path, help="draw the table as an SVG file (needs matplotlib)")
     for name in ("--folder", "--result"):
@@ -85,7 +85,7 @@ def in_fresh_process(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Steps on the first pairs of the data, in this process."""
+    """Take steps on the first pairs of the data, in this process."""
     import torch
     from peft import get_peft_model
 
@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     engine = Engine(get_peft_model(load_model(options), lora_config()), max_tokens_in_flight=budget)
     optimizer = torch.optim.AdamW(engine.trained, lr=LEARNING_RATE, weight_decay=0)
     batch = [sequence for pair in tokenized_pairs(options)[: options.count] for sequence in pair]
-    # One pair is enough to warm up.
+    # One pair is enough for the warm-up.
     dpo_step(engine, optimizer, batch[:2], [0.0] * 2)
     seconds = []
     for _ in range(options.steps):
@@ -119,7 +119,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def draw(table: list[dict[str, Any]], budget: int, path: Path) -> None:
-    """Write both curves over the number of pairs as SVG."""
+    """Draw both curves over the number of pairs as SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

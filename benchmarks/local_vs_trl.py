@@ -1,9 +1,9 @@
-"""Time and memory of a DPO step: this project beside TRL's DPOTrainer, on the same model and pairs.
+"""Time and memory of a DPO step: this project beside TRL's DPOTrainer, with the same model and pairs.
 
     python benchmarks/local_vs_trl.py --trl-python VENV/bin/python
 
-Each side runs in a fresh process, in turn, `--rounds` times. Speeds are printed only where the loss
-and the logprobs of both agree at step 1. TRL is needed by the interpreter of `--trl-python` alone.
+The sides run in turn, each in a fresh process, `--rounds` times. Speeds are printed only if the loss and
+the logprobs of all sides agree at step 1. Only the interpreter given by `--trl-python` needs TRL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 SIDES = ("ours", "trl", "trl-precomputed")
 EPOCHS = 3
-"""Reference logprobs that are computed once are shared out over the steps of this many epochs."""
+"""The cost of reference logprobs, computed once, is divided by the steps of this many epochs."""
 BETA, RANK, LEARNING_RATE, SEED = 0.1, 16, 1e-4, 0
 VOCABULARY = 32_768
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -54,14 +54,14 @@ def parse_options() -> argparse.Namespace:
     )
     root = Path(__file__).resolve().parent.parent
     parser.add_argument(
-        "--data", default=str(root / "../shared/data/dpo_en_demo.json"), help="pairs, ShareGPT form"
+        "--data", default=str(root / "../shared/data/dpo_en_demo.json"), help="pairs in ShareGPT form"
     )
     parser.add_argument("--trl-python", default=sys.executable, help="an interpreter that has trl")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--pairs", type=int, default=20, help="pairs of the data set")
+    parser.add_argument("--pairs", type=int, default=20, help="pairs in the data set")
     parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=6, help="steps of each run; the first warms up")
+    parser.add_argument("--steps", type=int, default=6, help="steps per run; the first one is a warm-up")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", help="write all figures to this JSON file")
@@ -70,7 +70,7 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# --- what both sides share: a model, a tokenizer and texts, made locally ---
+# --- shared by both sides: a model, a tokenizer and texts, made locally ---
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -95,11 +95,11 @@ def prepare(options: argparse.Namespace) -> None:
     )
     model = Qwen3ForCausalLM(config)
     model.save_pretrained(options.folder)
-    # TRL drops a pair whose prompt alone fills the length: take pairs that both sides can train on.
+    # TRL drops a pair whose prompt alone fills the length, so take pairs that both sides can train on.
     fitting = [texts(row) for row in rows]
     fitting = [t for t in fitting if len(tokenizer(t["prompt"])["input_ids"]) < options.max_length - 16]
     if len(fitting) < options.pairs:
-        raise SystemExit(f"{options.data} has {len(fitting)} pairs that fit, {options.pairs} are asked for")
+        raise SystemExit(f"{options.data} has only {len(fitting)} pairs that fit; {options.pairs} are needed")
     (Path(options.folder) / "pairs.json").write_text(json.dumps(fitting[: options.pairs]))
 
 
@@ -167,7 +167,7 @@ def in_fresh_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_memory() -> float:
-    """GB that this process held at most."""
+    """Return the peak memory of this process in GB."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -201,7 +201,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
         facts.append(dpo_step(engine, optimizer, batches[at], reference[at]))
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu)
-        # Beside each step, for other programs slow both down.
+        # Measured next to each step, because other programs slow down both.
         rates.append(matrix_rate())
     return {
         "seconds": seconds,
@@ -217,7 +217,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def matrix_rate(size: int = 2048) -> float:
-    """Operations per second of a square float32 matrix product here and now."""
+    """Measure the operations per second of a square float32 matrix product."""
     import time
 
     import torch
@@ -228,7 +228,7 @@ def matrix_rate(size: int = 2048) -> float:
         begin = time.perf_counter()
         torch.mm(left, right, out=product)
         times.append(time.perf_counter() - begin)
-    # The first warms up.
+    # The first one is a warm-up.
     return float(2 * size**3 / statistics.median(times[1:]))
 
 
@@ -280,10 +280,10 @@ def dpo_step(engine: Any, optimizer: Any, batch: list[Any], reference: list[floa
 
 
 def count_operations(engine: Any, batches: list[Any]) -> list[float]:
-    """Floating-point operations that each batch's step needs, with its share of the reference.
+    """Count the floating-point operations of each batch's step, including its share of the reference.
 
-    Of what this project computes: no padding, a shared prompt once, the vocabulary at trained targets only,
-    the causal half of attention, nothing computed again for the backward.
+    Only what must be computed counts: no padding, a shared prompt once, the vocabulary at trained targets
+    only, the causal half of attention, nothing recomputed in the backward.
     """
     import sys
 
@@ -296,7 +296,11 @@ def count_operations(engine: Any, batches: list[Any]) -> list[float]:
     assert all(isinstance(layer, nn.Linear) for layer in base)
     weights = sum(layer.weight.numel() for layer in base)
     adapter = sum(parameter.numel() for parameter in engine.trained)
-    of_first = {"q_proj", "k_proj", "v_proj"}  # the embeddings below are frozen: no gradient goes further
+    of_first = {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+    }  # no gradient passes below the first layer, because the embeddings are frozen
     ends = [
         parameter.numel()
         for name, parameter in engine.model.named_parameters()
@@ -308,11 +312,12 @@ def count_operations(engine: Any, batches: list[Any]) -> list[float]:
         (pack,) = plan_packs(batch, sys.maxsize)
         vocabulary = 2 * len(pack.lookup_rows) * config.hidden_size * config.vocab_size
         seen = sum(
-            (run.stop - run.start) * (run.context_length + (run.stop - run.start) / 2) for run in pack.runs
+            (segment.stop - segment.start) * (segment.context_length + (segment.stop - segment.start) / 2)
+            for segment in pack.segments
         )
         attention = 2 * 2 * seen * width
         layers = 2 * pack.rows * weights
-        # forward, and as much again in the backward; an adapter's own gradients are twice its forward
+        # the backward costs as much as the forward; for an adapter it costs twice as much
         step = 2 * vocabulary + 3 * attention + 2 * layers + 3 * 2 * pack.rows * adapter
         counts.append(step - 2 * pack.rows * sum(ends) + (vocabulary + attention + layers) / EPOCHS)
     return counts
@@ -397,7 +402,7 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# --- what is printed ---
+# --- output ---
 
 
 def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace) -> int:
@@ -405,7 +410,7 @@ def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace)
         Path(options.output).write_text(json.dumps(rounds, indent=1))
     disagreement = differences(rounds)
     if disagreement:
-        print(f"No speeds: the sides do not compute the same thing at step 1.\n{disagreement}")
+        print(f"No speeds are printed, because the sides differ at step 1.\n{disagreement}")
         return 1
     figures: dict[str, dict[str, float]] = {}
     for side in rounds[0]:
@@ -426,7 +431,7 @@ def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace)
 
 
 def step_time(rounds: list[dict[str, dict[str, Any]]], side: str, kind: str) -> float:
-    """Median over rounds, then over steps without the first, which warms up; reference included."""
+    """Return the median over rounds, then over steps (without the first), plus the reference's share."""
     steps = zip(*(one[side][f"{kind}seconds"] for one in rounds), strict=True)
     step = statistics.median([statistics.median(times) for times in steps][1:])
     return float(step + statistics.median(one[side][f"reference_{kind}seconds"] for one in rounds))

@@ -1,11 +1,11 @@
-"""What the DPO loss costs beside the model: 1,024 pairs of 1,024 tokens a side, loss with gradient.
+"""The cost of the DPO loss without the model: loss and gradient of 1,024 pairs of 1,024 tokens per side.
 
-Four ways to the same number, from the same logprob tensors, one per datum:
+Four variants compute the same number from the same logprob tensors, one per datum:
 
 - bare: `torch.cat`, one weighted segmented sum, one `logsigmoid`, one backward; no metrics, no checks;
-- dpo: the plugin through its hook, with its metrics, as a combination or a test calls it;
-- guarded: the same inside the guard that a run puts around it (finite values, gradients for all datums);
-- seed: the Python loop of `torch.dot` over datums of MinT's DPO page.
+- dpo: the plugin called through its hook, with its metrics;
+- guarded: the same inside the guard of a run (finite values, gradients for all datums);
+- seed: the Python loop of `torch.dot` over datums from MinT's DPO page.
 
     python benchmarks/loss_cost.py [--cpu-time] [--reference] [--pairs N] ...
 """
@@ -36,7 +36,7 @@ TARGET_BARE, TARGET_SEED = 1.5, 5.0
 
 
 def main() -> None:
-    """Measure the four in turns, so that what else the machine does meets all of them."""
+    """Measure the four in turn, so that other load on the machine affects all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=1024)
@@ -51,21 +51,21 @@ def main() -> None:
     groups = make_groups(arguments.pairs, arguments.tokens)
     logprobs = [(-torch.rand(arguments.tokens)).requires_grad_() for _ in range(2 * arguments.pairs)]
     loss = Loss(load_plugin("dpo"), {"reference": "initial"} if arguments.reference else {})
-    ways: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
+    variants: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
         "bare": Bare(Batch(groups)),
-        # a run builds a batch anew in each step, from groups that stay
+        # a run builds a new batch from the same groups in each step
         "dpo": lambda logprobs: loss.compute(Batch(groups), logprobs, {})[0],
         "guarded": lambda logprobs: CustomLoss(loss, [Batch(groups)], {})([], logprobs)[0],
         "seed": lambda logprobs: seed_loss([d for group in groups for d in group.datums], logprobs),
     }
-    seconds = measure(ways, logprobs, arguments.rounds, clock)
+    seconds = measure(variants, logprobs, arguments.rounds, clock)
     clock_name = "CPU" if arguments.cpu_time else "wall"
     print(f"{arguments.pairs} pairs of {arguments.tokens} tokens, {clock_name} time")
     report(seconds)
 
 
 def make_groups(pairs: int, tokens: int) -> list[Group]:
-    """Build pairs of `tokens` target tokens a side, a quarter of them the prompt's, with a reference."""
+    """Build pairs of `tokens` target tokens per side, a quarter of them in the prompt, with a reference."""
     prompt = tokens // PROMPT_SHARE
     groups = []
     for number in range(pairs):
@@ -102,17 +102,17 @@ def seed_loss(data: list, logprobs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def measure(
-    ways: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]],
+    variants: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]],
     logprobs: list[torch.Tensor],
     rounds: int,
     clock: Callable[[], float],
 ) -> dict[str, float]:
-    """Return the median seconds of loss and gradient, by way."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Return each variant's median seconds for loss and gradient."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
-        for name, way in ways.items():
+        for name, variant in variants.items():
             began = clock()
-            value = way(logprobs)
+            value = variant(logprobs)
             gradients = torch.autograd.grad(value, logprobs)
             if number:  # the first round warms up
                 seconds[name].append(clock() - began)

@@ -1,9 +1,9 @@
-"""Peak memory of an embedded run with a reference, by the number of its rows: it should not grow with them.
+"""Peak memory of an embedded run with a reference, by number of rows: it should stay constant.
 
     python benchmarks/reference_memory.py --rows 20000 200000
 
-Each run trains five steps on short pairs that differ, with `reference=initial`, so that the logprobs of all
-rows are computed and kept before the first step.
+Each run trains five steps on short distinct pairs with `reference=initial`, which computes and stores the
+logprobs of all rows before the first step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 def write_pairs(path: Path, rows: int) -> None:
-    """Write pairs that differ."""
+    """Write distinct pairs."""
     with path.open("w", encoding="utf-8") as file:
         for n in range(rows):
             row = {"prompt": f"Say {n}.", "chosen": f"{n} it is", "rejected": f"not {n}, no"}
@@ -27,7 +27,7 @@ def write_pairs(path: Path, rows: int) -> None:
 
 
 def peak_of_run(loss: str, rows: int) -> tuple[float, float]:
-    """Train on so many rows; return the peak memory in GiB and the seconds."""
+    """Train on `rows` pairs; return the peak memory in GiB and the seconds."""
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "pairs.jsonl"
         write_pairs(data, rows)
@@ -40,12 +40,12 @@ def peak_of_run(loss: str, rows: int) -> tuple[float, float]:
         )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise SystemExit(f"the run ended with {status}")
+            raise SystemExit(f"the run failed with wait status {status}")
         return usage.ru_maxrss / 1024**2, time.perf_counter() - began
 
 
 def main() -> None:
-    """Print a line per number of rows, and how the largest compares with the smallest."""
+    """Print a line per number of rows, and the ratio of the last peak to the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000, 20_000])
     parser.add_argument("--loss", default="dpo")

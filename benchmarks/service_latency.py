@@ -1,13 +1,13 @@
-"""What a step on the service costs: `mint-train`'s steps against the sequential form, on a real server.
+"""Time of a step on the service: `mint-train` beside the sequential recipe, on a real server.
 
-A SkyRL server is started for each line (and installed, the first time), with a proxy before it that holds
-every message back. Its places for adapters are few: in every step each of them costs the server time that has
-nothing to do with waiting. In turn, on the same pairs:
+A SkyRL server is started for each line (and installed the first time), behind a proxy that delays every
+message. The server has few adapter slots, because each slot costs server time in every step. The two sides
+take turns on the same pairs:
 
-- ours: a run of `mint-train`, which submits a step before the one before it is known to be done where that
-  is faster, which it has found out before its steps count;
+- ours: a run of `mint-train`, which submits a step before the previous one is confirmed if that is faster;
+  it decides this before the steps that count;
 - recipe: MinT's DPO page: `forward_backward_custom`, await; `optim_step`, await;
-- both with a reference: ours computes it once, the recipe asks for it in each step, as tinker-cookbook does.
+- with a reference, ours computes it once, and the recipe asks for it in each step, as tinker-cookbook does.
 
     python benchmarks/service_latency.py [--delay SECONDS] [--steps N] [--rounds N]
 """
@@ -53,15 +53,15 @@ PAIRS = [
     for word in ("one", "two", "six", "ten")
 ]
 BARS = {("direct", False): 0.85, ("delayed", False): 0.7, ("direct", True): 0.5, ("delayed", True): 0.5}
-"""By the network and whether there is a reference: how much of the recipe's step ours may take."""
+"""Largest allowed ratio of our step to the recipe's, by network and use of a reference."""
 WARM_STEPS = 3 * STEPS_PER_LOOK + UNSETTLED_STEPS
-"""Of each run of ours: until it has found out what is faster on the network."""
+"""First steps of each of our runs, in which it decides what is faster on this network."""
 
 
 def main() -> None:
-    """Measure both forms in turn, over both networks, without and with a reference."""
+    """Measure both sides in turn, on both networks, without and with a reference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--delay", type=float, default=0.25, help="seconds that a message takes each way")
+    parser.add_argument("--delay", type=float, default=0.25, help="delay of a message in seconds, each way")
     parser.add_argument("--steps", type=int, default=8, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -71,12 +71,12 @@ def main() -> None:
         save_starter_model(folder / "model")
         data = folder / "pairs.jsonl"
         data.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-        print(f"{len(PAIRS)} pairs a step, medians of {arguments.rounds} turns of {arguments.steps} steps")
+        print(f"{len(PAIRS)} pairs per step, medians of {arguments.rounds} turns of {arguments.steps} steps")
         missed = 0
         for network, reference in BARS:
             work = folder / f"{network}-{reference}"
             work.mkdir()
-            # a place for each run of ours, the one that warms up among them, for the recipe and the base
+            # a slot for each of our runs and the warm-up, for the recipe and for the base
             with running_server(folder / "model", work, adapters=arguments.rounds + 3) as server:
                 missed += measure(server, network, reference, data, work, arguments)
     raise SystemExit(1 if missed else 0)
@@ -85,7 +85,7 @@ def main() -> None:
 def measure(
     server: SkyrlServer, network: str, reference: bool, data: Path, work: Path, arguments: argparse.Namespace
 ) -> bool:
-    """Print a line for a network, with or without a reference; tell whether the bar was missed."""
+    """Print a line for a network, with or without a reference; return whether the bar was missed."""
     delay = arguments.delay if network == "delayed" else 0.0
     with running_proxy(Proxy(server.base_url)) as proxy:
         recipe = Recipe(proxy.url, server.model)
@@ -103,8 +103,8 @@ def measure(
     ratio, bar = medians["ours"] / medians["recipe"], BARS[network, reference]
     print(
         f"{network} ({2000 * delay:.0f} ms there and back), {'with' if reference else 'no'} reference: "
-        f"recipe {medians['recipe']:.3f} s, ours {medians['ours']:.3f} s a step, ratio {ratio:.2f} "
-        f"(at most {bar}), {ours.waits_per_step():.1f} blocking waits a step",
+        f"recipe {medians['recipe']:.3f} s, ours {medians['ours']:.3f} s per step, ratio {ratio:.2f} "
+        f"(at most {bar}), {ours.waits_per_step():.1f} blocking waits per step",
         flush=True,
     )
     return ratio > bar
@@ -116,10 +116,10 @@ class Ours:
     def __init__(self, url: str, model: str, data: Path, folder: Path) -> None:
         self.url, self.model, self.data, self.folder = url, model, data, folder
         self.waits: list[int] = []
-        """How often the last run had blocked when each of its steps was recorded."""
+        """Number of blocking waits before each step of the last run was recorded."""
 
     def steps(self, steps: int, *, reference: bool) -> list[float]:
-        """Run some steps in a run of their own; return the seconds that each took."""
+        """Take steps in a new run; return the seconds of each."""
         with contextlib.redirect_stdout(io.StringIO()), counted_waits() as self.waits:
             mint_train.train(
                 "dpo",
@@ -139,13 +139,13 @@ class Ours:
         return [line["seconds"] for line in lines]
 
     def waits_per_step(self) -> float:
-        """Count a step's waits in the last run, without those of warming up and of the final save."""
+        """Return the last run's waits per step, without the warm-up and the final save."""
         counted = self.waits[WARM_STEPS - 1 : -1]
         return (counted[-1] - counted[0]) / (len(counted) - 1)
 
 
 class Recipe:
-    """The loop of MinT's DPO page; with a reference, that of tinker-cookbook's DPO."""
+    """The loop of MinT's DPO page; with a reference, the loop of tinker-cookbook's DPO."""
 
     def __init__(self, url: str, model: str) -> None:
         service = mint.ServiceClient(base_url=url, api_key=KEY)
@@ -163,11 +163,11 @@ class Recipe:
         ]
 
     def close(self) -> None:
-        """End the session, which the SDK would keep alive."""
+        """End the session; otherwise the SDK keeps it alive."""
         self.client.holder.close()  # type: ignore[no-untyped-call]
 
     def steps(self, steps: int, *, reference: bool) -> list[float]:
-        """Take some steps, each awaited to its end; return the seconds that each took."""
+        """Take steps, awaiting each request; return the seconds of each."""
         seconds = []
         for _ in range(steps):
             began = time.perf_counter()
@@ -184,13 +184,13 @@ class Recipe:
         return seconds
 
     def reference_logprobs(self) -> list[torch.Tensor]:
-        """Ask for each sequence's logprobs, all requests in flight together."""
+        """Request every sequence's logprobs, with all requests in flight at once."""
         futures = []
         for datum in self.data:
             tokens = [*datum.model_input.to_ints(), datum.loss_fn_inputs["target_tokens"].data[-1]]
             futures.append(self.reference.compute_logprobs(types.ModelInput.from_ints(tokens)))
         targets = [len(datum.loss_fn_inputs["target_tokens"].data) for datum in self.data]
-        # some servers answer without the first token's None
+        # some servers leave out the None of the first token
         return [
             torch.tensor(future.result()[-length:]) for future, length in zip(futures, targets, strict=True)
         ]
@@ -199,7 +199,7 @@ class Recipe:
 def pairwise_loss(
     data: list[Datum], logprobs: list[torch.Tensor], references: list[torch.Tensor] | None
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Compute the page's loss, or DPO's with a reference."""
+    """Compute the page's loss, or DPO with a reference."""
     scores = []
     for position, (datum, logprob) in enumerate(zip(data, logprobs, strict=True)):
         weights = datum.loss_fn_inputs["weights"].to_torch()
@@ -214,14 +214,14 @@ def pairwise_loss(
 
 @contextmanager
 def counted_waits() -> Iterator[list[int]]:
-    """Count the futures that the main thread has had to wait for whenever a step is recorded."""
+    """Record, at each step, how many futures the main thread has had to wait for."""
     waited: dict[int, Future[Any]] = {}
     counts: list[int] = []
     result, append_step = Future.result, RunFolder.append_step
 
     def counted(self: Future[Any], timeout: float | None = None) -> Any:
         if threading.current_thread() is threading.main_thread() and not self.done():
-            waited[id(self)] = self  # kept, so that no other future gets its id
+            waited[id(self)] = self  # keep it alive, so that no other future gets its id
         return result(self, timeout)
 
     def marked(folder: RunFolder, record: StepRecord) -> None:

@@ -1,8 +1,8 @@
-"""What a bad network and a restarted server cost: such runs are to end with the figures of an unbroken one.
+"""Run on a faulty network and a restarted server: figures must equal those of an undisturbed run.
 
-A SkyRL server is started behind a proxy that spoils one request in ten: connections reset before and after
-the server was reached, requests seconds late, answers cut off, and 500 before and after. Then the server is
-ended in the middle of a run, and started again on its database.
+A SkyRL server is started behind a proxy that disturbs one request in ten: connections reset before or after
+they reach the server, requests delayed by seconds, truncated answers, and status 500 before or after the
+server's work. Finally the server is stopped in the middle of a run and restarted on its database.
 
     python benchmarks/survive_faults.py [--runs N] [--rate CHANCE] [--seed N]
 """
@@ -34,10 +34,10 @@ PAIRS = [
 
 
 def main() -> None:
-    """Take the unbroken run, the runs with faults, and the one whose server is restarted."""
+    """Run undisturbed, with faults, and with a restart of the server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=0.1, help="chance that a request is spoilt")
+    parser.add_argument("--rate", type=float, default=0.1, help="chance that a request is disturbed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, running_proxy(Proxy("")) as proxy:
@@ -68,14 +68,14 @@ def main() -> None:
 
 
 class Runs:
-    """Runs through the proxy, each compared with the unbroken one."""
+    """Runs through the proxy, each compared with the undisturbed one."""
 
     def __init__(self, folder: Path, proxy: Proxy) -> None:
         self.folder, self.proxy = folder, proxy
         self.worst = 0.0
 
     def finish(self, name: str) -> None:
-        """Run to the end, and print what happened on the way."""
+        """Run to the end, and print what happened."""
         self.proxy.requests.clear()
         self.proxy.spoilt.clear()
         ended = self.run(self.folder / name)
@@ -86,8 +86,8 @@ class Runs:
         self.worst = max(self.worst, difference)
         print(
             f"{name}: {STEPS} steps in {ended.seconds:.0f} s, {self.proxy.requests.total()} requests, "
-            f"{self.proxy.spoilt.total()} spoilt, {ended.output.count('going back')} times back to a saved "
-            f"state; figures differ by {difference:.1e} at most (bar {TOLERANCE:.0e})",
+            f"{self.proxy.spoilt.total()} disturbed, {ended.output.count('going back')} rollbacks to a "
+            f"checkpoint; figures differ by at most {difference:.1e} (bar {TOLERANCE:.0e})",
             flush=True,
         )
 
@@ -103,7 +103,7 @@ class Runs:
 
 
 def largest_difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
-    """Compare the figures of two runs, relative where above 1."""
+    """Return the largest difference of the figures of two runs, relative if above 1."""
     assert [line["step"] for line in one] == [line["step"] for line in other]
     return max(
         abs(line[name] - expected[name]) / max(1.0, abs(expected[name]))

@@ -1,8 +1,8 @@
-"""What `kill -9` at random moments costs: each resumed run is to end as the unbroken one does.
+"""Kill runs with `kill -9` at random moments: each resumed run must end like an uninterrupted one.
 
-Embedded runs are compared to the bit (figures, weights, reference logprobs), runs on a SkyRL server, which
-is started for them, within 1e-4. After each kill every file is read: none may be torn. The loss takes the
-first policy as its reference, so a reference that were the resumed policy would show in the figures.
+Embedded runs are compared bit for bit (figures, weights, reference logprobs); runs on a SkyRL server, which
+this script starts, within 1e-4. After each kill every file is read, and none may be torn. The reference is
+the initial policy, so taking the resumed policy instead would change the figures.
 
     python benchmarks/survive_kills.py [--embedded N] [--service N] [--seed N]
 """
@@ -29,7 +29,7 @@ from server import SkyrlServer, running_server
 
 TOLERANCE = 1e-4
 EMBEDDED_STEPS = 200
-"""So many that most moments of a run are in its steps, and few in its start."""
+"""Enough that most of a run's time is spent in steps rather than in starting."""
 SERVICE_STEPS = 12
 PAIRS = [
     {"prompt": f"Say {word}.", "chosen": f"{word} it is", "rejected": f"{word} is it not"}
@@ -38,7 +38,7 @@ PAIRS = [
 
 
 def main() -> None:
-    """Kill the runs, and print how often they were killed."""
+    """Kill runs, and print how often they were killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--embedded", type=int, default=50, help="kills of embedded runs")
     parser.add_argument("--service", type=int, default=10, help="kills of runs on the server")
@@ -64,14 +64,14 @@ def main() -> None:
 
 
 def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random.Random) -> None:
-    """Kill embedded runs until there were as many kills as wanted."""
+    """Kill embedded runs until the number of kills reaches `wanted`."""
     arguments = [*options, "--steps", str(EMBEDDED_STEPS), "--backend", "local"]
     unbroken = folder / "unbroken"
     run(folder / "warm", *arguments, "--output", str(folder / "warm"))
     ended = run(unbroken, *arguments, "--output", str(unbroken))
     assert ended.status == 0, ended.output
     kills = anew = runs = 0
-    while kills < wanted:  # where the machine is quicker than it was, a moment may come after the end
+    while kills < wanted:  # a kill may come after the end of a run that is faster than expected
         runs += 1
         killed = folder / f"killed-{runs}"
         counts = run_killed(killed, arguments, ended.seconds, moments)
@@ -79,7 +79,7 @@ def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random
         kills, anew = kills + counts[0], anew + counts[1]
     print(
         f"embedded: {runs} runs of {EMBEDDED_STEPS} steps and {ended.seconds:.1f} s, {kills} kills, "
-        f"{anew} begun anew as there was no checkpoint yet; all ended to the bit as the unbroken run",
+        f"{anew} restarted for lack of a checkpoint; all are equal to the uninterrupted run bit for bit",
         flush=True,
     )
 
@@ -87,7 +87,7 @@ def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random
 def kill_on_service(
     server: SkyrlServer, folder: Path, options: list[str], wanted: int, moments: random.Random
 ) -> None:
-    """Kill runs on the server until there were as many kills as wanted."""
+    """Kill runs on the server until the number of kills reaches `wanted`."""
     arguments = [*options, "--steps", str(SERVICE_STEPS), "--backend", "mint", "--model", server.model]
     variables = {"MINT_API_KEY": "tml-x", "MINT_BASE_URL": server.base_url}
     unbroken = folder / "service-unbroken"
@@ -104,13 +104,13 @@ def kill_on_service(
         kills, anew = kills + counts[0], anew + counts[1]
     print(
         f"service: {runs} runs of {SERVICE_STEPS} steps and {ended.seconds:.1f} s, {kills} kills, "
-        f"{anew} begun anew; figures and weights differ by {worst:.1e} at most (bar {TOLERANCE:.0e})"
+        f"{anew} restarted; figures and weights differ by at most {worst:.1e} (bar {TOLERANCE:.0e})"
     )
     assert worst <= TOLERANCE
 
 
 def largest_difference(folder: Path, unbroken: Path, server_folder: Path) -> float:
-    """Compare two runs on the server: their figures, relative where above 1, and their final weights."""
+    """Return the largest difference of figures (relative if above 1) and final weights of two runs."""
     one, other = figures(folder), figures(unbroken)
     assert [line["step"] for line in one] == [line["step"] for line in other]
     differences = [
@@ -125,7 +125,7 @@ def largest_difference(folder: Path, unbroken: Path, server_folder: Path) -> flo
 
 
 def final_weights(folder: Path, server_folder: Path) -> dict[str, torch.Tensor]:
-    """Read the weights that a run saved for a sampler from the server's own folder."""
+    """Read the weights that a run saved for sampling from the server's folder."""
     last = json.loads((folder / "checkpoints.jsonl").read_text().splitlines()[-1])
     model, *_, name = last["sampler"].removeprefix("tinker://").split("/")
     with tarfile.open(

@@ -66,7 +66,7 @@ HEAD = {"gpt-neox": "embed_out"}
 
 
 def make_model(name: str, *, head_lora: bool = False, seed: int = 0) -> Any:
-    """A peft-wrapped random model whose adapter is not the identity."""
+    """Make a PEFT-wrapped random model whose adapter is not the identity."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_config(CONFIGS[name](), attn_implementation="eager")
     linear = [n for n, m in base.named_modules() if type(m).__name__ in ("Linear", "Conv1D")]
@@ -82,7 +82,7 @@ def make_model(name: str, *, head_lora: bool = False, seed: int = 0) -> Any:
 
 
 def make_sequences(tokens: Sequence[Sequence[int]], *, untrained: int = 0) -> list[TokenSequence]:
-    """Next-token sequences; the first `untrained` targets of each do not count."""
+    """Make next-token sequences; the first `untrained` targets of each are masked out."""
     result = []
     for one in tokens:
         whole = torch.tensor(one)
@@ -96,28 +96,28 @@ def random_tokens(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
 
 
 def plain_logprobs(model: Any, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-    """The definition: transformers' own forward, one sequence at a time, with a graph."""
+    """Compute logprobs by definition: transformers' own forward, one sequence at a time, with a graph."""
     results = []
     for sequence in sequences:
         logits = model(input_ids=sequence.input_tokens.unsqueeze(0), use_cache=False).logits[0].float()
         picked = logits.log_softmax(-1).gather(1, sequence.target_tokens.unsqueeze(1)).squeeze(1)
-        results.append(torch.where(sequence.trained, picked, 0.0))
+        results.append(torch.where(sequence.loss_mask, picked, 0.0))
     return results
 
 
 def entangled_loss(logprobs: list[torch.Tensor]) -> torch.Tensor:
-    """A loss of the whole batch that is no sum over its sequences."""
+    """Compute a loss of the whole batch that is not a sum over its sequences."""
     means = torch.stack([values.sum() / 10 for values in logprobs])
     ramps = torch.stack([(values * torch.linspace(0.1, 1, len(values))).mean() for values in logprobs])
     return torch.logsumexp(means, 0) + (0.1 * means.sum()).sin() * (0.1 * ramps.sum()).tanh()
 
 
 def gradients_of(model: Any, work: Callable[[], object]) -> dict[str, torch.Tensor]:
-    """The adapter's gradients after `work`, from none before."""
+    """Return the adapter's gradients after `work`, starting from none."""
     model.zero_grad(set_to_none=True)
     work()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    assert found, "no gradient came"
+    assert found, "there is no gradient"
     model.zero_grad(set_to_none=True)
     return found
 
@@ -129,12 +129,12 @@ def plain_gradients(model: Any, sequences: Sequence[TokenSequence]) -> dict[str,
 def assert_same_gradients(
     found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], *, relative: float = 1e-4
 ) -> None:
-    """Relative to the norm of each matrix."""
+    """Compare gradients, relative to the norm of each matrix."""
     assert found.keys() == expected.keys()
     whole = torch.stack([g.norm() for g in expected.values()]).norm()
     for name, gradient in expected.items():
-        # Where terms cancel (query and key on repeated tokens) rounding is all that is left of a matrix's
-        # gradient: such a one is measured by the whole adapter's.
+        # Where terms cancel (query and key on repeated tokens) only rounding is left of a matrix's gradient,
+        # so the whole adapter's norm bounds the scale from below.
         scale = max(float(gradient.norm()), 1e-2 * float(whole), 1e-4)
         error = float((found[name] - gradient).norm())
         assert error <= relative * scale, f"{name}: off by {error / scale:.1e}"
@@ -142,5 +142,5 @@ def assert_same_gradients(
 
 @functools.cache
 def model_of(name: str, *, head_lora: bool = False) -> Any:
-    """A model by name, made once: tests leave it as they found it."""
+    """Return a model by name, made once: tests leave it unchanged."""
     return make_model(name, head_lora=head_lora)

@@ -1,4 +1,4 @@
-"""A model, or a datum, that cannot be trained: one line that says which and what to do."""
+"""A model or datum that cannot be used gives one line that names it and says what to do."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_loaded_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_line_says_it_in_one_line(
+def test_the_command_line_reports_it_in_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (folder / "model.safetensors").unlink()
@@ -104,35 +104,38 @@ def datum(tokens: list[int], targets: list[int], weights: list[float] | None = N
         (datum([1, VOCABULARY], [2, 3]), "datum 1 .*input token 61 is not in the model's vocabulary of 61"),
         (datum([1, 2], [2, VOCABULARY + 4]), "datum 1 .*target token 65 is not in"),
         (datum([1, 2], [-1, 2]), "datum 1 .*target token -1 is not in"),
-        (datum([1] * 129, [1] * 129), "datum 1 .*129 tokens.*128 positions; set --max-length to at most 128"),
-        (datum([1, 2, 3], [1, 2]), "datum 1 .*do not fit"),
+        (
+            datum([1] * 129, [1] * 129),
+            "datum 1 .*129 tokens.*only 128 positions; set --max-length to at most 128",
+        ),
+        (datum([1, 2, 3], [1, 2]), "datum 1 .*do not fit together"),
     ],
     ids=["input", "target", "negative", "positions", "lengths"],
 )
-def test_a_datum_that_the_model_cannot_take_is_named(strange: Datum, message: str, tmp_path: Path) -> None:
+def test_a_datum_that_does_not_fit_the_model_is_named(strange: Datum, message: str, tmp_path: Path) -> None:
     client = client_of("gpt2-absolute", tmp_path)
     data = [datum([1, 2], [2, 3]), strange]
     with pytest.raises(UserError, match=message):
         client.forward(data, "cross_entropy")
     with pytest.raises(UserError, match=message):
-        client.forward_backward_custom(data, lambda *_: pytest.fail("the loss was asked"))
+        client.forward_backward_custom(data, lambda *_: pytest.fail("the loss was called"))
     assert all(parameter.grad is None for parameter in client.model.parameters())
 
 
-def test_what_a_model_with_a_table_of_positions_can_take_is_taken(tmp_path: Path) -> None:
+def test_a_learned_position_table_can_be_used_in_full(tmp_path: Path) -> None:
     client = client_of("gpt2-absolute", tmp_path)
-    # A target that is not trained may be anything, as padding often is.
+    # A masked target may be anything, as padding often is.
     whole = datum([1] * 128, [-100] + [1] * 127, [0.0] + [1.0] * 127)
     (output,) = client.forward([whole], "cross_entropy").result().loss_fn_outputs
     assert output["logprobs"].to_torch()[1:].lt(0).all()
 
 
-def test_computed_positions_have_no_end(tmp_path: Path) -> None:
+def test_computed_positions_are_not_limited(tmp_path: Path) -> None:
     client = client_of("qwen3", tmp_path)
     client.forward([datum([1] * 129, [1] * 129)], "cross_entropy").result()
 
 
-def test_a_failing_model_is_one_line_and_a_failing_loss_is_its_own(
+def test_a_models_error_becomes_one_line_and_a_losss_error_is_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = client_of("qwen3", tmp_path)

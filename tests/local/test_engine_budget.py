@@ -1,4 +1,4 @@
-"""One pass or two, packs of any size, memory that ends: the gradients are the same or nothing was touched."""
+"""The token budget: one pass or two, packs of any size, and what happens when memory runs out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from engine_models import (
 
 from mint_train.backends.local import engine as engine_module
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
-from mint_train.backends.local.packing import Pack, Run, TokenSequence, plan_packs
-from mint_train.backends.local.scoring import Scorer, Way
+from mint_train.backends.local.packing import Pack, Segment, TokenSequence, plan_packs
+from mint_train.backends.local.scoring import Scorer, ScoringMode
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def sequences() -> list[TokenSequence]:
 
 
 def count_scores(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each pass of the model had a graph, in order."""
+    """Record whether each forward pass had a graph, in order."""
     calls: list[bool] = []
     score = Scorer.score
 
@@ -60,7 +60,7 @@ def test_gradcache_gives_the_gradients_of_one_pass(
     assert_same_gradients(two, one, relative=1e-5)
 
 
-def test_gradients_are_added_to_those_that_are_there(sequences: list[TokenSequence]) -> None:
+def test_gradients_accumulate(sequences: list[TokenSequence]) -> None:
     model = model_of("qwen3")
     engine = Engine(model, max_tokens_in_flight=1000)
     once = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
@@ -70,7 +70,7 @@ def test_gradients_are_added_to_those_that_are_there(sequences: list[TokenSequen
     assert_same_gradients(twice, {name: 2 * gradient for name, gradient in once.items()}, relative=1e-6)
 
 
-def test_a_loss_that_raises_touches_nothing(sequences: list[TokenSequence]) -> None:
+def test_a_loss_that_raises_leaves_gradients_unchanged(sequences: list[TokenSequence]) -> None:
     model = model_of("qwen3")
     for budget in (1000, 25):
         engine = Engine(model, max_tokens_in_flight=budget)
@@ -94,7 +94,7 @@ def test_the_loss_sees_leaves_and_is_called_once(sequences: list[TokenSequence])
     assert all(x.is_leaf and x.requires_grad and x.dtype is torch.float32 for x in seen[0])
 
 
-def test_the_model_is_left_as_it_was(sequences: list[TokenSequence]) -> None:
+def test_the_model_is_restored_after_each_call(sequences: list[TokenSequence]) -> None:
     model = model_of("qwen3")
     engine = Engine(model, max_tokens_in_flight=1000)
     before = model.config._attn_implementation
@@ -135,7 +135,7 @@ def test_out_of_memory_halves_the_budget_once(
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_other_errors_are_not_taken_for_memory(
+def test_other_errors_are_not_mistaken_for_lack_of_memory(
     sequences: list[TokenSequence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(model_of("qwen3"), max_tokens_in_flight=1000)
@@ -159,9 +159,9 @@ def test_the_default_budget_follows_free_memory(monkeypatch: pytest.MonkeyPatch)
     assert lean.max_tokens_in_flight > budgets[1]
 
 
-def test_an_architecture_that_cannot_be_packed_works_with_one_warning(sequences: list[TokenSequence]) -> None:
+def test_an_architecture_without_packing_works_with_one_warning(sequences: list[TokenSequence]) -> None:
     model = make_model("bloom-alibi")
-    with pytest.warns(UserWarning, match="cannot take packed sequences.*slower") as caught:
+    with pytest.warns(UserWarning, match="does not support packed sequences.*slower") as caught:
         engine = Engine(model, max_tokens_in_flight=1000)
     assert len([w for w in caught if "packed" in str(w.message)]) == 1
     for found, wanted in zip(engine.forward(sequences), plain_logprobs(model, sequences), strict=True):
@@ -179,11 +179,11 @@ def test_a_trained_vocabulary_projection_uses_the_models_own_logits(sequences: l
     assert_same_gradients(gradients, plain_gradients(model, sequences))
 
 
-def test_usual_architectures_are_packed_without_a_warning() -> None:
+def test_common_architectures_are_packed_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("qwen3", "llama", "gpt-neox", "gemma2-softcap"):
-            assert Scorer(model_of(name)).way is Way.PACKED
+            assert Scorer(model_of(name)).mode is ScoringMode.PACKED
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -203,29 +203,29 @@ def test_nothing_to_score_gives_zeros() -> None:
     assert torch.equal(engine.forward([nothing])[0], torch.zeros(4))
 
 
-def test_a_shared_beginning_is_stored_once() -> None:
+def test_a_shared_prefix_is_stored_once() -> None:
     stem, left, right = random_tokens([20, 7, 9], seed=5)
     (pack,) = plan_packs(make_sequences([stem + left, stem + right]), 1000)
     assert pack.rows == 20 + 6 + 8
-    assert sorted(run.context_length for run in pack.runs) == [0, 20]
+    assert sorted(segment.context_length for segment in pack.segments) == [0, 20]
     assert pack.longest == 28
 
 
-def test_a_sequence_that_begins_another_adds_no_row() -> None:
+def test_a_sequence_that_is_a_prefix_of_another_adds_no_rows() -> None:
     (long,) = random_tokens([30], seed=5)
     (pack,) = plan_packs(make_sequences([long[:25], long, long]), 1000)
-    assert pack.runs == (Run(0, 29),)
+    assert pack.segments == (Segment(0, 29),)
     assert [len(member.positions) for member in pack.members] == [29, 29, 24]
 
 
-def test_what_stands_behind_the_last_trained_token_is_left_out() -> None:
+def test_tokens_after_the_last_trained_one_are_left_out() -> None:
     tokens = torch.arange(10)
     (pack,) = plan_packs([TokenSequence(tokens, tokens, tokens == 3)], 1000)
     assert pack.rows == 4
     assert pack.lookup_rows.tolist() == [3]
 
 
-def test_packs_keep_to_their_size() -> None:
+def test_packs_do_not_exceed_their_size() -> None:
     sequences = make_sequences(random_tokens([9, 4, 7, 3, 6, 8], seed=2))
     packs = plan_packs(sequences, 12)
     assert all(pack.rows <= 12 for pack in packs)

@@ -1,4 +1,4 @@
-"""The engine gives what transformers gives, one sequence at a time: logprobs and adapter gradients."""
+"""The engine's logprobs and adapter gradients equal those of transformers, one sequence at a time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from engine_models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mint_train.backends.local import elementwise
 from mint_train.backends.local import logprobs as logprobs_module
+from mint_train.backends.local import norm_and_mlp
 from mint_train.backends.local.engine import Engine, TokenSequence
-from mint_train.backends.local.scoring import Way
+from mint_train.backends.local.scoring import ScoringMode
 
 PACKED = [
     "qwen3",
@@ -48,15 +48,15 @@ LAYOUTS = {
 
 
 def assert_exact(engine: Engine, model: Any, sequences: list[TokenSequence]) -> None:
-    # A mistake in packing would be noticed by the engine itself, which would then score one by one.
-    assert engine.way is Way.PACKED
+    # The engine would notice a mistake in packing and then score the sequences one by one.
+    assert engine.mode is ScoringMode.PACKED
     with torch.no_grad():
         expected = plain_logprobs(model, sequences)
     for found, wanted, sequence in zip(engine.forward(sequences), expected, sequences, strict=True):
         assert found.dtype is torch.float32
         assert not found.requires_grad
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-        assert (found[~sequence.trained] == 0).all()
+        assert (found[~sequence.loss_mask] == 0).all()
     found_gradients = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
     assert_same_gradients(found_gradients, plain_gradients(model, sequences))
 
@@ -89,7 +89,7 @@ def test_agrees_with_gradient_checkpointing(name: str) -> None:
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[TokenSequence]:
-    """Sequences grown from a few shared beginnings, with any targets and any trained positions."""
+    """Draw sequences that share a few prefixes, with any targets and any loss mask."""
     token = st.integers(0, VOCABULARY - 1)
     stems = draw(st.lists(st.lists(token, min_size=1, max_size=8), min_size=1, max_size=3))
     sequences = []
@@ -98,7 +98,7 @@ def batches(draw: st.DrawFn) -> list[TokenSequence]:
         tokens = torch.tensor([token for part in parts for token in part])
         targets = torch.tensor(draw(st.lists(token, min_size=len(tokens), max_size=len(tokens))))
         trained = torch.tensor(draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens))))
-        # One trained position at least: a loss needs something to differentiate.
+        # At least one trained position: a loss needs something to differentiate.
         trained[draw(st.integers(0, len(tokens) - 1))] = True
         sequences.append(TokenSequence(tokens, targets, trained))
     return sequences
@@ -139,8 +139,8 @@ def test_the_same_input_gives_the_same_bits() -> None:
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
-def test_slopes_below_the_normal_range_count_as_nothing() -> None:
-    """A processor takes ten times as long for such numbers, and a loss leaves them to many examples."""
+def test_denormal_gradients_are_flushed_to_zero() -> None:
+    """Processors are ten times slower on them, and a loss gives them to many examples."""
     model = model_of("qwen3")
     engine = Engine(model, max_tokens_in_flight=1000)
     sequences = make_sequences(LAYOUTS["pairs"])
@@ -152,7 +152,7 @@ def test_slopes_below_the_normal_range_count_as_nothing() -> None:
         assert ((gradient == 0) | (gradient.abs() >= tiny)).all()
     assert any((gradient != 0).any() for gradient in gradients.values())
     half = torch.full((), tiny) / 2
-    assert half > 0, "outside of the engine nothing has changed"
+    assert half > 0, "the setting must not leak out of the engine"
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -179,13 +179,13 @@ def test_agrees_when_the_vocabulary_takes_several_blocks(
 
 
 @pytest.mark.parametrize(("name", "norms"), [("qwen3", 9), ("llama", 5), ("gemma2-softcap", 0)])
-def test_lean_modules_agree_over_several_blocks(
+def test_replaced_modules_agree_over_several_blocks(
     name: str, norms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A row or two of 32 numbers at once.
-    monkeypatch.setattr(elementwise, "CACHED_BYTES", 128)
+    # One or two rows of 32 numbers per block.
+    monkeypatch.setattr(norm_and_mlp, "CACHED_BYTES", 128)
     model = model_of(name)
-    found = [type(module).__name__ for module in elementwise.lean_forwards(model)]
+    found = [type(module).__name__ for module in norm_and_mlp.lean_forwards(model)]
     assert sum("Norm" in kind for kind in found) == norms
     assert sum("MLP" in kind for kind in found) == (0 if name == "gemma2-softcap" else 2)
     assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))

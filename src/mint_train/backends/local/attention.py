@@ -1,10 +1,10 @@
-"""Attention inside a pack: each run sees its context and, causally, itself, and nothing else.
+"""Attention within a pack: each segment attends to its context and, causally, to itself.
 
-Registered with transformers as an attention function; the runs travel as the keyword argument
-`packed_runs` of the model's forward. On a CPU some queries of a run at a time meet the keys that
-they see: plain matrix products, which run at a higher rate than torch's flash kernel there, of blocks
-that stay in cache; the backward computes the weights again, so no scores are kept. Elsewhere, and for
-sliding windows or softcapped scores, each run is one call with the smallest mask that will do.
+The function is registered with transformers; the segments reach it as the keyword argument
+`packed_segments` of the model's forward. On a CPU in float32, attention is computed for a block of queries
+at a time with plain matrix products, which stay in cache and are faster there than torch's flash kernel;
+the backward recomputes the weights, so no scores are kept. On other devices, and for sliding windows or
+softcapped scores, each segment is one attention call with the smallest possible mask.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
-from mint_train.backends.local.packing import Run
+from mint_train.backends.local.packing import Segment
 
 ATTENTION_NAME = "mint_packed"
 
 HIGH_PRECISION_BYTES = 4
-"""Of a smaller dtype the scores would be rounded, which torch's own kernels do not."""
+"""Item size from which scores may be kept in the input's dtype; torch's kernels compute them in float32."""
 MOST_QUERIES = 128
-"""Rows of a block of scores, at most: a block on the diagonal throws half of its last rows' keys away."""
+"""Most queries per block: in the block on the diagonal, half of the scores are masked out and wasted."""
 SCORES_PER_BLOCK = 2**20
-"""Scores of a block, at most, so that it stays in cache from its product to its softmax and on."""
+"""Most scores per block, so that they stay in cache between the two products and the softmax."""
 
 
 class UnsupportedAttentionError(Exception):
-    """The architecture asks of attention what a pack cannot give."""
+    """The architecture needs an attention feature that packs do not support."""
 
 
 def packed_attention_forward(
@@ -39,44 +39,44 @@ def packed_attention_forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    packed_runs: Sequence[Run] | None = None,
+    packed_segments: Sequence[Segment] | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,  # noqa: ARG001 - transformers passes it
     **extra: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within the runs of a pack.
+    """Compute attention within the segments of a pack.
 
-    The query is ``[1, heads, rows, head_dim]``; key and value may have fewer heads. There is no mask, for a
-    pack has its runs instead, and no dropout, or two passes would not agree.
+    The query is ``[1, heads, rows, head_dim]``; key and value may have fewer heads. The segments replace the
+    mask. Dropout is never applied, because two passes over one batch must agree.
 
     Returns:
         ``[1, rows, heads, head_dim]`` in the dtype of `query`, and None for the weights.
 
     Raises:
-        UnsupportedAttentionError: a mask, a batch, or an extra such as sinks or a position bias.
+        UnsupportedAttentionError: given a mask, a batch of several rows, attention sinks or a position bias.
     """
     unknown = [name for name in ("position_bias", "s_aux", "cache") if extra.get(name) is not None]
-    if packed_runs is None or attention_mask is not None or query.shape[0] != 1 or unknown:
-        raise UnsupportedAttentionError(f"packed attention cannot take {unknown or 'a mask or a batch'}")
+    if packed_segments is None or attention_mask is not None or query.shape[0] != 1 or unknown:
+        raise UnsupportedAttentionError(f"packed attention does not support {unknown or 'a mask or a batch'}")
     if not (extra.get("is_causal") is not False and getattr(module, "is_causal", True)):
-        raise UnsupportedAttentionError("packed attention is causal only")
+        raise UnsupportedAttentionError("packed attention must be causal")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    longest = max(run.context_length + run.stop - run.start for run in packed_runs)
+    longest = max(segment.context_length + segment.stop - segment.start for segment in packed_segments)
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     plain = window is None and softcap is None and value.shape[-1] == query.shape[-1]
     if plain and query.device.type == "cpu" and query.element_size() >= HIGH_PRECISION_BYTES:
-        out = _BlockedRuns.apply(query, key, value, tuple(packed_runs), scale)
+        out = _BlockedSegments.apply(query, key, value, tuple(packed_segments), scale)
         return cast(torch.Tensor, out), None
-    return _attend_run_by_run(query, key, value, packed_runs, scale, window, softcap), None
+    return _attend_by_segment(query, key, value, packed_segments, scale, window, softcap), None
 
 
 AttentionInterface.register(ATTENTION_NAME, packed_attention_forward)
 
 
-class _BlockedRuns(torch.autograd.Function):
-    """All runs of a pack on a CPU, some queries at a time; the backward computes the weights again."""
+class _BlockedSegments(torch.autograd.Function):
+    """Attention on a CPU, a block of queries at a time; the backward recomputes the weights."""
 
     @staticmethod
     def forward(
@@ -84,20 +84,20 @@ class _BlockedRuns(torch.autograd.Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        runs: tuple[Run, ...],
+        segments: tuple[Segment, ...],
         scale: float,
     ) -> torch.Tensor:
         _, heads, rows, dim = query.shape
         kv_heads = key.shape[1]
         out = query.new_empty(rows, heads, dim)
         q, o = _by_key_head(query[0], kv_heads), _by_key_head(out.transpose(0, 1), kv_heads)
-        for run in runs:
-            keys, values = _seen(key[0], run), _seen(value[0], run)
-            for block, seen in _blocks(run, heads):
+        for segment in segments:
+            keys, values = _seen(key[0], segment), _seen(value[0], segment)
+            for block, seen in _blocks(segment, heads):
                 weights = _weights(q[:, :, block].flatten(1, 2), keys[:, :seen], block, scale)
                 o[:, :, block] = torch.bmm(weights, values[:, :seen]).view_as(o[:, :, block])
         ctx.save_for_backward(query, key, value)
-        ctx.runs, ctx.scale = runs, scale
+        ctx.segments, ctx.scale = segments, scale
         return out.unsqueeze(0)
 
     @staticmethod
@@ -106,19 +106,19 @@ class _BlockedRuns(torch.autograd.Function):
         heads, kv_heads = query.shape[1], key.shape[1]
         grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         q, dq, do = (_by_key_head(x, kv_heads) for x in (query[0], grad_q[0], grad[0].transpose(0, 1)))
-        for run in ctx.runs:
-            keys, values = _seen(key[0], run), _seen(value[0], run)
+        for segment in ctx.segments:
+            keys, values = _seen(key[0], segment), _seen(value[0], segment)
             dk, dv = torch.zeros_like(keys), torch.zeros_like(values)
-            for block, seen in _blocks(run, heads):
-                queries, slopes = q[:, :, block].flatten(1, 2), do[:, :, block].flatten(1, 2)
+            for block, seen in _blocks(segment, heads):
+                queries, grads = q[:, :, block].flatten(1, 2), do[:, :, block].flatten(1, 2)
                 weights = _weights(queries, keys[:, :seen], block, ctx.scale)
-                dv[:, :seen].baddbmm_(weights.transpose(1, 2), slopes)
-                by_weight = torch.bmm(slopes, values[:, :seen].transpose(1, 2))
+                dv[:, :seen].baddbmm_(weights.transpose(1, 2), grads)
+                by_weight = torch.bmm(grads, values[:, :seen].transpose(1, 2))
                 by_score = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype).mul_(ctx.scale)
                 dq[:, :, block] = torch.bmm(by_score, keys[:, :seen]).view_as(dq[:, :, block])
                 dk[:, :seen].baddbmm_(by_score.transpose(1, 2), queries)
             start = 0
-            for first, stop in (*run.context, (run.start, run.stop)):
+            for first, stop in (*segment.context, (segment.start, segment.stop)):
                 part = slice(start, start + stop - first)
                 grad_k[0, :, first:stop] += dk[:, part]
                 grad_v[0, :, first:stop] += dv[:, part]
@@ -127,33 +127,34 @@ class _BlockedRuns(torch.autograd.Function):
 
 
 def _by_key_head(states: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """``[heads, rows, dim]`` as ``[kv_heads, heads that share keys, rows, dim]``, a view."""
+    """View ``[heads, rows, dim]`` as ``[kv_heads, heads per kv head, rows, dim]``."""
     return cast(torch.Tensor, states.unflatten(0, (kv_heads, -1)))
 
 
-def _seen(states: torch.Tensor, run: Run) -> torch.Tensor:
+def _seen(states: torch.Tensor, segment: Segment) -> torch.Tensor:
     """Keys or values that a run's last row sees, its context first: ``[kv_heads, seen, dim]``."""
-    return torch.cat([states[:, start:stop] for start, stop in (*run.context, (run.start, run.stop))], dim=1)
+    ranges = (*segment.context, (segment.start, segment.stop))
+    return torch.cat([states[:, start:stop] for start, stop in ranges], dim=1)
 
 
-def _blocks(run: Run, heads: int) -> Iterator[tuple[slice, int]]:
-    """Rows of a run that are computed together, and how many keys the last of them sees."""
-    rows = run.stop - run.start
-    most = min(MOST_QUERIES, SCORES_PER_BLOCK // (heads * (run.context_length + rows)))
+def _blocks(segment: Segment, heads: int) -> Iterator[tuple[slice, int]]:
+    """Yield a segment's blocks of rows, each with the number of keys that its last row attends to."""
+    rows = segment.stop - segment.start
+    most = min(MOST_QUERIES, SCORES_PER_BLOCK // (heads * (segment.context_length + rows)))
     # Blocks of equal size: a small last one would run at a lower rate.
     size = -(-rows // -(-rows // max(1, most)))
-    for start in range(run.start, run.stop, size):
-        stop = min(start + size, run.stop)
-        yield slice(start, stop), run.context_length + stop - run.start
+    for start in range(segment.start, segment.stop, size):
+        stop = min(start + size, segment.stop)
+        yield slice(start, stop), segment.context_length + stop - segment.start
 
 
 def _weights(queries: torch.Tensor, keys: torch.Tensor, block: slice, scale: float) -> torch.Tensor:
-    """Attention weights of a block of rows, each of which sees one key more than the row before it.
+    """Compute the attention weights of a block of rows, ``[kv_heads, heads per kv head x rows, seen]``.
 
     Args:
-        queries: ``[kv_heads, heads that share keys x rows, dim]``.
-        keys: ``[kv_heads, seen, dim]``, the last of them those of the rows themselves.
-        block: the rows.
+        queries: ``[kv_heads, heads per kv head x rows, dim]``.
+        keys: ``[kv_heads, seen, dim]``; the last ones belong to the rows themselves.
+        block: the rows; each attends to one key more than the row before it.
         scale: factor of the scores.
     """
     rows = block.stop - block.start
@@ -163,25 +164,25 @@ def _weights(queries: torch.Tensor, keys: torch.Tensor, block: slice, scale: flo
     return torch.softmax(scores, -1, out=scores)
 
 
-def _attend_run_by_run(
+def _attend_by_segment(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    runs: Sequence[Run],
+    segments: Sequence[Segment],
     scale: float,
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One attention call per run, keys of its context put before its own; differentiable by autograd."""
-    # Splitting once keeps the backward linear: slices would each fill a whole tensor with zeros.
-    sizes = [run.stop - run.start for run in runs]
-    owner = {run.start: index for index, run in enumerate(runs)}
+    """Make one attention call per segment, its context's keys before its own; autograd differentiates it."""
+    # Split once, so the backward stays linear: the gradient of each slice would be a full tensor of zeros.
+    sizes = [segment.stop - segment.start for segment in segments]
+    owner = {segment.start: index for index, segment in enumerate(segments)}
     starts = sorted(owner)
     queries, keys, values = (torch.split(states, sizes, dim=2) for states in (query, key, value))
     outputs: list[torch.Tensor] = []
-    for index, run in enumerate(runs):
+    for index, segment in enumerate(segments):
         k_parts, v_parts = [], []
-        for start, stop in run.context:
+        for start, stop in segment.context:
             home = next(first for first in reversed(starts) if first <= start)
             rows = slice(start - home, stop - home)
             k_parts.append(keys[owner[home]][:, :, rows])
@@ -195,7 +196,7 @@ def _attend_run_by_run(
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None, softcap: float | None
 ) -> torch.Tensor:
-    """Causal attention of the last rows of `k`; ``[1, heads, queries, dim]``."""
+    """Compute causal attention for queries of the last rows of `k`: ``[1, heads, queries, dim]``."""
     grouped = q.shape[1] != k.shape[1]
     queries, length = q.shape[2], k.shape[2]
     if window is None and softcap is None:
@@ -220,7 +221,7 @@ def _attend(
 
 
 def _causal_mask(queries: int, length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Mask, bool ``[queries, length]``: True where the query, one of the last rows, may look."""
+    """Make a mask, bool ``[queries, length]``, True where a query (one of the last rows) may attend."""
     query_at = torch.arange(length - queries, length, device=device).unsqueeze(1)
     key_at = torch.arange(length, device=device)
     mask = key_at <= query_at

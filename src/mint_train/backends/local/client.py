@@ -24,14 +24,14 @@ Result = TypeVar("Result")
 
 
 def completed(value: Result) -> Future[Result]:
-    """Return a future that has its result already: this backend computes when it is asked."""
+    """Return a future that already has its result, because this backend computes synchronously."""
     future: Future[Result] = Future()
     future.set_result(value)
     return future
 
 
 class LocalTrainingClient:
-    """One LoRA adapter in training in this process; see `backends.base.TrainingClient` for the calls."""
+    """Trains one LoRA adapter in this process; `backends.base.TrainingClient` describes the calls."""
 
     def __init__(
         self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, engine: Engine, folder: Path
@@ -49,7 +49,7 @@ class LocalTrainingClient:
         return self.tokenizer
 
     def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:  # noqa: ARG002
-        """Compute logprobs; the loss function only names the SDK's output form."""
+        """Compute logprobs; `loss_fn` exists for compatibility with the SDK."""
         sequences = token_sequences(data, self.limits)
         with model_errors():
             logprobs = self.engine.forward(sequences)
@@ -102,7 +102,7 @@ class LocalTrainingClient:
         return completed(types.SaveWeightsResponse(path=str(path)))
 
     def load_state_with_optimizer(self, path: str) -> Future[types.LoadWeightsResponse]:
-        """Load what `save_state` saved."""
+        """Load a state that `save_state` saved."""
         load_state(Path(path), self.parameters, self.optimizer)
         return completed(types.LoadWeightsResponse(path=path))
 
@@ -111,32 +111,32 @@ class LocalTrainingClient:
         path = self.folder / "adapter"
         try:
             with whole_folder(path) as beside:
-                # without the base model's embeddings, which PEFT would add where the output layer is adapted
+                # PEFT would add the base model's embeddings if the output layer is adapted
                 self.model.save_pretrained(str(beside), save_embedding_layers=False)
         except SafetensorError as error:
             raise BackendError(f"the adapter cannot be saved to {path}: {error}") from error
         return completed(types.SaveWeightsForSamplerResponse(path=str(path)))
 
     def delete_state(self, path: str) -> None:
-        """Remove what `save_state` saved."""
+        """Delete a state that `save_state` saved."""
         delete_state(Path(path))
 
     def close(self) -> None:
-        """Do nothing: what this client holds is this process's own."""
+        """Do nothing: this client holds nothing outside this process."""
 
 
 @contextmanager
 def model_errors(passed_on: Sequence[Exception] = ()) -> Iterator[None]:
-    """Turn what torch and the model raise into one line; errors in `passed_on` are left as they are.
+    """Turn errors of torch and the model into one line; errors in `passed_on` are raised unchanged.
 
     Raises:
-        BackendError: memory ended, or the model's computation failed.
+        BackendError: memory ran out, or the model's computation failed.
     """
     try:
         yield
     except OutOfMemoryError as error:
         raise BackendError(str(error)) from error
-    # Models of any architecture run here, and fail in their own ways.
+    # Models of any architecture run here, and each may fail in its own way.
     except (RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
         if any(error is known for known in passed_on):
             raise
@@ -145,7 +145,7 @@ def model_errors(passed_on: Sequence[Exception] = ()) -> Iterator[None]:
 
 
 def forward_output(logprobs: list[torch.Tensor], metrics: dict[str, Any]) -> types.ForwardBackwardOutput:
-    """Put logprobs and metrics into the SDK's own output type."""
+    """Convert logprobs and metrics to the SDK's output type."""
     return types.ForwardBackwardOutput(
         loss_fn_output_type="logprobs",
         loss_fn_outputs=[{"logprobs": types.TensorData.from_torch(logprob.cpu())} for logprob in logprobs],

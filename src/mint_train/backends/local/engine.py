@@ -1,4 +1,4 @@
-"""Logprobs and gradients of a LoRA model on this machine: exact, without padding, without waste."""
+"""Compute logprobs and adapter gradients of a LoRA model, exactly and without padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mint_train.backends.local.memory import (
     keep_freed_memory,
 )
 from mint_train.backends.local.packing import MIN_SHARED_TOKENS, Pack, TokenSequence, plan_packs
-from mint_train.backends.local.scoring import Scorer, Way, spread
+from mint_train.backends.local.scoring import Scorer, ScoringMode, spread
 
 __all__ = ["Engine", "OutOfMemoryError", "TokenSequence"]
 
@@ -27,28 +27,29 @@ T = TypeVar("T")
 LossFunction = Callable[[list[torch.Tensor]], torch.Tensor]
 
 TRIAL_TOKENS = 64
+"""Length of the sequence that measures the activations kept per token."""
 
 CPU_ROWS_PER_PACK = 4096
-"""Enough for matrix products at full rate; larger packs would only take more memory at once."""
+"""Enough for matrix products to reach their full rate; larger packs would only need more memory."""
 
 
 class OutOfMemoryError(MemoryError):
-    """A step did not fit, even with half of the budget."""
+    """A step did not fit into memory, even with half the token budget."""
 
 
 class Engine:
-    """Computes a model's logprobs, and pushes gradients by logprobs into its adapter.
+    """Computes a model's logprobs, and the gradient of a loss of them with respect to its adapter.
 
     Args:
-        model: a peft-wrapped transformers causal language model; frozen weights, LoRA trained.
-            Its dropout is switched off, for two passes over one batch must agree.
-        max_tokens_in_flight: tokens whose activations may be held at once; by default what half of
-            the free memory holds. A batch within it costs one forward and one backward, a larger
-            one a second forward (GradCache, arXiv 2101.06983), with the same gradients.
-        dtype: convert the frozen weights to it; None leaves them. The adapter stays as it is.
-        gradient_checkpointing: recompute layers in the backward: less memory, a third more time.
-        rows_per_pack: tokens of one forward call, at most; by default what suits the device.
-        min_shared_tokens: shortest common beginning that is computed once.
+        model: a PEFT-wrapped transformers causal language model: frozen weights and a trained LoRA.
+            Its dropout is switched off, because two passes over one batch must agree.
+        max_tokens_in_flight: most tokens whose activations are held at once; by default what half of
+            the free memory holds. A batch within this budget costs one forward and one backward. A larger
+            one costs a second forward (GradCache, arXiv 2101.06983) and gives the same gradients.
+        dtype: convert the frozen weights to this dtype; None leaves them. The adapter keeps its own.
+        gradient_checkpointing: recompute each layer in the backward: less memory, a third more time.
+        rows_per_pack: most tokens of one forward call; by default it depends on the device.
+        min_shared_tokens: length of the shortest shared prefix that is computed once.
     """
 
     def __init__(
@@ -80,22 +81,22 @@ class Engine:
         self.max_tokens_in_flight = max_tokens_in_flight or self._default_budget(gradient_checkpointing)
 
     @property
-    def way(self) -> Way:
-        """How this model is scored: packed, or a slower way where its architecture asks for it."""
-        return self._scorer.way
+    def mode(self) -> ScoringMode:
+        """How this model is scored: packed, or in a slower mode if its architecture requires it."""
+        return self._scorer.mode
 
     def forward(self, sequences: Sequence[TokenSequence], *, adapter: bool = True) -> list[torch.Tensor]:
-        """Logprobs of the target tokens, without a graph.
+        """Compute the logprobs of the target tokens, without a graph.
 
         Args:
-            sequences: what to score.
-            adapter: False gives the reference: the same weights with the adapter switched off.
+            sequences: the sequences to score.
+            adapter: whether the adapter is active; False gives the base model's logprobs.
 
         Returns:
-            float32 ``[length]`` per sequence, on the CPU; exactly 0.0 where not trained.
+            float32 ``[length]`` per sequence, nats, on the CPU; exactly 0.0 outside the loss mask.
 
         Raises:
-            OutOfMemoryError: not even half of the budget fits.
+            OutOfMemoryError: not even half the token budget fits into memory.
         """
         return self._within_memory(lambda budget: self._forward(list(sequences), budget, adapter))
 
@@ -103,26 +104,26 @@ class Engine:
         """Add the gradient of a loss of the whole batch to the adapter's ``.grad``.
 
         Args:
-            sequences: what to score.
-            loss_fn: called once, with the logprobs as `forward` gives them, as leaves that require
-                a gradient. Its scalar result is differentiated; the loss need not be a sum over
-                sequences. What it raises is raised here, before any gradient is touched.
+            sequences: the sequences to score.
+            loss_fn: called once with logprobs as `forward` returns them, as leaves that require a
+                gradient. It returns a scalar, which need not be a sum over sequences. If it raises,
+                the error is raised here, and no gradient has changed.
 
         Raises:
-            OutOfMemoryError: not even half of the budget fits; no gradient was touched.
+            OutOfMemoryError: not even half the token budget fits into memory; no gradient has changed.
         """
         batch = list(sequences)
-        loss_slopes: list[torch.Tensor] = []
+        logprob_grads: list[torch.Tensor] = []
 
-        def slopes_by(logprobs: list[torch.Tensor]) -> list[torch.Tensor]:
-            # A retry after a failed backward must not ask the loss again.
-            if not loss_slopes:
+        def grads_of(logprobs: list[torch.Tensor]) -> list[torch.Tensor]:
+            # The loss must be called once, even if the backward fails and is tried again.
+            if not logprob_grads:
                 leaves = [values.detach().requires_grad_() for values in logprobs]
                 loss_fn(leaves).backward()
-                loss_slopes.extend(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
-            return loss_slopes
+                logprob_grads.extend(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
+            return logprob_grads
 
-        gradients = self._within_memory(lambda budget: self._gradients(batch, slopes_by, budget))
+        gradients = self._within_memory(lambda budget: self._gradients(batch, grads_of, budget))
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -135,7 +136,7 @@ class Engine:
     def _gradients(
         self,
         sequences: list[TokenSequence],
-        slopes_by: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+        grads_of: Callable[[list[torch.Tensor]], list[torch.Tensor]],
         budget: int,
     ) -> list[torch.Tensor | None]:
         packs = self._plan(sequences, budget)
@@ -143,18 +144,18 @@ class Engine:
         with self._scorer.ready():
             with torch.set_grad_enabled(one_pass):
                 scored = [self._scorer.score(pack) for pack in packs]
-            slopes = slopes_by(spread(packs, [flat.detach() for flat in scored], sequences))
+            grads = grads_of(spread(packs, [flat.detach() for flat in scored], sequences))
             total: list[torch.Tensor | None] = [None] * len(self.trained)
             for index in range(len(packs)):
                 flat = scored[index] if one_pass else self._scorer.score(packs[index])
-                self._add_pack(total, flat, _flat_slopes(packs[index], slopes))
-                # The graph, and with it the pack's activations, ends here.
+                self._add_pack(total, flat, _flat_grads(packs[index], grads))
+                # Drop the graph, and with it the pack's activations.
                 del flat
                 scored[index] = torch.empty(0)
         return total
 
-    def _add_pack(self, total: list[torch.Tensor | None], flat: torch.Tensor, slopes: torch.Tensor) -> None:
-        gradients = torch.autograd.grad(flat, self.trained, slopes.to(flat.device), allow_unused=True)
+    def _add_pack(self, total: list[torch.Tensor | None], flat: torch.Tensor, grads: torch.Tensor) -> None:
+        gradients = torch.autograd.grad(flat, self.trained, grads.to(flat.device), allow_unused=True)
         for index, gradient in enumerate(gradients):
             if gradient is not None:
                 before = total[index]
@@ -165,7 +166,7 @@ class Engine:
         return plan_packs(sequences, rows, min_shared=self._min_shared)
 
     def _within_memory(self, attempt: Callable[[int], T]) -> T:
-        """Run `attempt` with the budget; where memory ends, halve the budget and try once more."""
+        """Run `attempt` with the token budget; if memory runs out, halve the budget and try once more."""
         failure = ""
         for budget in (self.max_tokens_in_flight, max(1, self.max_tokens_in_flight // 2)):
             try:
@@ -175,7 +176,7 @@ class Engine:
                 if not is_out_of_memory(error):
                     raise
                 failure = str(error)
-            # Outside the handler: a handled error keeps the failed attempt's tensors alive.
+            # Outside the except block, because a caught error keeps the failed attempt's tensors alive.
             self.max_tokens_in_flight = max(1, budget // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -185,7 +186,7 @@ class Engine:
         )
 
     def _default_budget(self, checkpointing: bool) -> int:
-        """Tokens that half of the free memory holds, from what a trial of a few tokens keeps."""
+        """Return how many tokens half of the free memory holds, judging by a short trial."""
         tokens = torch.zeros(TRIAL_TOKENS, dtype=torch.int64)
         trial = self._plan(
             [TokenSequence(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))], TRIAL_TOKENS
@@ -195,7 +196,7 @@ class Engine:
             self._scorer.score(trial[0])
         per_token = saved.without(self.model.parameters()) / TRIAL_TOKENS
         if checkpointing:
-            # What stays is each layer's input, and one layer in full while it is recomputed.
+            # Each layer keeps its input; one layer at a time is recomputed in full.
             layers, hidden = self._scorer.config.num_hidden_layers, self._scorer.config.hidden_size
             per_token = layers * hidden * saved.itemsize + per_token / layers
             self.model.train()
@@ -205,9 +206,9 @@ class Engine:
 
 @contextmanager
 def _flushed_denormals() -> Iterator[None]:
-    """Take what is too small for float32's normal range as 0: a processor is many times slower there.
+    """Treat denormal float32 numbers as 0, because a processor is many times slower on them.
 
-    A loss leaves such slopes to every example that it is done with (a logsigmoid far from 0).
+    A loss has such gradients at every example that it has already separated (a logsigmoid far from 0).
     """
     before = float(torch.full((), torch.finfo(torch.float32).tiny) / 2) == 0.0
     torch.set_flush_denormal(True)
@@ -217,9 +218,9 @@ def _flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _flat_slopes(pack: Pack, slopes: list[torch.Tensor]) -> torch.Tensor:
-    """The loss's derivative by the pack's lookups, float32 ``[lookups]``."""
-    return torch.cat([slopes[member.index][member.positions] for member in pack.members])
+def _flat_grads(pack: Pack, grads: list[torch.Tensor]) -> torch.Tensor:
+    """Return the loss's derivative with respect to the pack's lookups, float32 ``[lookups]``."""
+    return torch.cat([grads[member.index][member.positions] for member in pack.members])
 
 
 def _convert_frozen(model: nn.Module, dtype: torch.dtype) -> None:
@@ -234,7 +235,7 @@ def _switch_off_dropout(model: nn.Module, *, checkpointing: bool) -> None:
             module.p = 0.0
     model.train(checkpointing)
     if checkpointing:
-        # The model's own switch, which transformers has renamed; it acts in train mode only.
+        # transformers has renamed the switch; it works in train mode only.
         known = cast(Any, model)
         renamed = getattr(known, "activation_checkpointing_enable", None)
         (renamed or known.gradient_checkpointing_enable)({"use_reentrant": False})

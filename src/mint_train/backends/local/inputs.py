@@ -1,4 +1,4 @@
-"""Datums as tensors, checked against what the model can take before any of it is computed."""
+"""Turn datums into tensors, checked against the model's limits before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mint_train.sdk import Datum
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model can take.
+    """The sizes of a model's tables.
 
     Attributes:
-        inputs: tokens that the embedding knows.
-        targets: tokens that the vocabulary projection knows.
-        positions: rows of its table of positions, or None where positions are computed.
+        inputs: tokens in the embedding.
+        targets: tokens in the vocabulary projection.
+        positions: rows of the position embedding, or None if positions are computed.
     """
 
     inputs: int
@@ -36,19 +36,19 @@ class Limits:
         inputs = int(embedding.weight.shape[0])
         tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not embedding]
         longest = getattr(known.config, "max_position_embeddings", None) or 0
-        # Some tables have a few rows more than positions (OPT keeps two for padding).
+        # Some position tables have extra rows (OPT has two, for padding).
         learned = any(0 <= table.num_embeddings - longest <= 2 for table in tables)
-        # A padded embedding may know more tokens than the projection, or fewer.
+        # A padded embedding may have more tokens than the projection, or fewer.
         weight = getattr(head, "weight", None)
         targets = inputs if weight is None else int(weight.shape[0])
         return cls(inputs, targets, int(longest) if learned else None)
 
 
 def token_sequences(data: Sequence[Datum], limits: Limits) -> list[TokenSequence]:
-    """Turn datums into tensors; without weights every target counts as trained, as on the service.
+    """Turn datums into tensors; without weights every target is trained, as on the service.
 
     Raises:
-        UserError: a datum that the model cannot take: which, why, and what to do.
+        UserError: a datum does not fit the model; the message names it and says what to do.
     """
     return [_token_sequence(datum, f"datum {index}", limits) for index, datum in enumerate(data)]
 
@@ -62,12 +62,12 @@ def _token_sequence(datum: Datum, name: str, limits: Limits) -> TokenSequence:
         sequence = TokenSequence(inputs, targets, trained)
     except ValueError as error:
         raise UserError(
-            f"{name} of the batch: input, target_tokens and weights do not fit: {error}"
+            f"{name} of the batch: input, target_tokens and weights do not fit together: {error}"
         ) from error
     if limits.positions is not None and len(inputs) > limits.positions:
         raise UserError(
-            f"{name} of the batch has {len(inputs)} tokens, but the model has {limits.positions} positions; "
-            f"set --max-length to at most {limits.positions}"
+            f"{name} of the batch has {len(inputs)} tokens, but the model has only {limits.positions} "
+            f"positions; set --max-length to at most {limits.positions}"
         )
     looked_up = (("input", inputs, limits.inputs), ("target", targets[trained], limits.targets))
     for what, tokens, known in looked_up:
@@ -75,6 +75,6 @@ def _token_sequence(datum: Datum, name: str, limits: Limits) -> TokenSequence:
         if len(strange):
             raise UserError(
                 f"{name} of the batch: {what} token {int(strange[0])} is not in the model's vocabulary of "
-                f"{known}; model and tokenizer do not belong together"
+                f"{known}; the tokenizer belongs to another model"
             )
     return sequence

@@ -1,4 +1,4 @@
-"""Opening the embedded backend: a base model from a hub name, a folder, or made on the spot."""
+"""Open the embedded backend: load a base model by hub name or folder, or make the starter model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.errors import UserError
 
 LORA_ALPHA = 32
-"""The service's own alpha, so that one learning rate means the same on both backends."""
-
+"""The service's alpha, so that a learning rate means the same on both backends."""
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-"""What transformers raises for missing, broken and unfit files."""
+"""Errors that transformers raises for missing, broken and incompatible files."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -44,15 +43,15 @@ def open_local_client(
     Args:
         model: hub name or folder; None makes the starter model in `folder/base_model`.
         rank: LoRA rank.
-        seed: seed of the adapter's weights.
+        seed: seed of the adapter's initial weights.
         folder: where the client saves states and the adapter.
-        dtype: of the frozen weights; auto is bfloat16 on CUDA and float32 elsewhere.
-        max_tokens_in_flight: tokens whose activations are kept at once; None for what memory holds.
+        dtype: dtype of the frozen weights; auto means bfloat16 on CUDA and float32 elsewhere.
+        max_tokens_in_flight: most tokens whose activations are kept at once; None: as memory allows.
         gradient_checkpointing: recompute activations in the backward.
 
     Raises:
         UserError: the model cannot be loaded.
-        BackendError: it cannot compute.
+        BackendError: the model's computation fails.
     """
     transformers.utils.logging.disable_progress_bar()
     if model is None:
@@ -68,10 +67,10 @@ def open_local_client(
 
 
 def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal model and its tokenizer; safetensors only, and no code of the model's own is run.
+    """Load a causal language model and its tokenizer from safetensors, without running the model's own code.
 
     Raises:
-        UserError: in one line, which of both is missing and why.
+        UserError: one of them cannot be loaded; the message says which and why.
     """
     tokenizer = load_tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,34 +90,34 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model.
 
     Raises:
-        UserError: it cannot be loaded, or could end no completion.
+        UserError: it cannot be loaded, or has no vocabulary or end-of-sequence token.
     """
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise UserError(f"--model {name}: there is no such folder")
-    # It would log each of its tries to reach the hub.
+    # Otherwise it logs every attempt to reach the hub.
     hub_logging.set_verbosity_error()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
     except LOADING_ERRORS as error:
         raise cannot_load(name, "tokenizer", error) from error
-    # Without its files some classes give a tokenizer that knows nothing.
+    # If files are missing, some tokenizer classes load with an empty vocabulary.
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise UserError(f"--model {name}: the tokenizer has no vocabulary; its files are missing")
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"--model {name}: its tokenizer has no end-of-sequence token, so no completion could end"
+            f"--model {name}: its tokenizer has no end-of-sequence token, but every completion needs one"
         )
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def cannot_load(name: str, part: str, error: Exception) -> UserError:
-    """Say in one line which part of a model is missing, and why."""
+    """Make the error for a model or tokenizer that cannot be loaded."""
     reason = " ".join(str(error).split())
     return UserError(f"--model {name}: the {part} cannot be loaded as a folder or from the hub: {reason}")
 
 
 def add_adapter(base: PreTrainedModel, rank: int, seed: int) -> PeftModel:
-    """Put a LoRA adapter on every linear layer; it starts as the identity (B = 0)."""
+    """Add a LoRA adapter to every linear layer; initially it changes nothing (B = 0)."""
     config = LoraConfig(
         r=rank, lora_alpha=LORA_ALPHA, target_modules=linear_layers(base), task_type="CAUSAL_LM"
     )
@@ -130,7 +129,7 @@ def add_adapter(base: PreTrainedModel, rank: int, seed: int) -> PeftModel:
 
 
 def linear_layers(base: PreTrainedModel) -> list[str]:
-    """Name the linear layers, the output layer among them unless it shares the embedding's weights."""
+    """Return the names of the linear layers, including an output layer that is not tied to the embedding."""
     output = base.get_output_embeddings()
     tied = base.config.tie_word_embeddings
     return sorted(

@@ -1,10 +1,10 @@
-"""Logprobs of given tokens from hidden states, without ever holding ``[rows, vocabulary]``.
+"""Compute logprobs of given tokens from hidden states, without a tensor of ``[rows, vocabulary]``.
 
-The vocabulary is projected block by block, and the softmax's sum is carried along with the largest
-logit so far (online softmax, arXiv 1805.02867). A target's logprob is one number, so its derivative
-by the hidden state is one vector, the target's weights less the expected weights: the expectation is
-summed up while a block's softmax is at hand, and the backward only scales the result. Where the
-projection itself carries an adapter the backward recomputes each block instead.
+The vocabulary is projected block by block, with a running maximum and sum of the softmax (online softmax,
+arXiv 1805.02867). A target's logprob is one number, so its derivative with respect to the hidden state is
+one vector: the target's weights minus the expected weights. The forward accumulates that expectation from
+each block's softmax, and the backward only scales it. If the projection itself has an adapter, the backward
+recomputes each block instead.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, cast
 import torch
 
 CPU_BLOCK = (1024, 1040)
-"""Rows and tokens of a block on a CPU: it stays in cache between its product and its softmax. Rows a power
-of two apart would fall on the same cache lines."""
+"""Rows and tokens per block on a CPU, chosen so that a block stays in cache between its product and its
+softmax. The width is not a power of two, because rows would then compete for the same cache lines."""
 
 GPU_BLOCK_BYTES = 64 * 2**20
-"""Elsewhere a block is some rows with the whole vocabulary: few, large operations."""
+"""Size of a block on other devices: a few rows with the whole vocabulary, so operations are few and large."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Head:
     Attributes:
         weight: ``[vocabulary, hidden]``, frozen.
         bias: ``[vocabulary]`` or None, frozen.
-        down, up: a LoRA of the projection, ``[rank, hidden]`` and ``[vocabulary, rank]``, or None.
+        down, up: the projection's LoRA, ``[rank, hidden]`` and ``[vocabulary, rank]``, or None.
         lora_scale: factor of ``up @ down``.
         scale: factor of the logits.
-        softcap: logits become ``softcap * tanh(logits / softcap)``, or None.
+        softcap: logits become ``softcap * tanh(logits / softcap)``; None leaves them.
     """
 
     weight: torch.Tensor
@@ -46,7 +46,7 @@ class Head:
 
 
 def target_logprobs(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
-    """Logprob of each row's target.
+    """Compute the logprob of each row's target.
 
     Args:
         hidden: ``[rows, hidden]``, any floating dtype.
@@ -54,7 +54,7 @@ def target_logprobs(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> 
         head: the vocabulary projection.
 
     Returns:
-        float32 ``[rows]``, differentiable by `hidden` and the head's LoRA.
+        float32 ``[rows]``, nats, differentiable with respect to `hidden` and the head's LoRA.
     """
     applied = _TargetLogprobs.apply(hidden, head.down, head.up, targets, head)
     return cast(torch.Tensor, applied)
@@ -70,22 +70,22 @@ class _TargetLogprobs(torch.autograd.Function):
         targets: torch.Tensor,
         head: Head,
     ) -> torch.Tensor:
-        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and down is None else None
+        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] and down is None else None
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         log_sums = torch.empty_like(logprobs)
         for rows in _row_slices(hidden, head):
             target = _target_logits(hidden[rows], targets[rows], head)
-            log_sums[rows], expected = _softmax_sums(hidden[rows], head, with_weights=slope is not None)
-            # The two were rounded apart: what is all but certain must not come out above 0.
+            log_sums[rows], expected = _softmax_sums(hidden[rows], head, with_weights=hidden_grad is not None)
+            # Both terms are rounded, so the logprob of a near-certain token could exceed 0.
             logprobs[rows] = (target.values - log_sums[rows]).clamp_(max=0)
-            if slope is not None and expected is not None:
+            if hidden_grad is not None and expected is not None:
                 weights = head.weight[targets[rows]].float()
-                if target.cap_slope is not None:
-                    weights *= target.cap_slope.unsqueeze(1)
-                slope[rows] = weights.sub_(expected).mul_(head.scale)
+                if target.cap_grad is not None:
+                    weights *= target.cap_grad.unsqueeze(1)
+                hidden_grad[rows] = weights.sub_(expected).mul_(head.scale)
         ctx.head = head
-        if slope is not None:
-            ctx.save_for_backward(slope)
+        if hidden_grad is not None:
+            ctx.save_for_backward(hidden_grad)
         else:
             ctx.save_for_backward(hidden, down, up, targets, log_sums)
         return logprobs
@@ -93,22 +93,22 @@ class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.head.down is None:
-            (slope,) = ctx.saved_tensors
-            return slope * grad.unsqueeze(1).to(slope.dtype), None, None, None, None
+            (hidden_grad,) = ctx.saved_tensors
+            return hidden_grad * grad.unsqueeze(1).to(hidden_grad.dtype), None, None, None, None
         hidden, down, up, targets, log_sums = ctx.saved_tensors
         grad_hidden, grad_down, grad_up = _recompute(hidden, down, up, targets, log_sums, ctx.head, grad)
         return grad_hidden, grad_down, grad_up, None, None
 
 
 class _Logits(NamedTuple):
-    """Logits, float32, and the softcap's derivative of the same shape, or None."""
+    """Float32 logits, and the derivative of the softcap in the same shape, or None."""
 
     values: torch.Tensor
-    cap_slope: torch.Tensor | None
+    cap_grad: torch.Tensor | None
 
 
 def _block_shape(hidden: torch.Tensor, head: Head) -> tuple[int, int]:
-    """Rows and tokens of a block, at most."""
+    """Return the number of rows and of tokens per block."""
     vocabulary = head.weight.shape[0]
     if hidden.device.type == "cpu":
         most, tokens = CPU_BLOCK
@@ -125,7 +125,7 @@ def _row_slices(hidden: torch.Tensor, head: Head) -> Iterator[slice]:
 
 
 def _blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, _Logits]]:
-    """Slices of the vocabulary with the logits of all rows, in one buffer."""
+    """Yield slices of the vocabulary with the logits of all rows, which share one buffer."""
     vocabulary, (_, size) = head.weight.shape[0], _block_shape(hidden, head)
     buffer = hidden.new_empty(len(hidden) * min(size, vocabulary))
     inner = None if head.down is None else hidden @ head.down.T
@@ -142,7 +142,7 @@ def _blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, _Logits]]
 
 
 def _target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> _Logits:
-    """The logit of each row's target, ``[rows]``."""
+    """Compute the logit of each row's target, ``[rows]``."""
     logits = (hidden * head.weight[targets]).sum(1, dtype=torch.float32)
     if head.down is not None and head.up is not None:
         logits += ((hidden @ head.down.T) * head.up[targets]).sum(1) * head.lora_scale
@@ -152,7 +152,7 @@ def _target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> _
 
 
 def _scaled_and_capped(logits: torch.Tensor, head: Head) -> _Logits:
-    """What the model makes of the projection's output, in its place."""
+    """Scale and cap the projection's output in place, as the model does."""
     if head.scale != 1.0:
         logits *= head.scale
     if head.softcap is None:
@@ -164,10 +164,11 @@ def _scaled_and_capped(logits: torch.Tensor, head: Head) -> _Logits:
 def _softmax_sums(
     hidden: torch.Tensor, head: Head, *, with_weights: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log of each row's sum of exponentials, ``[rows]``, and the weights that the softmax expects.
+    """Compute each row's log-sum-exp of the logits, ``[rows]``, and its expected weights.
 
-    The latter, float32 ``[rows, hidden]``, is the derivative of the former by the projection's output,
-    taken through the weights; None where it is not asked for.
+    The expected weights, float32 ``[rows, hidden]``, are the average of the projection's rows under the
+    softmax, i.e. the derivative of the log-sum-exp with respect to the hidden state before `head.scale`.
+    They are None unless `with_weights`.
     """
     top = torch.full((len(hidden), 1), -torch.inf, device=hidden.device)
     total = torch.zeros_like(top)
@@ -176,13 +177,13 @@ def _softmax_sums(
         block_top = logits.values.amax(1, keepdim=True)
         higher = torch.maximum(top, block_top)
         shares = torch.softmax(logits.values, 1, out=logits.values)
-        # The largest logit's exponential is 1 before it is divided by the sum: so its share tells the sum.
+        # The largest logit's exponential is 1 before the division by the sum, so its share is 1 / sum.
         block_total = block_top.sub_(higher).exp_().div_(shares.amax(1, keepdim=True))
         shrink, top = (top - higher).exp_(), higher
         total.mul_(shrink).add_(block_total)
         if expected is not None:
-            if logits.cap_slope is not None:
-                shares *= logits.cap_slope
+            if logits.cap_grad is not None:
+                shares *= logits.cap_grad
             shares *= block_total
             expected *= shrink
             _add_product(expected, shares.to(hidden.dtype), head.weight[tokens])
@@ -191,7 +192,7 @@ def _softmax_sums(
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add a product to a float32 sum; the product itself runs in the dtype of its factors."""
+    """Add a matrix product to a float32 sum; the product is computed in the dtype of its factors."""
     if total.dtype is left.dtype:
         total.addmm_(left, right)
     else:
@@ -207,7 +208,7 @@ def _recompute(
     head: Head,
     grad: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients by hidden states and both LoRA matrices, one block of logits at a time."""
+    """Compute the gradients of the hidden states and both LoRA matrices, one block of logits at a time."""
     grad_hidden = torch.empty_like(hidden)
     grad_down, grad_up = torch.zeros_like(down), torch.zeros_like(up)
     for rows in _row_slices(hidden, head):
@@ -219,8 +220,8 @@ def _recompute(
             weights = logits.values.sub_(log_sums[rows].unsqueeze(1)).exp_()
             here = ((wanted >= tokens.start) & (wanted < tokens.stop)).nonzero().squeeze(1)
             weights[here, wanted[here] - tokens.start] -= 1
-            if logits.cap_slope is not None:
-                weights *= logits.cap_slope
+            if logits.cap_grad is not None:
+                weights *= logits.cap_grad
             weights = weights.mul_(-head.scale * grad[rows].unsqueeze(1)).to(hidden.dtype)
             _add_product(by_hidden, weights, head.weight[tokens])
             _add_product(by_inner, weights, up[tokens])

@@ -1,4 +1,4 @@
-"""How much memory there is, and how many tokens of activations it holds."""
+"""Measure free memory and the activations that a model keeps, and tune the allocator."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Options of glibc's malloc.h: from how many free bytes on it gives memory back, and asks for one alone."""
+"""Options of glibc's mallopt: when freed memory returns to the system, and which sizes use mmap."""
 SHARE_OF_FREE_MEMORY = 0.5
-"""The rest is for gradients in flight, the logits buffer, the optimiser's state and other programs."""
+"""The rest is for gradients, the logits buffer, the optimiser's state and other programs."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a program may still take on `device` (on a CPU: of this machine and its container)."""
+    """Return the free bytes of `device`; on a CPU, what the machine and the container still allow."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     limits = [_meminfo_available(), _cgroup_available()]
@@ -40,7 +40,7 @@ def _meminfo_available() -> int | None:
 
 
 def _cgroup_available() -> int | None:
-    """What the container's limit leaves, or None without one (cgroup version 2, then 1)."""
+    """Return what the container's limit leaves, or None without a limit (cgroup version 2, then 1)."""
     root = Path("/sys/fs/cgroup")
     for limit, used in (
         (root / "memory.max", root / "memory.current"),
@@ -54,11 +54,11 @@ def _cgroup_available() -> int | None:
 
 
 class SavedBytes:
-    """Counts what autograd keeps for a backward; the same storage counts once."""
+    """Counts the bytes that autograd saves for the backward; a storage counts once."""
 
     def __init__(self) -> None:
         self._storages: dict[int, int] = {}
-        # Kept alive, so that no two counted storages share an address.
+        # Keep them alive, so that no two counted storages have the same address.
         self._kept: list[torch.Tensor] = []
         self.itemsize = 4
 
@@ -71,14 +71,14 @@ class SavedBytes:
             self.itemsize = tensor.element_size()
 
     def without(self, tensors: Iterator[torch.Tensor]) -> int:
-        """The sum, leaving out the storages of `tensors` (a model's weights)."""
+        """Return the sum without the storages of `tensors` (a model's weights)."""
         known = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         return sum(size for pointer, size in self._storages.items() if pointer not in known)
 
 
 @contextmanager
 def counted_saved_bytes() -> Iterator[SavedBytes]:
-    """Count the bytes that operations inside keep for their backward."""
+    """Count the bytes that operations in this context save for their backward."""
     counter = SavedBytes()
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,20 +90,20 @@ def counted_saved_bytes() -> Iterator[SavedBytes]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next one, where it can be told to (glibc).
+    """Let the C library keep the memory that a step frees for the next step (glibc only).
 
-    Handed back to the system, it would be taken again page by page: up to a tenth of a step's time.
+    Returning it to the system and faulting it in again page by page takes up to a tenth of a step.
     """
     if not sys.platform.startswith("linux"):
         return
-    with suppress(AttributeError):  # other C libraries have no mallopt
+    with suppress(AttributeError):  # other C libraries lack mallopt
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that an allocation failed."""
+    """Return whether an error reports a failed allocation."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # The CPU allocator raises a plain RuntimeError.

@@ -1,4 +1,4 @@
-"""Merging an adapter into its base model: a folder that transformers loads without PEFT."""
+"""Merge an adapter into its base model, so that transformers can load the result without PEFT."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mint_train.errors import BackendError
 
 
 def merge_adapter(model: str, adapter: Path, target: Path) -> None:
-    """Add an adapter to its base model's weights, and write model and tokenizer into a folder.
+    """Merge an adapter into its base model, and save the model and its tokenizer in a folder.
 
-    The sum is taken in float32 and written in the base model's own dtype.
+    The weights are added in float32 and saved in the base model's dtype.
 
     Args:
         model: the base model, hub name or folder.
@@ -28,7 +28,7 @@ def merge_adapter(model: str, adapter: Path, target: Path) -> None:
 
     Raises:
         UserError: the base model cannot be loaded.
-        BackendError: the adapter does not fit it or is broken, or the disk refuses.
+        BackendError: the adapter is broken or belongs to another model, or writing fails.
     """
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer = load_base(model, "float32")

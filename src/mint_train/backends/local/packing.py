@@ -1,9 +1,9 @@
-"""Pack token sequences without padding, computing a shared beginning once.
+"""Pack token sequences without padding; a prefix that several sequences share is computed once.
 
-A pack is one row of tokens. Its sequences are stored as runs: the first sequence is one run; a
-later one that begins like its predecessor adds only what differs, and its run names the earlier
-rows that it continues (its context). Only tokens are looked at, never what a sequence is for.
-Sharing a prefix follows arXiv 2410.20305, here for any number of branches.
+A pack is one row of tokens, divided into segments. The first sequence is one segment. A later sequence
+that starts like its predecessor adds a segment with only the tokens that differ, and that segment lists
+the earlier rows that it continues (its context). Packing compares tokens and knows nothing of pairs or
+rankings. Prefix sharing follows arXiv 2410.20305, extended to any number of branches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 MIN_SHARED_TOKENS = 16
-"""Shorter common beginnings are computed twice: cheaper than an attention call of their own."""
+"""Shorter shared prefixes are computed twice, which is cheaper than one more attention call."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,23 @@ class TokenSequence:
 
     Attributes:
         input_tokens: int64 ``[length]``.
-        target_tokens: int64 ``[length]``; ``target_tokens[i]`` is what follows ``input_tokens[i]``.
-        trained: bool ``[length]``; True where the datum's weight is not 0.
+        target_tokens: int64 ``[length]``; ``target_tokens[i]`` follows ``input_tokens[i]``.
+        loss_mask: bool ``[length]``; True where the datum's weight is not 0.
     """
 
     input_tokens: torch.Tensor
     target_tokens: torch.Tensor
-    trained: torch.Tensor
+    loss_mask: torch.Tensor
 
     def __post_init__(self) -> None:
-        shapes = {tuple(t.shape) for t in (self.input_tokens, self.target_tokens, self.trained)}
+        shapes = {tuple(t.shape) for t in (self.input_tokens, self.target_tokens, self.loss_mask)}
         if len(shapes) != 1 or self.input_tokens.dim() != 1:
             raise ValueError(f"a sequence needs three tensors of one length, got shapes {sorted(shapes)}")
 
 
 @dataclass(frozen=True)
-class Run:
-    """Consecutive rows ``start:stop`` of a pack that continue the rows of ``context``, in order."""
+class Segment:
+    """Consecutive rows ``start:stop`` of a pack that continue the row ranges in ``context``, in order."""
 
     start: int
     stop: int
@@ -47,13 +47,13 @@ class Run:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the run continues."""
+        """Number of tokens before the segment."""
         return sum(stop - start for start, stop in self.context)
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where the logprobs of one sequence lie: ``flat[offset + j]`` belongs at ``positions[j]``."""
+    """Where one sequence's logprobs are in a pack's: ``flat[offset + j]`` belongs at ``positions[j]``."""
 
     index: int
     positions: torch.Tensor
@@ -66,32 +66,32 @@ class Pack:
 
     Attributes:
         input_ids, position_ids: int64 ``[rows]``.
-        runs: cover the rows without gap or overlap.
-        lookup_rows, lookup_targets: int64 ``[lookups]``; the row whose hidden state predicts the target.
-        members: the sequences inside, with their share of the lookups.
+        segments: cover all rows without gaps or overlaps.
+        lookup_rows, lookup_targets: int64 ``[lookups]``; a row and the target that its hidden state predicts.
+        members: the pack's sequences and their lookups.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    runs: tuple[Run, ...]
+    segments: tuple[Segment, ...]
     lookup_rows: torch.Tensor
     lookup_targets: torch.Tensor
     members: tuple[Member, ...]
 
     @property
     def rows(self) -> int:
-        """Tokens that are computed."""
+        """Number of tokens in the forward pass."""
         return int(self.input_ids.numel())
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence: how far back attention can reach."""
-        return max(run.context_length + run.stop - run.start for run in self.runs)
+        """Length of the longest sequence in tokens: the furthest that attention reaches."""
+        return max(segment.context_length + segment.stop - segment.start for segment in self.segments)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A sequence cut behind its last trained token, and how much it shares with the entry before it."""
+    """A sequence cut after its last trained token; it shares `shared` tokens with the previous entry."""
 
     index: int
     tokens: torch.Tensor
@@ -107,9 +107,8 @@ def plan_packs(
 ) -> list[Pack]:
     """Divide sequences into packs of at most `rows_per_pack` rows.
 
-    A sequence longer than that gets a pack of its own; one with nothing trained is in no pack.
-    Sequences that share a beginning stay together where they fit. The result depends on the
-    sequences and their order alone.
+    A longer sequence gets its own pack; a sequence without trained tokens is in none. Sequences that share
+    a prefix stay together where they fit. The result depends only on the sequences and their order.
     """
     packs: list[Pack] = []
     current: list[_Entry] = []
@@ -134,12 +133,12 @@ def plan_packs(
 def _sorted_entries(sequences: Sequence[TokenSequence], min_shared: int) -> list[_Entry]:
     cut: list[tuple[list[int], int]] = []
     for index, sequence in enumerate(sequences):
-        trained = sequence.trained.nonzero()
+        trained = sequence.loss_mask.nonzero()
         if len(trained):
-            # Nothing depends on what stands behind the last trained token.
+            # Tokens after the last trained one affect no logprob.
             cut.append((sequence.input_tokens[: int(trained[-1]) + 1].tolist(), index))
-    # In sorted order the longest common beginning is always with the neighbour; the longer one
-    # comes first, so that a sequence which is another's beginning adds no row.
+    # In sorted order a sequence shares its longest prefix with a neighbour. The longer sequence comes
+    # first, so that a sequence which is a prefix of another adds no rows.
     cut.sort(key=lambda item: item[0], reverse=True)
     entries: list[_Entry] = []
     previous = torch.empty(0, dtype=torch.int64)
@@ -168,7 +167,7 @@ def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
 
 
 def _build(entries: Sequence[_Entry], sequences: Sequence[TokenSequence]) -> Pack:
-    runs: list[Run] = []
+    segments: list[Segment] = []
     tokens: list[torch.Tensor] = []
     positions: list[torch.Tensor] = []
     lookups: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -179,13 +178,13 @@ def _build(entries: Sequence[_Entry], sequences: Sequence[TokenSequence]) -> Pac
         context = _first_rows(path, entry.shared)
         stop = rows + entry.new_rows
         if entry.new_rows:
-            runs.append(Run(rows, stop, context))
+            segments.append(Segment(rows, stop, context))
             tokens.append(entry.tokens[entry.shared :])
             positions.append(torch.arange(entry.shared, len(entry.tokens)))
         path = (*context, (rows, stop))
         rows = stop
         sequence = sequences[entry.index]
-        trained = sequence.trained.nonzero().squeeze(-1)
+        trained = sequence.loss_mask.nonzero().squeeze(-1)
         row_of = torch.cat([torch.arange(start, end) for start, end in path])
         lookups.append((row_of[trained], sequence.target_tokens[trained]))
         members.append(Member(entry.index, trained, offset))
@@ -193,7 +192,7 @@ def _build(entries: Sequence[_Entry], sequences: Sequence[TokenSequence]) -> Pac
     return Pack(
         input_ids=torch.cat(tokens),
         position_ids=torch.cat(positions),
-        runs=tuple(runs),
+        segments=tuple(segments),
         lookup_rows=torch.cat([row for row, _ in lookups]),
         lookup_targets=torch.cat([target for _, target in lookups]),
         members=tuple(members),
@@ -201,7 +200,7 @@ def _build(entries: Sequence[_Entry], sequences: Sequence[TokenSequence]) -> Pac
 
 
 def _first_rows(path: tuple[tuple[int, int], ...], count: int) -> tuple[tuple[int, int], ...]:
-    """The ranges that hold the first `count` tokens of a path."""
+    """Return the ranges that hold the first `count` tokens of a path."""
     ranges: list[tuple[int, int]] = []
     for start, stop in path:
         if count <= 0:

@@ -1,4 +1,4 @@
-"""Completions of the policy in this process, with the adapter or without it."""
+"""Sample completions from the policy in this process, with or without the adapter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LocalSampler:
         self.adapter = adapter
 
     def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
-        """Generate from each prompt, one after the other; the seed decides alone what is drawn."""
+        """Generate from one prompt after the other; the seed alone determines the samples."""
         model = self.client.model
         model.eval()
         with (
@@ -46,10 +46,10 @@ class LocalSampler:
             input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=config
         )
         completions = [until(row, end) for row in generated[:, len(prompt) :].tolist()]
-        # without a temperature all completions are one
+        # at temperature 0 all completions are the same
         return completions if sampling.temperature > 0 else completions * sampling.samples
 
 
 def until(tokens: list[int], end: int) -> list[int]:
-    """Cut tokens off at the end-of-sequence token, which stays out."""
+    """Return the tokens before the first end-of-sequence token."""
     return tokens[: tokens.index(end)] if end in tokens else tokens

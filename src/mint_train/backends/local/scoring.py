@@ -1,8 +1,8 @@
-"""How one pack's logprobs come out of a model: the best way that this architecture allows.
+"""Compute a pack's logprobs with a model, in the fastest mode that its architecture supports.
 
-Three ways, fastest first: packs through the decoder and a chunked vocabulary projection; single
-sequences through the same; single sequences through the model's own logits. The first that agrees
-with the last on a few tokens is taken, so no list of architectures has to be kept.
+There are three modes, fastest first: packs through the decoder and a chunked vocabulary projection; single
+sequences through the same; single sequences through the model's own logits. The scorer takes the first
+mode that agrees with the model's own logits on a short probe, so no list of architectures is needed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from mint_train.backends.local.attention import ATTENTION_NAME
-from mint_train.backends.local.elementwise import Forward, lean_forwards
-from mint_train.backends.local.fused import fused_lora, plain_lora
 from mint_train.backends.local.logprobs import Head, target_logprobs
+from mint_train.backends.local.lora_forward import fused_lora, plain_lora
+from mint_train.backends.local.norm_and_mlp import Forward, lean_forwards
 from mint_train.backends.local.packing import Pack, TokenSequence, plan_packs
 
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
-class Way(enum.Enum):
-    """A way to score, with what it costs beside the first."""
+class ScoringMode(enum.Enum):
+    """How packs are scored; the value describes the mode in a warning."""
 
     PACKED = "packed sequences, shared prefixes computed once, logits at trained tokens only"
     SINGLE = "one sequence at a time, prefixes computed once per sequence, logits at trained tokens only"
@@ -35,15 +35,14 @@ class Way(enum.Enum):
 
 
 class UnsupportedHeadError(Exception):
-    """The model's vocabulary projection is not one that can be computed apart from the model."""
+    """The model's vocabulary projection cannot be computed outside the model."""
 
 
 class Scorer:
     """Scores packs with a peft-wrapped transformers causal language model.
 
     Args:
-        model: LoRA over frozen weights. It is put in eval mode, or, where it checkpoints its
-            gradients, in train mode; dropout is off in both.
+        model: LoRA over frozen weights, with dropout off.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,38 +52,43 @@ class Scorer:
         self.config = cast(PretrainedConfig, self.causal_lm.config)
         self.device = next(model.parameters()).device
         self._lean = lean_forwards(model)
-        self.way = Way.PACKED
-        self.way = self._choose_way()
+        self.mode = ScoringMode.PACKED
+        self.mode = self._choose_mode()
 
     def score(self, pack: Pack) -> torch.Tensor:
-        """Logprobs of the pack's lookups: float32 ``[lookups]`` on the model's device."""
+        """Return the logprobs of the pack's lookups: float32 ``[lookups]`` on the model's device."""
         rows, targets = pack.lookup_rows.to(self.device), pack.lookup_targets.to(self.device)
         input_ids = pack.input_ids.to(self.device).unsqueeze(0)
-        if self.way is Way.WHOLE:
+        if self.mode is ScoringMode.WHOLE:
             logits = self.causal_lm(input_ids=input_ids, use_cache=False).logits[0]
             logprobs = logits[rows].float().log_softmax(-1)
             return cast(torch.Tensor, logprobs.gather(1, targets.unsqueeze(1)).squeeze(1))
         extra: dict[str, Any] = {}
-        if self.way is Way.PACKED:
-            extra = {"position_ids": pack.position_ids.to(self.device).unsqueeze(0), "packed_runs": pack.runs}
+        if self.mode is ScoringMode.PACKED:
+            extra = {
+                "position_ids": pack.position_ids.to(self.device).unsqueeze(0),
+                "packed_segments": pack.segments,
+            }
         decoder = getattr(self.causal_lm, cast(str, self.causal_lm.base_model_prefix))
         hidden = decoder(input_ids=input_ids, use_cache=False, **extra).last_hidden_state[0]
         return target_logprobs(hidden[rows], targets, self._head())
 
     @contextmanager
     def ready(self, *, adapter: bool = True) -> Iterator[None]:
-        """Inside, `score` may be called and differentiated; afterwards the model is as before."""
+        """Prepare the model for `score` and its backward, and restore it afterwards."""
         with ExitStack() as stack:
             if not adapter:
                 stack.enter_context(cast(Any, self.model).disable_adapter())
             stack.enter_context(fused_lora(self.model))
             stack.enter_context(_replaced_forwards(self._lean))
-            stack.enter_context(self._packed_attention() if self.way is Way.PACKED else nullcontext())
+            stack.enter_context(
+                self._packed_attention() if self.mode is ScoringMode.PACKED else nullcontext()
+            )
             yield
 
     @contextmanager
     def _packed_attention(self) -> Iterator[None]:
-        # Set on the config itself: set_attn_implementation would check and log on every step.
+        # Set the config's attribute: set_attn_implementation would run its checks and log in every step.
         before = self.config._attn_implementation
         self.config._attn_implementation = ATTENTION_NAME
         try:
@@ -98,10 +102,10 @@ class Scorer:
         base = module if lora is None else module.base_layer
         if type(base) is not nn.Linear:
             if type(getattr(base, "base_layer", None)) is not nn.Linear or not module.disable_adapters:
-                raise UnsupportedHeadError(f"a vocabulary projection of type {type(module).__name__}")
+                raise UnsupportedHeadError(f"its vocabulary projection is a {type(module).__name__}")
             base = base.base_layer
         if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
-            raise UnsupportedHeadError("a vocabulary projection that is itself trained")
+            raise UnsupportedHeadError("its vocabulary projection is itself trained")
         head = Head(base.weight, base.bias, scale=self._logit_scale(), softcap=self._softcap())
         if lora is None or module.disable_adapters:
             return head
@@ -116,32 +120,32 @@ class Scorer:
         cap = getattr(self.config, "final_logit_softcapping", None)
         return None if cap is None else float(cap)
 
-    def _choose_way(self) -> Way:
-        """Try each way on a few tokens against the model's own logits; warn where it is not the first."""
+    def _choose_mode(self) -> ScoringMode:
+        """Return the first mode that agrees with the model's own logits; warn if it is not the fastest."""
         probe = _probe_sequences(int(self.config.get_text_config().vocab_size))
-        self.way = Way.WHOLE
+        self.mode = ScoringMode.WHOLE
         expected = self._try(probe)
         reason = _reach_beyond_probe(self.config.get_text_config())
-        for way in (Way.SINGLE,) if reason else (Way.PACKED, Way.SINGLE):
-            self.way = way
+        for mode in (ScoringMode.SINGLE,) if reason else (ScoringMode.PACKED, ScoringMode.SINGLE):
+            self.mode = mode
             try:
                 found = self._try(probe)
-            # Whatever a foreign architecture raises on unusual input means that it cannot take it.
+            # An architecture may raise anything on input that it does not support.
             except Exception as error:
                 reason = reason or f"{type(error).__name__}: {error}"
                 continue
             if self._agree(expected, found):
                 break
-            reason = reason or "its results differ when sequences share one forward pass"
+            reason = reason or "its results change when sequences share a forward pass"
         else:
-            way = Way.WHOLE
-        if way is not Way.PACKED:
+            mode = ScoringMode.WHOLE
+        if mode is not ScoringMode.PACKED:
             warnings.warn(
-                f"{type(self.causal_lm).__name__} cannot take packed sequences ({reason}). "
-                f"Training works, but slower and with more memory: {way.value}.",
+                f"{type(self.causal_lm).__name__} does not support packed sequences ({reason}). "
+                f"Training works, but is slower and needs more memory: {mode.value}.",
                 stacklevel=4,
             )
-        return way
+        return mode
 
     def _try(self, sequences: list[TokenSequence]) -> list[torch.Tensor]:
         packs = plan_packs(sequences, self.rows_per_pack(10**6), min_shared=2)
@@ -150,13 +154,13 @@ class Scorer:
         return spread(packs, flat, sequences)
 
     def _agree(self, expected: list[torch.Tensor], found: list[torch.Tensor]) -> bool:
-        # Far above rounding, far below what a leak or a wrong position does even to random weights.
+        # Far above rounding errors, far below the effect of a leak or a wrong position on random weights.
         tolerance = 2e-5 if cast(Any, self.causal_lm).dtype is torch.float32 else 0.1
         return all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in zip(expected, found, strict=True))
 
     def rows_per_pack(self, wanted: int) -> int:
-        """`wanted`, or 1 where the model takes one sequence at a time."""
-        return wanted if self.way is Way.PACKED else 1
+        """Return `wanted`, or 1 if the model takes one sequence at a time."""
+        return wanted if self.mode is ScoringMode.PACKED else 1
 
 
 @contextmanager
@@ -171,7 +175,7 @@ def _replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 
 def spread(packs: list[Pack], flat: list[torch.Tensor], sequences: list[TokenSequence]) -> list[torch.Tensor]:
-    """Per-sequence logprobs from per-pack ones: float32 ``[length]`` each, 0.0 where not trained."""
+    """Turn logprobs per pack into logprobs per sequence: float32 ``[length]``, 0.0 outside the loss mask."""
     results = [torch.zeros(len(sequence.input_tokens), dtype=torch.float32) for sequence in sequences]
     for pack, values in zip(packs, flat, strict=True):
         on_host = values.cpu()
@@ -182,18 +186,18 @@ def spread(packs: list[Pack], flat: list[torch.Tensor], sequences: list[TokenSeq
 
 
 def _reach_beyond_probe(config: PretrainedConfig) -> str:
-    """Name a limit of the attention that shows only on inputs longer than the probe, or nothing.
+    """Describe an attention pattern that the short probe cannot reveal; empty if there is none.
 
-    Sliding windows are known, since transformers passes them to the attention function.
+    Sliding windows are supported, because transformers passes them to the attention function.
     """
     unknown = set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS
     if unknown:
-        return f"its layers are of type {', '.join(sorted(unknown))}"
+        return f"it has layers of type {', '.join(sorted(unknown))}"
     return "its attention is chunked" if getattr(config, "attention_chunk_size", None) else ""
 
 
 def _probe_sequences(vocabulary: int) -> list[TokenSequence]:
-    """Three sequences, two with a common beginning: enough to notice a leak or a wrong position."""
+    """Make three sequences, two with a shared prefix: enough to detect a leak or a wrong position."""
     generator = torch.Generator().manual_seed(0)
     tokens = [torch.randint(vocabulary, (12,), generator=generator) for _ in range(3)]
     tokens[1][:5] = tokens[0][:5]

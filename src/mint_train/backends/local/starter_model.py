@@ -1,6 +1,6 @@
-"""The small model that a first run trains: made from a fixed seed in a second, without key, hub or download.
+"""The starter model: a tiny Qwen3 with fixed random weights, made in a second without key, hub or download.
 
-It has the architecture of Qwen3 and random weights: it knows nothing. It is there to see a loss work.
+It is for trying out losses only: it has learned nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 STARTER_NAME = "mint-train/starter"
 SEED = 1
 INITIALIZER_RANGE = 0.05
-"""Wider than the usual 0.02, so that the tokens' logprobs differ at once."""
+"""Larger than the usual 0.02, so that logprobs differ from token to token before training."""
 VOCABULARY = 1024
 END_OF_TURN, END_OF_TEXT, START_OF_TURN = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
 CHAT_TEMPLATE = (
@@ -75,16 +75,16 @@ def make_starter_model(vocabulary: int) -> Qwen3ForCausalLM:
 
 
 def save_starter_model(folder: Path) -> None:
-    """Write model and tokenizer as a folder that transformers (and servers built on it) load."""
+    """Save the model and its tokenizer in a folder that transformers, and servers built on it, can load."""
     tokenizer = make_starter_tokenizer()
     make_starter_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # transformers before 5.9 finds neither this tokenizer's class nor the nested rope_theta
+    # transformers before 5.9 finds neither this tokenizer class nor the nested rope_theta
     amend_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     amend_json(folder / "config.json", rope_theta=10000.0)
 
 
 def amend_json(path: Path, **values: object) -> None:
-    """Set top-level values of a JSON file."""
+    """Set top-level values in a JSON file."""
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | values, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Saving and loading an adapter with its optimiser, in safetensors, to the bit."""
+"""Save and load an adapter with its optimiser state, bit for bit, as safetensors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 def save_state(
     folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write the weights and AdamW's moments as one file of a folder, whole or not at all.
+    """Save the weights and AdamW's moments in a folder, atomically.
 
     Raises:
-        BackendError: the disk refuses; what was saved before stays.
+        BackendError: writing failed; an earlier state in the folder is unchanged.
     """
     tensors = {
         f"weight/{name}": parameter.detach().cpu().contiguous() for name, parameter in parameters.items()
@@ -40,10 +40,10 @@ def save_state(
 def load_state(
     folder: Path, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Load what `save_state` wrote.
+    """Load a state that `save_state` saved.
 
     Raises:
-        BackendError: the file is missing, broken, or belongs to another adapter.
+        BackendError: the file is missing or broken, or belongs to another adapter.
     """
     try:
         tensors = load_file(folder / STATE_FILE)
@@ -52,7 +52,10 @@ def load_state(
     for name, parameter in parameters.items():
         saved = tensors.get(f"weight/{name}")
         if saved is None or saved.shape != parameter.shape:
-            raise BackendError(f"the state in {folder} belongs to another model or rank: {name} does not fit")
+            raise BackendError(
+                f"the state in {folder} belongs to another model or rank: "
+                f"{name} is missing or has another shape"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
@@ -63,14 +66,14 @@ def load_state(
 
 
 def delete_state(folder: Path) -> None:
-    """Remove what `save_state` wrote, and nothing else that may stand in the folder.
+    """Delete a state that `save_state` saved, and its folder if that leaves it empty.
 
     Raises:
-        BackendError: the disk refuses.
+        BackendError: deleting failed.
     """
     try:
         (folder / STATE_FILE).unlink(missing_ok=True)
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
     except OSError as error:
-        raise BackendError(f"the state in {folder} cannot be removed: {error}") from error
+        raise BackendError(f"the state in {folder} cannot be deleted: {error}") from error

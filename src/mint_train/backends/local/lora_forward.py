@@ -1,7 +1,7 @@
-"""A leaner forward for LoRA layers: fewer temporaries, nothing kept that the backward can do without.
+"""A forward for LoRA layers with fewer temporaries, which saves only what the backward needs.
 
-peft's own forward writes the adapter's output, its scaled copy and the sum as three tensors of the
-layer's output size; here one product is added in place. Results agree to rounding.
+PEFT's forward allocates three tensors of the layer's output size: the adapter's output, its scaled copy
+and the sum. Here the adapter's product is added in place. Results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 
 class LoraWeights(NamedTuple):
-    """The matrices of one active LoRA: ``down`` ``[rank, in]``, ``up`` ``[out, rank]``, and its factor."""
+    """A layer's LoRA: ``down`` ``[rank, in]``, ``up`` ``[out, rank]`` and the factor of its output."""
 
     down: torch.Tensor
     up: torch.Tensor
@@ -25,9 +25,9 @@ class LoraWeights(NamedTuple):
 
 
 def plain_lora(module: nn.Module) -> LoraWeights | None:
-    """The one active adapter of a peft layer, or None where it is not plain LoRA over a plain linear layer.
+    """Return the adapter of a PEFT layer, or None unless it is plain LoRA over a plain linear layer.
 
-    Plain: one active adapter, not merged, no dropout in effect, no bias of its own, no variant (DoRA).
+    Plain means: one active adapter, not merged, no active dropout, no bias of its own, no variant (DoRA).
     """
     if not isinstance(module, PeftLinear) or type(module.base_layer) is not nn.Linear:
         return None
@@ -46,7 +46,7 @@ def plain_lora(module: nn.Module) -> LoraWeights | None:
 
 @contextmanager
 def fused_lora(model: nn.Module) -> Iterator[None]:
-    """Give every plain LoRA layer of `model` the lean forward; afterwards the model is as before."""
+    """Replace the forward of every plain LoRA layer of `model`, and restore it afterwards."""
     layers = [module for module in model.modules() if isinstance(module, PeftLinear)]
     try:
         for layer in layers:
@@ -69,7 +69,7 @@ def _forward(layer: PeftLinear, x: torch.Tensor, *args: Any, **kwargs: Any) -> t
 
 
 class _LoraLinear(torch.autograd.Function):
-    """``x @ (weight + scale * up @ down).T + bias`` with a frozen weight, any leading dimensions."""
+    """``x @ (weight + scale * up @ down).T + bias`` with a frozen weight, for any leading dimensions."""
 
     @staticmethod
     def forward(
@@ -82,7 +82,7 @@ class _LoraLinear(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        # Adapters are kept in float32 beside a bfloat16 base: the product runs in the base's dtype.
+        # The adapter is float32 even if the base is bfloat16; products are computed in the base's dtype.
         down_here, up_here = down.to(x.dtype), up.to(x.dtype)
         inner = rows @ down_here.T
         out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)

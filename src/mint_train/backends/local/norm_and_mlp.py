@@ -1,9 +1,9 @@
-"""RMSNorm and SwiGLU on a CPU, block by block in its cache, keeping only their inputs for the backward.
+"""RMSNorm and SwiGLU on a CPU: computed in blocks that fit the cache, saving only inputs for the backward.
 
-As transformers writes them each is a chain of operations that all go through memory, and most of
-their results are kept. Here a few rows pass through the whole chain while they lie in cache.
-Results agree to rounding. Only modules that compute just this are replaced: each is compared with
-its own forward on random input, so no list of architectures has to be kept.
+In transformers each is a chain of operations, which all read and write main memory and save most of their
+results. Here a few rows at a time pass through the whole chain. Results agree up to rounding. A module is
+replaced only if its own forward gives the same output on random input, so no list of architectures is
+needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 CACHED_BYTES = 2**18
-"""Bytes of one operand that are worked on at once: a few operands fit a core's second cache."""
+"""Bytes of one operand per block and core, so that a few operands fit a core's L2 cache."""
 
 CHECKED_ROWS = 5
 AGREEMENT = 1e-5
@@ -25,7 +25,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def lean_forwards(model: nn.Module) -> dict[nn.Module, Forward]:
-    """The lean forward of every module of `model` that has one; none beside float32 on a CPU."""
+    """Return a faster forward for every module of `model` that has one: float32 on a CPU only."""
     found: dict[nn.Module, Forward] = {}
     for module in model.modules():
         forward = _lean_forward(module)
@@ -46,7 +46,7 @@ def _lean_forward(module: nn.Module) -> Forward | None:
 
 
 def _agree(module: nn.Module, forward: Forward) -> bool:
-    """Whether both forwards of `module` give the same on random rows."""
+    """Return whether `forward` agrees with the module's own forward on random rows."""
     weight = next(module.parameters())
     if weight.device.type != "cpu" or weight.dtype is not torch.float32:
         return False
@@ -102,7 +102,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _SwiGlu(torch.autograd.Function):
-    """``silu(gate) * up``; the backward computes ``silu(gate)`` again instead of keeping it."""
+    """``silu(gate) * up``; the backward recomputes ``silu(gate)`` instead of saving it."""
 
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

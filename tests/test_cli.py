@@ -5,14 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mint_train.cli.main import cli
+from mint_train.cli.mistakes import OPTIONS
+from mint_train.plugins.known_losses import known_losses
 from mint_train.settings.model import Settings
+
+ROOT = Path(__file__).parents[1]
 
 HEAVY = ("matplotlib", "torch", "transformers", "peft", "tinker", "mint", "numpy")
 
@@ -56,7 +63,7 @@ def test_the_program_itself_runs() -> None:
     program = Path(sys.executable).with_name("mint-train")
     command = [str(program)] if program.exists() else [sys.executable, "-m", "mint_train"]
     done = subprocess.run([*command, "losses"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0].split() == ["loss", "extends", "distribution", "description"]
+    assert done.stdout.startswith("mint-train-dpo ")
     module = subprocess.run(
         [sys.executable, "-m", "mint_train", "losses"], capture_output=True, text=True, check=True
     )
@@ -119,14 +126,25 @@ def test_help_of_an_unknown_loss_says_so(run_cli: Callable[..., Any]) -> None:
 def test_losses_lists_dpo(run_cli: Callable[..., Any]) -> None:
     status, out, err = run_cli("losses")
     assert (status, err) == (0, "")
-    (line,) = [line for line in out.splitlines() if line.startswith("dpo ")]
-    name, extends, distribution, version, description = line.split(maxsplit=4)
-    assert (name, extends, distribution) == ("dpo", "-", "mint-train-dpo")
-    assert version[0].isdigit()
-    assert (
-        description
-        == "Direct Preference Optimization: the Bradley-Terry loss on pairs (Rafailov et al., 2023)."
+    sections = {section.split()[0]: section for section in out.split("\n\n")}
+    title, *entries = sections["mint-train-dpo"].splitlines()
+    assert title == f"mint-train-dpo {version('mint-train-dpo')}"
+    assert " ".join(" ".join(entries).split()) == (
+        "dpo Direct Preference Optimization: the Bradley-Terry loss on pairs (Rafailov et al., 2023)."
     )
+    assert "Extends dpo." in sections["mint-train-preferences"]
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "100", "200"])
+def test_losses_wraps_on_words_at_the_width_of_the_terminal(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "5000")
+    whole = run_cli("losses").out
+    monkeypatch.setenv("COLUMNS", columns)
+    wrapped = run_cli("losses").out
+    assert wrapped.split() == whole.split()
+    assert max(map(len, wrapped.splitlines())) <= min(int(columns), 100)
 
 
 def refused(run_cli: Callable[..., Any], *arguments: object) -> str:
@@ -140,18 +158,41 @@ def refused(run_cli: Callable[..., Any], *arguments: object) -> str:
     return err
 
 
-def test_an_unknown_loss_names_the_nearest_and_all_that_are_installed(run_cli: Callable[..., Any]) -> None:
-    line = refused(run_cli, "--loss", "dop")
-    assert 'no loss "dop" is installed; did you mean "dpo"?; installed: ' in line
-    listed = {row.split()[0] for row in run_cli("losses").out.splitlines()[1:]}
-    named = line.rpartition("installed: ")[2].strip().split(", ")
-    assert set(named) == listed
+@pytest.mark.parametrize(("name", "meant"), [("dop", "dpo"), ("DPO", "dpo"), ("SimPO", "simpo")])
+def test_an_unknown_loss_names_the_nearest(run_cli: Callable[..., Any], name: str, meant: str) -> None:
+    line = refused(run_cli, "--loss", name)
+    assert line == f'mint-train: no loss "{name}" is installed; did you mean "{meant}"?\n'
+
+
+def test_a_known_loss_that_is_not_installed_names_the_line_that_installs_it(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mint_train.plugins.discovery.entry_points",
+        lambda group: [entry for entry in entry_points(group=group) if entry.name == "dpo"],
+    )
+    line = refused(run_cli, "--loss", "ipo")
+    assert 'the loss "ipo" comes with mint-train-preferences, which is not installed' in line
+    assert line.endswith(": pip install -e plugins/mint-train-preferences\n")
+    assert 'did you mean "ipo"?' in refused(run_cli, "--loss", "IPO")
+
+
+def test_the_known_losses_are_those_of_the_distributions() -> None:
+    projects = [
+        tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        for path in (ROOT / "plugins").glob("*/pyproject.toml")
+    ]
+    brought = {
+        loss: project["name"]
+        for project in projects
+        for loss in project.get("entry-points", {}).get("mint_train.losses", {})
+    }
+    assert known_losses() == brought
 
 
 def test_a_name_like_no_other_is_refused_without_a_guess(run_cli: Callable[..., Any]) -> None:
     line = refused(run_cli, "--loss", "qqqqqqqq")
-    assert "did you mean" not in line
-    assert "installed: " in line
+    assert line == 'mint-train: no loss "qqqqqqqq" is installed; `mint-train losses` lists those that are\n'
 
 
 @pytest.mark.parametrize(
@@ -187,28 +228,44 @@ def test_a_wrong_option_is_one_line(run_cli: Callable[..., Any], arguments: list
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--loss", "dpo", "--stepz", "3"], "No such option"),
-        (["--loss"], "requires an argument"),
+        (["--loss", "dpo", "--stepz", "3"], 'no such option: --stepz; did you mean "--steps"?'),
+        (["--loss"], "option '--loss' requires an argument"),
         (["--backend", "cloud", "--loss", "dpo"], "'cloud' is not one of"),
-        (["train"], "No such command"),
+        (["eval"], "missing argument 'RUN_OR_CHECKPOINT'; see mint-train eval --help"),
+        (["--steps", "3"], "no loss is chosen: give --loss NAME"),
+        # as other tools have it
+        (["train"], 'no such command: "train"; mint-train --loss NAME trains'),
+        (["evaluate", "runs/mine"], 'no such command: "evaluate"; it is called mint-train eval'),
+        (["resme", "runs/mine"], 'no such command: "resme"; did you mean "resume"?'),
+        (["dpo"], '"dpo" is a loss, not a command; train with it: mint-train --loss dpo'),
+        (["--loss", "dpo", "--learning-rate", "1"], "no such option: --learning-rate; here it is --lr;"),
+        (["--loss", "dpo", "--max_steps", "1"], "no such option: --max_steps; here it is --steps;"),
+        (["--loss", "dpo", "--beta", "1"], "no such option: --beta; here it is --set beta=NUMBER;"),
+        # given more than once
+        (["--loss", "dpo", "--data", "a", "--data", "b"], "--data is given 2 times; to read several files, "),
+        (["--loss", "dpo", "--lr", "1", "--lr", "1"], "--lr is given 2 times; give one of them"),
+        (["--loss", "dpo", "--json", "--quiet"], "--json and --quiet exclude each other"),
+        (["eval", "run", "--step", "1", "--step", "2"], "--step is given 2 times; give one of them"),
     ],
 )
-def test_what_click_refuses_has_exit_status_two(
+def test_a_slip_on_the_command_line_is_one_line(
     run_cli: Callable[..., Any], arguments: list[str], message: str
 ) -> None:
-    status, out, err = run_cli(*arguments)
-    assert (status, out) == (2, "")
-    assert message in err
+    assert message in refused(run_cli, *arguments)
 
 
-def test_a_misspelt_option_names_the_nearest(run_cli: Callable[..., Any]) -> None:
-    assert "--steps" in run_cli("--loss", "dpo", "--stepz", "3").err
+def test_a_pattern_that_the_shell_expanded_is_to_be_quoted(run_cli: Callable[..., Any]) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        Path(name).touch()
+    line = refused(run_cli, "--loss", "dpo", "--data", "a.jsonl", "b.jsonl")
+    assert "b.jsonl is a file, not a command; to read several files, quote a pattern: --data " in line
 
 
-def test_options_without_a_loss_are_refused(run_cli: Callable[..., Any]) -> None:
-    status, out, err = run_cli("--steps", 3)
-    assert status == 2
-    assert "--loss" in out + err
+def test_every_option_of_another_tool_is_answered_with_one_of_ours() -> None:
+    ours = {name for param in cli.params for name in param.opts}
+    for asked, answer in OPTIONS.items():
+        assert f"--{asked}" not in ours
+        assert not answer.startswith("--") or answer.split()[0] in ours
 
 
 def test_a_config_file_can_stand_for_the_command_line(

@@ -123,5 +123,6 @@ class ServiceError(BackendError):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean "..."?` for the closest of some names, or nothing where none is close."""
-    matches = get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f'; did you mean "{matches[0]}"?' if matches else ""
+    by_lower = {known.lower(): known for known in names}
+    matches = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f'; did you mean "{by_lower[matches[0]]}"?' if matches else ""

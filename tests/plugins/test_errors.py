@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ def write_distribution(folder: Path, name: str, loss_name: str, module: str, sou
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(
-        f"[mint_train.losses.loss]\n{loss_name} = {module}\n", encoding="utf-8"
+        f"[mint_train.losses]\n{loss_name} = {module}\n", encoding="utf-8"
     )
     (folder / f"{module.partition(':')[0]}.py").write_text(source, encoding="utf-8")
 
@@ -184,5 +185,7 @@ def test_a_broken_import_is_listed_and_breaks_nothing_else(
     assert "Traceback" not in chosen.err
 
 
-def line_of(table: str, name: str) -> str:
-    return next(line for line in table.splitlines() if line.split()[0] == name)
+def line_of(listing: str, name: str) -> str:
+    """Return the entry of a loss on one line; each begins with two spaces and goes on further in."""
+    entries = (entry.split() for entry in re.split(r"\n(?=  \S|\n)", listing))
+    return next(" ".join(words) for words in entries if words[:1] == [name])

@@ -17,10 +17,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_listed(installed: Path, tmp_path: Path) -> None:
-    lines = mint_train(installed, tmp_path, "losses").splitlines()
-    line = next(line for line in lines if line.startswith(NAME))
-    assert line.split()[1:4] == ["dpo", NAME, "0.1.0"]
-    assert "Push the mean token logprob" in line
+    sections = mint_train(installed, tmp_path, "losses").split("\n\n")
+    section = next(section for section in sections if section.startswith(f"{NAME} 0.1.0\n"))
+    entry = " ".join(section.split("\n", 1)[1].split())
+    assert entry.startswith(f"{NAME} Push the mean token logprob")
+    assert entry.endswith("Extends dpo.")
 
 
 @pytest.mark.slow

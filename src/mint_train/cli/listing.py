@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+from itertools import groupby
+
 from mint_train.losses.loss_options import NoOptions, option_rows
 from mint_train.plugins.discovery import load_chain, load_plugin, make_manager
-from mint_train.plugins.listing import list_losses
+from mint_train.plugins.listing import LossListing, list_losses
+
+WIDEST = 100
 
 
 def loss_option_rows(name: str) -> list[tuple[str, str]]:
@@ -13,22 +19,30 @@ def loss_option_rows(name: str) -> list[tuple[str, str]]:
     return option_rows(manager.hook.loss_options() or NoOptions)
 
 
-def losses_table() -> str:
-    """Lay out the installed losses as a plain table; a broken one shows its reason."""
-    header = ("loss", "extends", "distribution", "description")
-    rows = [
-        (
-            listing.name,
-            listing.extends or "-",
-            listing.origin,
-            f"BROKEN: {listing.problem}" if listing.problem else listing.description,
-        )
-        for listing in list_losses()
+def losses_text() -> str:
+    """Return the installed losses under their distributions, wrapped to the terminal's width."""
+    listings = sorted(list_losses(), key=lambda listing: (listing.origin, listing.name))
+    if not listings:
+        return "No loss is installed. In this project's repository: pip install -e plugins/mint-train-dpo"
+    column = max(len(listing.name) for listing in listings) + 4
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    sections = [
+        "\n".join([origin, *(entry(listing, column, width) for listing in group)])
+        for origin, group in groupby(listings, key=lambda listing: listing.origin)
     ]
-    if not rows:
-        return "No loss is installed. Install one, such as mint-train-dpo."
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
-        for row in [header, *rows]
+    return "\n\n".join(sections)
+
+
+def entry(listing: LossListing, column: int, width: int) -> str:
+    """Return a loss's name with its description beside it, or why it is broken."""
+    text = f"BROKEN: {listing.problem}" if listing.problem else listing.description
+    if listing.extends:
+        text += f" Extends {listing.extends}."
+    return textwrap.fill(
+        text,
+        width=max(width, column + 20),
+        initial_indent=f"  {listing.name}".ljust(column),
+        subsequent_indent=" " * column,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -10,9 +10,11 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
+from mint_train.cli.mistakes import no_such_command, repeated
 from mint_train.errors import OptionError
 from mint_train.settings.model import SECRET_FIELDS, Settings
 
+HELP = ("-h", "--help")
 NOT_OPTIONS = SECRET_FIELDS | {"options"}
 SHORT_FOR_PROGRESS = {
     "quiet": "Print nothing but where the results are, and errors.",
@@ -20,12 +22,42 @@ SHORT_FOR_PROGRESS = {
 }
 
 
-class LossHelpGroup(click.Group):
-    """A group whose help also shows the options of the loss that was named before it."""
+class Command(click.Command):
+    """A command that refuses an option given twice, of which click would keep the last."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take --help last, so that it knows the loss wherever it stands."""
-        return super().parse_args(ctx, sorted(args, key="--help".__eq__))
+        """Parse the arguments.
+
+        Raises:
+            OptionError: an option that takes one value is given more than once.
+        """
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            if problem := repeated(order):
+                raise OptionError(problem)
+        return super().parse_args(ctx, args)
+
+
+class LossGroup(Command, click.Group):
+    """The program itself, whose help also shows the options of the chosen loss."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --help last, so that the loss is known wherever --help stands."""
+        return super().parse_args(ctx, sorted(args, key=HELP.__contains__))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names.
+
+        Raises:
+            OptionError: it names none; the message says what to write instead.
+        """
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            from mint_train.plugins.discovery import loss_entry_points
+
+            raise OptionError(no_such_command(args[0], self.commands, loss_entry_points()))
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, then the chosen loss's own."""
@@ -56,7 +88,7 @@ def settings_options(
                 metavar=None if switch else metavar(field.annotation),
                 help=(field.description or "") + ("" if switch else default),
                 hidden=name not in shown,
-                shell_complete=complete_loss if name == "loss" else None,
+                shell_complete=COMPLETERS.get(name),
             )
         )
     if others or "progress" in shown:
@@ -108,11 +140,40 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
+def complete_file(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Let the shell complete a file."""
+    return [CompletionItem(begun, type="file")]
+
+
+def complete_folder(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Let the shell complete a folder, such as a run's."""
+    return [CompletionItem(begun, type="dir")]
+
+
+def complete_option(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Complete the option of the loss that was named before."""
+    from mint_train.cli.listing import loss_option_rows
+
+    names = (
+        [row[0].split()[0] for row in loss_option_rows(ctx.params["loss"])] if ctx.params.get("loss") else []
+    )
+    return [CompletionItem(f"{name}=") for name in names if name.startswith(begun)]
+
+
 def complete_loss(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
     """Complete the name of a loss."""
     from mint_train.plugins.discovery import loss_entry_points
 
     return [CompletionItem(name) for name in sorted(loss_entry_points()) if name.startswith(begun)]
+
+
+COMPLETERS = {
+    "data": complete_file,
+    "eval_data": complete_file,
+    "loss": complete_loss,
+    "model": complete_folder,
+    "output": complete_folder,
+}
 
 
 def show_help(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

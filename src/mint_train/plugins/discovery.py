@@ -13,6 +13,7 @@ import pluggy
 
 from mint_train.errors import PluginError, nearest
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
+from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.settings.loss_names import is_loss_file, loss_label
 
@@ -74,11 +75,14 @@ def load_plugin(name: str) -> NamedPlugin:
     """Import the plugin of one installed loss, or of a file such as `./my_loss.py`.
 
     Raises:
-        PluginError: no such loss (with the nearest name and what is installed), or its import fails.
+        PluginError: no such loss (with the nearest name, or how to install it), or its import fails.
     """
     if is_loss_file(name):
         return NamedPlugin(loss_label(name), load_loss_file(name), name)
-    entry_point = find_installed("loss", name, loss_entry_points(), "install one, such as mint-train-dpo")
+    installed = loss_entry_points()
+    if name not in installed:
+        raise PluginError(not_installed(name, installed))
+    entry_point = find_installed("loss", name, installed, "install one")
     try:
         plugin = entry_point.load()
     except Exception as error:

@@ -1,0 +1,48 @@
+"""`mint-train eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
+
+EVAL_SETTINGS = ("loss", "model", "rank", "batch_size", "max_length", "special_tokens", "base_url")
+
+
+@click.command("eval", cls=Command)
+@click.argument("name", metavar="RUN_OR_CHECKPOINT", shell_complete=complete_folder)
+@click.option("--data", metavar="PATH", help="Held-out rows; by default the run's.")
+@click.option(
+    "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its last."
+)
+@click.option(
+    "--rows",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File to write each row's own figures to.",
+)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="An option of the loss.")
+def evaluate(
+    name: str,
+    data: str | None,
+    step: int | None,
+    rows: Path | None,
+    assignments: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Evaluate a trained policy on held-out rows: the loss's metrics with 95 % confidence intervals.
+
+    RUN_OR_CHECKPOINT is a run folder, a checkpoint in one, or a tinker:// path of a saved state, which needs
+    --loss. The settings below may differ from those of the run.
+    """
+    from mint_train.cli.evaluate import evaluate_and_print
+
+    if assignments:
+        given["options"] = parse_assignments(assignments)
+    evaluate_and_print(name, step, data, rows, given)
+
+
+settings_options(evaluate, EVAL_SETTINGS, others=False)

@@ -1,0 +1,28 @@
+"""`mint-train export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mint_train.cli.options import Command
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to write; by default one beside RUN.",
+)
+def export(run: Path, merge: bool, output: Path | None) -> None:
+    """Copy the adapter of the run in the folder RUN, or write the merged model, with a model card.
+
+    The weights of a run on MinT are on the service; for such a run, print how to sample from them.
+    """
+    from mint_train.cli.export import export_run
+
+    export_run(run, output, merge=merge)

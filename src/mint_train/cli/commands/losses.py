@@ -1,0 +1,15 @@
+"""`mint-train losses`."""
+
+from __future__ import annotations
+
+import click
+
+from mint_train.cli.options import Command
+
+
+@click.command(cls=Command)
+def losses() -> None:
+    """List the installed losses by distribution, with a line on each."""
+    from mint_train.cli.listing import losses_text
+
+    click.echo(losses_text())

@@ -1,0 +1,22 @@
+"""`mint-train new`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mint_train.cli.options import Command
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Folder to create; by default NAME."
+)
+def new(name: str, folder: Path | None) -> None:
+    """Write a complete plugin distribution with a loss called NAME, as a start for your own."""
+    from mint_train.plugins.scaffold import new_loss
+
+    written = new_loss(name, folder)
+    click.echo(f"Wrote {written}. Next: pip install -e {written}, then mint-train check {name}")

@@ -1,0 +1,31 @@
+"""`mint-train resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
+from mint_train.errors import INTERRUPTED
+from mint_train.settings.recorded import LENGTH, MAY_CHANGE
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folder)
+@click.option("--set", "assignments", multiple=True, hidden=True)
+@click.pass_context
+def resume(ctx: click.Context, /, run: Path, assignments: tuple[str, ...], **given: Any) -> None:
+    """Continue the run in the folder RUN from its last checkpoint.
+
+    It keeps the settings that it was started with. Those below may be changed; --steps and --epochs only if
+    the learning-rate schedule is constant.
+    """
+    from mint_train.training.training import resume_run
+
+    result = resume_run(run, given | {"options": parse_assignments(assignments)})
+    ctx.exit(INTERRUPTED if result.status == "interrupted" else 0)
+
+
+settings_options(resume, shown=MAY_CHANGE | LENGTH)

@@ -1,0 +1,57 @@
+"""`mint-train sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mint_train.cli.options import Command, complete_folder, settings_options
+from mint_train.errors import OptionError
+
+SAMPLE_SETTINGS = ("loss", "model", "rank", "special_tokens", "base_url")
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="RUN_OR_CHECKPOINT", shell_complete=complete_folder)
+@click.option("--prompt", metavar="TEXT", help="A user's message to complete.")
+@click.option("--data", metavar="PATH", help="Rows with prompts; by default the run's.")
+@click.option("--rows", type=click.IntRange(min=1), default=4, show_default=True, help="Number of prompts.")
+@click.option(
+    "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its last."
+)
+@click.option(
+    "-n", "samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions per prompt."
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Tokens per completion, at most.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.7,
+    show_default=True,
+    help="0 always takes the most likely token.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+def sample(
+    name: str, prompt: str | None, data: str | None, rows: int, step: int | None, **given: Any
+) -> None:
+    """Show completions from before and after training, side by side.
+
+    RUN_OR_CHECKPOINT is a run folder, a checkpoint in one, or a tinker:// path.
+    """
+    from mint_train.backends.base import Sampling
+    from mint_train.cli.sample import sample_and_print
+
+    if prompt is not None and data is not None:
+        raise OptionError("--prompt and --data are both given; give one of them")
+    drawn = {part: given.pop(part) for part in ("samples", "max_tokens", "temperature", "seed")}
+    sample_and_print(name, step, prompt, data, rows, Sampling(**drawn), given)
+
+
+settings_options(sample, SAMPLE_SETTINGS, others=False)

@@ -112,7 +112,7 @@ def test_nobody_listens(train_at: Callable[[str], tuple[int, str]]) -> None:
 def test_a_service_that_never_answers(
     train_at: Callable[[str], tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mint_train.backends.mint.client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("mint_train.backends.mint.session.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         status, err = train_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert status == 1
@@ -229,7 +229,7 @@ def small_service() -> Iterator[SmallService]:
 
 @pytest.fixture
 def client(small_service: SmallService) -> Iterator[MintTrainingClient]:
-    client = open_mint_client("small", 8, 1, small_service.url, SecretStr(KEY))
+    client = open_mint_client("small", 8, 1, small_service.url, SecretStr(KEY), trains=False)
     yield client
     client.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from mint_train.errors import UserError
@@ -25,5 +26,6 @@ else:
     from mint import types
 
 Datum = types.Datum
+SDK_VERSION = version("tinker")
 
-__all__ = ["Datum", "mint", "types"]
+__all__ = ["SDK_VERSION", "Datum", "mint", "types"]

@@ -61,8 +61,20 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """How gradients reach the backend."""
+
+    form: str
+    """The name of the service's loss that carries them; "exact" where no service comes between."""
+    note: str = ""
+    """A line for the user, where there is something to say."""
+
+
 class TrainingClient(Protocol):
     """One adapter in training. Requests take effect in the order in which they are submitted."""
+
+    gradients: Gradients
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""

@@ -45,8 +45,14 @@ def open_tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
     return load_tokenizer(settings.model or MINT_DEFAULT_MODEL)
 
 
-def open_client(settings: Settings, backend: str, folder: Path) -> TrainingClient:
+def open_client(settings: Settings, backend: str, folder: Path, *, trains: bool = True) -> TrainingClient:
     """Open a training client with a fresh adapter.
+
+    Args:
+        settings: those of the run.
+        backend: mint or local.
+        folder: the run's.
+        trains: whether gradients will be sent, so that the service must prove that it carries them out.
 
     Raises:
         UserError: the key, the address or the model is wrong.
@@ -56,7 +62,9 @@ def open_client(settings: Settings, backend: str, folder: Path) -> TrainingClien
         from mint_train.backends.mint.client import open_mint_client
 
         model = settings.model or MINT_DEFAULT_MODEL
-        return open_mint_client(model, settings.rank, settings.seed, settings.base_url, settings.api_key)
+        return open_mint_client(
+            model, settings.rank, settings.seed, settings.base_url, settings.api_key, trains=trains
+        )
     from mint_train.backends.local.load import open_local_client
 
     return open_local_client(
@@ -108,7 +116,9 @@ def open_samplers(
     from mint_train.backends.mint.sampling import MintSampler
 
     model = settings.model or MINT_DEFAULT_MODEL
-    client = open_mint_client(model, settings.rank, settings.seed, settings.base_url, settings.api_key)
+    client = open_mint_client(
+        model, settings.rank, settings.seed, settings.base_url, settings.api_key, trains=False
+    )
     if weights is None:
         client.load_state_with_optimizer(state).result()
         weights = client.save_weights_for_sampler("to-sample").result().path

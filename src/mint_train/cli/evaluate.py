@@ -86,7 +86,7 @@ def open_on(
     held_out = open_held_out(settings, loss)
     if held_out is None:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
-    client = open_client(settings, trained.backend, folder)
+    client = open_client(settings, trained.backend, folder, trains=False)
     dataset = build_dataset(
         held_out, loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
     )

@@ -98,10 +98,10 @@ def open_reference(settings: Settings, backend: str, reference: str, folder: Pat
         BackendError: it cannot be loaded.
     """
     if reference.startswith(ON_THE_SERVICE) or (Path(reference) / "state.safetensors").exists():
-        client = open_client(settings, backend, folder)
+        client = open_client(settings, backend, folder, trains=False)
         client.load_state_with_optimizer(reference).result()
         return client
-    return open_client(settings.model_copy(update={"model": reference}), backend, folder)
+    return open_client(settings.model_copy(update={"model": reference}), backend, folder, trains=False)
 
 
 def digest(reference: str, groups: Sequence[Group]) -> str:

@@ -84,6 +84,7 @@ def start_run(settings: Settings, loss: Loss, observers: Observers) -> RunResult
             folder.discard()  # it holds no run yet, and must not stand in the way of the next try
             raise
         description = describe_run(settings, loss, backend, examples, dataset, held_out_set)
+        description["gradients"] = client.gradients.form
         folder.begin(description)
         runner = make_runner(settings, loss, observers, client, dataset, held_out_set, folder, backend)
         return observe_and_run(runner, settings, backend, description)
@@ -134,6 +135,7 @@ def continue_run(
     runner.continue_from(checkpoint)
     observers.notice(f"Resuming after step {checkpoint.step}.")
     description |= {"settings": recorded_settings(settings), "steps": runner.steps, "status": "running"}
+    description["gradients"] = client.gradients.form
     folder.write_description(description)
     return observe_and_run(runner, settings, backend, description)
 
@@ -161,6 +163,8 @@ def open_prepared(
 ) -> tuple[TrainingClient, Dataset, Dataset]:
     """Open a client and prepare the data with it; where the service then fails, try again with another."""
     client = open_client(settings, backend, folder.path)
+    if client.gradients.note:
+        observers.notice(client.gradients.note)
     for number in range(settings.max_retries):
         try:
             return client, *prepare(settings, loss, observers, examples, held_out, client, folder, backend)

@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from mint_train.backends.base import Gradients
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
 from mint_train.backends.local.inputs import Limits, token_sequences
 from mint_train.backends.local.states import delete_state, load_state, save_state
@@ -32,6 +33,8 @@ def completed(value: Result) -> Future[Result]:
 
 class LocalTrainingClient:
     """Trains one LoRA adapter in this process; `backends.base.TrainingClient` describes the calls."""
+
+    gradients = Gradients("exact")
 
     def __init__(
         self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, engine: Engine, folder: Path

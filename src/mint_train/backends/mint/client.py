@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import torch
 from pydantic import SecretStr
 
+from mint_train.backends.base import Gradients
+from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, FORMS, GradientForm
+from mint_train.backends.mint.gradient_guard import find_form
+from mint_train.backends.mint.gradient_probe import was_without_gradients
 from mint_train.backends.mint.http_client import FATE_UNKNOWN
-from mint_train.backends.mint.service import Service, ServiceFuture
-from mint_train.errors import MintTrainError, ServiceError, UserError
+from mint_train.backends.mint.service import API, Service, ServiceFuture
+from mint_train.backends.mint.session import Session, open_session
+from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
 from mint_train.sdk import Datum, mint, types
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
-KEY_PREFIXES = ("sk-", "tml-", "eyJ")
-CONNECT_SECONDS = 10.0
-CONNECT_TRIES = 3
 PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
 DELETE_SECONDS = 30.0
-API = "/api/v1"
 
 
 class MintTrainingClient:
     """One adapter in training on the service; see `backends.base.TrainingClient` for the calls."""
 
     def __init__(
-        self, service_client: mint.ServiceClient, client: mint.TrainingClient, service: Service
+        self,
+        service_client: mint.ServiceClient,
+        client: mint.TrainingClient,
+        service: Service,
+        form: GradientForm = FORMS[0],
+        note: str = "",
     ) -> None:
         self.service_client = service_client
         self.client = client
         self.service = service
+        self.form = form
+        self.gradients = Gradients(form.loss_fn, note)
         self.holder = client.holder
         self.pending: set[Future[Any]] = set()
         self.gradients_sent = False
-        """Whether the next update is to find gradients that are not all 0."""
+        """True if non-zero gradients were sent since the last update."""
+        self.awaits_update = False
+        """True if gradients, zero or not, were sent since the last update."""
         self.deletes = True
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -63,33 +72,40 @@ class MintTrainingClient:
         """Submit a forward without gradients."""
         return self._submit("compute logprobs", lambda: self.client.forward(data, loss_fn))  # type: ignore[arg-type]
 
+    def forward_backward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
+        """Submit a forward and backward of one of the service's own losses."""
+        return self._submit("compute gradients", lambda: self.client.forward_backward(data, loss_fn))  # type: ignore[arg-type]
+
     def forward_backward_custom(
         self,
         data: list[Datum],
         loss_fn: Callable[[list[Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]],
     ) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Wait for the logprobs, compute the loss here, and submit its gradients."""
-        differentiated: list[torch.Tensor] = []
-
-        def noted_loss(
-            data: list[Datum], logprobs: list[torch.Tensor]
-        ) -> tuple[torch.Tensor, dict[str, float]]:
-            differentiated.extend(logprobs)
-            return loss_fn(data, logprobs)
-
-        async def submit() -> Any:
-            future = await self.client.forward_backward_custom_async(data, noted_loss)
-            self.gradients_sent |= any(bool(logprob.grad.any()) for logprob in differentiated)  # type: ignore[union-attr]
-            differentiated.clear()  # in the SDK's thread, where nothing waits for it
-            return future
-
-        return self._submit("compute gradients", lambda: self.service.wait(self._run(submit())))
+        if self.form.divided and self.awaits_update:
+            # the service would divide the gradients sent before by all datums of the update
+            raise BackendError("with importance_sampling, one request for gradients fits into an update")
+        outputs = self.forward(data, CROSS_ENTROPY).result().loss_fn_outputs
+        logprobs = [output["logprobs"].to_torch().float() for output in outputs]
+        leaves = [logprob.clone().requires_grad_() for logprob in logprobs]
+        loss, metrics = loss_fn(data, leaves)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [leaf.grad for leaf in leaves]
+        missing = sum(gradient is None for gradient in gradients)
+        if missing:
+            raise BackendError(f"the loss does not depend on the logprobs of {missing} datums")
+        known = [gradient.numpy() for gradient in gradients if gradient is not None]
+        sent = self.form.data(data, known, [logprob.numpy() for logprob in logprobs], len(data))
+        future = self.forward_backward(sent, self.form.loss_fn)
+        self.awaits_update = True
+        self.gradients_sent |= any(bool(gradient.any()) for gradient in known)
+        return replace(future, check=lambda answer: answer.metrics.update(metrics))
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:
         """Submit an update; its result raises a `ServiceError` if it came before the gradients."""
         # gradients that have been awaited are there, even if their norm is 0
         in_doubt = self.gradients_sent and not all(request.done() for request in self.pending)
-        self.gradients_sent = False
+        self.gradients_sent = self.awaits_update = False
 
         def check(answer: types.OptimStepResponse) -> None:
             if in_doubt and was_without_gradients(answer):
@@ -134,15 +150,20 @@ class MintTrainingClient:
             return
         for future in tuple(self.pending):
             future.cancel()
+        self.leave()
         with suppress(TimeoutError):
-            self._run(self._leave()).result(CLOSE_SECONDS)
+            self._run(self.service.connection.aclose()).result(CLOSE_SECONDS)
         self.holder.close()  # type: ignore[no-untyped-call]
 
+    def leave(self) -> None:
+        """Give up the adapter's place on the service; the session stays open."""
+        with suppress(TimeoutError):
+            self._run(self._leave()).result(CLOSE_SECONDS)
+
     async def _leave(self) -> None:
-        # SkyRL hands a place on with the gradients that no update has taken: so let an idle one take them
+        # SkyRL hands a place on with the gradients that no update has taken, so an idle update takes them
         await self._ask("optim_step", adam_params=types.AdamParams(learning_rate=0.0).model_dump())
         await self._ask("unload_model")
-        await self.service.connection.aclose()
 
     async def _ask(self, name: str, **arguments: Any) -> None:
         """Ask for something that may be done twice, without waiting until it is."""
@@ -178,89 +199,42 @@ class MintTrainingClient:
 
 
 def open_mint_client(
-    model: str, rank: int, seed: int, base_url: str | None, api_key: SecretStr | None
+    model: str,
+    rank: int,
+    seed: int,
+    base_url: str | None,
+    api_key: SecretStr | None,
+    *,
+    trains: bool = True,
 ) -> MintTrainingClient:
-    """Check key, address and model, and create a LoRA training client on the service.
+    """Open a session, prove how gradients are to be sent, and create a LoRA adapter.
+
+    Args:
+        model: the base model.
+        rank: of the adapter.
+        seed: of the adapter.
+        base_url: the service; None for the SDK's own default.
+        api_key: the key.
+        trains: whether gradients will be sent; else nothing is proved of them.
 
     Raises:
         UserError: there is no key, it is of the wrong kind or refused, or the service lacks the model.
-        BackendError: the service cannot be reached or fails.
+        BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
     """
-    service = Service((base_url or os.environ["TINKER_BASE_URL"]).rstrip("/"), check_key(api_key))
-    check_reachable(service)
-    with service.translated("open a session"):
-        client = mint.ServiceClient(
-            base_url=service.url, api_key=service.key.get_secret_value(), http_client=service.connection
-        )
-    with service.translated("name its models"):
-        supported = client.get_server_capabilities().supported_models
-    check_model(model, [str(entry.model_name) for entry in supported], service)
-    with service.translated(f"create an adapter for {model}"):
-        training_client = client.create_lora_training_client(
-            base_model=model, rank=rank, seed=seed, train_mlp=True, train_attn=True, train_unembed=True
-        )
-    return MintTrainingClient(client, training_client, service)
+    session = open_session(model, base_url, api_key)
+    form, note = FORMS[0], ""
+    if trains:
+        form, note = find_form(session, lambda: new_adapter(session, rank, seed))
+    return new_adapter(session, rank, seed, form, note)
 
 
-def was_without_gradients(answer: types.OptimStepResponse) -> bool:
-    """Tell whether an update found no gradients, where the service names their norm.
-
-    SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
-    """
-    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
-    return 0.0 in norms
-
-
-def check_key(api_key: SecretStr | None) -> SecretStr:
-    """Refuse a missing key or one of no known kind, before anything is sent.
+def new_adapter(
+    session: Session, rank: int, seed: int, form: GradientForm = FORMS[0], note: str = ""
+) -> MintTrainingClient:
+    """Create an adapter, and the client that trains it.
 
     Raises:
-        UserError: without showing the key.
+        MintTrainError: the service refuses, has no place left, or fails.
     """
-    if api_key is None:
-        raise UserError("no key for MinT: set MINT_API_KEY, or train on this machine with --backend local")
-    if not api_key.get_secret_value().startswith(KEY_PREFIXES):
-        raise UserError(
-            f"the key in MINT_API_KEY is of no known kind: it must start with {' or '.join(KEY_PREFIXES[:2])}"
-        )
-    return api_key
-
-
-def check_reachable(service: Service) -> None:
-    """Ask for an answer, any answer, within seconds: the SDK itself would retry for minutes.
-
-    Raises:
-        ServiceError: there is none.
-        UserError: the address is no URL.
-    """
-    for tries_left in reversed(range(CONNECT_TRIES)):
-        try:
-            status = httpx.get(f"{service.url}{API}/healthz", timeout=CONNECT_SECONDS).status_code
-            problem = f"is out of order (HTTP {status}); try again later"
-            if status < httpx.codes.INTERNAL_SERVER_ERROR:
-                return
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UserError(f"MINT_BASE_URL={service.url} is no address: {error}") from None
-        except httpx.TimeoutException:
-            problem = (
-                f"did not answer within {CONNECT_SECONDS:.0f} s; try again later, or check MINT_BASE_URL"
-            )
-            break
-        except httpx.HTTPError as error:
-            problem = f"cannot be reached ({error}); check MINT_BASE_URL"
-        if tries_left:
-            time.sleep(PAUSE_SECONDS)
-    raise ServiceError(f"the service at {service.url} {problem}")
-
-
-def check_model(model: str, supported: list[str], service: Service) -> None:
-    """Refuse a model that the service does not list: some servers would train another one instead.
-
-    Raises:
-        UserError: with what it has.
-    """
-    if supported and model not in supported:
-        raise UserError(
-            f"the service at {service.url} has no model {model}; it has: {', '.join(sorted(supported))} "
-            "(choose one with --model)"
-        )
+    adapter = session.create_adapter(rank, seed)
+    return MintTrainingClient(session.client, adapter, session.service, form, note)

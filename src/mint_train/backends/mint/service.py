@@ -20,6 +20,8 @@ from mint_train.sdk import mint
 
 Result = TypeVar("Result")
 
+API = "/api/v1"
+
 SHOWN = 300
 """Characters of a service's answer that a message repeats: it may be a whole web page."""
 PATIENCE_SECONDS = 300.0

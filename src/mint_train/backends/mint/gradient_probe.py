@@ -1,0 +1,286 @@
+"""Find out by experiment whether an adapter moves as the gradients that it is sent say.
+
+Each experiment sends weights for a few tokens, takes one small step, and looks how far the logprobs have
+moved. The step is plain gradient descent: AdamW with both betas 0 and an epsilon far above any gradient moves
+the adapter by `learning rate / epsilon * gradient`. So the movement is linear in the gradient, and what holds
+of gradients can be read from logprobs, on services that name no gradient norm too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from mint_train.backends.base import Future
+from mint_train.backends.mint.gradient_form import GradientForm
+from mint_train.errors import MintTrainError, ServiceError
+from mint_train.sdk import Datum, types
+
+# ids that any vocabulary has; the short text is the beginning of the long one, so both share its logprobs
+LONG_TEXT = (11, 57, 23, 90, 41, 66, 35, 78, 19, 84, 52, 30, 73, 47)
+SHORT_TEXT = LONG_TEXT[:9]
+SHORT, LONG = len(SHORT_TEXT) - 1, len(LONG_TEXT) - 1
+PREFIX_WEIGHTS = np.zeros(LONG, np.float32)
+PREFIX_WEIGHTS[3:SHORT] = (1.0, 0.5, 0.25, 2.0, 0.75)
+"""All positive, on tokens that both texts have; the first tokens stand for a prompt."""
+TAIL_WEIGHTS = np.zeros(LONG, np.float32)
+TAIL_WEIGHTS[SHORT:] = (1.0, -0.5, 2.0, -1.5, 0.25)
+"""Of both signs, on tokens that only the long text has."""
+NOTHING = np.zeros(LONG, np.float32)
+LARGE = 1000.0
+"""Two weights of this size nearly cancel; bfloat16, with steps of 4 there, rounds both to the same value."""
+
+EPSILON = 1e5
+FIRST_RATE = 1e-6
+"""Step per gradient that calibration begins with."""
+LARGE_RATE = 1e-3
+"""Step per gradient that shows the least gradient where none should be."""
+AIMS = (5e-4, 5e-3, 1e-1)
+"""Movements in nats to aim for: the least that repeats itself, since larger ones are less linear."""
+FACTOR = 3.0
+"""How far a movement may be from the aim, either way."""
+LEAST, MOST = 1e-5, 1.0
+"""Movements in nats that are taken for none, and for a step that was not the one asked for."""
+SPOILED = 0.3
+"""Movement in nats after which an adapter is no longer like a fresh one."""
+REPEATS = 0.02
+"""How far two equal experiments may differ, relative to their movement."""
+TOLERANCE = 0.05
+"""How far a movement may be from the one expected, relative to it."""
+CALIBRATIONS = 8
+TRIES = 3
+
+Row = tuple[bool, np.ndarray]
+"""Whether the text is the long one, and its weights `[LONG]`."""
+Experiment = Sequence[Sequence[Row]]
+"""The requests that are sent before one update, each with its rows."""
+
+
+class Adapter(Protocol):
+    """An adapter that experiments may change."""
+
+    def forward_backward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:
+        """Add the gradient of a loss of the service."""
+        ...
+
+    def optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
+        """Update the adapter."""
+        ...
+
+
+class CannotMeasureError(MintTrainError):
+    """The service's updates do not show what gradients they were made of."""
+
+
+def both(short: np.ndarray, long: np.ndarray) -> list[Row]:
+    """Return the rows of a request with both texts."""
+    return [(False, short), (True, long)]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An experiment, and the movement that it must show."""
+
+    fault: str
+    """What is wrong where it does not."""
+    experiment: Experiment
+    base: float = 0.0
+    """How many times the movement by `PREFIX_WEIGHTS`."""
+    tail: float = 0.0
+    """How many times the movement by `TAIL_WEIGHTS`."""
+
+
+STILL: Experiment = [both(NOTHING, NOTHING)]
+BASE: Experiment = [both(PREFIX_WEIGHTS, NOTHING)]
+TAIL: Experiment = [both(NOTHING, TAIL_WEIGHTS)]
+CHECKS = (
+    Check(
+        "it normalises weights: twice the weights do not give twice the gradient",
+        [both(2 * PREFIX_WEIGHTS, NOTHING)],
+        base=2,
+    ),
+    Check("it divides a text's gradient by the text's length", [both(NOTHING, PREFIX_WEIGHTS)], base=1),
+    Check(
+        "it takes the mean over the datums of a request, not their sum", [[(True, PREFIX_WEIGHTS)]], base=1
+    ),
+)
+"""With positive weights only: an adapter survives them on a service that divides by their sum."""
+SIGNED_CHECKS = (
+    Check("it does not carry out negative weights", [both(-1.5 * PREFIX_WEIGHTS, NOTHING)], base=-1.5),
+    Check(
+        "the gradients of two texts do not add up",
+        [both(0.75 * PREFIX_WEIGHTS, -1.25 * TAIL_WEIGHTS)],
+        base=0.75,
+        tail=-1.25,
+    ),
+    Check(
+        "the gradients of two requests before one update do not add up",
+        [[(True, TAIL_WEIGHTS)], [(True, 0.5 * PREFIX_WEIGHTS)]],
+        base=0.5,
+        tail=1,
+    ),
+)
+CANCELLING: Experiment = [both(LARGE * PREFIX_WEIGHTS, -(LARGE + 1) * PREFIX_WEIGHTS)]
+"""Their sum is minus `PREFIX_WEIGHTS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a form gives the gradients that were sent."""
+
+    fault: str | None
+    """What is wrong, as the end of a sentence; None where nothing is."""
+    precise: bool = True
+    """Whether weights arrive with more digits than bfloat16 has."""
+
+
+@dataclass
+class Probe:
+    """Experiments on one fresh adapter in one form."""
+
+    adapter: Adapter
+    form: GradientForm
+    rate: float = FIRST_RATE
+    """How far the adapter moves per gradient."""
+    tolerance: float = TOLERANCE
+    logprobs: np.ndarray = field(default_factory=lambda: np.zeros(LONG, np.float32))
+    """Of the long text's target tokens, as last read."""
+    first_logprobs: np.ndarray | None = None
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether the adapter has moved too far for further experiments."""
+        moved = self.logprobs - (self.logprobs if self.first_logprobs is None else self.first_logprobs)
+        return not bool(np.abs(moved).max() < SPOILED)
+
+    def judge(self) -> Verdict:
+        """Run all experiments.
+
+        Raises:
+            CannotMeasureError: no step repeats itself.
+            MintTrainError: the service fails or refuses.
+        """
+        left, still = self.moved([STILL, STILL], LARGE_RATE)
+        if np.abs(left).max() > LEAST + 10 * np.abs(still).max():
+            return Verdict("an update without gradients moves a fresh adapter: it kept those of another one")
+        base, found = self.calibrate()
+        if float(base @ PREFIX_WEIGHTS) < 0:
+            return Verdict("the sign is wrong: tokens with positive weights become less likely")
+        if (fault := self.first_fault(CHECKS, found, base, 0 * base)) is not None:
+            return Verdict(fault)
+        tail, *found, cancelling = self.moved(
+            [TAIL, *(check.experiment for check in SIGNED_CHECKS), CANCELLING]
+        )
+        if (fault := self.first_fault(SIGNED_CHECKS, found, base, tail)) is not None:
+            return Verdict(fault)
+        return Verdict(None, precise=self.agrees(cancelling, -base))
+
+    def first_fault(
+        self, checks: Sequence[Check], found: Sequence[np.ndarray], base: np.ndarray, tail: np.ndarray
+    ) -> str | None:
+        """Return what is wrong by the first check whose movement is not the one expected."""
+        for check, moved in zip(checks, found, strict=True):
+            if not self.agrees(moved, check.base * base + check.tail * tail):
+                return check.fault
+        return None
+
+    def agrees(self, moved: np.ndarray, expected: np.ndarray) -> bool:
+        """Return whether a movement is the one expected."""
+        return bool(np.linalg.norm(moved - expected) <= self.tolerance * np.linalg.norm(expected))
+
+    def calibrate(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Find the smallest step that repeats itself.
+
+        Returns:
+            The movement by `PREFIX_WEIGHTS`, `[LONG]`, and those by `CHECKS`.
+
+        Raises:
+            CannotMeasureError: there is none.
+        """
+        aims = iter(AIMS)
+        aim = next(aims)
+        for _ in range(CALIBRATIONS):
+            first, second, *found = self.moved([BASE, BASE, *(check.experiment for check in CHECKS)])
+            size = float(np.abs(second).max())
+            if not np.isfinite(size) or size > MOST:
+                raise CannotMeasureError("a small step moves the adapter far")
+            if aim / FACTOR <= size <= FACTOR * aim:
+                differing = float(np.linalg.norm(first - second) / np.linalg.norm(second))
+                if differing <= (REPEATS if aim < AIMS[-1] else 5 * REPEATS):
+                    self.tolerance = max(TOLERANCE, 3 * differing)
+                    return (first + second) / 2, found
+                aim = next(aims, AIMS[-1])
+            self.rate *= aim / size if size > LEAST else 100.0
+        raise CannotMeasureError("no step of an update repeats itself")
+
+    def moved(self, experiments: Sequence[Experiment], rate: float | None = None) -> list[np.ndarray]:
+        """Return how far each experiment moves the long text's logprobs, nats, float32 `[LONG]`.
+
+        Raises:
+            ServiceError: updates come before the gradients that were sent for them.
+        """
+        series = (*experiments, STILL)
+        for _ in range(TRIES):
+            sent = [self.submit(experiment, rate or self.rate) for experiment in series]
+            before, overtaken = [], False
+            for experiment, (passes, update) in zip(series, sent, strict=True):
+                before.append(read_logprobs([one.result() for one in passes]))
+                overtaken |= was_without_gradients(update.result()) and has_weights(experiment)
+            self.logprobs = before[-1]
+            if self.first_logprobs is None:
+                self.first_logprobs = before[0]
+            if not overtaken:
+                return [after - start for start, after in pairwise(before)]
+        raise ServiceError("the service updates adapters before it takes up the gradients that were sent")
+
+    def submit(self, experiment: Experiment, rate: float) -> tuple[list[Future[Any]], Future[Any]]:
+        """Send an experiment's gradients and its update, without waiting."""
+        datums = sum(len(request) for request in experiment)
+        passes = []
+        for request in experiment:
+            sizes = [LONG if long else SHORT for long, _ in request]
+            gradients = [-weights[:size] for (_, weights), size in zip(request, sizes, strict=True)]
+            data = self.form.data(
+                [TEXTS[long] for long, _ in request],
+                gradients,
+                [self.logprobs[:size] for size in sizes],
+                datums,
+            )
+            passes.append(self.adapter.forward_backward(data, self.form.loss_fn))
+        step = types.AdamParams(learning_rate=rate * EPSILON, beta1=0.0, beta2=0.0, eps=EPSILON)
+        return passes, self.adapter.optim_step(step)
+
+
+def text_datum(text: Sequence[int]) -> Datum:
+    """Return a text as a datum without weights."""
+    targets = types.TensorData.from_numpy(np.array(text[1:], dtype=np.int64))
+    return Datum(
+        model_input=types.ModelInput.from_ints(list(text[:-1])), loss_fn_inputs={"target_tokens": targets}
+    )
+
+
+TEXTS = (text_datum(SHORT_TEXT), text_datum(LONG_TEXT))
+
+
+def has_weights(experiment: Experiment) -> bool:
+    """Return whether an experiment sends any weight."""
+    return any(bool(weights.any()) for request in experiment for _, weights in request)
+
+
+def read_logprobs(answers: Sequence[types.ForwardBackwardOutput]) -> np.ndarray:
+    """Return the long text's logprobs from an experiment's answers, whose last row it always is."""
+    logprobs: np.ndarray = answers[0].loss_fn_outputs[-1]["logprobs"].to_numpy()
+    return logprobs.astype(np.float32).reshape(-1)
+
+
+def was_without_gradients(answer: types.OptimStepResponse) -> bool:
+    """Return whether an update found no gradients, where the service names their norm.
+
+    SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
+    """
+    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
+    return 0.0 in norms

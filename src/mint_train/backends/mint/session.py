@@ -1,0 +1,118 @@
+"""A session with the service: key, address and model are checked before an adapter is created."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import httpx
+from pydantic import SecretStr
+
+from mint_train.backends.mint.service import API, Service
+from mint_train.errors import ServiceError, UserError
+from mint_train.sdk import mint
+
+KEY_PREFIXES = ("sk-", "tml-", "eyJ")
+CONNECT_SECONDS = 10.0
+CONNECT_TRIES = 3
+PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open session, and the base model that its adapters are for."""
+
+    service: Service
+    client: mint.ServiceClient
+    model: str
+
+    def create_adapter(self, rank: int, seed: int) -> mint.TrainingClient:
+        """Create a fresh LoRA adapter on all linear layers.
+
+        Raises:
+            MintTrainError: the service refuses, has no place left, or fails.
+        """
+        with self.service.translated(f"create an adapter for {self.model}"):
+            return self.client.create_lora_training_client(
+                base_model=self.model,
+                rank=rank,
+                seed=seed,
+                train_mlp=True,
+                train_attn=True,
+                train_unembed=True,
+            )
+
+
+def open_session(model: str, base_url: str | None, api_key: SecretStr | None) -> Session:
+    """Check key, address and model, and open a session.
+
+    Raises:
+        UserError: there is no key, it is of the wrong kind or refused, or the service lacks the model.
+        BackendError: the service cannot be reached or fails.
+    """
+    service = Service((base_url or os.environ["TINKER_BASE_URL"]).rstrip("/"), check_key(api_key))
+    check_reachable(service)
+    with service.translated("open a session"):
+        client = mint.ServiceClient(
+            base_url=service.url, api_key=service.key.get_secret_value(), http_client=service.connection
+        )
+    with service.translated("name its models"):
+        supported = client.get_server_capabilities().supported_models
+    check_model(model, [str(entry.model_name) for entry in supported], service)
+    return Session(service, client, model)
+
+
+def check_key(api_key: SecretStr | None) -> SecretStr:
+    """Refuse a missing key or one of no known kind, before anything is sent.
+
+    Raises:
+        UserError: without showing the key.
+    """
+    if api_key is None:
+        raise UserError("no key for MinT: set MINT_API_KEY, or train on this machine with --backend local")
+    if not api_key.get_secret_value().startswith(KEY_PREFIXES):
+        raise UserError(
+            f"the key in MINT_API_KEY is of no known kind: it must start with {' or '.join(KEY_PREFIXES[:2])}"
+        )
+    return api_key
+
+
+def check_reachable(service: Service) -> None:
+    """Ask for an answer, any answer, within seconds: the SDK itself would retry for minutes.
+
+    Raises:
+        ServiceError: there is none.
+        UserError: the address is no URL.
+    """
+    for tries_left in reversed(range(CONNECT_TRIES)):
+        try:
+            status = httpx.get(f"{service.url}{API}/healthz", timeout=CONNECT_SECONDS).status_code
+            problem = f"is out of order (HTTP {status}); try again later"
+            if status < httpx.codes.INTERNAL_SERVER_ERROR:
+                return
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise UserError(f"MINT_BASE_URL={service.url} is no address: {error}") from None
+        except httpx.TimeoutException:
+            problem = (
+                f"did not answer within {CONNECT_SECONDS:.0f} s; try again later, or check MINT_BASE_URL"
+            )
+            break
+        except httpx.HTTPError as error:
+            problem = f"cannot be reached ({error}); check MINT_BASE_URL"
+        if tries_left:
+            time.sleep(PAUSE_SECONDS)
+    raise ServiceError(f"the service at {service.url} {problem}")
+
+
+def check_model(model: str, supported: list[str], service: Service) -> None:
+    """Refuse a model that the service does not list: some servers would train another one instead.
+
+    Raises:
+        UserError: with what it has.
+    """
+    if supported and model not in supported:
+        raise UserError(
+            f"the service at {service.url} has no model {model}; it has: {', '.join(sorted(supported))} "
+            "(choose one with --model)"
+        )

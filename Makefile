@@ -1,46 +1,61 @@
-# make run, make test: each does all its own set-up in .venv, once, and again where a pin or a definition changed.
+# make run, make test: each sets up .venv by itself, once, and again after a pin or a definition changed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --no-input --no-compile --quiet --constraint constraints.txt
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-# the first run compiles what it imports, a tenth of what pip would: so let Python write that down
+# pip would compile every module; the first run compiles only those that it imports, and keeps them
 export PYTHONDONTWRITEBYTECODE :=
 
-# core first, then each plugin as the distribution of its own that it is
+# core first, then each plugin, which is a distribution of its own
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
-DEFINITIONS := pyproject.toml constraints.txt
-# the peer that speeds are compared with; nothing else needs it
+EDITABLE := $(addprefix --editable ,$(PLUGINS))
+DEFINITIONS := pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
+# the trainer that speeds are compared with; nothing else needs it
 TRL := .cache/trl
 BUILD_DOCS := $(BIN)/sphinx-build --fail-on-warning --quiet docs build/docs
 
 # $(call timed,NAME,COMMAND): run a part and say how long it took
 define timed
-@echo '$(2)'; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
+@echo '$(1) ...'; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
-.PHONY: help run test fast fix docs wheels benchmark clean
+.PHONY: help run test lint types tests servers fast fix docs wheels benchmark clean
 help:
-	@echo "make run    install into $(VENV) and train DPO on this machine"
-	@echo "make test   install everything, then format, lint, types and all tests, a real server's included"
-	@echo "make fast   the tests that take seconds"
-	@echo "make fix    format, and repair what the linter can"
-	@echo "make docs   build the documentation site into build/docs; a warning is an error"
-	@echo "make wheels build every distribution into dist"
-	@echo "make benchmark  a training step beside TRL's, on this machine; TRL gets an environment of its own"
-	@echo "make clean  remove what these made, the environments included"
+	@echo "make run        install into $(VENV), with all losses and plots, and train DPO on this machine"
+	@echo "make test       everything that must hold: lint, types, docs, and all tests"
+	@echo "make lint       format, lint and import rules"
+	@echo "make types      mypy"
+	@echo "make tests      the tests that need no server"
+	@echo "make servers    the tests against a real SkyRL server"
+	@echo "make fast       the tests that take seconds"
+	@echo "make fix        format, and repair what the linter can"
+	@echo "make docs       build the documentation site; a warning is an error"
+	@echo "make wheels     build every distribution into dist"
+	@echo "make benchmark  a training step beside TRL's, which gets an environment of its own"
+	@echo "make clean      remove what these made, the environments included"
 
 run: $(VENV)/installed-run
 	$(BIN)/mint-train --loss dpo
 
-test: $(VENV)/installed-dev
+test: lint types docs $(VENV)/installed-dev
+	$(call timed,tests,$(PYTEST))
+
+lint: $(VENV)/installed-dev
 	$(call timed,format,$(BIN)/ruff format --check .)
 	$(call timed,lint,$(BIN)/ruff check .)
 	$(call timed,imports,$(BIN)/lint-imports --no-logo)
+
+types: $(VENV)/installed-dev
 	$(call timed,types,$(BIN)/mypy)
-	$(call timed,docs,$(BUILD_DOCS))
-	$(call timed,tests,$(BIN)/pytest --numprocesses 2 --dist loadgroup)
+
+tests: $(VENV)/installed-dev
+	$(call timed,tests,$(PYTEST) -m "not skyrl")
+
+servers: $(VENV)/installed-dev
+	$(call timed,servers,$(PYTEST) -m skyrl)
 
 fast: $(VENV)/installed-dev
 	$(BIN)/pytest -m "not skyrl and not slow"
@@ -50,7 +65,8 @@ fix: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/installed-dev
-	$(BUILD_DOCS)
+	$(call timed,docs,$(BUILD_DOCS))
+	@echo "The site: build/docs/index.html"
 
 wheels: $(VENV)/installed-dev
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir dist . $(PLUGINS)
@@ -66,14 +82,14 @@ $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/installed-run: $(VENV)/created $(DEFINITIONS) plugins/mint-train-dpo/pyproject.toml
-	$(call timed,install,$(INSTALL) --editable . --editable plugins/mint-train-dpo)
+$(VENV)/installed-run: $(VENV)/created $(DEFINITIONS)
+	$(call timed,install,$(INSTALL) --editable ".[plot]" $(EDITABLE))
 	@touch $@
 
 # dependency groups came with pip 25.1
-$(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS) $(PLUGINS:=/pyproject.toml)
+$(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS)
 	$(call timed,pip,$(BIN)/python -m pip install --no-input --quiet --upgrade "pip>=25.1")
-	$(call timed,install,$(INSTALL) --editable . $(addprefix --editable ,$(PLUGINS)) --group dev)
+	$(call timed,install,$(INSTALL) --editable ".[plot]" $(EDITABLE) --group dev)
 	@touch $@ $(VENV)/installed-run
 
 $(TRL)/installed: $(VENV)/created constraints.txt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -16,8 +17,12 @@ import pytest
 # huggingface_hub reads it when it is imported: no test may wait for a hub
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-REAL_PAIRS = Path(__file__).parents[2] / "shared" / "data" / "dpo_en_demo.json"
+SKIPS_FAIL = bool(os.environ.get("MINT_TRAIN_SKIPS_FAIL"))
+"""Whether a skipped test is an error: where everything that tests look for is installed."""
+KEPT_VARIABLES = ("MINT_TRAIN_SKIP_SKYRL",)
+DIALOGUES = 60
 
+WORDS = "the a river city Danube why because größer naïve 日本 🙂 1,450 `code` answer question good"
 SHORT_PAIRS = [
     {"prompt": "Say one.", "chosen": "one", "rejected": "no"},
     {"prompt": "Say two.", "chosen": "two", "rejected": "never"},
@@ -35,13 +40,41 @@ class Ended(NamedTuple):
     err: str
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
+    """Turn a skip into a failure where asked."""
+    report = yield
+    if SKIPS_FAIL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[pytest.CollectReport]:
+    """Turn the skip of a whole module into a failure where asked."""
+    report = yield
+    if SKIPS_FAIL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Take the user's own settings and tokenised data away, from fixtures of a whole module too."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in list(os.environ):
+            if name.startswith("MINT_") and name not in KEPT_VARIABLES:
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path_factory.mktemp("tokenised")))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Take the user's own settings and tokenised data away."""
-    for name in list(os.environ):
-        if name.startswith("MINT_") and name != "MINT_TRAIN_SKIP_SKYRL":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path_factory.getbasetemp() / "tokenised"))
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give each test a cache of its own, so that none finds what another has tokenised."""
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path_factory.mktemp("tokenised")))
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +95,25 @@ def tokenizer(starter_model_folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(starter_model_folder)
 
 
-@pytest.fixture(scope="session")
-def real_pairs() -> Path:
-    """The 299 real pairs in ShareGPT form."""
-    if not REAL_PAIRS.exists():
-        pytest.skip(f"{REAL_PAIRS} is not there")
-    return REAL_PAIRS
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    """A file of pairs in ShareGPT form, of 1 to 13 turns and of many lengths, as people's chats are."""
+    dice = random.Random(0)
+
+    def turn(speaker: str) -> dict[str, str]:
+        sentences = [
+            " ".join(dice.choices(WORDS.split(), k=dice.randint(3, 14))) for _ in range(dice.randint(1, 12))
+        ]
+        return {"from": speaker, "value": dice.choice([". ", ".\n\n", "\n- "]).join(sentences)}
+
+    rows = []
+    for number in range(DIALOGUES):
+        speakers = [("human", "gpt")[place % 2] for place in range(1 + 2 * (number % 7))]
+        turns = [turn(speaker) for speaker in (["system"] if number % 5 == 0 else []) + speakers]
+        rows.append({"conversations": turns, "chosen": turn("gpt"), "rejected": turn("gpt")})
+    path = tmp_path / "dialogues.json"
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return path
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,33 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["mint_train.training.training", "mint_train.backends.local.load"])
 KILLED = -9
 MOST_TRIES = 30
+POLL_SECONDS = 0.002
+LONGEST_PAUSE = 0.05
+"""Seconds from a step to the kill: enough for the kill to fall into any part of the next step."""
 
 
 @dataclass
 class Ended:
-    """How a process ended, when, and what it wrote."""
+    """How a process ended, and what it wrote."""
 
     status: int
-    seconds: float
     output: str
+
+
+@dataclass
+class Kill:
+    """When to kill a run: once it has recorded some steps, and a moment later.
+
+    It follows the run's own progress, so that a slow machine is killed as far into the run as a fast one.
+    """
+
+    steps: int
+    seconds_later: float
+
+    @classmethod
+    def drawn(cls, dice: random.Random, first: int, last: int) -> Kill:
+        """Draw a kill after `first` steps or more and before `last`."""
+        return cls(dice.randint(first, max(first, last - 2)), dice.uniform(0, LONGEST_PAUSE))
 
 
 def call_cli(arguments: list[str], log: str, variables: dict[str, str]) -> None:
@@ -44,52 +61,58 @@ def call_cli(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     main()
 
 
-def run(folder: Path, *arguments: str, kill_after: float | None = None, **variables: str) -> Ended:
-    """Run `mint-train` to its end, or kill it after some seconds."""
+def recorded_steps(folder: Path) -> int:
+    """Return how many steps a run has recorded; a folder that is not there has none."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run(folder: Path, *arguments: str, kill: Kill | None = None, **variables: str) -> Ended:
+    """Run `mint-train` to its end, or kill it."""
     log = folder.with_name(folder.name + ".log")
     process = PROCESSES.Process(target=call_cli, args=(list(arguments), str(log), variables))
-    began = time.monotonic()
     process.start()
-    process.join(kill_after)
-    if process.is_alive():
+    if kill is not None:
+        while process.is_alive() and recorded_steps(folder) < kill.steps:
+            process.join(POLL_SECONDS)
+        process.join(kill.seconds_later)
         process.kill()
-        process.join()
+    process.join()
     assert process.exitcode is not None
-    output = log.read_text(errors="replace") if log.exists() else ""
-    return Ended(process.exitcode, time.monotonic() - began, output)
+    return Ended(process.exitcode, log.read_text(errors="replace") if log.exists() else "")
 
 
 def run_killed(
-    folder: Path, arguments: list[str], whole_seconds: float, moments: random.Random, **variables: str
+    folder: Path, arguments: list[str], steps: int, dice: random.Random, **variables: str
 ) -> tuple[int, int]:
-    """Begin a run, kill it at a random moment, and resume it, perhaps to kill it again, until it is done.
+    """Start a run, kill it somewhere, and resume it, perhaps to kill it again, until it is done.
 
     Args:
-        folder: where the run is to be; each time that nothing can be resumed it is begun anew.
+        folder: the run's folder; each time that nothing can be resumed, the run is started anew.
         arguments: what an unbroken run is started with, without --output.
-        whole_seconds: how long that takes.
-        moments: tells when to kill.
+        steps: how many steps an unbroken run takes.
+        dice: decide where to kill.
         variables: of the environment.
 
     Returns:
-        How often it was killed, and how often begun anew.
+        How often it was killed, and how often started anew.
     """
-    begin = [*arguments, "--output", str(folder), "--overwrite"]
-    ended = run(folder, *begin, kill_after=moments.uniform(0, whole_seconds), **variables)
-    kills, begun_anew = int(ended.status == KILLED), 0
+    start = [*arguments, "--output", str(folder), "--overwrite"]
+    ended = run(folder, *start, kill=Kill.drawn(dice, 0, steps), **variables)
+    kills, restarts = int(ended.status == KILLED), 0
     for _ in range(MOST_TRIES):
         check_files(folder)
         if ended.status == 0:
-            return kills, begun_anew
-        again = moments.uniform(0, whole_seconds) if moments.random() < 0.3 else None
+            return kills, restarts
+        again = Kill.drawn(dice, recorded_steps(folder), steps) if dice.random() < 0.3 else None
         if ended.status == KILLED:
-            ended = run(folder, "resume", str(folder), kill_after=again, **variables)
+            ended = run(folder, "resume", str(folder), kill=again, **variables)
         else:
             # it says in one line that there is nothing to resume
             assert ended.status == 2, ended.output
             assert "no checkpoint" in ended.output or "holds no run" in ended.output, ended.output
-            begun_anew += 1
-            ended = run(folder, *begin, kill_after=again, **variables)
+            restarts += 1
+            ended = run(folder, *start, kill=again, **variables)
         kills += ended.status == KILLED
     raise AssertionError(f"{folder} is not done after {MOST_TRIES} tries: {ended.output}")
 

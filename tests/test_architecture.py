@@ -65,7 +65,7 @@ def packages(path: Path) -> set[str]:
 
 
 def docstrings(path: Path) -> set[int]:
-    """The places of the constants that are documentation: statements that are a text."""
+    """The ids of the constants that are documentation: statements that are a string."""
     return {
         id(node.value)
         for node in ast.walk(tree(path))
@@ -176,6 +176,17 @@ def test_each_plugin_is_a_distribution_that_names_what_it_imports() -> None:
         for path in sources(folder / "src"):
             used = {name.replace("_", "-") for name in packages(path) if name.startswith("mint_train")}
             assert used - {project["name"]} <= needed, f"{path} imports more than {folder.name} depends on"
+
+
+def test_all_distributions_have_one_version_and_ask_for_it() -> None:
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for path in PLUGINS.glob("*/pyproject.toml"):
+        project = tomllib.loads(path.read_text())["project"]
+        assert project["version"] == core["version"], path
+        assert project["classifiers"] == core["classifiers"], path
+        asked = [name for name in project["dependencies"] if name.startswith("mint-train")]
+        assert f"mint-train>={core['version']}" in asked, path
+        assert all(name.endswith(f">={core['version']}") for name in asked), path
 
 
 def test_only_the_program_imports_the_command_line() -> None:

@@ -23,10 +23,10 @@ def test_a_killed_run_ends_as_the_unbroken_one(short_pairs: Path, tmp_path: Path
     ]  # fmt: skip
     unbroken = run(tmp_path / "unbroken", *arguments, "--output", str(tmp_path / "unbroken"))
     assert unbroken.status == 0, unbroken.output
-    moments, kills, trials = random.Random(1), 0, 0
-    while kills < 2:  # a moment may fall behind a run's end
+    dice, kills, trials = random.Random(1), 0, 0
+    while kills < 2:  # a run may end before it is killed
         folder = tmp_path / f"killed-{trials}"
-        kills += run_killed(folder, arguments, unbroken.seconds, moments)[0]
+        kills += run_killed(folder, arguments, STEPS, dice)[0]
         assert_same_to_the_bit(folder, tmp_path / "unbroken")
         trials += 1
         assert trials < 10, "the runs end before they are killed"

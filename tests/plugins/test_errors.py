@@ -28,9 +28,7 @@ def write_distribution(folder: Path, name: str, loss_name: str, module: str, sou
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(
-        f"[mint_train.losses]\n{loss_name} = {module}\n", encoding="utf-8"
-    )
+    (info / "entry_points.txt").write_text(f"[mint_train.losses]\n{loss_name} = {module}\n", encoding="utf-8")
     (folder / f"{module.partition(':')[0]}.py").write_text(source, encoding="utf-8")
 
 

@@ -196,7 +196,7 @@ def test_it_looks_right_in_a_browser(
             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1200",
             *(["--force-dark-mode"] if scheme == "dark" else []), f"--screenshot={shot}", page.as_uri(),
         ],
-        capture_output=True, check=True, timeout=60,
+        capture_output=True, check=True, timeout=600,
     )  # fmt: skip
     with Image.open(io.BytesIO(shot.read_bytes())) as taken:
         picture = taken.convert("RGB")

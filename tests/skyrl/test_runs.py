@@ -72,8 +72,8 @@ def test_both_backends_agree_on_the_first_step(
         assert first["local"][name] == pytest.approx(first["mint"][name], rel=1e-5), name
 
 
-def test_real_pairs_train_on_the_service(run_cli: RunCli, real_pairs: Path, tmp_path: Path) -> None:
-    rows = json.loads(real_pairs.read_text())[:12]
+def test_dialogues_train_on_the_service(run_cli: RunCli, dialogues: Path, tmp_path: Path) -> None:
+    rows = json.loads(dialogues.read_text())[:12]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     status, out, err = run_cli(
         "--loss", "dpo", "--data", str(tmp_path / "rows.json"), "--batch-size", "2", "--steps", "1",

@@ -15,13 +15,13 @@ import torch
 from pair_batches import completion_part, make_batch, open_loss, random_pairs, value_and_gradients
 from torch import Tensor, nn
 
-pytest.importorskip("trl", reason="TRL is the oracle of these tests, and not installed")
+pytest.importorskip("trl", reason="TRL is the oracle of these tests and is not installed")
 
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::FutureWarning:transformers")]
 
 PAIRS = random_pairs(torch.Generator().manual_seed(21), 6)
 PROMPT_TOKENS = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from mint_train.plugins.discovery import hook_arguments
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("source ", "export ", "make ", "pip ", "$ ")
 PAIRS = (
@@ -48,6 +49,28 @@ def test_every_hook_has_its_section_with_its_own_arguments() -> None:
     assert set(sections) == set(hook_arguments())
     for hook, arguments in hook_arguments().items():
         assert re.findall(r"(\w+):", sections[hook].split(" -> ")[0]) == list(arguments)
+
+
+def test_the_map_has_a_line_for_each_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.partition("src/mint_train/\n")[2].partition("\nplugins/")[0]
+    named = [line.split()[0].rstrip("/") for line in drawn.splitlines()]
+    core = ROOT / "src" / "mint_train"
+    packages = {path.parent.name for path in core.glob("*/__init__.py")}
+    assert packages <= set(named)
+    assert all((core / name).exists() for name in named)
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0][
+        "layers"
+    ]
+    assert [name.removesuffix(".py") for name in named] == layers, "the map shows the order of the imports"
+
+
+def test_every_module_that_a_page_names_exists() -> None:
+    for page in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        for name in re.findall(r"`(\w+/\w+\.py)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / "src" / "mint_train" / name).exists() or (ROOT / name).exists(), (
+                f"{page.name}: {name}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

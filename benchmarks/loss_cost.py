@@ -50,7 +50,7 @@ def main() -> None:
         torch.set_num_threads(1)
     groups = make_groups(arguments.pairs, arguments.tokens)
     logprobs = [(-torch.rand(arguments.tokens)).requires_grad_() for _ in range(2 * arguments.pairs)]
-    loss = Loss(load_plugin("dpo"), {"reference": "initial"} if arguments.reference else {})
+    loss = Loss.of(load_plugin("dpo"), {"reference": "initial"} if arguments.reference else {})
     variants: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
         "bare": Bare(Batch(groups)),
         # a run builds a new batch from the same groups in each step

@@ -41,7 +41,7 @@ def row(name: str) -> list[str]:
     """Describe one loss, a cell per column."""
     plugin = load_plugin(name)
     parts = sections(inspect.cleandoc(plugin.plugin.__doc__ or ""))
-    loss = Loss(plugin)
+    loss = Loss.of(plugin)
     formula = re.sub(r"`(reference=none|length_normalized=false|scale=linear)`", r"\1", parts["Formula"])
     return [
         f"`{name}`",
@@ -64,7 +64,7 @@ def reference_cell(loss: Loss, name: str) -> str:
     if "reference" not in loss.options_model.model_fields:
         return "no"
     try:
-        Loss(load_plugin(name), {"reference": "none"})
+        Loss.of(load_plugin(name), {"reference": "none"})
     except OptionError:
         return "yes"
     return f"as you like (default `{loss.reference or 'none'}`)"

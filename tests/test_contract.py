@@ -18,6 +18,7 @@ from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import ContractError, Source
 from mint_train.groups.order import Order
 from mint_train.losses.loss import Loss
+from mint_train.observers.registry import Observers
 from mint_train.plugins.discovery import load_plugin
 from mint_train.run_folder.folder import RunFolder
 from mint_train.sdk import Datum, types
@@ -36,7 +37,7 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def dpo() -> Loss:
-    return Loss(load_plugin("dpo"))
+    return Loss.of(load_plugin("dpo"))
 
 
 def datum(completion: list[int], prompt: list[int] = PROMPT) -> Datum:
@@ -58,13 +59,13 @@ def pair(line: int, *datums: Datum) -> Group:
 
 GOOD = [datum([20]), datum([30])]
 BROKEN = {
-    "one datum": (GOOD[:1], "has 1 datums; a pair is \\[chosen, rejected\\]"),
+    "one datum": (GOOD[:1], "has 1 datum; a pair is \\[chosen, rejected\\]"),
     "three datums": ([*GOOD, datum([40])], "has 3 datums; a pair is \\[chosen, rejected\\]"),
     "no datum": ([], "has 0 datums; a pair is \\[chosen, rejected\\]"),
     "another prompt": ([datum([20]), datum([30], [10, 99, 12])], "do not share their prompt"),
     "a longer prompt": ([datum([20]), datum([30], [*PROMPT, 13])], "do not share their prompt"),
     "another last prompt token": ([datum([20]), datum([30], [10, 11, 13])], "do not share their prompt"),
-    "equal": ([datum([20, 21]), datum([20, 21])], "chosen is equal to rejected"),
+    "equal": ([datum([20, 21]), datum([20, 21])], "rejected is equal to chosen"),
     "untrained chosen": ([untrained([20]), datum([30])], "its chosen completion has no trained token"),
     "untrained rejected": ([datum([20]), untrained([30])], "its rejected completion has no trained token"),
 }
@@ -79,6 +80,7 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
     datums, problem = BROKEN[kind]
     runner = Runner(
         loss=dpo,
+        observers=Observers(),
         client=Silent(),
         groups=ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]),
         folder=RunFolder.create(tmp_path / "run", overwrite=False),
@@ -99,7 +101,7 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
 
 def test_an_odd_number_of_datums_is_refused_even_if_groups_hide_it(dpo: Loss) -> None:
     """Two groups, three datums: the total is odd, and the group that makes it so is named."""
-    with pytest.raises(ContractError, match=r"pairs\.jsonl:2: pair 1 has 1 datums.*even datums are chosen"):
+    with pytest.raises(ContractError, match=r"pairs\.jsonl:2: pair 1 has 1 datum"):
         dpo.check_batch(Batch([pair(1, *GOOD), pair(2, GOOD[0])]))
 
 
@@ -165,7 +167,7 @@ class SwappedPrompts:
 
 @pytest.mark.parametrize(
     ("plugin", "problem"),
-    [(OneDatumPerRow, "pair 0 has 1 datums"), (SwappedPrompts, "pair 0: chosen and rejected do not share")],
+    [(OneDatumPerRow, "pair 0 has 1 datum"), (SwappedPrompts, "pair 0: chosen and rejected do not share")],
 )
 def test_a_plugin_that_breaks_the_pairing_is_refused_on_the_command_line(
     run_cli: Callable[..., Any],
@@ -226,5 +228,5 @@ def test_every_pair_of_the_data_is_checked_before_the_first_step(
         "--loss", "broken", "--data", path, "--model", starter_model_folder, "--batch-size", 1
     )
     assert status == 2
-    assert f"{path}:3: pair 2 has 1 datums" in err
+    assert f"{path}:3: pair 2 has 1 datum" in err
     assert "Step 1" not in out

@@ -17,7 +17,7 @@ from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rows.readers import open_data, read_rows
-from mint_train_dpo.pairs import PreferencePair
+from mint_train_dpo.rows import PreferencePair
 
 ROW = {"prompt": "a question", "chosen": "a good answer", "rejected": "a bad answer"}
 TURN = {"role": "user", "content": "a question"}
@@ -29,7 +29,7 @@ CHAT_PAIR = PreferencePair([TURN], "a good answer", "a bad answer")
 
 @pytest.fixture(scope="module")
 def dpo() -> Loss:
-    return Loss(load_plugin("dpo"))
+    return Loss.of(load_plugin("dpo"))
 
 
 @pytest.fixture

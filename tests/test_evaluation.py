@@ -260,7 +260,7 @@ def test_an_observer_learns_of_each(starter_model_folder: Path, short_pairs: Pat
 
     given = {"loss": "dpo", "data": short_pairs, "eval_fraction": 0.4, "model": str(starter_model_folder)}
     settings = load_settings(given | {"steps": 2, "output": tmp_path / "run"})
-    train_with(settings, Loss(NamedPlugin("observing", Observing(), "this test")))
+    train_with(settings, Loss.of(NamedPlugin("observing", Observing(), "this test")))
     assert [(evaluation.step, evaluation.groups) for evaluation in seen] == [(0, 2), (2, 2)]
     assert [row["source"] for row in seen[0].rows] == [row["source"] for row in seen[1].rows]
 

@@ -208,11 +208,11 @@ def test_the_adapter_loads_with_peft_and_gives_the_trained_logprobs(
     from mint_train.backends.local.load import open_local_client
     from mint_train.losses.loss import Loss
     from mint_train.plugins.discovery import load_plugin
-    from mint_train_dpo.pairs import PreferencePair
+    from mint_train_dpo.rows import PreferencePair
 
     result = train(lr=1e-2)
     tokenizer = AutoTokenizer.from_pretrained(starter_model_folder)
-    dpo = Loss(load_plugin("dpo"))
+    dpo = Loss.of(load_plugin("dpo"))
     data = dpo.flatten(PreferencePair("Say one.", "one", "no"), Renderer(tokenizer))
     client = open_local_client(str(starter_model_folder), 16, 0, Path("other"))
 

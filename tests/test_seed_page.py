@@ -26,7 +26,7 @@ from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import MINT_DEFAULT_MODEL
-from mint_train_dpo.pairs import PreferencePair
+from mint_train_dpo.rows import PreferencePair
 
 PROMPT = "Explain why regular backups matter."
 CHOSEN = "Backups protect data by creating copies that can be restored..."
@@ -35,7 +35,7 @@ REJECTED = "Backups are good."
 
 @pytest.fixture
 def dpo() -> Loss:
-    return Loss(load_plugin("dpo"))
+    return Loss.of(load_plugin("dpo"))
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_default_run(run_cli: Callable[..., Any], starter_model_folder: Path, tm
     assert all(record["learning_rate"] == 1e-5 for record in records)
     assert all(before["loss"] > after["loss"] for before, after in pairwise(records))
     assert "Final checkpoint: run/adapter" in out
-    assert "accuracy 0.00 is true" in out
+    assert "accuracy of 0.00 is expected" in out
     trained = load_file("run/adapter/adapter_model.safetensors")
     moved = [name for name, tensor in trained.items() if "lora_B" in name and tensor.abs().max() > 0]
     assert moved, "no gradient reached the adapter"

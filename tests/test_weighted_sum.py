@@ -61,7 +61,7 @@ def test_an_option_goes_to_the_part_that_has_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("nonsense", "no part has it"), ("ipo.gamma", 'no option "gamma"')]
+    ("option", "words"), [("nonsense", "no term has it"), ("ipo.gamma", 'no option "gamma"')]
 )
 def test_an_option_without_a_place_is_refused(option: str, words: str) -> None:
     with pytest.raises(OptionError, match=words):

@@ -8,15 +8,16 @@ Under pytest::
     def test_conformance(check):
         check()
 
-A plugin may claim what does not apply to it: a module by a constant, a function by `@loss(claims={...})`:
+A plugin may have traits that a check must know: a module states them as constants, a function by
+`@loss(traits={...})`:
 
 - `ORDER_MATTERS = True`: the loss of a batch depends on the order of its groups;
-- `UNTRAINED_DATUMS = (1,)`: the datums at these places of a group are measured or left alone, and their
+- `UNTRAINED_DATUMS = (1,)`: the datums at these positions of a group are measured or ignored, and their
   gradient is zero;
 - `STOPS_GRADIENT = True`: a part of the loss that depends on trained logprobs (a weight, a baseline) is held
   constant, so that finite differences do not give its gradient.
 
-A claim may be a function of the options, and holds for the losses that extend the plugin.
+A trait may be a function of the options, and holds for the losses that extend the plugin.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ CHECKS: Mapping[str, Callable[[Material], str]] = {
     "the order of groups does not matter": math_checks.order_of_groups_does_not_matter,
     "an evaluation changes nothing": math_checks.evaluation_changes_nothing,
     "metrics are plain finite floats": math_checks.metrics_are_plain,
-    "the step line names metrics": math_checks.step_line_names_metrics,
+    "the described metrics are computed": math_checks.described_metrics_are_computed,
 }
 
 
@@ -85,8 +86,8 @@ class Examined:
             return Material(open_loss(self.given, self.options), self.rows)
         if isinstance(self.given, FunctionLoss):
             named = NamedPlugin(self.given.__name__, self.given, "this program")
-            return Material(Loss(named, self.options), self.rows)
-        return Material(Loss(self.given, self.options), self.rows)
+            return Material(Loss.of(named, self.options), self.rows)
+        return Material(Loss.of(self.given, self.options), self.rows)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_row_names_each_option_with_its_default(name: str) -> None:
     assert formula
     assert paper
     assert use
-    loss = Loss(load_plugin(name))
+    loss = Loss.of(load_plugin(name))
     own = loss.options.model_dump()
     wants = own.pop("reference", None)
     assert (reference == "no") == (wants is None)

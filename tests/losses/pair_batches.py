@@ -73,7 +73,7 @@ def open_loss(name: str, **options: object) -> Loss:
     """Load a loss of the family; DPO itself with a reference unless told otherwise."""
     if name == "dpo":
         options = {"reference": "initial", **options}
-    return Loss(load_plugin(name), options)
+    return Loss.of(load_plugin(name), options)
 
 
 def value_and_gradients(

@@ -16,6 +16,7 @@ from mint_train.batches.logprobs import packed_logprobs
 from mint_train.errors import OptionError, PluginError, RowError
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
+from mint_train.run_folder.metric import Metric
 from mint_train.testing import CHECKS, ConformanceError, check_loss, conformance_checks
 
 
@@ -100,7 +101,7 @@ def test_broken_mathematics_is_found(function: Callable[..., Any], check: str, d
     assert detail in found[check]
 
 
-def test_claims_are_believed_and_inherited() -> None:
+def test_traits_are_believed_and_inherited() -> None:
     plugin = extending(
         ORDER_MATTERS=True,
         STOPS_GRADIENT=True,
@@ -109,21 +110,21 @@ def test_claims_are_believed_and_inherited() -> None:
         ),
     )
     assert failures(plugin) == {}
-    alone = loss(extends="dpo", claims={"UNTRAINED_DATUMS": (1,)})(left_out)
+    alone = loss(extends="dpo", traits={"UNTRAINED_DATUMS": (1,)})(left_out)
     assert failures(alone) == {}
 
 
-def test_an_unknown_claim_is_refused() -> None:
-    with pytest.raises(PluginError, match='no claim is called "ORDER_MATERS"; did you mean "ORDER_MATTERS"'):
-        loss(extends="dpo", claims={"ORDER_MATERS": True})(left_out)
+def test_an_unknown_trait_is_refused() -> None:
+    with pytest.raises(PluginError, match='no trait is called "ORDER_MATERS"; did you mean "ORDER_MATTERS"'):
+        loss(extends="dpo", traits={"ORDER_MATERS": True})(left_out)
 
 
-class Lax(BaseModel):
+class Lax(mint_train_dpo.plugin.DPOOptions):
+    model_config = ConfigDict(extra="ignore")
     beta: float = Field(default=1.0, description="A number.")
 
 
-class Undocumented(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Undocumented(mint_train_dpo.plugin.DPOOptions):
     beta: float = 1.0
 
 
@@ -134,10 +135,11 @@ def test_bad_options_are_found(model: type[BaseModel], detail: str) -> None:
 
 
 def test_options_without_defaults_are_an_option_error() -> None:
-    class Needy(BaseModel):
+    class Needy(mint_train_dpo.plugin.DPOOptions):
         beta: float
+        needed: float
 
-    with pytest.raises(OptionError, match="beta"):
+    with pytest.raises(OptionError, match="needed"):
         check_loss(NamedPlugin("needy", extending(loss_options=lambda: Needy), "a test"))
 
 
@@ -181,12 +183,12 @@ def test_max_length_is_tried() -> None:
     assert "tokens at" in failures(extending(flatten=deaf))["max-length is kept"]
 
 
-def test_a_step_line_of_no_metric_is_found() -> None:
+def test_a_description_of_no_metric_is_found() -> None:
     plugin = extending(
         compute_loss=lambda batch, logprobs: torch.relu(1 - margins(batch, logprobs)).mean(),
-        step_line=lambda: {"acuracy": ".2f"},
+        metrics=lambda: {"acuracy": Metric(".2f")},
     )
-    assert '"acuracy" is none of the metrics' in failures(plugin)["the step line names metrics"]
+    assert '"acuracy" is described, but' in failures(plugin)["the described metrics are computed"]
 
 
 def test_a_check_raises_under_pytest() -> None:

@@ -20,7 +20,7 @@ from mint_train.plugins.discovery import NamedPlugin
 
 
 def open_plugin(**attributes: Any) -> Loss:
-    return Loss(NamedPlugin("mine", SimpleNamespace(**attributes), "mine 1.0"))
+    return Loss.of(NamedPlugin("mine", SimpleNamespace(**attributes), "mine 1.0"))
 
 
 def write_distribution(folder: Path, name: str, loss_name: str, module: str, source: str) -> None:
@@ -82,7 +82,7 @@ def test_a_circle_is_refused(install_loss: Callable[[str, object], None]) -> Non
     install_loss("one", SimpleNamespace(EXTENDS="two", loss_options=hookimpl(lambda: None)))
     install_loss("two", SimpleNamespace(EXTENDS="one", loss_options=hookimpl(lambda: None)))
     with pytest.raises(PluginError, match="circle of losses: one extends two extends one"):
-        Loss(NamedPlugin("one", SimpleNamespace(EXTENDS="two"), "a test"))
+        Loss.of(NamedPlugin("one", SimpleNamespace(EXTENDS="two"), "a test"))
 
 
 def test_a_base_that_is_not_installed_is_named() -> None:
@@ -110,7 +110,7 @@ def test_what_a_loss_must_not_return(returned: Callable[[torch.Tensor], Any], pr
     def mine(batch, logprobs):
         return returned(sequence_logprobs(logprobs, batch))
 
-    opened = Loss(NamedPlugin("mine", mine, "a test"))
+    opened = Loss.of(NamedPlugin("mine", mine, "a test"))
     with pytest.raises(LossError, match=problem):
         opened.compute(make_batch(make_group([[3], [4]])), make_logprobs([[-1.0], [-2.0]]), {})
 
@@ -121,7 +121,7 @@ def test_a_datum_that_gets_no_gradient_is_named() -> None:
         return logprobs[0].sum()
 
     batch = make_batch(make_group([[3], [4]]))
-    custom = CustomLoss(Loss(NamedPlugin("mine", mine, "a test")), [batch], {})
+    custom = CustomLoss(Loss.of(NamedPlugin("mine", mine, "a test")), [batch], {})
     with pytest.raises(LossError, match=r"does not depend on the logprobs of datum 1 \(rows:1\)"):
         custom(batch.data, make_logprobs([[-1.0], [-2.0]]))
 
@@ -132,7 +132,7 @@ def test_a_loss_may_use_sums_and_single_tensors_together() -> None:
         return (sequence_logprobs(logprobs, batch) ** 2).sum() + 3 * logprobs[0].sum()
 
     batch = make_batch(make_group([[3, 5], [4]]))
-    custom = CustomLoss(Loss(NamedPlugin("mine", mine, "a test")), [batch], {})
+    custom = CustomLoss(Loss.of(NamedPlugin("mine", mine, "a test")), [batch], {})
     leaves = [x.requires_grad_() for x in make_logprobs([[-1.0, -2.0], [-2.0]])]
     value, _ = custom(batch.data, leaves)
     found = torch.autograd.grad(value, leaves)

@@ -20,7 +20,7 @@ from mint_train.testing import Check, conformance_checks
 from mint_train_kto import plugin
 from mint_train_kto.apo_zero_unpaired import APOZeroUnpairedOptions
 from mint_train_kto.plugin import KTOOptions
-from mint_train_kto.rows import RatedCompletion, parse_rated, with_unrelated
+from mint_train_kto.rows import FORMS, RatedCompletion, with_unrelated
 
 UP, DOWN = {"label": 1.0}, {"label": 0.0}
 
@@ -93,7 +93,7 @@ def test_apo_zero_unpaired_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["kto", "apo-zero-unpaired"])
 def test_the_gradient_has_the_sign_of_the_label(name: str) -> None:
-    loss = Loss(load_plugin(name))
+    loss = Loss.of(load_plugin(name))
     batch, policy = two_rated(with_baseline=name == "kto")
     value, _ = loss.evaluate(batch, policy, {})
     value.backward()
@@ -123,11 +123,11 @@ def test_rows_in_all_forms() -> None:
     turn = [{"role": "user", "content": "Hi"}]
     answer = {"role": "assistant", "content": "Hello"}
     expected = RatedCompletion(turn, "Hello", True)
-    assert parse_rated({"prompt": turn, "completion": "Hello", "label": True}) == expected
-    assert parse_rated({"messages": [*turn, answer], "label": True}) == expected
+    assert FORMS.read({"prompt": turn, "completion": "Hello", "label": True}).example == expected
+    assert FORMS.read({"messages": [*turn, answer], "label": True}).example == expected
     sharegpt = [{"from": "human", "value": "Hi"}]
-    assert parse_rated({"conversations": sharegpt, "completion": [answer], "label": True}) == expected
-    assert parse_rated({"prompt": "Hi", "completion": "Hello", "label": False}).desirable is False
+    assert FORMS.read({"conversations": sharegpt, "completion": [answer], "label": True}).example == expected
+    assert FORMS.read({"prompt": "Hi", "completion": "Hello", "label": False}).example.desirable is False
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_rows_in_all_forms() -> None:
 )
 def test_a_bad_row_names_its_field(row: dict[str, object], field: str) -> None:
     with pytest.raises(RowError) as raised:
-        parse_rated(row)
+        FORMS.read(row)
     assert raised.value.field == field
 
 
@@ -194,22 +194,22 @@ def test_one_prompt_has_no_unrelated_completion() -> None:
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        (make_group([[3]], [UP]), "1 datums"),
+        (make_group([[3]], [UP]), "1 datum; "),
         (make_group([[3], []], [UP, UP]), "unrelated completion has no trained token"),
         (make_group([[3], [4]], [{}, {}]), "no label"),
-        (make_group([[3], [3]], [UP, UP]), "rated completion itself"),
+        (make_group([[3], [3]], [UP, UP]), "unrelated completion is equal to completion"),
     ],
 )
 def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
     good = make_group([[3], [4]], [UP, UP])
-    loss = Loss(load_plugin("kto"))
+    loss = Loss.of(load_plugin("kto"))
     loss.check_batch(make_batch(good))
     with pytest.raises(ContractError, match=f"rows:1: example 1.*{problem}"):
         loss.check_batch(make_batch(good, broken))
 
 
 def test_a_cut_completion_equal_to_its_baseline_does_not_fit() -> None:
-    loss = Loss(load_plugin("kto"))
+    loss = Loss.of(load_plugin("kto"))
     from mint_train.conformance.material import small_tokenizer
 
     example = RatedCompletion("Say it.", "the same start", True, "the same end")
@@ -221,8 +221,8 @@ def test_a_cut_completion_equal_to_its_baseline_does_not_fit() -> None:
 
 
 def test_kto_needs_its_reference() -> None:
-    with pytest.raises(OptionError, match="needs a reference"):
-        Loss(load_plugin("kto"), {"reference": "none"})
+    with pytest.raises(OptionError, match="defined against a reference"):
+        Loss.of(load_plugin("kto"), {"reference": "none"})
 
 
 @pytest.mark.parametrize("name", ["kto", "apo-zero-unpaired"])

@@ -40,14 +40,14 @@ def forget_modules(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_function_under_loss_is_the_plugin(tmp_path: Path) -> None:
     plugin = load_plugin(write(tmp_path, GOOD.format(name="mine")))
     assert plugin.name == "own_loss_of_a_test"
-    assert [link.name for link in Loss(plugin).chain] == ["dpo", "own_loss_of_a_test"]
+    assert [link.name for link in Loss.of(plugin).plugins] == ["dpo", "own_loss_of_a_test"]
 
 
 def test_a_module_with_hooks_is_the_plugin(tmp_path: Path) -> None:
-    source = 'from mint_train import hookimpl\nEXTENDS = "dpo"\n@hookimpl\ndef step_line():\n    return {}\n'
+    source = 'from mint_train import hookimpl\nEXTENDS = "dpo"\n@hookimpl\ndef metrics():\n    return {}\n'
     plugin = load_plugin(write(tmp_path, source))
     assert plugin.plugin is sys.modules["own_loss_of_a_test"]
-    assert Loss(plugin).name == "own_loss_of_a_test"
+    assert Loss.of(plugin).name == "own_loss_of_a_test"
 
 
 def test_a_loss_imported_into_the_file_does_not_count(

@@ -19,7 +19,7 @@ from mint_train.rendering.renderer import Renderer
 from mint_train.testing import Check, conformance_checks
 from mint_train_policy_gradient import plugin
 from mint_train_policy_gradient.plugin import PolicyGradientOptions
-from mint_train_policy_gradient.rollouts import parse_rollout
+from mint_train_policy_gradient.rows import FORMS
 
 ROW: dict[str, Any] = {
     "prompt_tokens": [1, 2],
@@ -123,7 +123,7 @@ def test_conformance_clipped(check: Check) -> None:
 )
 def test_a_bad_row_names_its_field(change: dict[str, object], field: str) -> None:
     with pytest.raises(RowError) as raised:
-        parse_rollout(ROW | change)
+        FORMS.read(ROW | change)
     assert raised.value.field == field
 
 
@@ -134,14 +134,14 @@ def test_a_missing_field_is_named() -> None:
         ("advantage", "advantage"),
     ):
         with pytest.raises(RowError) as raised:
-            parse_rollout({key: value for key, value in ROW.items() if key != name})
+            FORMS.read({key: value for key, value in ROW.items() if key != name})
         assert raised.value.field == field
 
 
 def test_values_stand_at_their_tokens_and_are_cut_with_them() -> None:
-    loss = Loss(load_plugin("policy-gradient"))
-    (whole,) = loss.flatten(parse_rollout(ROW), Renderer(small_tokenizer()))
-    (cut,) = loss.flatten(parse_rollout(ROW), Renderer(small_tokenizer(), 3))
+    loss = Loss.of(load_plugin("policy-gradient"))
+    (whole,) = loss.flatten(FORMS.read(ROW).example, Renderer(small_tokenizer()))
+    (cut,) = loss.flatten(FORMS.read(ROW).example, Renderer(small_tokenizer(), 3))
     assert isinstance(whole, AttachedDatum)
     assert isinstance(cut, AttachedDatum)
     assert whole.attached == {"old_logprobs": [0.0, -1.0, -2.0], "advantages": [0.0, 0.5, 0.5]}
@@ -167,7 +167,7 @@ def test_a_token_that_the_tokenizer_lacks_is_named_with_its_row(run_cli: Any, wr
 )
 def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
     good = make_group([[3]], values([-1.0], [1.0]))
-    loss = Loss(load_plugin("policy-gradient"))
+    loss = Loss.of(load_plugin("policy-gradient"))
     loss.check_batch(make_batch(good))
     with pytest.raises(ContractError, match=f"rows:1: rollout 1.*{problem}"):
         loss.check_batch(make_batch(good, broken))
@@ -175,7 +175,7 @@ def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
 
 def test_clip_high_alone_is_refused() -> None:
     with pytest.raises(OptionError, match="clip_high is set without clip"):
-        Loss(load_plugin("policy-gradient"), {"clip_high": "0.3"})
+        Loss.of(load_plugin("policy-gradient"), {"clip_high": "0.3"})
 
 
 @pytest.mark.parametrize("options", [{}, {"clip": 0.2}])

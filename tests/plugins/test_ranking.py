@@ -8,6 +8,7 @@ import torch
 from by_hand import make_batch, make_group, make_logprobs, read_losses
 
 import mint_train
+from mint_train.batches.groups import Group
 from mint_train.errors import ContractError, OptionError, RowError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
@@ -16,7 +17,7 @@ from mint_train_ranking import lipo, listmle, plackett_luce
 from mint_train_ranking.listmle import ListMLEOptions
 from mint_train_ranking.lists import ranking_metrics
 from mint_train_ranking.plackett_luce import PlackettLuceOptions, plackett_luce_nll
-from mint_train_ranking.rows import parse_ranked
+from mint_train_ranking.rows import FORMS
 
 LOSSES = ["plackett-luce", "listmle", "lipo"]
 
@@ -119,10 +120,10 @@ def test_conformance(check: Check) -> None:
 
 
 def test_rows_are_put_best_first() -> None:
-    ranked = parse_ranked({"prompt": "a", "completions": ["x", "y", "z"], "scores": [2, 10, 6]})
+    ranked = FORMS.read({"prompt": "a", "completions": ["x", "y", "z"], "scores": [2, 10, 6]}).example
     assert ranked.completions == ("y", "z", "x")
     assert ranked.labels == pytest.approx((1.0, 0.5, 0.0))
-    assert parse_ranked({"prompt": "a", "completions": ["x", "y", "z"]}).labels == (1.0, 0.5, 0.0)
+    assert FORMS.read({"prompt": "a", "completions": ["x", "y", "z"]}).example.labels == (1.0, 0.5, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +143,14 @@ def test_rows_are_put_best_first() -> None:
 )
 def test_a_bad_row_names_its_field(change: dict[str, object], field: str) -> None:
     with pytest.raises(RowError) as raised:
-        parse_ranked({"prompt": "a", "completions": ["x", "y"]} | change)
+        FORMS.read({"prompt": "a", "completions": ["x", "y"]} | change)
     assert raised.value.field == field
 
 
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        (make_group([[3]], [{"label": 1.0}]), "two"),
+        (make_group([[3]], [{"label": 1.0}]), "a list is 2 or more"),
         (make_group([[3], []], labels(2)), "completion 1 has no trained token"),
         (make_group([[3], [4], [3]], labels(3)), "completion 2 is equal to completion 0"),
         (make_group([[3], [4]], labels(2)[::-1]), "do not fall"),
@@ -158,7 +159,7 @@ def test_a_bad_row_names_its_field(change: dict[str, object], field: str) -> Non
 )
 def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
     good = make_group([[3], [4]], labels(2))
-    loss = Loss(load_plugin("plackett-luce"))
+    loss = Loss.of(load_plugin("plackett-luce"))
     loss.check_batch(make_batch(good))
     with pytest.raises(ContractError, match=f"rows:1: list 1.*{problem}"):
         loss.check_batch(make_batch(good, broken))
@@ -166,16 +167,16 @@ def test_the_contract(broken: mint_train.Batch, problem: str) -> None:
 
 def test_completions_of_two_prompts_are_no_list() -> None:
     one, other = make_group([[3], [4]], labels(2)), make_group([[5], [6]], labels(2), prompt=[1, 9])
-    mixed = mint_train.batches.Group((one.datums[0], other.datums[0]), one.source, one.attached)
+    mixed = Group((one.datums[0], other.datums[0]), one.source, one.attached)
     with pytest.raises(ContractError, match="do not share their prompt"):
-        Loss(load_plugin("lipo")).check_batch(make_batch(mixed))
+        Loss.of(load_plugin("lipo")).check_batch(make_batch(mixed))
 
 
 def test_only_listmle_goes_without_a_reference() -> None:
-    assert Loss(load_plugin("listmle")).reference is None
-    assert Loss(load_plugin("lipo")).reference == "initial"
-    with pytest.raises(OptionError, match="needs a reference"):
-        Loss(load_plugin("plackett-luce"), {"reference": "none"})
+    assert Loss.of(load_plugin("listmle")).reference is None
+    assert Loss.of(load_plugin("lipo")).reference == "initial"
+    with pytest.raises(OptionError, match="defined against a reference"):
+        Loss.of(load_plugin("plackett-luce"), {"reference": "none"})
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -16,7 +16,7 @@ from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rows.readers import open_data
-from mint_train_dpo.pairs import PreferencePair
+from mint_train_dpo.rows import PreferencePair
 from mint_train_kto.rows import RatedCompletion
 from mint_train_ranking.rows import RankedCompletions
 
@@ -173,7 +173,7 @@ FORMS = [
 def test_each_form_is_recognised_and_read(
     file: str, loss: str, columns: dict[str, str], rows: int, form: str, example: tuple[int, Any]
 ) -> None:
-    examples = read_examples(open_data(FILES / file), Loss(load_plugin(loss)), columns)
+    examples = read_examples(open_data(FILES / file), Loss.of(load_plugin(loss)), columns)
     assert len(examples) == len(list(examples)) == rows
     assert examples.forms == {form: rows}
     place, expected = example
@@ -234,7 +234,7 @@ def test_columns_that_are_none_are_refused(run_cli: Callable[..., Any], columns:
 
 @pytest.fixture(scope="module")
 def dpo() -> Loss:
-    return Loss(load_plugin("dpo"))
+    return Loss.of(load_plugin("dpo"))
 
 
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}

@@ -33,7 +33,7 @@ SNIPPETS = [
 
 @pytest.fixture(scope="module")
 def losses() -> dict[str, Loss]:
-    return {name: Loss(load_plugin(name)) for name in ("dpo", "kto", "listmle")}
+    return {name: Loss.of(load_plugin(name)) for name in ("dpo", "kto", "listmle")}
 
 
 def mangle(content: bytes, dice: random.Random) -> bytes:

@@ -33,7 +33,7 @@ ROWS = [
 
 @pytest.fixture
 def dpo() -> Loss:
-    return Loss(load_plugin("dpo"))
+    return Loss.of(load_plugin("dpo"))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_pieces_around_are_those_of_text_without_special_tokens() -> None:
 
 def test_other_text_is_encoded_as_ever(tokenizer: Any, plain: Any, dpo: Loss) -> None:
     for one in (tokenizer, plain):
-        found = [build(dpo, one, dpo.hook.bundled_rows(), policy) for policy in ("allow", "split", "fail")]
+        found = [build(dpo, one, dpo.bundled_rows, policy) for policy in ("allow", "split", "fail")]
         first = [group.arrays for group in found[0].groups]
         for other in found[1:]:
             for expected, got in zip(first, (group.arrays for group in other.groups), strict=True):

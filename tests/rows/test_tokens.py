@@ -33,7 +33,7 @@ ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n} it is", "rejected": f"not {n}, n
 
 @pytest.fixture(scope="module")
 def dpo() -> Loss:
-    return Loss(load_plugin("dpo"))
+    return Loss.of(load_plugin("dpo"))
 
 
 @pytest.fixture(autouse=True)
@@ -132,13 +132,13 @@ def test_what_is_batched_and_kept_is_what_flatten_gives(
     from mint_train.errors import DoesNotFit
 
     monkeypatch.setattr(dataset_module, "CHUNK", 3)
-    loss = Loss(load_plugin(name))
-    examples = read_examples(open_data(loss.hook.bundled_rows()), loss)
+    loss = Loss.of(load_plugin(name))
+    examples = read_examples(open_data(loss.bundled_rows), loss)
     assert can_batch(tokenizer)
     found = build_dataset(examples, loss, tokenizer, max_length)
     held = list(examples)
     expected = []
-    for value, example in zip(loss.relate_examples([one.value for one in held]), held, strict=True):
+    for value, example in zip(loss.link_examples([one.value for one in held]), held, strict=True):
         try:
             expected.append(Group.of(loss.flatten(value, Renderer(tokenizer, max_length)), example.source))
         except DoesNotFit:
@@ -256,8 +256,8 @@ def test_data_is_tokenised_once(
 ) -> None:
     path = write_rows(ROWS)
     first = [said(group) for group in build(path, dpo, tokenizer).groups]
-    again = build(path, Loss(load_plugin("dpo"), {"beta": 0.3}), copy.deepcopy(tokenizer))
-    build(path, Loss(load_plugin("ipo")), tokenizer)  # which reads and flattens as DPO does
+    again = build(path, Loss.of(load_plugin("dpo"), {"beta": 0.3}), copy.deepcopy(tokenizer))
+    build(path, Loss.of(load_plugin("ipo")), tokenizer)  # which reads and flattens as DPO does
     assert [said(group) for group in again.groups] == first
     assert len(flattened) == 1
     assert len(list(own_cache.iterdir())) == 1
@@ -291,7 +291,7 @@ def test_anything_else_is_tokenised_anew(
     if change == "vocabulary":
         other.add_tokens(["it is"])
     policy = "allow" if change == "special tokens" else "split"
-    build(write_rows(rows), Loss(load_plugin(loss)), other, max_length, policy, columns=columns)
+    build(write_rows(rows), Loss.of(load_plugin(loss)), other, max_length, policy, columns=columns)
     assert len(flattened) == 2
 
 
@@ -299,8 +299,8 @@ def test_options_count_where_a_hook_of_the_data_takes_them(
     write_rows: Callable[..., Path], tokenizer: Any, flattened: list[int]
 ) -> None:
     path = write_rows([{"prompt": f"p{n}", "completion": f"c{n}", "label": n % 2 == 0} for n in range(4)])
-    with_baseline = build(path, Loss(load_plugin("kto")), tokenizer)
-    without = build(path, Loss(load_plugin("kto"), {"baseline": "none"}), tokenizer)
+    with_baseline = build(path, Loss.of(load_plugin("kto")), tokenizer)
+    without = build(path, Loss.of(load_plugin("kto"), {"baseline": "none"}), tokenizer)
     assert len(flattened) == 2
     assert [len(found.groups[0].datums) for found in (with_baseline, without)] == [2, 1]
 
@@ -317,7 +317,7 @@ def test_a_changed_source_of_a_plugin_counts(
     path, found = write_rows(ROWS), []
     for token in ("5", "66"):  # of another length: Python tells sources apart by second and size
         (tmp_path / "changing.py").write_text(source.replace("TOKEN", token))
-        loss = Loss(load_plugin(str(tmp_path / "changing.py")))
+        loss = Loss.of(load_plugin(str(tmp_path / "changing.py")))
         found.append(build(path, loss, tokenizer).groups[0].targets[0].tolist())
     assert found == [[2, 5, 4], [2, 66, 4]]
     assert len(flattened) == 2

@@ -58,7 +58,7 @@ def mean_logprobs(logprobs: Sequence[torch.Tensor], batch: Batch) -> torch.Tenso
     return sums / batch.trained_tokens.to(sums.dtype)
 
 
-def needed_reference_logprobs(batch: Batch) -> torch.Tensor:
+def packed_reference_logprobs(batch: Batch) -> torch.Tensor:
     """Return the reference's logprobs of a batch's target tokens, packed, float32 `[tokens]`.
 
     Raises:
@@ -83,10 +83,10 @@ def reference_sequence_logprobs(batch: Batch, weights: torch.Tensor | None = Non
         PluginError: the loss asked for no reference, so there is none.
     """
     if weights is not None:
-        return segment_sums(needed_reference_logprobs(batch) * weights, batch.lengths)
+        return segment_sums(packed_reference_logprobs(batch) * weights, batch.lengths)
     # where a group has no reference, asking for the batch's says so
     sums = [group.reference_sums for group in batch.groups]
-    return torch.cat([needed_reference_logprobs(batch) if part is None else part for part in sums])
+    return torch.cat([packed_reference_logprobs(batch) if part is None else part for part in sums])
 
 
 def log_ratios(logprobs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:

@@ -17,6 +17,7 @@ from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
 from mint_train.errors import Source
 from mint_train.losses.loss import Loss
+from mint_train.losses.term import Term
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.readers import read_rows
 from mint_train.rows.row import Row
@@ -64,17 +65,16 @@ class Material:
                 Row(dict(row), Source("given rows", line))
                 for line, row in enumerate(self.given_rows, start=1)
             ]
-        path = self.loss.hook.bundled_rows()
-        require_that(path is not None, "the loss bundles no rows: implement bundled_rows, or give rows")
+        path = self.loss.bundled_rows
+        if path is None:
+            raise ConformanceError("the loss bundles no rows: implement bundled_rows, or give rows")
         return read_rows(path)
 
     @cached_property
     def examples(self) -> list[Any]:
         """The rows, parsed and related to one another."""
-        related = list(self.loss.relate_examples([self.loss.parse_row(row.values) for row in self.rows]))
-        problem = (
-            f"relate_examples returned {len(related)} of {len(self.rows)} examples: return each, in order"
-        )
+        related = list(self.loss.link_examples([self.loss.parse_row(row.values) for row in self.rows]))
+        problem = f"link_examples returned {len(related)} of {len(self.rows)} examples: return each, in order"
         require_that(len(related) == len(self.rows), problem)
         return related
 
@@ -119,20 +119,19 @@ class Material:
     @cached_property
     def trained(self) -> list[torch.Tensor]:
         """Per datum, which of its target tokens the loss trains, bool; see UNTRAINED_DATUMS."""
-        untrained = self.claim("UNTRAINED_DATUMS", ())
+        # a sum trains what any of its terms trains
+        untrained = set.intersection(
+            *(set(trait(term, "UNTRAINED_DATUMS") or ()) for term in self.loss.terms)
+        )
         return [
-            torch.from_numpy(weights != 0) & (place not in untrained)
+            torch.from_numpy(weights != 0) & (position not in untrained)
             for group in self.groups
-            for place, weights in enumerate(group.weights)
+            for position, weights in enumerate(group.weights)
         ]
 
-    def claim(self, name: str, default: Any) -> Any:
-        """Look up what the plugin, or one that it extends, claims of itself; a function gets the options."""
-        for link in reversed(self.loss.chain):
-            value = getattr(link.plugin, name, None)
-            if value is not None:
-                return value(self.loss.options) if callable(value) else value
-        return default
+    def has_trait(self, name: str) -> bool:
+        """Return whether any term of the loss has a trait."""
+        return any(trait(term, name) for term in self.loss.terms)
 
     def describe_datum(self, number: int) -> str:
         """Name a datum of the batch by its group's row and its place in it."""
@@ -141,6 +140,15 @@ class Material:
                 return f"datum {number} of the group at {group.source}"
             number -= len(group.datums)
         return f"datum {number}"
+
+
+def trait(term: Term, name: str) -> Any:
+    """Look up a trait of a term's plugin, or of one that it extends; a function gets the options."""
+    for link in reversed(term.chain):
+        value = getattr(link.plugin, name, None)
+        if value is not None:
+            return value(term.options) if callable(value) else value
+    return None
 
 
 def in_dtype(group: Group, dtype: torch.dtype) -> Group:

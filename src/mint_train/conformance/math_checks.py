@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,7 +19,8 @@ from mint_train.conformance.material import (
 )
 from mint_train.losses.guard import check_scalar
 from mint_train.losses.loss import Loss
-from mint_train.losses.weighted_sum import WeightedSum
+from mint_train.losses.term import Term
+from mint_train.run_folder.metric import Metric
 
 SPREADS = (0.3, 1.0, 3.0, 10.0, 30.0)
 MARGIN = 1e4
@@ -49,7 +51,7 @@ def gradient_reaches_all(material: Material) -> str:
 
 def gradient_matches_differences(material: Material) -> str:
     """Check the gradient against central differences in float64, in random directions and token by token."""
-    if material.claim("STOPS_GRADIENT", False):
+    if material.has_trait("STOPS_GRADIENT"):
         return "not compared: the loss says that it holds a part of itself constant (STOPS_GRADIENT)"
     batch, logprobs = material.batch(), material.logprobs()
     gradients = material.gradients(batch, logprobs)
@@ -136,7 +138,7 @@ def same_results(
 
 def order_of_groups_does_not_matter(material: Material) -> str:
     """Check that the same groups in another order give the same loss and metrics."""
-    if material.claim("ORDER_MATTERS", False):
+    if material.has_trait("ORDER_MATTERS"):
         return "not compared: the loss says that order matters to it (ORDER_MATTERS)"
     order = shuffled(len(material.groups))
     logprobs = material.logprobs()
@@ -223,30 +225,30 @@ def is_detached_scalar(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad
 
 
-def step_line_names_metrics(material: Material) -> str:
-    """Check that each name of the step line is a metric with or without a reference, and its format fits."""
-    shown = ", ".join(material.loss.step_line) or "none"
-    if owner(material, "step_line") != owner(material, "compute_loss"):
-        # inherited: the run shows those of its names that are metrics
-        return f"inherited: {shown}"
-    metrics = metrics_either_way(material)
-    for name, form in material.loss.step_line.items():
-        require_that(name in metrics, f'"{name}" is none of the metrics: {", ".join(metrics) or "none"}')
+def described_metrics_are_computed(material: Material) -> str:
+    """Check that each metric that the loss itself describes is computed, and that its format fits."""
+    computed = metrics_either_way(material)
+    described = {name: metric for term in material.loss.terms for name, metric in own_metrics(term).items()}
+    for name, metric in described.items():
+        known = ", ".join(computed) or "none"
+        require_that(name in computed, f'"{name}" is described, but the metrics are {known}')
         try:
-            format(float(metrics[name]), form)
+            format(float(computed[name]), metric.format)
         except ValueError as error:
-            require_that(False, f'the format "{form}" of "{name}": {error}')
-    return shown
+            require_that(False, f'the format "{metric.format}" of "{name}": {error}')
+    return ", ".join(described) or "all inherited"
 
 
-def owner(material: Material, hook: str) -> str:
-    """Name the link of the loss's chain that answers a hook."""
-    for link in reversed(material.loss.chain):
-        implementation = getattr(link.plugin, hook, None)
-        # a loss made by @loss has a step line only where it was given one
-        if implementation is not None and (hook != "step_line" or implementation() is not None):
-            return link.name
-    return ""
+def own_metrics(term: Term) -> dict[str, Metric]:
+    """Return the metrics described by the plugin that computes the loss, and by those that extend it."""
+    computing = term.depth("compute_loss")
+    found: dict[str, Metric] = {}
+    described: Any
+    for implementation in term.hook.metrics.get_hookimpls():
+        if any(link.plugin is implementation.plugin for link in term.chain[computing:]):
+            described = implementation.function()
+            found |= described
+    return found
 
 
 def metrics_either_way(material: Material) -> dict[str, float]:
@@ -261,12 +263,11 @@ def metrics_either_way(material: Material) -> dict[str, float]:
 
 def with_reference(loss: Loss) -> Loss:
     """Copy a loss with the option `reference=initial`, where it has that option."""
-    referred = copy(loss)
-    if "reference" in loss.options_model.model_fields:
-        referred.options = loss.options.model_copy(update={"reference": "initial"})
-    if isinstance(referred, WeightedSum):
-        referred.parts = [with_reference(part) for part in referred.parts]
-    return referred
+    terms = [copy(term) for term in loss.terms]
+    for term in terms:
+        if "reference" in term.options_model.model_fields:
+            term.options = term.options.model_copy(update={"reference": "initial"})
+    return Loss(terms, loss.name)
 
 
 def evaluation_changes_nothing(material: Material) -> str:

@@ -162,10 +162,10 @@ def related(examples: Examples, loss: Loss) -> Iterator[Example]:
     Raises:
         PluginError: the loss returned another number of examples.
     """
-    if not loss.hook.relate_examples.get_hookimpls():
+    if not loss.links_examples:
         yield from examples
         return
-    values = iter(loss.relate_examples(Values(examples)))
+    values = iter(loss.link_examples(Values(examples)))
     nothing = object()
     for example in examples:
         if (value := next(values, nothing)) is nothing:
@@ -178,7 +178,7 @@ def related(examples: Examples, loss: Loss) -> Iterator[Example]:
 def miscounted(loss: Loss, how: str, examples: Examples) -> PluginError:
     """Say that a loss did not return each example that it was to relate."""
     return PluginError(
-        f'the loss "{loss.name}": relate_examples returned {how} than the {len(examples)} examples; '
+        f'the loss "{loss.name}": link_examples returned {how} than the {len(examples)} examples; '
         "it must return each, in order"
     )
 

@@ -70,7 +70,7 @@ def find_data(data: str | Path | None, loss: Loss) -> DataSource:
     """
     if data is not None:
         return open_data(data)
-    bundled: Path | None = loss.hook.bundled_rows()
+    bundled = loss.bundled_rows
     if bundled is None:
         raise OptionError(f'the loss "{loss.name}" brings no rows of its own; give --data')
     return replace(open_data(bundled), name=f"{bundled.name} (bundled)")
@@ -120,10 +120,9 @@ def parse_row(
     """Parse one row."""
     try:
         values = rename(row.values, columns) if columns else row.values
-        example = Example(loss.parse_row(values), row.source)
-        form = None if forms is None else loss.row_form(values)
+        example, form = loss.read_row(values)
     except RowError as error:
         return BadRow(row.source, str(error))
     if forms is not None and form is not None:
         forms[form] += 1
-    return example
+    return Example(example, row.source)

@@ -74,7 +74,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
     examples, held_out = split_examples(lenient, loss, every)
     report = DataReport(
         every.describe(),
-        loss.hook.datum_names() or (),
+        loss.datum_names,
         settings.max_length,
         settings.special_tokens,
         list(every.bad_rows),
@@ -91,7 +91,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
             first.append(group)
     if first:
         report.example = first[0]
-        report.remarks = loss.remarks(Batch(first))
+        report.remarks = loss.data_notes(Batch(first))
     report.steps = count_steps(settings, report.groups) if report.groups else 0
     if report.groups:
         report.tokens_per_step = (

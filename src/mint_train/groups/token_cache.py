@@ -22,7 +22,6 @@ from mint_train.errors import UserError
 from mint_train.losses.loss import Loss
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
-DATA_HOOKS = ("parse_row", "relate_examples", "flatten")
 LIBRARIES = ("mint-train", "mindlab-toolkit", "tokenizers", "transformers")
 CORE_SOURCES = ("rows", "rendering", "batches", "groups")
 
@@ -82,7 +81,7 @@ def token_key(data: Mapping[str, Any], loss: Loss, tokenizer: Any) -> str:
         tokenizer: the model's tokenizer.
     """
     here = Path(__file__).parents[1]
-    hooks = [hook for name in DATA_HOOKS for hook in getattr(loss.hook, name).get_hookimpls()]
+    hooks = loss.data_hooks()
     takes_options = any("options" in hook.argnames for hook in hooks)
     parts = {
         "data": dict(data),

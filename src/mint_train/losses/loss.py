@@ -1,116 +1,177 @@
-"""The chosen loss: its plugins behind one object, and the guard around its mathematics."""
+"""The loss of a run: a weighted sum of one or more terms, each a plugin with its options."""
 
 from __future__ import annotations
 
-import inspect
-import re
-import traceback
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import torch
 from pydantic import BaseModel
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
-from mint_train.errors import ContractError, LossError, MintTrainError, PluginError
-from mint_train.losses.guard import check_scalar, finite_metrics
-from mint_train.losses.loss_options import NoOptions, validate_options
-from mint_train.plugins.discovery import NamedPlugin, load_chain, make_manager
+from mint_train.errors import ContractError, LossError, OptionError, PluginError
+from mint_train.losses.guard import finite_metrics
+from mint_train.losses.term import Term
+from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
+from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
 
-PAPER = re.compile(r"^Paper: (.*(?:\n +.*)*)", re.MULTILINE)
-"""Where a plugin's docstring names its paper."""
+DATA_HOOKS = ("row_forms", "parse_row", "link_examples", "flatten")
+"""The hooks that turn rows into datums; the first term's answer for the whole sum."""
 
 
 class Loss:
-    """A loss with its options, as the runner uses it."""
+    """A weighted sum of one or more terms on one kind of data.
 
-    def __init__(self, plugin: NamedPlugin, options: Mapping[str, Any] | None = None) -> None:
-        """Load the plugin's chain and validate the options.
+    A single term of weight 1 keeps its own names. In a sum, options, state and each term's value carry the
+    term's name: `dpo.beta`, `dpo/loss`.
+    """
+
+    def __init__(self, terms: Sequence[Term], name: str) -> None:
+        """Put the terms together.
+
+        Args:
+            terms: at least one; the first reads and flattens the rows.
+            name: the loss as the user wrote it.
+
+        Raises:
+            PluginError: two terms read or flatten rows differently.
+        """
+        self.terms, self.name = tuple(terms), name
+        self.is_sum = len(terms) > 1 or terms[0].weight != 1.0
+        check_same_data(self.terms)
+
+    @classmethod
+    def of(cls, plugin: NamedPlugin, options: Mapping[str, Any] | None = None) -> Loss:
+        """Make the loss of a single plugin.
 
         Raises:
             PluginError: a plugin of the chain breaks the hook contract.
             OptionError: an option is unknown or malformed.
         """
-        self.name = plugin.name
-        self.chain = load_chain(plugin)
-        self.manager = make_manager(self.chain)
-        self.hook = self.manager.hook
-        self.options_model: type[BaseModel] = self.hook.loss_options() or NoOptions
-        self.options = validate_options(self.name, self.options_model, options or {})
+        return cls([Term(plugin, options)], plugin.name)
 
     @property
     def plugins(self) -> list[NamedPlugin]:
-        """The plugins of the loss, the base first."""
-        return self.chain
+        """Every plugin of every term, each once, bases first."""
+        links = {id(link.plugin): link for term in self.terms for link in term.chain}
+        return list(links.values())
 
     @property
     def reference(self) -> str | None:
-        """The reference model that the loss needs with its options, or None."""
-        reference: str | None = self.hook.reference(options=self.options)
-        return reference
-
-    @property
-    def step_line(self) -> Mapping[str, str]:
-        """The metrics of the step line with their formats, by name."""
-        return self.hook.step_line() or {}
-
-    def parse_row(self, row: Mapping[str, Any]) -> Any:
-        """Turn a row into the plugin's example."""
-        return self._first("parse_row", row=row)
-
-    def row_form(self, row: Mapping[str, Any]) -> str | None:
-        """Name the form of a row, where the plugin knows forms."""
-        form: str | None = self.hook.row_form(row=row, options=self.options)
-        return form
-
-    def relate_examples(self, examples: Iterable[Any]) -> Iterable[Any]:
-        """Let the plugin relate all examples to one another; most leave them as they are."""
-        related: Iterable[Any] | None = self.hook.relate_examples(examples=examples, options=self.options)
-        return examples if related is None else related
-
-    def flatten(self, example: Any, renderer: Renderer) -> Sequence[Datum | AttachedDatum]:
-        """Turn an example into its datums."""
-        flattened: Sequence[Datum | AttachedDatum] = self._first(
-            "flatten", example=example, renderer=renderer
-        )
-        return flattened
-
-    def check_batch(self, batch: Batch) -> None:
-        """Refuse a batch that breaks the contract, with the file and line of the group.
+        """The reference model that the terms need, or None.
 
         Raises:
-            ContractError: with the first plugin's objection.
+            OptionError: two terms need different ones.
         """
-        try:
-            self.hook.check_batch(batch=batch, options=self.options)
-        except ContractError as error:
-            if error.group is not None:
-                error.locate(batch.groups[error.group].source)
-            raise
+        needed = {term.reference: term.name for term in self.terms if term.reference is not None}
+        if len(needed) > 1:
+            wishes = ", ".join(f"{name} wants {reference}" for reference, name in needed.items())
+            raise OptionError(f"--loss {self.name}: one run has one reference, but {wishes}; set one for all")
+        return next(iter(needed), None)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The terms' descriptions of metrics, by name; an earlier term's counts."""
+        described: dict[str, Metric] = {}
+        if self.is_sum:
+            value = Metric(".6f", better="lower", shown=True)
+            described = {f"{term.name}/loss": value for term in self.terms}
+        for term in self.terms:
+            described = {**described, **{k: v for k, v in term.metrics.items() if k not in described}}
+        return described
+
+    @property
+    def step_line(self) -> dict[str, str]:
+        """The metrics that each step's line shows, with their formats."""
+        return {name: metric.format for name, metric in self.metrics.items() if metric.shown}
+
+    @property
+    def bundled_rows(self) -> Path | None:
+        """The rows that a run without data trains on, or None."""
+        path: Path | None = self.terms[0].hook.bundled_rows()
+        return path
+
+    @property
+    def datum_names(self) -> Sequence[str]:
+        """What the datums of a group are called, in order; empty where they have no names."""
+        return self.terms[0].hook.datum_names() or ()
+
+    @property
+    def options_model(self) -> type[BaseModel]:
+        """The model of the first term's options."""
+        return self.terms[0].options_model
+
+    @property
+    def options(self) -> BaseModel:
+        """The first term's options."""
+        return self.terms[0].options
 
     @property
     def option_values(self) -> dict[str, Any]:
         """The options as `--set` names them, with their values as JSON has them."""
-        return self.options.model_dump(mode="json")
-
-    def describe(self) -> dict[str, Any]:
-        """Tell `run.json` what the loss says of itself, its options, and the plugins, base first."""
-        text = inspect.cleandoc(self.chain[-1].plugin.__doc__ or "")
-        paper = PAPER.search(text)
         return {
-            "description": text.partition("\n")[0],
-            "paper": " ".join(paper[1].split()) if paper else None,
-            "options": self.option_values,
-            "plugins": {link.name: link.origin for link in self.chain},
+            f"{term.name}." * self.is_sum + name: value
+            for term in self.terms
+            for name, value in term.options.model_dump(mode="json").items()
         }
 
-    def remarks(self, batch: Batch) -> list[str]:
-        """Collect what the plugins have to say about the data, one line each."""
-        return [*self.hook.remark(batch=batch, options=self.options)]
+    def data_hooks(self) -> list[pluggy.HookImpl]:
+        """Return the implementations of the hooks that turn rows into datums."""
+        hook = self.terms[0].hook
+        return [found for name in DATA_HOOKS for found in getattr(hook, name).get_hookimpls()]
+
+    @property
+    def links_examples(self) -> bool:
+        """Whether examples must be linked to one another before any is flattened."""
+        return bool(self.terms[0].hook.link_examples.get_hookimpls())
+
+    def read_row(self, row: Mapping[str, Any]) -> tuple[Any, str | None]:
+        """Read a row: the loss's example, and the name of the row's form where the loss has forms."""
+        return self.terms[0].read_row(row)
+
+    def parse_row(self, row: Mapping[str, Any]) -> Any:
+        """Read a row as the loss's example."""
+        return self.read_row(row)[0]
+
+    def link_examples(self, examples: Iterable[Any]) -> Iterable[Any]:
+        """Link the examples to one another, where the loss does that."""
+        return self.terms[0].link_examples(examples)
+
+    def flatten(self, example: Any, renderer: Renderer) -> Sequence[Datum | AttachedDatum]:
+        """Turn an example into its datums."""
+        return self.terms[0].flatten(example, renderer)
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse a batch that breaks the contract of any term, with the file and line of the group.
+
+        Raises:
+            ContractError: with the first plugin's objection.
+        """
+        for term in self.terms:
+            try:
+                term.hook.check_batch(batch=batch, options=term.options)
+            except ContractError as error:
+                where = "" if error.group is None else f"{batch.groups[error.group].source}: "
+                raise ContractError(f"{where}{error.problem}", error.group) from error
+
+    def data_notes(self, batch: Batch) -> list[str]:
+        """Collect what the plugins have to say about the data, each line once."""
+        lines = [
+            line for term in self.terms for line in term.hook.data_note(batch=batch, options=term.options)
+        ]
+        return list(dict.fromkeys(lines))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `run.json` records of the loss: for a sum, each term's weight and description."""
+        if not self.is_sum:
+            return self.terms[0].describe()
+        parts = [{"name": term.name, "weight": term.weight, **term.describe()} for term in self.terms]
+        return {"parts": parts}
 
     def compute(
         self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
@@ -118,50 +179,45 @@ class Loss:
         """Compute the loss and its metrics, "loss" among them, checked.
 
         Raises:
-            LossError: the loss is no scalar tensor, does not depend on the logprobs, or is not finite; a
+            LossError: the loss is not a scalar tensor, does not depend on the logprobs, or is not finite; a
                 metric is not a finite number.
         """
         value, metrics = self.evaluate(batch, logprobs, state)
         if not torch.isfinite(value):
-            raise LossError(
-                f"the loss is {float(value.detach())}{self._where_not_finite(batch, logprobs, state)}"
-            )
+            where = self.where_not_finite(batch, logprobs, state)
+            raise LossError(f"the loss is {float(value.detach())}{where}")
         return value, {"loss": float(value.detach()), **finite_metrics(self.name, metrics)}
 
     def evaluate(
         self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
     ) -> tuple[torch.Tensor, Mapping[str, Any]]:
-        """Ask the plugin for its loss, a scalar tensor, and its metrics.
+        """Add up the terms; of two metrics with one name, the earlier term's is kept.
 
         Raises:
-            LossError: the plugin raised, with its own file and line, or returned something else.
+            LossError: a plugin raised, with its own file and line, or returned something else.
         """
-        try:
-            result = self._first("compute_loss", batch=batch, logprobs=logprobs, state=state)
-        except MintTrainError:
-            raise
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}:{last.lineno}"
-            raise LossError(
-                f'the loss "{self.name}" raised {type(error).__name__} at {where}: {error}'
-            ) from error
-        value, metrics = result if isinstance(result, tuple) else (result, {})
-        check_scalar(self.name, value)
-        return value, metrics
+        if not self.is_sum:
+            return self.terms[0].evaluate(batch, logprobs, state)
+        parts: list[torch.Tensor] = []
+        values: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
+        for term in self.terms:
+            prefix = f"{term.name}/"
+            own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+            value, of_term = term.evaluate(batch, logprobs, own)
+            state.update({prefix + name: number for name, number in own.items()})
+            values[f"{term.name}/loss"] = value.detach()
+            metrics = {**of_term, **metrics}
+            parts.append(term.weight * value)
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total, values | metrics
 
-    def _first(self, hook: str, **arguments: Any) -> Any:
-        result = getattr(self.hook, hook)(options=self.options, **arguments)
-        if result is None:
-            raise PluginError(
-                f'the loss "{self.name}" has no "{hook}": implement the hook, or extend a loss that has it'
-            )
-        return result
-
-    def _where_not_finite(
+    def where_not_finite(
         self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
     ) -> str:
-        """Name the first group whose loss alone is not finite, where a loss can be taken group by group."""
+        """Name the first group whose loss alone is not finite, where the loss of a single group exists."""
         start = 0
         for group in batch.groups:
             own = logprobs[start : start + len(group.datums)]
@@ -173,3 +229,25 @@ class Loss:
             if not torch.isfinite(value):
                 return f" at {group.source}"
         return ""
+
+
+def check_same_data(terms: Sequence[Term]) -> None:
+    """Refuse terms whose rows are read or flattened by different plugins.
+
+    Raises:
+        PluginError: naming both terms and the hook.
+    """
+    first = terms[0]
+    for term in terms[1:]:
+        for hook in DATA_HOOKS:
+            if answering(first, hook) is not answering(term, hook):
+                raise PluginError(
+                    f'"{first.name}" and "{term.name}" cannot be added: they need different data '
+                    f"(each has its own {hook}); add losses that extend the same one"
+                )
+
+
+def answering(term: Term, hook: str) -> object:
+    """Return the plugin that answers a hook of a term, or None."""
+    implementations = getattr(term.hook, hook).get_hookimpls()
+    return implementations[-1].plugin if implementations else None

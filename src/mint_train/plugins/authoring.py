@@ -14,24 +14,22 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from mint_train.batches.batch import Batch
+    from mint_train.run_folder.metric import Metric
 
 COMPUTE_ARGUMENTS = tuple(inspect.signature(LossSpec.compute_loss).parameters)[1:]
-CLAIMS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT")
+TRAITS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT")
 """What a plugin may say of itself to the conformance kit; `mint_train.testing` explains each."""
 
 
 class FunctionLoss:
-    """A loss plugin whose `compute_loss` is one function; what it leaves out, the loss it extends answers."""
+    """A loss plugin whose `compute_loss` is one function; all other hooks are the loss's that it extends."""
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        extends: str,
-        options: type[BaseModel] | None,
-        reference: Callable[[Any], str | None] | str | None,
-        step_line: Mapping[str, str] | None,
-        claims: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], extends: str, traits: Mapping[str, Any]) -> None:
+        """Check the function's arguments and the traits.
+
+        Raises:
+            PluginError: the function has an argument that a loss cannot have, or a trait is unknown.
+        """
         self.arguments = tuple(inspect.signature(function).parameters)
         for argument in self.arguments:
             if argument not in COMPUTE_ARGUMENTS:
@@ -39,28 +37,24 @@ class FunctionLoss:
                     f'{function.__name__}: a loss has no argument "{argument}"'
                     f"{nearest(argument, COMPUTE_ARGUMENTS)}; it may take {', '.join(COMPUTE_ARGUMENTS)}"
                 )
-        for claim, value in (claims or {}).items():
-            if claim not in CLAIMS:
+        for trait, value in traits.items():
+            if trait not in TRAITS:
                 raise PluginError(
-                    f'{function.__name__}: no claim is called "{claim}"{nearest(claim, CLAIMS)}'
+                    f'{function.__name__}: no trait is called "{trait}"{nearest(trait, TRAITS)}'
                 )
-            setattr(self, claim, value)
+            setattr(self, trait, value)
         self.function = function
         self.EXTENDS = extends
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
-        self._options = options
-        self._reference = reference
-        self._step_line = step_line
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself."""
         return self.function(*args, **kwargs)
 
-    @hookimpl
-    def loss_options(self) -> type[BaseModel] | None:
-        """Give the options passed to `@loss`, if any."""
-        return self._options
+    def answer(self, hook: str, function: Callable[..., Any]) -> None:
+        """Let a function answer one more hook."""
+        setattr(self, hook, hookimpl(function, specname=hook))
 
     @hookimpl
     def compute_loss(
@@ -78,45 +72,50 @@ class FunctionLoss:
             raise LossError(f'the loss "{self.__name__}" returned nothing: it must return the loss')
         return result
 
-    @hookimpl
-    def reference(self, options: BaseModel) -> str | None:
-        """Give the reference passed to `@loss`, if any."""
-        return self._reference(options) if callable(self._reference) else self._reference
-
-    @hookimpl
-    def step_line(self) -> Mapping[str, str] | None:
-        """Give the metrics of the step line passed to `@loss`, if any."""
-        return self._step_line
-
 
 def loss(
     *,
     extends: str,
     options: type[BaseModel] | None = None,
-    reference: Callable[[Any], str | None] | str | None = None,
-    step_line: Mapping[str, str] | None = None,
-    claims: Mapping[str, Any] | None = None,
+    reference: Callable[[Any], str] | str | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    traits: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionLoss]:
-    """Make a function `(batch, logprobs, options, state) -> loss or (loss, metrics)` a loss plugin.
+    """Turn a function `(batch, logprobs, options, state) -> loss or (loss, metrics)` into a loss plugin.
 
-    The function names the arguments that it needs, in any order; its docstring's first line is its
+    The function names the arguments that it needs, in any order. The first line of its docstring is its
     description in `mint-train losses`.
 
     Args:
-        extends: the loss whose data, contract and options it inherits.
+        extends: the loss whose rows, contract and other hooks it inherits.
         options: its own options model, where it has one.
-        reference: the reference model it needs, or a function of its options that says so.
-        step_line: the metrics of the step line, with their formats.
-        claims: what the conformance kit must know of it, such as `{"STOPS_GRADIENT": True}`.
+        reference: the reference model it needs, or a function of its options that returns it; without this,
+            the option `reference` decides.
+        metrics: what its own metrics are; those of the loss that it extends are described already.
+        traits: what the conformance kit must know of it, such as `{"STOPS_GRADIENT": True}`.
 
     Raises:
-        PluginError: the function has an argument that a loss cannot have, or a claim is unknown.
+        PluginError: the function has an argument that a loss cannot have, or a trait is unknown.
 
     Example:
         >>> @loss(extends="dpo")
         ... def margin_of_one(batch, logprobs):
-        ...     '''Push each chosen one nat above its rejected.'''
-        ...     scores = sequence_logprobs(logprobs, batch)
-        ...     return torch.relu(1 - (scores[::2] - scores[1::2])).mean()
+        ...     '''Push each chosen completion one nat above its rejected one.'''
+        ...     pairs = Pairs.of(batch, logprobs, reference=False)
+        ...     return torch.relu(1 - pairs.margins).mean(), pairs.metrics()
     """
-    return lambda function: FunctionLoss(function, extends, options, reference, step_line, claims)
+
+    def make(function: Callable[..., Any]) -> FunctionLoss:
+        made = FunctionLoss(function, extends, traits or {})
+        # a hook that is left out is not implemented at all, so that it is inherited visibly
+        if options is not None:
+            made.answer("loss_options", lambda: options)
+        if callable(reference):
+            made.answer("reference", lambda options: reference(options))
+        elif reference is not None:
+            made.answer("reference", lambda: reference)
+        if metrics is not None:
+            made.answer("metrics", lambda: metrics)
+        return made
+
+    return make

@@ -15,6 +15,7 @@ from mint_train.errors import PluginError, nearest
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
+from mint_train.plugins.tracing import trace_hooks
 from mint_train.settings.loss_names import is_loss_file, loss_label
 
 LOSS_GROUP = "mint_train.losses"
@@ -135,7 +136,7 @@ def load_chain(first: NamedPlugin) -> list[NamedPlugin]:
 
 
 def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
-    """Register a chain of plugins, the base first, so that the last one is asked first.
+    """Register a chain of plugins, the base first: pluggy asks the plugin registered last first.
 
     Raises:
         PluginError: a plugin breaks the hook contract; nothing stays registered.
@@ -145,7 +146,43 @@ def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
     for link in chain:
         check_hooks(manager, link)
         manager.register(link.plugin, name=link.name)
+    trace_hooks(manager)
     return manager
+
+
+def check_options(manager: pluggy.PluginManager, chain: list[NamedPlugin]) -> None:
+    """Refuse options that an inherited hook cannot read.
+
+    A hook that takes `options` was written for the model of its plugin, which that plugin may have inherited.
+    The hook can read that model and its subclasses.
+
+    Raises:
+        PluginError: naming the loss, the hook and both models.
+    """
+    positions = {id(link.plugin): position for position, link in enumerate(chain)}
+    models: dict[int, Any] = {}
+    for implementation in manager.hook.loss_options.get_hookimpls():
+        models[positions[id(implementation.plugin)]] = implementation.function()
+
+    def model_at(position: int) -> Any:
+        known = [models[n] for n in sorted(models) if n <= position and models[n] is not None]
+        return known[-1] if known else None
+
+    final = model_at(len(chain) - 1)
+    for hook in hook_arguments(LossSpec):
+        caller = getattr(manager.hook, hook)
+        implementations = caller.get_hookimpls()
+        if caller.spec.opts["firstresult"]:
+            implementations = implementations[-1:]  # the others are overridden
+        for implementation in implementations:
+            base = chain[positions[id(implementation.plugin)]]
+            expected = model_at(positions[id(implementation.plugin)])
+            if "options" in implementation.argnames and expected and not issubclass(final, expected):
+                raise PluginError(
+                    f'the loss "{chain[-1].name}" replaces the options of "{base.name}" by {final.__name__}, '
+                    f'which the inherited hook "{hook}" cannot read: derive it from {expected.__name__}, '
+                    "or implement the hook"
+                )
 
 
 def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin, kind: str = "loss", *specs: type) -> None:

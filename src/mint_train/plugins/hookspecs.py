@@ -2,11 +2,15 @@
 
 A loss plugin is a Python object (usually a module, or a function under `@mint_train.loss`) named by an
 entry point of the group `mint_train.losses`; the entry point's name is what `--loss` takes. It implements
-the hooks of `LossSpec` that it needs. A plugin that says which other loss it extends (`EXTENDS = "dpo"`)
-inherits every hook that it leaves out.
+the hooks of `LossSpec` that it needs, and imports what it needs of mint-train from `mint_train.plugin`.
+
+A plugin that extends another loss (`EXTENDS = "dpo"`) inherits every hook that it leaves out. A hook marked
+*first result* is answered by the most derived plugin that returns a value: None means "ask the loss that I
+extend". `MINT_TRAIN_TRACE=1` prints which plugin answered each call.
 
 An implementation declares only the arguments that it uses, by name. `options` is always an instance of the
-model that `loss_options` returned.
+model that `loss_options` returned. A plugin may replace the options of the loss that it extends; where it
+inherits a hook that takes `options`, only by a subclass of the model that the hook was written for.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import AttachedDatum
     from mint_train.rendering.renderer import Renderer
+    from mint_train.rows.forms import Forms
+    from mint_train.run_folder.metric import Metric
     from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
     from mint_train.sdk import Datum
 
@@ -36,51 +42,58 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class LossSpec:
-    """What a loss plugin brings. Of the hooks marked *first result*, the plugin asked last answers."""
+    """What a loss plugin may implement."""
 
     @hookspec(firstresult=True)
     def loss_options(self) -> type[BaseModel] | None:
         """Return the pydantic model of the loss's options (*first result*).
 
-        It gives `--set` its names, bounds and defaults, and `--help` its text. Unknown keys should be
-        forbidden.
+        It gives `--set` its names, bounds and defaults, and `--help` its text. `Options` is a base that
+        refuses unknown names.
 
         Example:
-            >>> class Options(BaseModel, extra="forbid"):
+            >>> class MyOptions(Options):
             ...     beta: float = Field(default=1.0, gt=0, description="Inverse temperature.")
             >>> @hookimpl
             ... def loss_options() -> type[BaseModel]:
-            ...     return Options
+            ...     return MyOptions
         """
 
     @hookspec(firstresult=True)
     def bundled_rows(self) -> Path | None:
-        """Return a JSON Lines file of a few rows that a run without `--data` trains on (*first result*)."""
+        """Return a JSON Lines file of a few rows, which a run without `--data` trains on (*first result*)."""
+
+    @hookspec(firstresult=True)
+    def row_forms(self, options: BaseModel) -> Forms | None:
+        """Return the forms of rows that the loss reads (*first result*).
+
+        Core recognises each row's form by its fields, reads it, and counts the rows of each form: "8 text
+        prompts with chosen and rejected". A form reads a row into the plugin's own example, which `flatten`
+        gets.
+
+        Example:
+            >>> FORMS = combine(PROMPTS, [Form("a grade", ("answer", "grade"), read_grade)], GradedAnswer)
+            >>> @hookimpl
+            ... def row_forms() -> Forms:
+            ...     return FORMS
+        """
 
     @hookspec(firstresult=True)
     def parse_row(self, row: Mapping[str, Any], options: BaseModel) -> Any:
-        """Turn one row of the user's data into the plugin's own example (*first result*).
+        """Read one row as the plugin's own example, where forms are not enough (*first result*).
+
+        Of `row_forms` and `parse_row`, the one of the more derived plugin reads the rows; `parse_row` where
+        one plugin has both.
 
         Args:
             row: the row as it stands in the data, its columns renamed as `--columns` says.
             options: the loss's options.
 
         Returns:
-            Any object but None; `flatten` gets it back.
+            Any object but None; `flatten` gets it.
 
         Raises:
             RowError: the row lacks a field or holds a wrong one. Core adds the file and the line.
-        """
-
-    @hookspec(firstresult=True)
-    def row_form(self, row: Mapping[str, Any], options: BaseModel) -> str | None:
-        """Name the form that `parse_row` reads a row in (*first result*).
-
-        A run says how many rows it found in which form: "text prompts with chosen and rejected".
-        `mint_train.rows.forms` recognises forms by their fields. Without this hook rows are only counted.
-
-        Raises:
-            RowError: the row is in no form, or suits two.
         """
 
     @hookspec(firstresult=True)
@@ -94,17 +107,17 @@ class LossSpec:
         """
 
     @hookspec(firstresult=True)
-    def relate_examples(self, examples: Iterable[Any], options: BaseModel) -> Iterable[Any] | None:
-        """Let examples know of one another, once, before any is flattened (*first result*).
+    def link_examples(self, examples: Iterable[Any], options: BaseModel) -> Iterable[Any] | None:
+        """Give examples what they need of one another, once, before any is flattened (*first result*).
 
-        For a loss that needs something of the other rows in a datum: KTO's baseline takes a completion that
-        was written for another prompt. Without this hook every example stands for itself.
+        For a loss whose datums hold something of other rows: KTO's baseline takes a completion that was
+        written for another prompt. Without this hook every example stands alone.
 
         A hook that yields each example as soon as it has what it needs keeps a run's memory bounded.
 
         Args:
-            examples: all that `parse_row` returned, in the order of the data. Each iteration reads the data
-                anew, and none holds it.
+            examples: all examples, in the order of the data. Each iteration reads the data anew, and none
+                holds it.
             options: the loss's options.
 
         Returns:
@@ -141,6 +154,8 @@ class LossSpec:
     def check_batch(self, batch: Batch, options: BaseModel) -> None:
         """Refuse a batch that breaks the loss's contract, before anything of it is sent (*all*).
 
+        `require_group_size`, `require_trained`, `require_same_prompt` and `require_distinct` are a line each.
+
         Raises:
             ContractError: with the problem and, where it lies in one group, that group's index.
         """
@@ -168,26 +183,34 @@ class LossSpec:
 
     @hookspec(firstresult=True)
     def reference(self, options: BaseModel) -> str | None:
-        """Say which reference model the loss needs with these options (*first result*).
+        """Return the reference model that the loss needs with these options (*first result*).
+
+        Where no plugin implements this hook, the option `reference` says it; a loss without that option
+        needs no reference. So only a loss whose reference is fixed, or follows from other options, needs
+        this hook.
 
         Returns:
-            None for none, "initial" for the policy before its first step, else a model or checkpoint. As
-            with every hook, None falls through to the loss that the plugin extends.
-        """
-
-    @hookspec(firstresult=True)
-    def step_line(self) -> Mapping[str, str] | None:
-        """Name the metrics of the line that each step prints, with their formats (*first result*).
-
-        Example:
-            >>> @hookimpl
-            ... def step_line() -> dict[str, str]:
-            ...     return {"pair_accuracy": ".2f", "mean_margin": ".6f"}
+            `NO_REFERENCE` ("none") for none, "initial" for the policy before its first step, else a model or
+            a checkpoint.
         """
 
     @hookspec
-    def remark(self, batch: Batch, options: BaseModel) -> str | None:
-        """Tell the user one line about the data of the first batch, or None (*all*)."""
+    def metrics(self) -> Mapping[str, Metric] | None:
+        """Describe the metrics that `compute_loss` returns (*all*, merged; the most derived plugin wins).
+
+        The description decides how a metric is written, whether each step's line shows it, whether its
+        interval is that of a share, and which direction counts as better. A metric without a description is
+        a plain number that is recorded and not shown.
+
+        Example:
+            >>> @hookimpl
+            ... def metrics() -> dict[str, Metric]:
+            ...     return {"accuracy": Metric(".2f", kind="share", better="higher", shown=True)}
+        """
+
+    @hookspec
+    def data_note(self, batch: Batch, options: BaseModel) -> str | None:
+        """Return one line for the user about the data of the first batch, or None (*all*)."""
 
 
 class ObserverSpec:

@@ -29,6 +29,15 @@ class Form:
     """Tells the form from another one with the same fields, by what kind of values they hold."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of a row."""
+
+    example: Any
+    form: str
+    """The form's name, as the user reads it."""
+
+
 def combine(prompts: Sequence[Form], completions: Sequence[Form], make: Callable[[Any, Any], Any]) -> Forms:
     """Make the forms of whole rows: each form of a prompt with each form of its completions.
 
@@ -55,6 +64,15 @@ class Forms(tuple[Form, ...]):
 
     __slots__ = ()
     __hash__ = object.__hash__  # asked for each row
+
+    def read(self, row: Mapping[str, Any]) -> Reading:
+        """Read a row in the one form that it suits.
+
+        Raises:
+            RowError: it suits none, or two; a field is missing or wrong.
+        """
+        form = recognise(row, self)
+        return Reading(form.read(row), form.name)
 
 
 def recognise(row: Mapping[str, Any], forms: Forms) -> Form:

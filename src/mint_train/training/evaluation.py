@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from statistics import NormalDist
@@ -72,7 +72,8 @@ class Evaluator:
             _, metrics = self.loss.compute(batch, own, dict(state))
             sources = [group.source for group in batch.groups]
             measured.append(Measured(sources, metrics, self.measure_groups(batch, own, state)))
-        return summarise(step, measured)
+        shares = {name for name, metric in self.loss.metrics.items() if metric.kind == "share"}
+        return summarise(step, measured, shares)
 
     def measure_groups(
         self, batch: Batch, logprobs: Sequence[torch.Tensor], state: Mapping[str, float]
@@ -95,8 +96,14 @@ class Evaluator:
         return measured
 
 
-def summarise(step: int, measured: Sequence[Measured]) -> Evaluation:
-    """Average each metric: over groups with an interval where it is a mean over groups, else over batches."""
+def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Evaluation:
+    """Average each metric: over groups with an interval where it is a mean over groups, else over batches.
+
+    Args:
+        step: the optimiser steps that the policy has behind it.
+        measured: the batches' metrics.
+        shares: the metrics that the loss declares as shares of groups.
+    """
     metrics: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
     by_group: list[str] = []
@@ -106,7 +113,7 @@ def summarise(step: int, measured: Sequence[Measured]) -> Evaluation:
             metrics[name] = math.fsum(values) / len(values)
             by_group.append(name)
             if len(values) > 1:
-                intervals[name] = confidence_interval(values, share=is_share(name, values))
+                intervals[name] = confidence_interval(values, share=is_share(values, name in shares))
         else:
             sized = [(part.metrics[name], len(part.by_group)) for part in measured if name in part.metrics]
             metrics[name] = math.fsum(value * size for value, size in sized) / sum(size for _, size in sized)
@@ -129,12 +136,13 @@ def is_mean(name: str, measured: Measured) -> bool:
     return abs(mean - measured.metrics[name]) <= TOLERANCE * max(size, TOLERANCE)
 
 
-def is_share(name: str, values: Sequence[float]) -> bool:
-    """Tell whether a metric counts groups: each value is 0 or 1.
+def is_share(values: Sequence[float], declared: bool) -> bool:
+    """Return whether a metric counts groups: each value is 0 or 1.
 
-    Where all are equal, as an accuracy of 0.00, the name decides: a margin may be 0 everywhere too.
+    Where all are equal, as in an accuracy of 0.00, the loss's declaration decides: a margin may be 0
+    everywhere too.
     """
-    return set(values) == {0.0, 1.0} or (set(values) <= {0.0, 1.0} and "accuracy" in name)
+    return set(values) == {0.0, 1.0} or (declared and set(values) <= {0.0, 1.0})
 
 
 def confidence_interval(values: Sequence[float], *, share: bool) -> tuple[float, float]:

@@ -84,7 +84,7 @@ def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings, observers
         ),
     ]
     first = order_of(settings, dataset).step(1)
-    lines += loss.remarks(Batch(dataset.groups.take(first)))
+    lines += loss.data_notes(Batch(dataset.groups.take(first)))
     for line in lines:
         observers.notice(line)
 

@@ -55,7 +55,7 @@ def train(
         return train_with(load_settings(settings | {"loss": loss, "options": dict(options or {})}))
     plugin = NamedPlugin(loss.__name__, loss, "this program")
     given = settings | {"loss": plugin.name, "options": dict(options or {})}
-    return train_with(load_settings(given), Loss(plugin, options))
+    return train_with(load_settings(given), Loss.of(plugin, options))
 
 
 def train_with(settings: Settings, loss: Loss | None = None) -> RunResult:

@@ -1,157 +1,161 @@
-"""The row of a preference loss, a prompt with a chosen and a rejected completion, in all its forms."""
+"""What losses on pairs share: a batch's pairs, their rewards and metrics, and the Bradley-Terry loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TypeAlias
 
-from mint_train.errors import RowError
-from mint_train.rows.forms import Form, Forms, combine, recognise
-from mint_train.rows.messages import ChatMessage, chat_messages, completion
-from mint_train.rows.prompts import PROMPTS, dialogue, is_dialogue, split_shared
-from mint_train.rows.row import kind
+import torch
+from torch.nn.functional import logsigmoid
 
-VERDICTS = ("label", "winner", "preference", "better", "choice")
-TIES = ("tie", "both", "neither", "equal", "same", "draw", "none")
-COMPARED = ("completion", "response", "answer", "output")
-SIDES = (("a", "b"), ("0", "1"), ("1", "2"))
+from mint_train.plugin import Batch, Metric, reference_sequence_logprobs, sequence_logprobs
+
+Scores: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""A number per pair for the chosen and for the rejected completion, `[pairs]` each."""
+
+Logprobs: TypeAlias = Sequence[torch.Tensor]
+"""Per datum, the policy's logprobs of its target tokens, `[target tokens]`, in nats."""
+
+LossAndMetrics: TypeAlias = tuple[torch.Tensor, dict[str, float]]
+
+
+def chosen_and_rejected(scores: torch.Tensor) -> Scores:
+    """Split scores `[2 pairs]` into those of the chosen and of the rejected completions, `[pairs]` each."""
+    return scores[::2], scores[1::2]
 
 
 @dataclass(frozen=True)
-class PreferencePair:
-    """One comparison: for this prompt, `chosen` was preferred to `rejected`."""
+class Pairs:
+    """The pairs of a batch as the papers write them. Logprobs are sums over completions' tokens, in nats."""
 
-    prompt: str | list[ChatMessage]
-    chosen: str
-    rejected: str
+    chosen: torch.Tensor
+    """log pi(y_w | x), `[pairs]`, differentiable."""
+    rejected: torch.Tensor
+    """log pi(y_l | x), `[pairs]`, differentiable."""
+    chosen_tokens: torch.Tensor
+    """|y_w|, the chosen completions' trained tokens, `[pairs]`, of the logprobs' dtype."""
+    rejected_tokens: torch.Tensor
+    """|y_l|, the rejected completions' trained tokens, `[pairs]`, of the logprobs' dtype."""
+    reference: Scores | None
+    """log pi_ref(y_w | x) and log pi_ref(y_l | x), `[pairs]` each, or None for a loss without a reference."""
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        logprobs: Logprobs,
+        *,
+        reference: bool = True,
+        weights: torch.Tensor | None = None,
+    ) -> Pairs:
+        """Sum the logprobs of a batch of pairs.
+
+        Args:
+            batch: even datums are chosen, odd ones rejected.
+            logprobs: the policy's, per datum.
+            reference: whether the loss compares the policy with the batch's reference.
+            weights: floating `[tokens]`, what each token counts instead of the batch's own weights.
+
+        Raises:
+            PluginError: a reference is wanted and the batch has none.
+        """
+        chosen, rejected = chosen_and_rejected(sequence_logprobs(logprobs, batch, weights))
+        tokens = chosen_and_rejected(batch.trained_tokens.to(chosen.dtype))
+        anchor = reference_sequence_logprobs(batch, weights).to(chosen.dtype) if reference else None
+        return cls(chosen, rejected, *tokens, None if anchor is None else chosen_and_rejected(anchor))
+
+    @cached_property
+    def log_ratios(self) -> Scores:
+        """The log-ratios log pi(y | x) - log pi_ref(y | x); without a reference, log pi(y | x)."""
+        if self.reference is None:
+            return self.chosen, self.rejected
+        return self.chosen - self.reference[0], self.rejected - self.reference[1]
+
+    @cached_property
+    def margins(self) -> torch.Tensor:
+        """The log-ratio of the chosen minus that of the rejected completion, nats, `[pairs]`."""
+        chosen, rejected = self.log_ratios
+        return chosen - rejected
+
+    @cached_property
+    def reference_margins(self) -> torch.Tensor:
+        """Log pi_ref(y_w | x) - log pi_ref(y_l | x), nats, `[pairs]`; 0 without a reference."""
+        if self.reference is None:
+            return torch.zeros_like(self.chosen)
+        return self.reference[0] - self.reference[1]
+
+    @cached_property
+    def mean_log_ratios(self) -> Scores:
+        """The log-ratios, each divided by its completion's tokens."""
+        return self.per_token(self.log_ratios)
+
+    @cached_property
+    def mean_logprobs(self) -> Scores:
+        """The policy's logprobs per token: log pi(y | x) / |y|."""
+        return self.per_token((self.chosen, self.rejected))
+
+    def per_token(self, scores: Scores) -> Scores:
+        """Divide scores by the number of tokens of their completions."""
+        return scores[0] / self.chosen_tokens, scores[1] / self.rejected_tokens
+
+    def rewards(self, beta: float) -> Scores:
+        """Compute the implicit rewards beta (log pi(y | x) - log pi_ref(y | x)) (arXiv 2305.18290, eq. 5)."""
+        chosen, rejected = self.log_ratios
+        return beta * chosen, beta * rejected
+
+    def metrics(self, rewards: Scores | None = None) -> dict[str, float]:
+        """Summarise the pairs: means over the batch.
+
+        Args:
+            rewards: what the loss compares, for a loss that has a reward.
+
+        Returns:
+            `pair_accuracy`, `mean_margin`, `mean_chosen_score` and `mean_rejected_score` on the policy's
+            sequence logprobs; with rewards, `rewards/chosen`, `rewards/rejected`, `rewards/margin` and
+            `rewards/accuracy`; with a reference, `drift`, the log-ratio per token (nats; 0 before any step).
+        """
+        with torch.no_grad():
+            named = dict(zip(SCORE_METRICS, comparison(self.chosen, self.rejected), strict=True))
+            if rewards is not None:
+                named |= zip(REWARD_METRICS, comparison(*rewards), strict=True)
+            if self.reference is not None:
+                tokens = self.chosen_tokens.sum() + self.rejected_tokens.sum()
+                named["drift"] = (self.log_ratios[0].sum() + self.log_ratios[1].sum()) / tokens
+            return dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
 
 
-def parse_pair(row: Mapping[str, Any]) -> PreferencePair:
-    """Read a pair from a row in one of `FORMS`.
+ACCURACY = Metric(".2f", kind="share", better="higher", shown=True)
+MARGIN = Metric(".6f", "nats", better="higher", shown=True)
+NATS = Metric(".6f", "nats")
+METRICS = {
+    "pair_accuracy": ACCURACY,
+    "mean_margin": MARGIN,
+    "rewards/accuracy": ACCURACY,
+    "rewards/margin": MARGIN,
+    "mean_chosen_score": NATS,
+    "mean_rejected_score": NATS,
+    "rewards/chosen": NATS,
+    "rewards/rejected": NATS,
+    "drift": Metric(".6f", "nats per token", kind="batch"),
+}
+"""What `Pairs.metrics` returns, with and without rewards and a reference."""
 
-    Raises:
-        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
+SCORE_METRICS = ("pair_accuracy", "mean_margin", "mean_chosen_score", "mean_rejected_score")
+REWARD_METRICS = ("rewards/accuracy", "rewards/margin", "rewards/chosen", "rewards/rejected")
+
+
+def comparison(chosen: torch.Tensor, rejected: torch.Tensor) -> list[torch.Tensor]:
+    """Return how often chosen beats rejected, and the means of their difference and of each; scalars."""
+    accuracy = (chosen > rejected).to(chosen.dtype).mean()
+    return [accuracy, (chosen - rejected).mean(), chosen.mean(), rejected.mean()]
+
+
+def bradley_terry(margins: torch.Tensor) -> torch.Tensor:
+    """Compute -log sigma(margin), the mean over pairs (Rafailov et al., 2023, arXiv 2305.18290, eq. 7).
+
+    Args:
+        margins: chosen minus rejected reward, `[pairs]`.
     """
-    pair: PreferencePair = recognise(row, FORMS).read(row)
-    if pair.chosen == pair.rejected:
-        raise RowError("rejected", "is equal to chosen, so there is nothing to prefer; remove the row")
-    return pair
-
-
-def are_conversations(row: Mapping[str, Any]) -> bool:
-    """Tell whole conversations from single answers."""
-    return all(
-        isinstance(row[side], Sequence) and not isinstance(row[side], str) and len(row[side]) > 1
-        for side in ("chosen", "rejected")
-    )
-
-
-def are_dialogues(row: Mapping[str, Any]) -> bool:
-    """Tell whole dialogues of Anthropic's HH form from single answers."""
-    return is_dialogue(row["chosen"]) and is_dialogue(row["rejected"])
-
-
-def read_answers(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Read `chosen` and `rejected`, each one answer."""
-    return completion(row["chosen"], "chosen"), completion(row["rejected"], "rejected")
-
-
-def read_conversations(row: Mapping[str, Any]) -> PreferencePair:
-    """Read `chosen` and `rejected` as whole conversations."""
-    better, worse = (chat_messages(row[side], side) for side in ("chosen", "rejected"))
-    return PreferencePair(*split_shared(better, worse, ("chosen", "rejected")))
-
-
-def read_dialogues(row: Mapping[str, Any]) -> PreferencePair:
-    """Read `chosen` and `rejected` as whole HH dialogues."""
-    better, worse = (dialogue(row[side], side) for side in ("chosen", "rejected"))
-    return PreferencePair(*split_shared(better, worse, ("chosen", "rejected")))
-
-
-def read_outputs(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Read `output` as two answers, the better one first.
-
-    Raises:
-        RowError: it is something else.
-    """
-    value = row["output"]
-    if not isinstance(value, list) or len(value) != 2:
-        found = f"{len(value)}" if isinstance(value, list) else kind(value)
-        raise RowError("output", f"must be a list of two completions, the better one first, not {found}")
-    return completion(value[0], "output[0]"), completion(value[1], "output[1]")
-
-
-def comparison(stem: str, sides: tuple[str, str]) -> Form:
-    """Make the form of two completions and a verdict: `response_a`, `response_b`, `winner`."""
-    fields = tuple(f"{stem}_{side}" for side in sides)
-
-    def read(row: Mapping[str, Any]) -> tuple[str, str]:
-        texts = [completion(row[field], field) for field in fields]
-        better = read_verdict(row, fields, sides)
-        return texts[better], texts[1 - better]
-
-    return Form(f"{fields[0]} and {fields[1]} compared", fields, read)
-
-
-def read_verdict(row: Mapping[str, Any], fields: tuple[str, ...], sides: tuple[str, str]) -> int:
-    """Return which of two completions is better, 0 or 1.
-
-    Raises:
-        RowError: no field says so, more than one does, or it names neither completion.
-    """
-    found = [name for name in VERDICTS if row.get(name) not in (None, "")]
-    if len(found) != 1:
-        problem = "missing; the better completion is named by" if not found else "is not alone: the row has"
-        raise RowError((found or VERDICTS)[0], f"{problem} {', '.join(found or VERDICTS)}")
-    value = row[found[0]]
-    # whole numbers come as 1.0 from a column that has nulls
-    said = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
-    for place, (field, side) in enumerate(zip(fields, sides, strict=True)):
-        if not isinstance(value, bool) and said in (side, field, f"model_{side}"):
-            return place
-    if said in TIES:
-        raise RowError(found[0], f'is "{value}": a tie prefers neither; remove the row')
-    raise RowError(found[0], f"is {value!r:.40}; it must name the better one: {sides[0]} or {sides[1]}")
-
-
-def make_pair(prompt: str | list[ChatMessage], answers: tuple[str, str]) -> PreferencePair:
-    """Put a prompt and its two answers together."""
-    return PreferencePair(prompt, *answers)
-
-
-CHOSEN_AND_REJECTED = Form(
-    "chosen and rejected",
-    ("chosen", "rejected"),
-    read_answers,
-    lambda row: not are_conversations(row) and not are_dialogues(row),
-)
-OUTPUTS = Form(
-    "two outputs, the better first", ("output",), read_outputs, lambda row: isinstance(row["output"], list)
-)
-FORMS = Forms(
-    (
-        *combine(
-            PROMPTS,
-            [
-                CHOSEN_AND_REJECTED,
-                OUTPUTS,
-                *(comparison(stem, sides) for stem in COMPARED for sides in SIDES),
-            ],
-            make_pair,
-        ),
-        Form(
-            "chat messages, chosen and rejected sharing their prompt",
-            ("chosen", "rejected"),
-            read_conversations,
-            are_conversations,
-        ),
-        Form(
-            "Anthropic HH dialogues, chosen and rejected sharing their prompt",
-            ("chosen", "rejected"),
-            read_dialogues,
-            are_dialogues,
-        ),
-    )
-)
-"""Every form of a pair."""
+    return -logsigmoid(margins).mean()

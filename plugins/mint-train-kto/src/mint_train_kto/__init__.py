@@ -1,0 +1,1 @@
+"""Losses on single rated completions: KTO and APO-zero (unpaired)."""

@@ -3,15 +3,19 @@
 D'Oosterlinck et al. (2024, arXiv 2408.06266, eq. 7), its two terms taken over single completions, as TRL's
 `apo_zero_unpaired` does: 1 - sigma(beta r) for a desirable completion, sigma(beta r) for an undesirable one.
 That is KTO with z_0 = 0, so it extends `kto` and brings nothing but its options.
+
+Formula: 1 - sigma(beta r) for a desirable completion, sigma(beta r) for an undesirable one
+Paper: D'Oosterlinck et al., 2024, arXiv 2408.06266, eq. 7, over single completions
+Use: KTO without the cost of a baseline
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from mint_train import hookimpl
+from mint_train.plugin import hookimpl
 from mint_train_kto.plugin import KTOOptions
 
 EXTENDS = "kto"
@@ -24,6 +28,6 @@ class APOZeroUnpairedOptions(KTOOptions):
 
 
 @hookimpl
-def loss_options() -> type[BaseModel]:
-    """Options of the loss."""
+def loss_options() -> type[APOZeroUnpairedOptions]:
+    """Return the options of KTO with the baseline fixed."""
     return APOZeroUnpairedOptions

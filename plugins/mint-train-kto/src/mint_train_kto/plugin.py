@@ -1,63 +1,68 @@
-"""Kahneman-Tversky Optimization: completions with a thumb up or down, unpaired (Ethayarajh et al., 2024)."""
+"""Kahneman-Tversky Optimization: completions with a thumb up or down, unpaired (Ethayarajh et al., 2024).
+
+In the formula r is the log-ratio of policy and reference, z_0 the baseline, lambda_y the label's weight.
+
+Formula: lambda_y (1 - sigma(beta (r - z_0))) for a desirable completion, lambda_y (1 - sigma(beta (z_0 - r)))
+    for an undesirable one; z_0 = max(0, mean r of unrelated completions), without gradient
+Paper: Ethayarajh et al., 2024, arXiv 2402.01306, eq. 8
+Use: labels are thumbs up and down on single completions
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from mint_train import Batch, attach, hookimpl, log_ratios
-from mint_train.batches.datums import AttachedDatum
-from mint_train.rendering.renderer import Renderer
-from mint_train.rows.forms import recognise
-from mint_train_kto.contract import LABEL, check_rated
-from mint_train_kto.loss import kahneman_tversky, kl_baseline, rating_metrics
-from mint_train_kto.rows import FORMS, RatedCompletion, parse_rated, with_unrelated
+from mint_train.plugin import (
+    AttachedDatum,
+    Batch,
+    ContractError,
+    Forms,
+    Metric,
+    NeededReference,
+    Options,
+    Renderer,
+    attach,
+    hookimpl,
+    log_ratios,
+    require_distinct,
+    require_group_size,
+    require_same_prompt,
+    require_trained,
+)
+from mint_train_kto.kahneman_tversky import kahneman_tversky, kl_baseline, rating_metrics
+from mint_train_kto.rows import FORMS, RatedCompletion, with_unrelated
 
+LABEL = "label"
+NAMES = ("completion", "unrelated completion")
 MUCH_MORE = 3.0
 UNTRAINED_DATUMS = (1,)
 """The baseline's completion is measured and not trained: no gradient passes through z_0."""
 
 
-class KTOOptions(BaseModel):
+class KTOOptions(Options):
     """The options of KTO, with the paper's names and defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    beta: float = Field(
-        default=0.1, gt=0, allow_inf_nan=False, description="How fast the value of a log-ratio saturates."
-    )
+    beta: float = Field(default=0.1, gt=0, description="How fast the value of a log-ratio saturates.")
     desirable_weight: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="lambda_D, the weight of desirable completions."
+        default=1.0, ge=0, description="lambda_D, the weight of desirable completions."
     )
     undesirable_weight: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="lambda_U, the weight of undesirable completions."
+        default=1.0, ge=0, description="lambda_U, the weight of undesirable completions."
     )
     baseline: Literal["unrelated", "batch", "none"] = Field(
         default="unrelated",
         description="z_0: from unrelated completions (the paper's), from the rated ones (cheaper), or 0.",
     )
-    reference: str = Field(
-        default="initial", min_length=1, description="The reference: initial, a model or a checkpoint."
-    )
-
-    @field_validator("reference")
-    @classmethod
-    def refuse_none(cls, reference: str) -> str:
-        """Refuse to leave the reference out, which log-ratios are taken against."""
-        if reference == "none":
-            raise PydanticCustomError(
-                "reference_needed", "this loss needs a reference; give initial or a model"
-            )
-        return reference
+    reference: NeededReference = "initial"
 
 
 def holds_baseline(options: KTOOptions) -> bool:
-    """Tell whether z_0, which is held constant, depends on logprobs that are trained."""
+    """Return whether z_0, which is held constant, depends on logprobs that are trained."""
     return options.baseline == "batch"
 
 
@@ -65,31 +70,25 @@ STOPS_GRADIENT = holds_baseline
 
 
 @hookimpl
-def loss_options() -> type[BaseModel]:
-    """Options of the loss."""
+def loss_options() -> type[KTOOptions]:
+    """Return the options of KTO."""
     return KTOOptions
 
 
 @hookimpl
 def bundled_rows() -> Path:
-    """Ten rated completions to try the loss on."""
+    """Return ten rated completions to try the loss on."""
     return Path(__file__).with_name("rated.jsonl")
 
 
 @hookimpl
-def parse_row(row: Mapping[str, Any]) -> RatedCompletion:
-    """Read a rated completion in any of the forms of `rows.py`."""
-    return parse_rated(row)
+def row_forms() -> Forms:
+    """Return every form of a rated completion."""
+    return FORMS
 
 
 @hookimpl
-def row_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a rated completion."""
-    return recognise(row, FORMS).name
-
-
-@hookimpl
-def relate_examples(
+def link_examples(
     examples: Iterable[RatedCompletion], options: KTOOptions
 ) -> Iterator[RatedCompletion] | None:
     """Give each example a completion of another prompt, where the baseline is measured on it."""
@@ -100,21 +99,32 @@ def relate_examples(
 def flatten(example: RatedCompletion, renderer: Renderer) -> Sequence[AttachedDatum]:
     """Flatten into [completion] or [completion, unrelated completion], both on the example's prompt."""
     texts = [text for text in (example.completion, example.unrelated) if text is not None]
-    datums = renderer.datums(example.prompt, texts, ("the completion", "its unrelated completion"))
+    datums = renderer.datums(example.prompt, texts, NAMES)
     return [attach(datum, **{LABEL: float(example.desirable)}) for datum in datums]
 
 
 @hookimpl
 def check_batch(batch: Batch, options: KTOOptions) -> None:
-    """Enforce one rated completion a group, and its baseline's where the options ask for it."""
-    check_rated(batch, with_baseline=options.baseline == "unrelated")
+    """Require one labelled completion a group, and its baseline's where the options ask for it.
+
+    Raises:
+        ContractError: naming the first group that breaks the contract.
+    """
+    names = NAMES if options.baseline == "unrelated" else NAMES[:1]
+    require_group_size(batch, len(names), "example", names)
+    require_trained(batch, "example", names)
+    require_same_prompt(batch, "example", names)
+    require_distinct(batch, "example", names)
+    for number, group in enumerate(batch.groups):
+        if not group.attached or group.attached[0].get(LABEL) not in (0.0, 1.0):
+            raise ContractError(f"example {number} has no label of 1.0 (desirable) or 0.0", number)
 
 
 @hookimpl
 def compute_loss(
     batch: Batch, logprobs: Sequence[torch.Tensor], options: KTOOptions
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """lambda_y - v(x, y), the mean over the batch (eq. 8), with the baseline that the options name.
+    """Compute lambda_y - v(x, y), the mean over the batch (eq. 8), with the baseline that the options name.
 
     - `unrelated`: z_0 = max(0, mean log-ratio of the unrelated completions), as in the paper. The paper takes
       the completion of the batch's next example; here it is that of the data's next example with another
@@ -142,19 +152,18 @@ def compute_loss(
 
 
 @hookimpl
-def reference(options: KTOOptions) -> str:
-    """Name the model that the log-ratios are taken against."""
-    return options.reference
+def metrics() -> dict[str, Metric]:
+    """Describe how many completions are on their side, and how far the policy has moved."""
+    return {
+        "accuracy": Metric(".2f", kind="share", better="higher", shown=True),
+        "kl": Metric(".6f", "nats", kind="batch", shown=True),
+        "rewards/desirable": Metric(".6f", "nats", better="higher"),
+        "rewards/undesirable": Metric(".6f", "nats", better="lower"),
+    }
 
 
 @hookimpl
-def step_line() -> dict[str, str]:
-    """How many completions are on their side, and how far the policy has moved."""
-    return {"accuracy": ".2f", "kl": ".6f"}
-
-
-@hookimpl
-def remark(batch: Batch, options: KTOOptions) -> str | None:
+def data_note(batch: Batch, options: KTOOptions) -> str | None:
     """Say where one label outweighs the other, which the two weights are there to balance."""
     labels = batch.attached(LABEL)[:: 2 if options.baseline == "unrelated" else 1]
     up, down = float(labels.sum()), float((1 - labels).sum())
@@ -162,6 +171,6 @@ def remark(batch: Batch, options: KTOOptions) -> str | None:
     if weighted[1] <= MUCH_MORE * weighted[0]:
         return None
     return (
-        f"The first batch has {up:.0f} desirable and {down:.0f} undesirable completions; balance them with "
-        "--set desirable_weight=... and --set undesirable_weight=... if all the data are so."
+        f"The first batch has {up:.0f} desirable and {down:.0f} undesirable completions. If all the data are "
+        "so, balance them with the options desirable_weight and undesirable_weight."
     )

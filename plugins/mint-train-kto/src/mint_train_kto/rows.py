@@ -7,10 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mint_train.errors import DataError, RowError
-from mint_train.rows.forms import Form, Forms, combine, recognise
-from mint_train.rows.messages import ChatMessage, chat_messages, completion, prompt, truth
-from mint_train.rows.prompts import PROMPTS
+from mint_train.plugin import (
+    PROMPTS,
+    ChatMessage,
+    DataError,
+    Form,
+    Forms,
+    RowError,
+    chat_messages,
+    combine,
+    completion,
+    prompt,
+    truth,
+)
 
 
 @dataclass(frozen=True)
@@ -24,16 +33,6 @@ class RatedCompletion:
     """A completion that was written for another prompt: the baseline of KTO measures it on this one."""
 
 
-def parse_rated(row: Mapping[str, Any]) -> RatedCompletion:
-    """Read a rated completion from a row in one of `FORMS`.
-
-    Raises:
-        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
-    """
-    rated: RatedCompletion = recognise(row, FORMS).read(row)
-    return rated
-
-
 def read_messages(row: Mapping[str, Any]) -> RatedCompletion:
     """Read `messages`: a whole conversation whose last message is rated."""
     messages = chat_messages(row["messages"], "messages")
@@ -44,7 +43,7 @@ def read_messages(row: Mapping[str, Any]) -> RatedCompletion:
 
 
 def rated_field(field: str) -> Form:
-    """Make the form of a completion in a field, and its label."""
+    """Return the form of a completion in a field, and its label."""
     return Form(
         f"{field} and label",
         (field, "label"),
@@ -68,7 +67,7 @@ FORMS = Forms(
 def with_unrelated(examples: Iterable[RatedCompletion]) -> Iterator[RatedCompletion]:
     """Give each example the completion of the next one that has another prompt and another completion.
 
-    After the last example comes the first. Only examples that still wait for theirs are held.
+    After the last example comes the first. Only examples that still wait for theirs are held in memory.
 
     Args:
         examples: iterated once, and once more as far as the last ones need it.
@@ -94,11 +93,11 @@ def with_unrelated(examples: Iterable[RatedCompletion]) -> Iterator[RatedComplet
 
 
 def give(waiting: deque[RatedCompletion], other: RatedCompletion) -> Iterator[RatedCompletion]:
-    """Give a completion to those that wait for one and can take it; yield those in front that have theirs."""
-    for place, example in enumerate(waiting):
+    """Give a completion to the waiting examples that can take it; yield those at the front that have one."""
+    for index, example in enumerate(waiting):
         fits = example.prompt != other.prompt and example.completion != other.completion
         if example.unrelated is None and fits:
-            waiting[place] = replace(example, unrelated=other.completion)
+            waiting[index] = replace(example, unrelated=other.completion)
     while waiting and waiting[0].unrelated is not None:
         yield waiting.popleft()
 

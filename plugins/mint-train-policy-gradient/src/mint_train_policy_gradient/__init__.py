@@ -1,0 +1,1 @@
+"""An offline policy gradient: importance-weighted, clipped as in PPO where asked."""

@@ -1,35 +1,49 @@
-"""Offline policy gradient: sampled completions with old logprobs and advantages, clipped where asked."""
+"""Offline policy gradient: sampled completions with old logprobs and advantages, clipped where asked.
+
+In the formula A is a token's advantage and r its ratio: its probability under the policy, divided by that
+under the policy that sampled it.
+
+Formula: -r A per token; with `clip`, -min(r A, clip(r, 1 - clip, 1 + clip_high) A)
+Paper: Schulman et al., 2017, arXiv 1707.06347, eq. 6 and 7
+Use: completions that you sampled and scored yourself, with their logprobs
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from mint_train import Batch, RowError, attach, hookimpl
-from mint_train.batches.datums import AttachedDatum
-from mint_train.batches.logprobs import packed_logprobs
-from mint_train.rendering.renderer import Renderer
-from mint_train.rows.forms import recognise
-from mint_train_policy_gradient.contract import ADVANTAGES, OLD_LOGPROBS, check_rollouts
-from mint_train_policy_gradient.loss import Average, average_tokens, log_ratios, surrogate
-from mint_train_policy_gradient.rollouts import FORMS, Rollout, parse_rollout
+from mint_train.plugin import (
+    AttachedDatum,
+    Batch,
+    ContractError,
+    Forms,
+    Metric,
+    Options,
+    Renderer,
+    RowError,
+    attach,
+    hookimpl,
+    packed_logprobs,
+    require_group_size,
+    require_trained,
+)
+from mint_train_policy_gradient.rows import FORMS, Rollout
+from mint_train_policy_gradient.surrogate import Average, average_tokens, log_ratios, surrogate
+
+OLD_LOGPROBS, ADVANTAGES = "old_logprobs", "advantages"
 
 
-class PolicyGradientOptions(BaseModel):
+class PolicyGradientOptions(Options):
     """The options of the offline policy gradient; the defaults clip nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     clip: float | None = Field(
         default=None, gt=0, lt=1, description="How far a ratio moves before its gradient stops; PPO's is 0.2."
     )
-    clip_high: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="The same above 1, where it is not `clip`."
-    )
+    clip_high: float | None = Field(default=None, gt=0, description="The same above 1, where it differs.")
     average: Average = Field(
         default="tokens", description="Mean over all tokens, over each completion's first, or their sum."
     )
@@ -43,39 +57,33 @@ class PolicyGradientOptions(BaseModel):
 
 
 @hookimpl
-def loss_options() -> type[BaseModel]:
-    """Options of the loss."""
+def loss_options() -> type[PolicyGradientOptions]:
+    """Return the options of the policy gradient."""
     return PolicyGradientOptions
 
 
 @hookimpl
 def bundled_rows() -> Path:
-    """Eight rollouts to try the loss on; their tokens are arbitrary, so that any tokenizer has them."""
+    """Return eight rollouts to try the loss on; their token ids are small, so that any tokenizer has them."""
     return Path(__file__).with_name("rollouts.jsonl")
 
 
 @hookimpl
-def parse_row(row: Mapping[str, Any]) -> Rollout:
-    """Read a sampled completion with its old logprobs and its advantage."""
-    return parse_rollout(row)
-
-
-@hookimpl
-def row_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a rollout."""
-    return recognise(row, FORMS).name
+def row_forms() -> Forms:
+    """Return every form of a rollout."""
+    return FORMS
 
 
 @hookimpl
 def flatten(example: Rollout, renderer: Renderer) -> list[AttachedDatum]:
-    """Flatten a rollout into one datum, its values per token attached; over the prompt they are 0.0."""
-    tokens = renderer.prompt_tokens(example.prompt)
+    """Flatten a rollout into one datum with its values per token attached; over the prompt they are 0.0."""
+    prompt = renderer.prompt_tokens(example.prompt)
     known = len(renderer.tokenizer)
-    for field, ids in (("prompt_tokens", tokens), ("completion_tokens", example.completion_tokens)):
+    for field, ids in (("prompt_tokens", prompt), ("completion_tokens", example.completion_tokens)):
         if max(ids) >= known:
             raise RowError(field, f"token {max(ids)} is beyond the tokenizer's {known} tokens")
-    datum = renderer.datum(tokens, example.completion_tokens)
-    before = [0.0] * (len(tokens) - 1)
+    datum = renderer.datum(prompt, example.completion_tokens)
+    before = [0.0] * (len(prompt) - 1)
     length = len(datum.loss_fn_inputs["target_tokens"].data)
     old, advantages = ([*before, *values][:length] for values in (example.old_logprobs, example.advantages))
     return [attach(datum, **{OLD_LOGPROBS: old, ADVANTAGES: advantages})]
@@ -83,15 +91,26 @@ def flatten(example: Rollout, renderer: Renderer) -> list[AttachedDatum]:
 
 @hookimpl
 def check_batch(batch: Batch) -> None:
-    """Enforce one datum a group, with an old logprob and an advantage per target token."""
-    check_rollouts(batch)
+    """Require one trained datum a group, with an old logprob and an advantage per target token.
+
+    Raises:
+        ContractError: naming the first group that breaks the contract.
+    """
+    require_group_size(batch, 1, "rollout")
+    require_trained(batch, "rollout", ("completion",))
+    for number, group in enumerate(batch.groups):
+        attached = group.attached[0] if group.attached else {}
+        for name in (OLD_LOGPROBS, ADVANTAGES):
+            values = attached.get(name)
+            if not isinstance(values, Sequence) or len(values) != group.lengths[0]:
+                raise ContractError(f"rollout {number} lacks one of its {name} per target token", number)
 
 
 @hookimpl
 def compute_loss(
     batch: Batch, logprobs: Sequence[torch.Tensor], options: PolicyGradientOptions
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """-r A per token, clipped where asked, averaged as asked (Schulman et al., 2017, arXiv 1707.06347).
+    """Compute -r A per token, clipped and averaged as the options ask (Schulman et al., 2017).
 
     The metrics: `mean_ratio`, `approx_kl` = mean of r - 1 - log r (Schulman, 2020, an unbiased estimate of
     KL(pi_old || pi), nats per token) and `clipped`, the share of tokens whose gradient the clip stops.
@@ -114,6 +133,10 @@ def compute_loss(
 
 
 @hookimpl
-def step_line() -> dict[str, str]:
-    """Show how far the policy has moved from the one that sampled."""
-    return {"mean_ratio": ".4f", "approx_kl": ".6f"}
+def metrics() -> dict[str, Metric]:
+    """Describe how far the policy has moved from the one that sampled."""
+    return {
+        "mean_ratio": Metric(".4f", shown=True),
+        "approx_kl": Metric(".6f", "nats per token", shown=True),
+        "clipped": Metric(".2f"),
+    }

@@ -12,11 +12,11 @@ from collections.abc import MutableMapping
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
-from mint_train_preferences.numerics import probabilities
+from mint_train.plugin import Batch, Metric, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_preferences.options import AnchoredOptions, Beta
-from mint_train_preferences.running import running_mean
+from mint_train_preferences.running_mean import running_mean
+from mint_train_preferences.stable_math import probabilities
 
 SMALLEST_BETA = 1e-3
 SMALLEST_SPREAD = 1e-6
@@ -40,7 +40,12 @@ class AlphaDPOOptions(AnchoredOptions):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the old moments a step keeps.")
 
 
-@loss(extends="dpo", options=BetaDPOOptions, claims={"STOPS_GRADIENT": True})
+@loss(
+    extends="dpo",
+    options=BetaDPOOptions,
+    metrics={"beta": Metric(kind="batch"), "kept": Metric(".2f", kind="batch")},
+    traits={"STOPS_GRADIENT": True},
+)
 def beta_dpo(
     batch: Batch, logprobs: Logprobs, options: BetaDPOOptions, state: MutableMapping[str, float]
 ) -> LossAndMetrics:
@@ -67,7 +72,7 @@ def beta_dpo(
     return bradley_terry(beta * pairs.margins[kept]), metrics
 
 
-@loss(extends="dpo", options=AlphaDPOOptions, claims={"STOPS_GRADIENT": True})
+@loss(extends="dpo", options=AlphaDPOOptions, traits={"STOPS_GRADIENT": True})
 def alpha_dpo(
     batch: Batch, logprobs: Logprobs, options: AlphaDPOOptions, state: MutableMapping[str, float]
 ) -> LossAndMetrics:
@@ -92,7 +97,12 @@ def alpha_dpo(
     return bradley_terry(chosen - rejected - target), pairs.metrics((chosen, rejected))
 
 
-@loss(extends="dpo", options=AnchoredOptions, claims={"STOPS_GRADIENT": True})
+@loss(
+    extends="dpo",
+    options=AnchoredOptions,
+    metrics={"weight": Metric()},
+    traits={"STOPS_GRADIENT": True},
+)
 def wpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMetrics:
     """WPO: pairs that the policy might have written itself count more.
 

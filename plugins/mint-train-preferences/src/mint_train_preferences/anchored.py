@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
+from mint_train.plugin import Batch, Metric, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.options import AnchoredOptions, Beta
-from mint_train_preferences.running import running_mean
+from mint_train_preferences.running_mean import running_mean
 
 
 class NCAOptions(AnchoredOptions):
@@ -74,7 +74,7 @@ def nca(batch: Batch, logprobs: Logprobs, options: NCAOptions) -> LossAndMetrics
     return losses.mean(), pairs.metrics(rewards)
 
 
-@loss(extends="dpo", options=BCOOptions)
+@loss(extends="dpo", options=BCOOptions, metrics={"delta": Metric(".6f", "nats", kind="batch")})
 def bco(
     batch: Batch, logprobs: Logprobs, options: BCOOptions, state: MutableMapping[str, float]
 ) -> LossAndMetrics:
@@ -93,7 +93,7 @@ def bco(
     return losses.mean(), pairs.metrics(rewards) | {"delta": delta}
 
 
-@loss(extends="dpo", options=AnchoredOptions, claims={"UNTRAINED_DATUMS": (0,)})
+@loss(extends="dpo", options=AnchoredOptions, traits={"UNTRAINED_DATUMS": (0,)})
 def npo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMetrics:
     """NPO: unlearn the rejected completions; the chosen ones play no part.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
+from mint_train.plugin import Batch, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_preferences.options import AnchoredOptions, Beta
-from mint_train_preferences.supervised import sequence_nll
+from mint_train_preferences.supervised import NLL, sequence_nll
 
 
 class DPOPOptions(AnchoredOptions):
@@ -76,7 +76,7 @@ def minor_dpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Los
     return bradley_terry(chosen - torch.relu(rejected)), pairs.metrics(rewards)
 
 
-@loss(extends="dpo", options=RPOOptions)
+@loss(extends="dpo", options=RPOOptions, metrics={"nll": NLL})
 def rpo(batch: Batch, logprobs: Logprobs, options: RPOOptions) -> LossAndMetrics:
     """RPO: DPO plus the NLL of the chosen completions per token.
 

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
-from mint_train_preferences.numerics import power_reward
+from mint_train.plugin import Batch, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_preferences.options import AnchoredOptions, Beta
+from mint_train_preferences.stable_math import power_reward
 
 EXPONENT_RANGE = (-88.0, 20.0)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
+from mint_train.plugin import Batch, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_preferences.options import AnchoredOptions, Beta
 
 

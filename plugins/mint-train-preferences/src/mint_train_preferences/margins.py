@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, wants_reference
-from mint_train_preferences.options import REFERENCE_HELP, AnchoredOptions, Beta, Options
+from mint_train.plugin import NO_REFERENCE, Batch, OptionalReference, Options, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
+from mint_train_preferences.options import AnchoredOptions, Beta
 
 
 class HingeOptions(Options):
-    """Hinge takes both: SLiC-HF has no reference, its successors have one."""
+    """Beta and an optional reference: SLiC-HF has none, its successors have one."""
 
     beta: Beta = 0.1
-    reference: str = Field(default="initial", min_length=1, description=f'"none", {REFERENCE_HELP}')
+    reference: OptionalReference = "initial"
 
 
 @loss(extends="dpo", options=HingeOptions)
@@ -33,8 +33,7 @@ def hinge(batch: Batch, logprobs: Logprobs, options: HingeOptions) -> LossAndMet
         against a reference as in RSO, Liu et al., 2023, arXiv 2309.06657
     Use: pairs already won should stop pulling on the model
     """
-    reference = wants_reference(options)
-    pairs = Pairs.of(batch, logprobs, reference=reference)
+    pairs = Pairs.of(batch, logprobs, reference=options.reference != NO_REFERENCE)
     losses = torch.relu(1 - options.beta * pairs.margins)
     return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
 

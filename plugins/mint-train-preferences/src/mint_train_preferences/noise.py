@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
+from mint_train.plugin import Batch, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.options import AnchoredOptions, Beta, LabelSmoothing
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry
-from mint_train_preferences.numerics import log1mexp, power_reward, probabilities
-from mint_train_preferences.options import Beta, Options
-from mint_train_preferences.supervised import sequence_nll, token_nll
+from mint_train.plugin import Batch, Options, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
+from mint_train_preferences.options import Beta
+from mint_train_preferences.stable_math import log1mexp, power_reward, probabilities
+from mint_train_preferences.supervised import NLL, sequence_nll, token_nll
 
 
 class SimPOOptions(Options):
@@ -28,7 +28,7 @@ class AlphaPOOptions(SimPOOptions):
 
     beta: Beta = 2.5
     gamma: float = Field(default=0.1, ge=0, description="Target margin between the two rewards.")
-    alpha: float = Field(default=0.25, description="Bend of the reward; 0 is SimPO.")
+    alpha: float = Field(default=0.25, description="Curvature of the reward transform; 0 is SimPO.")
 
 
 class CPOOptions(Options):
@@ -79,7 +79,7 @@ def alphapo(batch: Batch, logprobs: Logprobs, options: AlphaPOOptions) -> LossAn
     return bradley_terry(chosen - rejected - options.gamma), pairs.metrics((chosen, rejected))
 
 
-@loss(extends="dpo", options=CPOOptions)
+@loss(extends="dpo", options=CPOOptions, metrics={"nll": NLL})
 def cpo(batch: Batch, logprobs: Logprobs, options: CPOOptions) -> LossAndMetrics:
     """CPO: DPO with a uniform reference, plus the NLL of the chosen completions.
 
@@ -93,7 +93,7 @@ def cpo(batch: Batch, logprobs: Logprobs, options: CPOOptions) -> LossAndMetrics
     return value, pairs.metrics(pairs.rewards(options.beta)) | {"nll": float(nll.detach())}
 
 
-@loss(extends="dpo", options=ORPOOptions)
+@loss(extends="dpo", options=ORPOOptions, metrics={"nll": NLL})
 def orpo(batch: Batch, logprobs: Logprobs, options: ORPOOptions) -> LossAndMetrics:
     """ORPO: SFT and preferences in one stage, by an odds ratio.
 
@@ -123,7 +123,7 @@ def simper(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     return (rejected - chosen).mean(), pairs.metrics((chosen, rejected))
 
 
-@loss(extends="dpo", options=SimNPOOptions, claims={"UNTRAINED_DATUMS": (0,)})
+@loss(extends="dpo", options=SimNPOOptions, traits={"UNTRAINED_DATUMS": (0,)})
 def simnpo(batch: Batch, logprobs: Logprobs, options: SimNPOOptions) -> LossAndMetrics:
     """SimNPO: unlearn the rejected completions without a reference; the chosen ones play no part.
 

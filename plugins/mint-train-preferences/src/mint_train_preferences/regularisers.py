@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from mint_train import Batch, loss
-from mint_train.batches.logprobs import needed_reference_logprobs, packed_logprobs
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
-from mint_train_preferences.numerics import tame_exp
+from mint_train.plugin import Batch, loss, packed_logprobs, packed_reference_logprobs
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.options import ReferenceOptions
+from mint_train_preferences.stable_math import exp_with_linear_tail
 
 
 @loss(extends="dpo", options=ReferenceOptions)
@@ -27,7 +26,7 @@ def kl(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     Use: a leash on any loss: `simpo+0.05*kl`
     """
     log_ratios = token_log_ratios(batch, logprobs)
-    value = token_mean(batch, tame_exp(-log_ratios) - 1 + log_ratios)
+    value = token_mean(batch, exp_with_linear_tail(-log_ratios) - 1 + log_ratios)
     return value, Pairs.of(batch, logprobs).metrics()
 
 
@@ -46,7 +45,7 @@ def squared_log_ratio(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
 def token_log_ratios(batch: Batch, logprobs: Logprobs) -> torch.Tensor:
     """Compute log pi - log pi_ref of each target token, nats, `[tokens]`."""
     policy = packed_logprobs(logprobs)
-    return policy - needed_reference_logprobs(batch).to(policy.dtype)
+    return policy - packed_reference_logprobs(batch).to(policy.dtype)
 
 
 def token_mean(batch: Batch, values: torch.Tensor) -> torch.Tensor:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import torch
 
-from mint_train import Batch, loss
-from mint_train.batches.logprobs import packed_logprobs
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
-from mint_train_preferences.numerics import probabilities
-from mint_train_preferences.options import Options
+from mint_train.plugin import Batch, Metric, Options, loss, packed_logprobs
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
+from mint_train_preferences.stable_math import probabilities
+
+NLL = Metric(".4f", "nats per token", better="lower")
+"""The metric `nll`, of several losses: the NLL of the chosen completions."""
 
 
-@loss(extends="dpo", options=Options, claims={"UNTRAINED_DATUMS": (1,)})
+@loss(extends="dpo", options=Options, traits={"UNTRAINED_DATUMS": (1,)})
 def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """SFT: the mean NLL of the chosen completions' tokens.
 
@@ -26,7 +27,12 @@ def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     return token_nll(pairs), pairs.metrics()
 
 
-@loss(extends="dpo", options=Options, claims={"UNTRAINED_DATUMS": (1,), "STOPS_GRADIENT": True})
+@loss(
+    extends="dpo",
+    options=Options,
+    metrics={"nll": NLL},
+    traits={"UNTRAINED_DATUMS": (1,), "STOPS_GRADIENT": True},
+)
 def dft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """DFT: SFT with each token weighted by its own probability, which keeps what the model can do.
 

@@ -1,4 +1,4 @@
-"""Losses that compare whole distributions of rewards in a batch, sorted: optimal transport in one dimension.
+"""Losses that compare the sorted rewards of a batch: optimal transport in one dimension.
 
 In the formulas w is the chosen and l the rejected completion, p the logprobs and h the log-ratio of policy
 and reference, e the label smoothing, and sort the values of a batch in ascending order.
@@ -6,8 +6,8 @@ and reference, e the label smoothing, and sort the values of a batch in ascendin
 
 from __future__ import annotations
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
+from mint_train.plugin import Batch, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.noise import smoothed
 from mint_train_preferences.options import AnchoredOptions, LabelSmoothing
 
@@ -20,7 +20,7 @@ class AOTOptions(AnchoredOptions):
 
 @loss(extends="dpo", options=AOTOptions)
 def aot(batch: Batch, logprobs: Logprobs, options: AOTOptions) -> LossAndMetrics:
-    """AOT: the policy's margins, sorted, shall dominate the reference's, sorted.
+    """AOT: push the policy's margins, sorted, to dominate the reference's, sorted.
 
     Formula: z = beta (sort(p_w - p_l) - sort(p_ref_w - p_ref_l));
         -(1 - e) log sigma(z) - e log sigma(-z)
@@ -35,7 +35,7 @@ def aot(batch: Batch, logprobs: Logprobs, options: AOTOptions) -> LossAndMetrics
 
 @loss(extends="dpo", options=AOTOptions)
 def aot_unpaired(batch: Batch, logprobs: Logprobs, options: AOTOptions) -> LossAndMetrics:
-    """AOT, unpaired: the chosen's log-ratios, sorted, shall dominate the rejected's, sorted.
+    """AOT, unpaired: push the chosen's log-ratios, sorted, to dominate the rejected's, sorted.
 
     Formula: z = beta (sort(h_w) - sort(h_l)); -(1 - e) log sigma(z) - e log sigma(-z)
     Paper: Melnyk et al., 2024, arXiv 2406.05882, section 3, unpaired

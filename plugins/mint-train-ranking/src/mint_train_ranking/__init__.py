@@ -1,0 +1,1 @@
+"""Losses on ranked completions: Plackett-Luce, ListMLE and LiPO."""

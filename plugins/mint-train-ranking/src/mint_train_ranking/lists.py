@@ -1,4 +1,4 @@
-"""Lists of different lengths as one matrix, and what a batch of ranked scores tells."""
+"""Lists of different lengths as one matrix, and metrics of ranked scores."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from mint_train import Batch, mean_logprobs, segment_sums
+from mint_train.plugin import Batch, mean_logprobs, reference_sequence_logprobs
+
+LABEL = "label"
+"""What `flatten` attaches to each datum: how good its completion is, from 1.0 (the best) to 0.0."""
 
 
 def mean_log_ratios(batch: Batch, logprobs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Average the token logprobs per datum, less the reference's where there is one, nats, `[datums]`."""
+    """Average the token logprobs per datum, minus the reference's where there is one, nats, `[datums]`."""
     scores = mean_logprobs(logprobs, batch)
     if batch.reference_logprobs is None:
         return scores
-    sums = segment_sums(batch.reference_logprobs * batch.weights, batch.lengths)
-    return scores - (sums / batch.trained_tokens).to(scores.dtype)
+    reference = reference_sequence_logprobs(batch) / batch.trained_tokens
+    return scores - reference.to(scores.dtype)
 
 
 def pad_lists(values: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,5 +60,5 @@ def ranking_metrics(scores: torch.Tensor, sizes: torch.Tensor) -> dict[str, floa
 
 
 def ordered_pairs(real: torch.Tensor) -> torch.Tensor:
-    """Mark the pairs (i, j) of real places with i ranked above j, bool `[lists, longest, longest]`."""
+    """Mark the pairs (i, j) of completions with i ranked above j, bool `[lists, longest, longest]`."""
     return (real[:, :, None] & real[:, None, :]).triu(diagonal=1)

@@ -1,57 +1,62 @@
-"""DPO for rankings: the Plackett-Luce likelihood of completions, best first (Rafailov et al., 2023)."""
+"""DPO for rankings: the Plackett-Luce likelihood of completions, best first (Rafailov et al., 2023).
+
+In the formula s = beta h is a completion's score, h its log-ratio of policy and reference.
+
+Formula: sum over k of log(sum over j >= k of exp(s_j)) - s_k, completions best first
+Paper: Rafailov et al., 2023, arXiv 2305.18290, appendix A.3
+Use: rankings of more than two completions; lists of two make it DPO
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from mint_train import Batch, attach, hookimpl, log_ratios
-from mint_train.batches.datums import AttachedDatum
-from mint_train.rendering.renderer import Renderer
-from mint_train.rows.forms import recognise
-from mint_train_ranking.contract import LABEL, check_rankings
-from mint_train_ranking.lists import pad_lists, ranking_metrics
-from mint_train_ranking.rows import FORMS, RankedCompletions, parse_ranked
+from mint_train.plugin import (
+    AttachedDatum,
+    Batch,
+    ContractError,
+    Forms,
+    Metric,
+    NeededReference,
+    Options,
+    Renderer,
+    attach,
+    hookimpl,
+    log_ratios,
+    require_distinct,
+    require_group_size,
+    require_same_prompt,
+    require_trained,
+)
+from mint_train_ranking.lists import LABEL, pad_lists, ranking_metrics
+from mint_train_ranking.rows import FORMS, RankedCompletions
 
 
-class PlackettLuceOptions(BaseModel):
+class PlackettLuceOptions(Options):
     """The options of the Plackett-Luce loss, with DPO's names and defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    beta: float = Field(default=0.1, gt=0, allow_inf_nan=False, description="Scale of the log-ratios.")
-    reference: str = Field(
-        default="initial", min_length=1, description="The reference: initial, a model or a checkpoint."
-    )
-
-    @field_validator("reference")
-    @classmethod
-    def refuse_none(cls, reference: str) -> str:
-        """Refuse to leave the reference out, which log-ratios are taken against."""
-        if reference == "none":
-            problem = "this loss needs a reference; give initial or a model (listmle goes without)"
-            raise PydanticCustomError("reference_needed", problem)
-        return reference
+    beta: float = Field(default=0.1, gt=0, description="Scale of the log-ratios.")
+    reference: NeededReference = "initial"
 
 
 def plackett_luce_nll(scores: torch.Tensor, sizes: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
     """Compute -log P(ranking) under the Plackett-Luce model, the mean over lists.
 
-    P = product over k of exp(s_k) / sum over j >= k of exp(s_j): each place goes to its completion against
+    P = product over k of exp(s_k) / sum over j >= k of exp(s_j): each rank goes to its completion against
     all that are left (Plackett, 1975; Luce, 1959). As a loss of scores it is ListMLE (Xia et al., 2008).
 
     Args:
         scores: `[datums]`, best first within each list.
         sizes: completions per list, int64 `[lists]`.
-        top_k: count the best k places only, or all.
+        top_k: count the best k ranks only, or all.
     """
     rows, real = pad_lists(scores, sizes)
-    # worst first, a cumulative sum reaches from each place down to the end of its list
+    # worst first, a cumulative sum reaches from each rank down to the end of its list
     lowest = torch.finfo(rows.dtype).min
     left = rows.masked_fill(~real, lowest).flip(1).logcumsumexp(1).flip(1)
     counted = real if top_k is None else real & (torch.arange(real.shape[1]) < top_k)
@@ -59,27 +64,21 @@ def plackett_luce_nll(scores: torch.Tensor, sizes: torch.Tensor, top_k: int | No
 
 
 @hookimpl
-def loss_options() -> type[BaseModel]:
-    """Options of the loss."""
+def loss_options() -> type[PlackettLuceOptions]:
+    """Return the options of the Plackett-Luce loss."""
     return PlackettLuceOptions
 
 
 @hookimpl
 def bundled_rows() -> Path:
-    """Eight rankings to try the loss on."""
+    """Return eight rankings to try the loss on."""
     return Path(__file__).with_name("ranked.jsonl")
 
 
 @hookimpl
-def parse_row(row: Mapping[str, Any]) -> RankedCompletions:
-    """Read a prompt with its completions, best first or with scores."""
-    return parse_ranked(row)
-
-
-@hookimpl
-def row_form(row: Mapping[str, Any]) -> str:
-    """Name the form of a ranking."""
-    return recognise(row, FORMS).name
+def row_forms() -> Forms:
+    """Return every form of ranked completions."""
+    return FORMS
 
 
 @hookimpl
@@ -91,29 +90,38 @@ def flatten(example: RankedCompletions, renderer: Renderer) -> list[AttachedDatu
 
 @hookimpl
 def check_batch(batch: Batch) -> None:
-    """Enforce two or more different completions of one prompt, best first."""
-    check_rankings(batch)
+    """Require lists of two or more different trained completions of one prompt, best first.
+
+    Raises:
+        ContractError: naming the first list that breaks the contract.
+    """
+    require_group_size(batch, 2, "list", or_more=True)
+    require_trained(batch, "list")
+    require_same_prompt(batch, "list")
+    require_distinct(batch, "list")
+    for number, group in enumerate(batch.groups):
+        labels = [attached.get(LABEL) for attached in group.attached]
+        for better, worse in pairwise(labels):
+            if not (isinstance(better, float) and isinstance(worse, float) and better >= worse):
+                raise ContractError(
+                    f"list {number}: its labels {labels} do not fall from best to worst", number
+                )
 
 
 @hookimpl
 def compute_loss(
     batch: Batch, logprobs: Sequence[torch.Tensor], options: PlackettLuceOptions
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """-log P(ranking) of the scores beta (log pi - log pi_ref), the mean over lists.
-
-    Rafailov et al. (2023, arXiv 2305.18290), appendix A.3. Lists of two make it DPO.
-    """
+    """Compute -log P(ranking) of the scores beta (log pi - log pi_ref), the mean over lists."""
     scores = options.beta * log_ratios(logprobs, batch)
     return plackett_luce_nll(scores, batch.group_sizes), ranking_metrics(scores, batch.group_sizes)
 
 
 @hookimpl
-def reference(options: PlackettLuceOptions) -> str | None:
-    """Name the model that the log-ratios are taken against; a loss that extends this one may have "none"."""
-    return None if options.reference == "none" else options.reference
-
-
-@hookimpl
-def step_line() -> dict[str, str]:
-    """Show how many pairs are in order, and the margin of best over worst."""
-    return {"pair_accuracy": ".2f", "mean_margin": ".6f"}
+def metrics() -> dict[str, Metric]:
+    """Describe how many pairs are in order, and the margin of best over worst."""
+    return {
+        "pair_accuracy": Metric(".2f", kind="share", better="higher", shown=True),
+        "mean_margin": Metric(".6f", "nats", better="higher", shown=True),
+        "top1_accuracy": Metric(".2f", kind="share", better="higher"),
+    }

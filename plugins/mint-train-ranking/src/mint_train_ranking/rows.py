@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.errors import RowError
-from mint_train.rows.forms import Form, combine, recognise
-from mint_train.rows.messages import ChatMessage, completion
-from mint_train.rows.prompts import PROMPTS
-from mint_train.rows.row import kind
+from mint_train.plugin import PROMPTS, ChatMessage, Form, RowError, combine, completion, kind
 
 
 @dataclass(frozen=True)
@@ -21,26 +17,16 @@ class RankedCompletions:
     prompt: str | list[ChatMessage]
     completions: tuple[str, ...]
     labels: tuple[float, ...]
-    """How good each is, falling from 1.0 (the best) to 0.0 (the worst): its score, or its place, rescaled."""
-
-
-def parse_ranked(row: Mapping[str, Any]) -> RankedCompletions:
-    """Read ranked completions from a row in one of `FORMS`.
-
-    Raises:
-        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
-    """
-    ranked: RankedCompletions = recognise(row, FORMS).read(row)
-    return ranked
+    """How good each is, falling from 1.0 (the best) to 0.0 (the worst): its score, or its rank, rescaled."""
 
 
 def ranked_field(field: str) -> Form:
-    """Make the form of a list of completions, best first, or with `scores`."""
+    """Return the form of a list of completions, best first, or with `scores`."""
 
     def read(row: Mapping[str, Any]) -> tuple[list[str], list[float]]:
         completions = parse_completions(row[field], field)
         if row.get("scores") is None:
-            return completions, [float(place) for place in reversed(range(len(completions)))]
+            return completions, [float(rank) for rank in reversed(range(len(completions)))]
         return completions, parse_scores(row["scores"], len(completions))
 
     return Form(f"ranked {field}", (field,), read)
@@ -49,12 +35,12 @@ def ranked_field(field: str) -> Form:
 def best_first(question: str | list[ChatMessage], ranked: tuple[list[str], list[float]]) -> RankedCompletions:
     """Order completions by their scores, which become labels from 1.0 to 0.0."""
     completions, scores = ranked
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
     low, high = min(scores), max(scores)
     return RankedCompletions(
         question,
-        tuple(completions[place] for place in order),
-        tuple(scores[place] / (high - low) - low / (high - low) for place in order),
+        tuple(completions[index] for index in order),
+        tuple(scores[index] / (high - low) - low / (high - low) for index in order),
     )
 
 
@@ -72,10 +58,10 @@ def parse_completions(value: object, field: str) -> list[str]:
         raise RowError(field, f"must be a list of completions, not {kind(value)}")
     if len(value) < 2:
         raise RowError(field, f"holds {len(value)}; a ranking needs two or more")
-    texts = [completion(item, f"{field}[{place}]") for place, item in enumerate(value)]
-    for place, text in enumerate(texts):
-        if (first := texts.index(text)) < place:
-            raise RowError(f"{field}[{place}]", f"is equal to {field}[{first}]; remove one of them")
+    texts = [completion(item, f"{field}[{index}]") for index, item in enumerate(value)]
+    for index, text in enumerate(texts):
+        if (first := texts.index(text)) < index:
+            raise RowError(f"{field}[{index}]", f"is equal to {field}[{first}]; remove one of them")
     return texts
 
 
@@ -90,8 +76,8 @@ def parse_scores(value: object, count: int) -> list[float]:
     if len(value) != count:
         raise RowError("scores", f"holds {len(value)} for {count} completions")
     scores: list[float] = []
-    for place, score in enumerate(value):
-        field = f"scores[{place}]"
+    for index, score in enumerate(value):
+        field = f"scores[{index}]"
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise RowError(field, f"must be a number, not {kind(score)}")
         if not abs(score) < MAX_SCORE or math.isnan(score):

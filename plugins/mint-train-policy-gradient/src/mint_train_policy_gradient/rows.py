@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.errors import RowError
-from mint_train.rows.forms import Form, combine, recognise
-from mint_train.rows.messages import ChatMessage
-from mint_train.rows.prompts import PROMPTS
-from mint_train.rows.row import kind
+from mint_train.plugin import PROMPTS, ChatMessage, Form, RowError, combine, kind
 
 ROUNDING = 1e-3
 """A sampler's logprob may round to this much above zero."""
@@ -30,23 +26,13 @@ class Rollout:
     """Per completion token."""
 
 
-def parse_rollout(row: Mapping[str, Any]) -> Rollout:
-    """Read a rollout from a row in one of `FORMS`.
-
-    Raises:
-        RowError: naming the field that is missing or wrong, or the two forms that the row suits.
-    """
-    rollout: Rollout = recognise(row, FORMS).read(row)
-    return rollout
-
-
 def read_sample(row: Mapping[str, Any]) -> tuple[list[int], list[float], list[float]]:
     """Read the tokens of a completion, their old logprobs and their advantages."""
     tokens = token_ids(row["completion_tokens"], "completion_tokens")
     old = numbers(row["old_logprobs"], "old_logprobs", len(tokens))
-    for place, logprob in enumerate(old):
+    for index, logprob in enumerate(old):
         if logprob > ROUNDING:
-            raise RowError(f"old_logprobs[{place}]", f"is {logprob}; a logprob is never above 0")
+            raise RowError(f"old_logprobs[{index}]", f"is {logprob}; a logprob is never above 0")
     advantage = row["advantage"]
     if isinstance(advantage, list):
         return tokens, old, numbers(advantage, "advantage", len(tokens))
@@ -63,9 +49,9 @@ def token_ids(value: object, field: str) -> list[int]:
         raise RowError(field, f"must be a list of token ids, not {kind(value)}")
     if not value:
         raise RowError(field, "is an empty list of token ids")
-    for place, token in enumerate(value):
+    for index, token in enumerate(value):
         if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-            raise RowError(f"{field}[{place}]", f"must be a token id, a whole number from 0, not {token!r}")
+            raise RowError(f"{field}[{index}]", f"must be a token id, a whole number from 0, not {token!r}")
     return value
 
 
@@ -79,7 +65,7 @@ def numbers(value: object, field: str, count: int) -> list[float]:
         raise RowError(field, f"must be a list of numbers, not {kind(value)}")
     if len(value) != count:
         raise RowError(field, f"holds {len(value)} numbers for {count} completion tokens")
-    return [number(item, f"{field}[{place}]") for place, item in enumerate(value)]
+    return [number(item, f"{field}[{index}]") for index, item in enumerate(value)]
 
 
 def number(value: object, field: str) -> float:

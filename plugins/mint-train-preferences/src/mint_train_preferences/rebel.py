@@ -1,4 +1,4 @@
-"""Further losses on pairs with scores; their rows are those of `odpo`.
+"""REBEL, on the scored pairs of `odpo`.
 
 In the formulas w is the chosen and l the rejected completion, h the log-ratio of policy and reference, and s
 the row's score.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mint_train import Batch, loss
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs
+from mint_train.plugin import Batch, loss
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
+from mint_train_preferences.odpo import score_gaps
 from mint_train_preferences.options import ReferenceOptions
-from mint_train_preferences.scored import score_gaps
 
 
 class REBELOptions(ReferenceOptions):

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from mint_train import Batch, segment_sums
+from mint_train.plugin import Batch, segment_sums
 
 MAX_LOG_RATIO = 20.0
 """exp(20) is 5e8, and float32 overflows at exp(88)."""
@@ -15,7 +15,7 @@ Average: TypeAlias = Literal["tokens", "sequences", "none"]
 
 
 def log_ratios(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:
-    """Compute log pi(token) - log pi_old(token), nats, `[tokens]`; it ends at 20, without gradient beyond."""
+    """Compute log pi(token) - log pi_old(token), nats, `[tokens]`, at most 20; no gradient above."""
     return (logprobs - old_logprobs).clamp(max=MAX_LOG_RATIO)
 
 

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from mint_train import Batch, RowError, attach, hookimpl
-from mint_train.batches.datums import AttachedDatum
-from mint_train.rendering.renderer import Renderer
-from mint_train.rows.messages import number
+from mint_train.plugin import AttachedDatum, Batch, Form, Forms, Renderer, RowError, attach, hookimpl, number
 from mint_train_dpo import plugin as dpo
-from mint_train_dpo.loss import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
-from mint_train_dpo.pairs import PreferencePair, parse_pair
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
+from mint_train_dpo.rows import FORMS as PAIR_FORMS
+from mint_train_dpo.rows import PreferencePair
 from mint_train_preferences.options import AnchoredOptions
 
 EXTENDS = "dpo"
@@ -44,39 +42,55 @@ class ScoredPair:
     rejected_score: float
 
 
-@hookimpl
-def loss_options() -> type[BaseModel]:
-    """Options of the loss."""
-    return ODPOOptions
+def scored(form: Form) -> Form:
+    """Return a form of a pair, with a judge's scores beside it.
 
+    They are `chosen_score` and `rejected_score`, or `score_chosen` and `score_rejected`.
+    """
 
-@hookimpl
-def bundled_rows() -> Path:
-    """Eight scored pairs to try the loss on."""
-    return Path(__file__).with_name("scored_pairs.jsonl")
+    def read(row: Mapping[str, Any]) -> ScoredPair:
+        chosen, rejected = (score(row, side) for side in ("chosen", "rejected"))
+        if chosen <= rejected:
+            raise RowError(
+                "chosen_score", f"{chosen:g} is not above rejected_score {rejected:g}; swap or remove the row"
+            )
+        return ScoredPair(form.read(row), chosen, rejected)
 
-
-@hookimpl
-def parse_row(row: Mapping[str, Any]) -> ScoredPair:
-    """Read a pair in any of DPO's forms, with `chosen_score` and `rejected_score`, or `score_chosen` ..."""
-    scores = [score(row, side) for side in ("chosen", "rejected")]
-    if scores[0] <= scores[1]:
-        raise RowError(
-            "chosen_score", f"{scores[0]:g} is not above rejected_score {scores[1]:g}; swap or remove the row"
-        )
-    return ScoredPair(parse_pair(row), *scores)
+    return Form(form.name, form.needs, read, form.suits)
 
 
 def score(row: Mapping[str, Any], side: str) -> float:
     """Read the score of one side of a row.
 
     Raises:
-        RowError: it is missing or no finite number.
+        RowError: it is missing or not a finite number.
     """
     name = f"{side}_score" if f"{side}_score" in row else f"score_{side}"
     if name not in row:
         raise RowError(f"{side}_score", "is missing; this loss needs a judge's score of each completion")
     return number(row[name], name)
+
+
+FORMS = Forms(scored(form) for form in PAIR_FORMS)
+"""Every form of a pair with scores."""
+
+
+@hookimpl
+def loss_options() -> type[ODPOOptions]:
+    """Return the options of ODPO."""
+    return ODPOOptions
+
+
+@hookimpl
+def bundled_rows() -> Path:
+    """Return eight scored pairs to try the loss on."""
+    return Path(__file__).with_name("scored_pairs.jsonl")
+
+
+@hookimpl
+def row_forms() -> Forms:
+    """Return every form of a scored pair."""
+    return FORMS
 
 
 @hookimpl
@@ -95,7 +109,7 @@ def score_gaps(batch: Batch, dtype: torch.dtype) -> torch.Tensor:
 
 @hookimpl
 def compute_loss(batch: Batch, logprobs: Logprobs, options: ODPOOptions) -> LossAndMetrics:
-    """-log sigma(reward margin - offset), the mean over pairs."""
+    """Compute -log sigma(reward margin - offset), the mean over pairs."""
     pairs = Pairs.of(batch, logprobs)
     gaps = score_gaps(batch, pairs.margins.dtype)
     offsets = options.alpha * (gaps.log() if options.scale == "log" else gaps)

@@ -1,4 +1,4 @@
-"""Numbers that a loss keeps from step to step."""
+"""A running mean that a loss keeps from step to step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of logprobs that stay finite, with a finite gradient, wherever training takes them."""
+"""Functions of logprobs whose value and gradient stay finite wherever training takes them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 EXPONENT_LIMIT = 30.0
 
 
-def tame_exp(values: torch.Tensor, limit: float = EXPONENT_LIMIT) -> torch.Tensor:
-    """Compute exp(values); past the limit its tangent, so that value and gradient stay finite and rising.
+def exp_with_linear_tail(values: torch.Tensor, limit: float = EXPONENT_LIMIT) -> torch.Tensor:
+    """Compute exp(values), continued beyond the limit by its tangent, so that value and gradient stay finite.
 
     Args:
         values: floating, any shape.
@@ -36,6 +36,6 @@ def power_reward(log_ratios: torch.Tensor, alpha: float) -> torch.Tensor:
 
     Args:
         log_ratios: floating, any shape, in nats.
-        alpha: 0 to bend nothing; above 0, what falls behind is punished exponentially.
+        alpha: 0 is the identity; positive values penalise negative log-ratios exponentially.
     """
-    return log_ratios if alpha == 0 else (1 - tame_exp(-alpha * log_ratios)) / alpha
+    return log_ratios if alpha == 0 else (1 - exp_with_linear_tail(-alpha * log_ratios)) / alpha

@@ -1,0 +1,158 @@
+"""One term of a loss: a plugin with what it extends, its options and its weight, behind the hooks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from mint_train.batches.batch import Batch
+from mint_train.batches.datums import AttachedDatum
+from mint_train.errors import LossError, MintTrainError, PluginError, RowError
+from mint_train.losses.guard import check_scalar
+from mint_train.losses.loss_options import NoOptions, validate_options
+from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
+from mint_train.plugins.options import NO_REFERENCE
+from mint_train.rendering.renderer import Renderer
+from mint_train.rows.forms import Forms
+from mint_train.run_folder.metric import Metric
+from mint_train.sdk import Datum
+
+PAPER = re.compile(r"^Paper: (.*(?:\n +.*)*)", re.MULTILINE)
+"""Where a plugin's docstring names its paper."""
+
+
+class Term:
+    """A loss plugin with its options and its weight."""
+
+    def __init__(
+        self, plugin: NamedPlugin, options: Mapping[str, Any] | None = None, weight: float = 1.0
+    ) -> None:
+        """Load the plugin's chain and validate the options.
+
+        Raises:
+            PluginError: a plugin of the chain breaks the hook contract.
+            OptionError: an option is unknown or malformed.
+        """
+        self.name, self.weight = plugin.name, weight
+        self.chain = load_chain(plugin)
+        self.manager = make_manager(self.chain)
+        self.hook = self.manager.hook
+        check_options(self.manager, self.chain)
+        self.options_model: type[BaseModel] = self.hook.loss_options() or NoOptions
+        self.options = validate_options(self.name, self.options_model, options or {})
+
+    @property
+    def reference(self) -> str | None:
+        """The reference model that the term needs with its options, or None."""
+        found = self.hook.reference(options=self.options)
+        if found is None:
+            found = getattr(self.options, "reference", NO_REFERENCE)
+        return None if found == NO_REFERENCE else str(found)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The chain's descriptions of metrics, by name; the most derived plugin's counts."""
+        merged: dict[str, Metric] = {}
+        for described in reversed(self.hook.metrics()):  # pluggy puts the most derived plugin first
+            merged |= described
+        return merged
+
+    @cached_property
+    def forms(self) -> Forms | None:
+        """The forms of rows that the term reads, or None where its plugins parse rows themselves."""
+        forms: Forms | None = self.hook.row_forms(options=self.options)
+        return forms
+
+    def read_row(self, row: Mapping[str, Any]) -> tuple[Any, str | None]:
+        """Read a row: the plugin's example, and the name of the row's form where there are forms.
+
+        Raises:
+            RowError: the row does not hold what the loss needs, or suits two forms.
+            PluginError: no plugin of the chain reads rows.
+        """
+        if self.depth("parse_row") >= self.depth("row_forms"):
+            example = self.hook.parse_row(row=row, options=self.options)
+            if example is not None:
+                return example, self.form_name(row)
+        if self.forms is None:
+            raise PluginError(
+                f'the loss "{self.name}" reads no rows: implement "row_forms", or extend a loss that has it'
+            )
+        reading = self.forms.read(row)
+        return reading.example, reading.form
+
+    def form_name(self, row: Mapping[str, Any]) -> str | None:
+        """Name the form of a row that `parse_row` has read, where it has one."""
+        try:
+            return self.forms.read(row).form if self.forms else None
+        except RowError:  # the parser reads more than the forms say
+            return None
+
+    def depth(self, hook: str) -> int:
+        """Return the position in the chain of the most derived plugin that implements a hook; -1 for none."""
+        implementing = {id(one.plugin) for one in getattr(self.hook, hook).get_hookimpls()}
+        return max((n for n, link in enumerate(self.chain) if id(link.plugin) in implementing), default=-1)
+
+    def link_examples(self, examples: Iterable[Any]) -> Iterable[Any]:
+        """Let the plugin link the examples to one another; most losses leave them as they are."""
+        linked: Iterable[Any] | None = self.hook.link_examples(examples=examples, options=self.options)
+        return examples if linked is None else linked
+
+    def flatten(self, example: Any, renderer: Renderer) -> Sequence[Datum | AttachedDatum]:
+        """Turn an example into its datums."""
+        datums: Sequence[Datum | AttachedDatum] = self.first("flatten", example=example, renderer=renderer)
+        return datums
+
+    def evaluate(
+        self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
+    ) -> tuple[torch.Tensor, Mapping[str, Any]]:
+        """Ask the plugin for its loss, a scalar tensor, and its metrics.
+
+        Raises:
+            LossError: the plugin raised, with its own file and line, or returned something else.
+        """
+        try:
+            result = self.first("compute_loss", batch=batch, logprobs=logprobs, state=state)
+        except MintTrainError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            raise LossError(
+                f'the loss "{self.name}" raised {type(error).__name__} at {where}: {error}'
+            ) from error
+        value, metrics = result if isinstance(result, tuple) else (result, {})
+        check_scalar(self.name, value)
+        return value, metrics
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `run.json` records of the term: its text, its options, its plugins (the base first)."""
+        text = inspect.cleandoc(self.chain[-1].plugin.__doc__ or "")
+        paper = PAPER.search(text)
+        return {
+            "description": text.partition("\n")[0],
+            "paper": " ".join(paper[1].split()) if paper else None,
+            "options": self.options.model_dump(mode="json"),
+            "plugins": {link.name: link.origin for link in self.chain},
+        }
+
+    def first(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook that must be answered.
+
+        Raises:
+            PluginError: no plugin of the chain answers it.
+        """
+        result = getattr(self.hook, hook)(options=self.options, **arguments)
+        if result is None:
+            raise PluginError(
+                f'the loss "{self.name}" has no "{hook}": implement the hook, or extend a loss that has it'
+            )
+        return result

@@ -1,0 +1,23 @@
+"""What a loss says of a metric: how it is written, what it measures, and which direction is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How to show and judge one number of a loss."""
+
+    format: str = ".4f"
+    """Format specification of the number, as `format()` takes it."""
+    unit: str = ""
+    """Unit, such as "nats" or "nats per token"; empty for a number without one."""
+    kind: Literal["mean", "share", "batch"] = "mean"
+    """What the number is: "mean", an average over groups; "share", the share of groups for which something
+    holds, 0 to 1; "batch", a number of the whole batch or of the loss's state."""
+    better: Literal["higher", "lower"] | None = None
+    """Which direction is an improvement, where one is."""
+    shown: bool = False
+    """Whether each step's line shows it."""

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("source ", "export ", "make ", "pip ", "$ ")
-PAIRS = (
-    '{"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "Blue."}\n'
-    '{"prompt": "Name a city.", "chosen": "Vienna, on the Danube.", "rejected": "Blue."}\n'
+PAIRS = "".join(
+    f'{{"prompt": "Name river {number}.", "chosen": "The Danube, from {number}.", "rejected": "Blue."}}\n'
+    for number in range(20)
 )
 
 RunCli = Callable[..., tuple[int, str, str]]

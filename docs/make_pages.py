@@ -22,7 +22,7 @@ def hooks_page() -> str:
     parts = [
         GENERATED,
         "# The hooks",
-        f"This is version {CONTRACT_VERSION} of the contract, as `mint_train/hookspecs.py` states it. "
+        f"This is version {CONTRACT_VERSION} of the contract, as `plugins/hookspecs.py` states it. "
         "[Write a loss in ten minutes](write-a-loss.md) shows it at work.",
         inspect.cleandoc(inspect.getmodule(LossSpec).__doc__ or ""),
     ]

@@ -108,7 +108,7 @@ def dialogues(tmp_path: Path) -> Path:
 
     rows = []
     for number in range(DIALOGUES):
-        speakers = [("human", "gpt")[place % 2] for place in range(1 + 2 * (number % 7))]
+        speakers = [("human", "gpt")[index % 2] for index in range(1 + 2 * (number % 7))]
         turns = [turn(speaker) for speaker in (["system"] if number % 5 == 0 else []) + speakers]
         rows.append({"conversations": turns, "chosen": turn("gpt"), "rejected": turn("gpt")})
     path = tmp_path / "dialogues.json"

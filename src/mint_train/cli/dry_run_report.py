@@ -105,10 +105,10 @@ def example(group: Group, names: Sequence[str], tokenizer: Any) -> Table:
     table.add_column("datum")
     table.add_column("what the model reads")
     table.add_column("what is trained")
-    for place, datum in enumerate(group.datums):
-        name = names[place] if place < len(names) else str(place + 1)
-        untrained = len(group.prompts[place])
-        tokens = [*datum.model_input.to_ints(), int(group.targets[place][-1])]
+    for index, datum in enumerate(group.datums):
+        name = names[index] if index < len(names) else str(index + 1)
+        untrained = len(group.prompts[index])
+        tokens = [*datum.model_input.to_ints(), int(group.targets[index][-1])]
         table.add_row(
             name,
             Text(shorten(tokenizer.decode(tokens[:untrained])), style="dim"),

@@ -140,31 +140,31 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
-def complete_file(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete a file."""
-    return [CompletionItem(begun, type="file")]
+    return [CompletionItem(incomplete, type="file")]
 
 
-def complete_folder(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete a folder, such as a run's."""
-    return [CompletionItem(begun, type="dir")]
+    return [CompletionItem(incomplete, type="dir")]
 
 
-def complete_option(ctx: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_option(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the option of the loss that was named before."""
     from mint_train.cli.listing import loss_option_rows
 
     names = (
         [row[0].split()[0] for row in loss_option_rows(ctx.params["loss"])] if ctx.params.get("loss") else []
     )
-    return [CompletionItem(f"{name}=") for name in names if name.startswith(begun)]
+    return [CompletionItem(f"{name}=") for name in names if name.startswith(incomplete)]
 
 
-def complete_loss(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+def complete_loss(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the name of a loss."""
     from mint_train.plugins.discovery import loss_entry_points
 
-    return [CompletionItem(name) for name in sorted(loss_entry_points()) if name.startswith(begun)]
+    return [CompletionItem(name) for name in sorted(loss_entry_points()) if name.startswith(incomplete)]
 
 
 COMPLETERS = {

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from mint_train.cli.commands.check import check
+from mint_train.cli.commands.check_server import check_server
 from mint_train.cli.commands.compare import compare
 from mint_train.cli.commands.completion import completion
 from mint_train.cli.commands.eval import evaluate
@@ -84,6 +85,7 @@ def cli(
 settings_options(cli)
 for command in (
     check,
+    check_server,
     compare,
     completion,
     evaluate,

@@ -16,23 +16,24 @@ from typing import Any, Protocol
 import numpy as np
 
 from mint_train.backends.base import Future
+from mint_train.backends.mint.gradient_experiments import (
+    BASE,
+    CANCELLING,
+    CHECKS,
+    LONG,
+    PREFIX_WEIGHTS,
+    SHORT,
+    SIGNED_CHECKS,
+    STILL,
+    TAIL,
+    TEXTS,
+    Check,
+    Experiment,
+    has_weights,
+)
 from mint_train.backends.mint.gradient_form import GradientForm
 from mint_train.errors import MintTrainError, ServiceError
 from mint_train.sdk import Datum, types
-
-# ids that any vocabulary has; the short text is the beginning of the long one, so both share its logprobs
-LONG_TEXT = (11, 57, 23, 90, 41, 66, 35, 78, 19, 84, 52, 30, 73, 47)
-SHORT_TEXT = LONG_TEXT[:9]
-SHORT, LONG = len(SHORT_TEXT) - 1, len(LONG_TEXT) - 1
-PREFIX_WEIGHTS = np.zeros(LONG, np.float32)
-PREFIX_WEIGHTS[3:SHORT] = (1.0, 0.5, 0.25, 2.0, 0.75)
-"""All positive, on tokens that both texts have; the first tokens stand for a prompt."""
-TAIL_WEIGHTS = np.zeros(LONG, np.float32)
-TAIL_WEIGHTS[SHORT:] = (1.0, -0.5, 2.0, -1.5, 0.25)
-"""Of both signs, on tokens that only the long text has."""
-NOTHING = np.zeros(LONG, np.float32)
-LARGE = 1000.0
-"""Two weights of this size nearly cancel; bfloat16, with steps of 4 there, rounds both to the same value."""
 
 EPSILON = 1e5
 FIRST_RATE = 1e-6
@@ -54,11 +55,6 @@ TOLERANCE = 0.05
 CALIBRATIONS = 8
 TRIES = 3
 
-Row = tuple[bool, np.ndarray]
-"""Whether the text is the long one, and its weights `[LONG]`."""
-Experiment = Sequence[Sequence[Row]]
-"""The requests that are sent before one update, each with its rows."""
-
 
 class Adapter(Protocol):
     """An adapter that experiments may change."""
@@ -76,56 +72,13 @@ class CannotMeasureError(MintTrainError):
     """The service's updates do not show what gradients they were made of."""
 
 
-def both(short: np.ndarray, long: np.ndarray) -> list[Row]:
-    """Return the rows of a request with both texts."""
-    return [(False, short), (True, long)]
-
-
 @dataclass(frozen=True, slots=True)
-class Check:
-    """An experiment, and the movement that it must show."""
+class Finding:
+    """What one experiment showed."""
 
-    fault: str
-    """What is wrong where it does not."""
-    experiment: Experiment
-    base: float = 0.0
-    """How many times the movement by `PREFIX_WEIGHTS`."""
-    tail: float = 0.0
-    """How many times the movement by `TAIL_WEIGHTS`."""
-
-
-STILL: Experiment = [both(NOTHING, NOTHING)]
-BASE: Experiment = [both(PREFIX_WEIGHTS, NOTHING)]
-TAIL: Experiment = [both(NOTHING, TAIL_WEIGHTS)]
-CHECKS = (
-    Check(
-        "it normalises weights: twice the weights do not give twice the gradient",
-        [both(2 * PREFIX_WEIGHTS, NOTHING)],
-        base=2,
-    ),
-    Check("it divides a text's gradient by the text's length", [both(NOTHING, PREFIX_WEIGHTS)], base=1),
-    Check(
-        "it takes the mean over the datums of a request, not their sum", [[(True, PREFIX_WEIGHTS)]], base=1
-    ),
-)
-"""With positive weights only: an adapter survives them on a service that divides by their sum."""
-SIGNED_CHECKS = (
-    Check("it does not carry out negative weights", [both(-1.5 * PREFIX_WEIGHTS, NOTHING)], base=-1.5),
-    Check(
-        "the gradients of two texts do not add up",
-        [both(0.75 * PREFIX_WEIGHTS, -1.25 * TAIL_WEIGHTS)],
-        base=0.75,
-        tail=-1.25,
-    ),
-    Check(
-        "the gradients of two requests before one update do not add up",
-        [[(True, TAIL_WEIGHTS)], [(True, 0.5 * PREFIX_WEIGHTS)]],
-        base=0.5,
-        tail=1,
-    ),
-)
-CANCELLING: Experiment = [both(LARGE * PREFIX_WEIGHTS, -(LARGE + 1) * PREFIX_WEIGHTS)]
-"""Their sum is minus `PREFIX_WEIGHTS`."""
+    name: str
+    holds: bool
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +103,7 @@ class Probe:
     logprobs: np.ndarray = field(default_factory=lambda: np.zeros(LONG, np.float32))
     """Of the long text's target tokens, as last read."""
     first_logprobs: np.ndarray | None = None
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def spoiled(self) -> bool:
@@ -165,10 +119,17 @@ class Probe:
             MintTrainError: the service fails or refuses.
         """
         left, still = self.moved([STILL, STILL], LARGE_RATE)
-        if np.abs(left).max() > LEAST + 10 * np.abs(still).max():
+        largest = float(np.abs(left).max())
+        if not self.note(
+            "no gradients, zero weights",
+            largest <= LEAST + 10 * np.abs(still).max(),
+            f"logprobs move by {largest:.2g} nats, 0 expected",
+        ):
             return Verdict("an update without gradients moves a fresh adapter: it kept those of another one")
         base, found = self.calibrate()
-        if float(base @ PREFIX_WEIGHTS) < 0:
+        if not self.note(
+            "sign", float(base @ PREFIX_WEIGHTS) > 0, f"tokens gain {base.max():.2g} nats a step"
+        ):
             return Verdict("the sign is wrong: tokens with positive weights become less likely")
         if (fault := self.first_fault(CHECKS, found, base, 0 * base)) is not None:
             return Verdict(fault)
@@ -177,20 +138,33 @@ class Probe:
         )
         if (fault := self.first_fault(SIGNED_CHECKS, found, base, tail)) is not None:
             return Verdict(fault)
-        return Verdict(None, precise=self.agrees(cancelling, -base))
+        return Verdict(None, precise=self.agrees("weights of 1000 and -1001 on one token", cancelling, -base))
+
+    def note(self, name: str, holds: bool, detail: str) -> bool:
+        """Keep what an experiment showed, and return whether it is right."""
+        self.findings.append(Finding(name, holds, detail))
+        return holds
 
     def first_fault(
         self, checks: Sequence[Check], found: Sequence[np.ndarray], base: np.ndarray, tail: np.ndarray
     ) -> str | None:
-        """Return what is wrong by the first check whose movement is not the one expected."""
-        for check, moved in zip(checks, found, strict=True):
-            if not self.agrees(moved, check.base * base + check.tail * tail):
-                return check.fault
-        return None
+        """Compare movements with those expected, and return what is wrong by the first that differs."""
+        wrong = [
+            check.fault
+            for check, moved in zip(checks, found, strict=True)
+            if not self.agrees(check.name, moved, check.base * base + check.tail * tail)
+        ]
+        return wrong[0] if wrong else None
 
-    def agrees(self, moved: np.ndarray, expected: np.ndarray) -> bool:
+    def agrees(self, name: str, moved: np.ndarray, expected: np.ndarray) -> bool:
         """Return whether a movement is the one expected."""
-        return bool(np.linalg.norm(moved - expected) <= self.tolerance * np.linalg.norm(expected))
+        length = float(np.linalg.norm(expected))
+        share = float(moved @ expected) / length**2
+        return self.note(
+            name,
+            bool(np.linalg.norm(moved - expected) <= self.tolerance * length),
+            f"{share:.3f} of the movement expected",
+        )
 
     def calibrate(self) -> tuple[np.ndarray, list[np.ndarray]]:
         """Find the smallest step that repeats itself.
@@ -239,36 +213,26 @@ class Probe:
 
     def submit(self, experiment: Experiment, rate: float) -> tuple[list[Future[Any]], Future[Any]]:
         """Send an experiment's gradients and its update, without waiting."""
+        return self.submit_gradients(experiment), self.adapter.optim_step(descent_step(rate))
+
+    def submit_gradients(self, experiment: Experiment) -> list[Future[Any]]:
+        """Send an experiment's gradients, without waiting."""
         datums = sum(len(request) for request in experiment)
         passes = []
         for request in experiment:
             sizes = [LONG if long else SHORT for long, _ in request]
             gradients = [-weights[:size] for (_, weights), size in zip(request, sizes, strict=True)]
-            data = self.form.data(
-                [TEXTS[long] for long, _ in request],
-                gradients,
-                [self.logprobs[:size] for size in sizes],
-                datums,
-            )
+            texts = [TEXTS[long] for long, _ in request]
+            data = self.form.data(texts, gradients, [self.logprobs[:size] for size in sizes], datums)
             passes.append(self.adapter.forward_backward(data, self.form.loss_fn))
-        step = types.AdamParams(learning_rate=rate * EPSILON, beta1=0.0, beta2=0.0, eps=EPSILON)
-        return passes, self.adapter.optim_step(step)
+        return passes
 
 
-def text_datum(text: Sequence[int]) -> Datum:
-    """Return a text as a datum without weights."""
-    targets = types.TensorData.from_numpy(np.array(text[1:], dtype=np.int64))
-    return Datum(
-        model_input=types.ModelInput.from_ints(list(text[:-1])), loss_fn_inputs={"target_tokens": targets}
+def descent_step(rate: float, clip: float = 0.0) -> types.AdamParams:
+    """Return the parameters of AdamW with which it moves the adapter by rate times gradient."""
+    return types.AdamParams(
+        learning_rate=rate * EPSILON, beta1=0.0, beta2=0.0, eps=EPSILON, grad_clip_norm=clip
     )
-
-
-TEXTS = (text_datum(SHORT_TEXT), text_datum(LONG_TEXT))
-
-
-def has_weights(experiment: Experiment) -> bool:
-    """Return whether an experiment sends any weight."""
-    return any(bool(weights.any()) for request in experiment for _, weights in request)
 
 
 def read_logprobs(answers: Sequence[types.ForwardBackwardOutput]) -> np.ndarray:
@@ -277,10 +241,15 @@ def read_logprobs(answers: Sequence[types.ForwardBackwardOutput]) -> np.ndarray:
     return logprobs.astype(np.float32).reshape(-1)
 
 
+def gradient_norm(answer: types.OptimStepResponse) -> float | None:
+    """Return the norm of an update's gradients, where the service names it."""
+    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
+    return norms[0] if norms else None
+
+
 def was_without_gradients(answer: types.OptimStepResponse) -> bool:
     """Return whether an update found no gradients, where the service names their norm.
 
     SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
     """
-    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
-    return 0.0 in norms
+    return gradient_norm(answer) == 0.0

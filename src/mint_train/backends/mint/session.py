@@ -27,6 +27,10 @@ class Session:
     client: mint.ServiceClient
     model: str
 
+    def close(self) -> None:
+        """End the session."""
+        self.client.holder.close()  # type: ignore[no-untyped-call]
+
     def create_adapter(self, rank: int, seed: int) -> mint.TrainingClient:
         """Create a fresh LoRA adapter on all linear layers.
 

@@ -67,7 +67,7 @@ def measure(name: str) -> list[str]:
             output=output,
         )
         lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    first, last = (json.loads(line)["metrics"] for line in (lines[0], lines[-1]))
     return [
         f"`{expression}`",
         f"{first['loss']:.4g}",

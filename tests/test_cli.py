@@ -288,7 +288,7 @@ def test_exit_status_of_success_and_a_run_folder_of_its_own(
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("dpo-")
     assert f"Run folder: {folder}" in out
-    assert out.startswith("Backend local (MINT_API_KEY is not set), model ")
+    assert out.startswith("Backend local (MINT_API_KEY is not set), model: ")
 
 
 def test_exit_status_of_an_interrupt_before_the_first_step(
@@ -324,7 +324,7 @@ def test_a_model_that_is_not_there_is_one_line(run_cli: Callable[..., Any]) -> N
 def test_the_starter_model_is_said_to_know_nothing(run_cli: Callable[..., Any], short_pairs: Path) -> None:
     status, out, err = run_cli("--loss", "dpo", "--data", short_pairs, "--steps", 1, "--output", "run")
     assert (status, err) == (0, "")
-    assert "a small untrained model made on the spot; it knows nothing" in out.splitlines()[0]
+    assert "model: a tiny, randomly initialised model (for trying out losses only)" in out.splitlines()[0]
 
 
 def test_resume_of_what_is_no_run(run_cli: Callable[..., Any]) -> None:

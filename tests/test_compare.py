@@ -56,7 +56,7 @@ def test_three_losses_on_one_split(
         assert (described["status"], described["settings"]["pipeline"]) == ("done", False)
         assert described["settings"]["eval_fraction"] == 0.1
         assert described["data"]["held_out"]["groups"] == 2
-    assert described["options"]["beta"] == 3
+    assert described["losses"][0]["options"]["beta"] == 3
     rows = [
         [row["source"] for row in lines(Path("all", folder, "evaluations/step-000002.jsonl"))]
         for folder in ("dpo", "simpo")
@@ -74,8 +74,8 @@ def test_three_losses_on_one_split(
     for folder, line in shown.items():
         last = lines(Path("all", folder, "evaluations.jsonl"))[-1]
         low, high = last["intervals"]["pair_accuracy"]
-        assert f"{last['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in line
-        assert f"{last['loss']:.6f}" in line
+        assert f"{last['metrics']['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in line
+        assert f"{last['metrics']['loss']:.6f}" in line
     for folder in ("dpo", "simpo"):
         assert f"[{folder}] Step 2: loss=" in out
     # one after another on this machine
@@ -95,8 +95,9 @@ def own_loss() -> Path:
 
 
 def compared(loss: str, accuracy: float, *, problem: str | None = None, **more: float) -> Compared:
-    first = {"step": 0, "loss": 1.0, "accuracy": 0.25, "intervals": {}}
-    last = {"step": 9, "loss": 0.5, "accuracy": accuracy, "intervals": {"accuracy": [0.1, 0.9]}} | more
+    first = {"step": 0, "metrics": {"loss": 1.0, "accuracy": 0.25}, "intervals": {}}
+    metrics = {"loss": 0.5, "accuracy": accuracy, **more}
+    last = {"step": 9, "metrics": metrics, "intervals": {"accuracy": [0.1, 0.9]}}
     step_line = {f"{loss}/own": ".1f", "accuracy": ".2f"}
     return Compared(loss, step_line, first, last, problem)
 
@@ -118,7 +119,9 @@ def test_the_best_comes_first_and_what_failed_last(capsys: pytest.CaptureFixture
 
 def test_losses_without_a_common_metric_keep_their_order() -> None:
     first, second = compared("one", 0.5), compared("two", 0.75)
-    other = Compared("two", {"ratio": ".2f"}, second.first, second.last | {"ratio": 1.0}, None)
+    other = Compared(
+        "two", {"ratio": ".2f"}, second.first, second.last | {"metrics": {"loss": 0.5, "ratio": 1.0}}, None
+    )
     header, rows = comparison_rows([first, other])
     assert header == ["loss", "steps", "loss value", ""]
     assert [row[0] for row in rows] == ["one", "two"]
@@ -127,7 +130,7 @@ def test_losses_without_a_common_metric_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dpo", "dpo"), "two of the losses have one name"),
+        (("dpo", "dpo"), "two of the losses have the same name"),
         (("dpo", "nope"), 'no loss "nope" is installed'),
         (
             ("dpo", "ipo", "--set", "beta=2"),
@@ -135,7 +138,7 @@ def test_losses_without_a_common_metric_keep_their_order() -> None:
         ),
         (("dpo", "ipo", "--set", "ipo.gamma=2"), "gamma"),
         (("dpo", "ipo", "--lr", "7"), "--lr=7: input should be less than or equal to 1"),
-        (("dpo", "ipo", "--data", "-"), "--data -: standard input can be read once only"),
+        (("dpo", "ipo", "--data", "-"), "--data -: standard input can be read only once"),
     ],
 )
 def test_what_is_wrong_shows_before_anything_begins(

@@ -12,16 +12,21 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mint_train import hookimpl
+from mint_train.backends.choose import choose_backend
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import build_datum
 from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import ContractError, Source
+from mint_train.groups.build import Dataset
 from mint_train.groups.order import Order
 from mint_train.losses.loss import Loss
 from mint_train.observers.registry import Observers
 from mint_train.plugins.discovery import load_plugin
 from mint_train.run_folder.folder import RunFolder
 from mint_train.sdk import Datum, types
+from mint_train.settings.merge import load_settings
+from mint_train.training.preparing import Prepared
+from mint_train.training.run import Run
 from mint_train.training.runner import Runner
 
 EOS = 2
@@ -78,22 +83,15 @@ def test_good_pairs_pass(dpo: Loss) -> None:
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: Path, kind: str) -> None:
     datums, problem = BROKEN[kind]
-    runner = Runner(
-        loss=dpo,
-        observers=Observers(),
-        client=Silent(),
-        groups=ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]),
-        folder=RunFolder.create(tmp_path / "run", overwrite=False),
-        steps=1,
-        batch_size=3,
-        order=Order(3, 3, 0),
-        adam_params=lambda _: types.AdamParams(),
-        sampler_name="dpo-final",
-        reopen=Silent,
-    )
-    runner.folder.write_description({"settings": {}, "backend": "none", "data": {}})
+    settings = load_settings({"loss": "dpo", "batch_size": 3, "backend": "local"})
+    folder = RunFolder.create(tmp_path / "run", overwrite=False)
+    rows: Any = None
+    run = Run(settings, dpo, Observers(), choose_backend(settings), folder, rows, None)
+    dataset = Dataset(ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]), [])
+    client: Any = Silent()
+    runner = Runner(run, Prepared(client, dataset, Dataset(ListedGroups(), []), 1, Order(3, 3, 0)))
     with pytest.raises(ContractError, match=rf"^step 1: pairs\.jsonl:7: pair 1.*{problem}") as refused:
-        runner.run()
+        runner.train()
     assert refused.value.group == 1
     assert refused.value.exit_status == 2
     assert runner.finished == 0

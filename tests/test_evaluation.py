@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 import warnings
@@ -35,7 +37,8 @@ def train(
 
     def run(*arguments: object) -> str:
         given = ("--model", starter_model_folder, "--data", short_pairs, "--eval-data", held_out)
-        status, out, err = run_cli(*COMMON, *given, *arguments)
+        common = COMMON[2:] if "--loss" in arguments else COMMON
+        status, out, err = run_cli(*common, *given, *arguments)
         assert status == 0, err
         return out
 
@@ -72,12 +75,12 @@ def test_an_evaluation_before_the_first_step_after_the_last_and_between(train: C
     out = train("--output", "run", "--eval-every", "2")
     found = lines("run/evaluations.jsonl")
     assert [line["step"] for line in found] == [0, 2, 4]
-    assert [list(line)[:2] for line in found] == [["step", "loss"]] * 3
-    assert len({line["loss"] for line in found}) == 3
+    assert [list(line)[:2] for line in found] == [["step", "metrics"]] * 3
+    assert len({line["metrics"]["loss"] for line in found}) == 3
     assert "3 groups held out." in out
     for line in found:
         low, high = line["intervals"]["pair_accuracy"]
-        shown = f"pair_accuracy={line['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]"
+        shown = f"pair_accuracy={line['metrics']['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]"
         assert any(text.startswith(f"Eval after step {line['step']}: loss=") and shown in text
                    for text in out.splitlines())  # fmt: skip
     assert out.index("Step 2:") < out.index("Eval after step 2:") < out.index("Step 3:")
@@ -93,8 +96,8 @@ def test_each_row_has_its_own_figures_and_their_mean_is_the_line_s(
     assert last["batch_means"] == []
     assert last["groups"] == 3
     for name in ("loss", "pair_accuracy", "mean_margin", "mean_chosen_score"):
-        values = [row[name] for row in rows]
-        assert last[name] == pytest.approx(sum(values) / 3)
+        values = [row["metrics"][name] for row in rows]
+        assert last["metrics"][name] == pytest.approx(sum(values) / 3)
         share = name == "pair_accuracy"
         assert last["intervals"][name] == pytest.approx(list(confidence_interval(values, share=share)))
 
@@ -127,9 +130,10 @@ def test_the_figures_are_those_of_the_policy(
     ]
     found = lines("run/evaluations/step-000004.jsonl")
     for margin, row in zip(margins, found, strict=True):
-        assert row["mean_margin"] == pytest.approx(float(margin), abs=1e-4)
-        assert row["pair_accuracy"] == float(margin > 0)
-        assert row["loss"] == pytest.approx(
+        own = row["metrics"]
+        assert own["mean_margin"] == pytest.approx(float(margin), abs=1e-4)
+        assert own["pair_accuracy"] == float(margin > 0)
+        assert own["loss"] == pytest.approx(
             float(-torch.nn.functional.logsigmoid(margin)), rel=1e-4, abs=1e-6
         )
 
@@ -141,9 +145,8 @@ def test_what_couples_a_batch_is_averaged_over_batches_and_said(train: Callable[
     assert "loss" in last["batch_means"]
     assert "pair_accuracy" not in last["batch_means"]
     assert set(last["intervals"]).isdisjoint(last["batch_means"])
-    assert all(
-        "loss" not in row and "pair_accuracy" in row for row in lines("run/evaluations/step-000004.jsonl")
-    )
+    rows = [row["metrics"] for row in lines("run/evaluations/step-000004.jsonl")]
+    assert all("loss" not in row and "pair_accuracy" in row for row in rows)
     assert out.count("Means over batches, without an interval") == 1
 
 
@@ -176,8 +179,8 @@ def test_a_loss_that_refuses_a_single_group_is_averaged_over_batches(
     first = lines(tmp_path / "run/evaluations.jsonl")[0]
     assert first["batch_means"] == ["loss", "spread"]
     assert first["intervals"] == {}
-    assert first["spread"] == pytest.approx(seen[0])
-    assert all(list(row) == ["source"] for row in lines(tmp_path / "run/evaluations/step-000000.jsonl"))
+    assert first["metrics"]["spread"] == pytest.approx(seen[0])
+    assert all(row["metrics"] == {} for row in lines(tmp_path / "run/evaluations/step-000000.jsonl"))
 
 
 # it changes nothing
@@ -188,7 +191,7 @@ def test_training_is_the_same_with_and_without(train: Callable[..., str], run_cl
     train("--output", "with", "--eval-every", "1", "--loss", "beta-dpo")
     given = json.loads(Path("with/run.json").read_text())["settings"]
     same = ("--loss", "beta-dpo", "--data", given["data"], "--model", given["model"])
-    status, _, err = run_cli(*COMMON, *same, "--output", "without")
+    status, _, err = run_cli(*COMMON[2:], *same, "--output", "without")
     assert status == 0, err
     assert steps_of("with") == steps_of("without")
     for name in ("adapter/adapter_model.safetensors", "checkpoints/step-000004/state.safetensors"):
@@ -234,16 +237,18 @@ def test_the_reference_is_asked_for_once(train: Callable[..., str], monkeypatch:
     # the reference of five and of three pairs, and three evaluations
     assert sum(asked) == 2 * 5 + 2 * 3 + 3 * 2 * 3
     found = lines("run/evaluations.jsonl")
-    assert found[0]["drift"] == pytest.approx(0, abs=1e-6)
+    assert found[0]["metrics"]["drift"] == pytest.approx(0, abs=1e-6)
     # all 0 before the first step, yet no share of groups: nothing that an accuracy's interval would fit
-    assert found[0]["rewards/margin"] == 0
+    assert found[0]["metrics"]["rewards/margin"] == 0
     assert found[0]["intervals"]["rewards/margin"] == [0, 0]
     assert found[0]["intervals"]["rewards/accuracy"][1] > 0.5
-    assert abs(found[-1]["drift"]) > 1e-4
+    assert abs(found[-1]["metrics"]["drift"]) > 1e-4
     assert len(list(Path("run/reference").iterdir())) == 2
 
 
-def test_an_observer_learns_of_each(starter_model_folder: Path, short_pairs: Path, tmp_path: Path) -> None:
+def test_an_observer_learns_of_each(
+    install_loss: Callable[..., None], starter_model_folder: Path, short_pairs: Path, tmp_path: Path
+) -> None:
     seen: list[Any] = []
 
     class Observing:
@@ -253,14 +258,9 @@ def test_an_observer_learns_of_each(starter_model_folder: Path, short_pairs: Pat
         def evaluated(self, evaluation):
             seen.append(evaluation)
 
-    from mint_train.losses.loss import Loss
-    from mint_train.plugins.discovery import NamedPlugin
-    from mint_train.settings.merge import load_settings
-    from mint_train.training.training import train_with
-
-    given = {"loss": "dpo", "data": short_pairs, "eval_fraction": 0.4, "model": str(starter_model_folder)}
-    settings = load_settings(given | {"steps": 2, "output": tmp_path / "run"})
-    train_with(settings, Loss.of(NamedPlugin("observing", Observing(), "this test")))
+    install_loss("observing", Observing())
+    given = {"data": short_pairs, "eval_fraction": 0.4, "model": str(starter_model_folder)}
+    mint_train.train("observing", **given, steps=2, output=tmp_path / "run")
     assert [(evaluation.step, evaluation.groups) for evaluation in seen] == [(0, 2), (2, 2)]
     assert [row["source"] for row in seen[0].rows] == [row["source"] for row in seen[1].rows]
 
@@ -337,6 +337,30 @@ def test_a_wrong_wish_is_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_held_out_rows_from_standard_input_have_their_own_fingerprint(
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, starter_model_folder: Path, short_pairs: Path
+) -> None:
+    """The stream is read once; a resume must be given the same rows again."""
+    rows = "".join(json.dumps(row) + "\n" for row in HELD_OUT).encode()
+
+    def pipe(content: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    pipe(rows)
+    given = ("--model", starter_model_folder, "--data", short_pairs, "--eval-data", "-", "--output", "run")
+    status, out, err = run_cli(*COMMON, *given)
+    assert (status, err) == (0, "")
+    assert "3 groups held out." in out
+    held = json.loads(Path("run/run.json").read_text())["data"]["held_out"]
+    assert (held["path"], held["sha256"]) == ("standard input", hashlib.sha256(rows).hexdigest())
+    pipe(rows)
+    assert run_cli("resume", "run", "--steps", "5")[0] == 0
+    pipe(rows.replace(b"eight", b"nine"))
+    status, _, err = run_cli("resume", "run", "--steps", "6")
+    assert status == 2
+    assert "standard input has changed since this run began" in err
 
 
 def test_a_changed_held_out_file_is_refused_at_a_resume(

@@ -56,6 +56,6 @@ def test_a_run_that_was_to_be_replaced_comes_back_after_a_kill(tmp_path: Path) -
 
 def test_a_folder_of_the_user_s_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
-    with pytest.raises(OptionError, match="is no run folder"):
+    with pytest.raises(OptionError, match="is not a run folder"):
         RunFolder.create(tmp_path, overwrite=True)
     assert (tmp_path / "adapter").exists()

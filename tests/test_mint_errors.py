@@ -21,7 +21,9 @@ from pydantic import SecretStr
 from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
 from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, ServiceError, UserError
+from mint_train.observers.console import print_warning
 from mint_train.sdk import types
+from mint_train.settings.model import Settings
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-never-shown"
@@ -229,7 +231,8 @@ def small_service() -> Iterator[SmallService]:
 
 @pytest.fixture
 def client(small_service: SmallService) -> Iterator[MintTrainingClient]:
-    client = open_mint_client("small", 8, 1, small_service.url, SecretStr(KEY), trains=False)
+    settings = Settings(loss="any", rank=8, seed=1, base_url=small_service.url, api_key=SecretStr(KEY))
+    client = open_mint_client(settings, print_warning, model="small", trains=False)
     yield client
     client.close()
 
@@ -344,7 +347,7 @@ def test_a_state_that_cannot_be_deleted_is_said_once(
 ) -> None:
     for name in ("one", "two"):
         client.delete_state(f"tinker://model_1/weights/{name}")
-    assert capsys.readouterr().err.count("Old states stay on the service") == 1
+    assert capsys.readouterr().err.count("old states stay on the service") == 1
     assert small_service.requests["one"] == 1
     assert small_service.requests["two"] == 0
 

@@ -59,9 +59,9 @@ def test_three_epochs_ask_once_per_example(run_cli: RunCli, asked: list[int], tm
     assert sum(asked) == 2 * 8
     metrics = read_metrics(tmp_path / "run")
     assert len(metrics) == 6
-    assert metrics[0]["loss"] == pytest.approx(0.6931472, abs=1e-5)
-    assert metrics[0]["rewards/margin"] == pytest.approx(0.0, abs=1e-5)
-    assert metrics[-1]["rewards/margin"] > 0
+    assert metrics[0]["metrics"]["loss"] == pytest.approx(0.6931472, abs=1e-5)
+    assert metrics[0]["metrics"]["rewards/margin"] == pytest.approx(0.0, abs=1e-5)
+    assert metrics[-1]["metrics"]["rewards/margin"] > 0
 
 
 def test_a_resumed_run_keeps_the_first_step_s_reference(
@@ -92,7 +92,7 @@ def test_a_lost_file_is_computed_again_from_the_fresh_adapter(run_cli: RunCli, t
     kept = {path.name: path.read_bytes() for path in (broken / "reference").iterdir()}
     shutil.rmtree(broken / "reference")
     assert run_cli("resume", str(broken))[0] == 0
-    assert read_metrics(broken)[-1]["loss"] == read_metrics(whole)[-1]["loss"]
+    assert read_metrics(broken)[-1]["metrics"]["loss"] == read_metrics(whole)[-1]["metrics"]["loss"]
     assert {path.name: path.read_bytes() for path in (broken / "reference").iterdir()} == kept
 
 
@@ -117,7 +117,7 @@ def test_another_model_by_name_is_the_reference(
     )  # fmt: skip
     assert status == 0, err
     # the starter model is always the same one, so it is also the initial policy
-    assert read_metrics(tmp_path / "run")[0]["rewards/margin"] == pytest.approx(0.0, abs=1e-4)
+    assert read_metrics(tmp_path / "run")[0]["metrics"]["rewards/margin"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_a_checkpoint_is_the_reference(run_cli: RunCli, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_the_reference(run_cli: RunCli, tmp_path: Path) -> None:
         "--loss", "dpo", "--set", f"reference={state}", "--steps", "1", "--output", str(tmp_path / "run")
     )
     assert status == 0, err
-    assert abs(read_metrics(tmp_path / "run")[0]["rewards/margin"]) > 1
+    assert abs(read_metrics(tmp_path / "run")[0]["metrics"]["rewards/margin"]) > 1
 
 
 def test_a_reference_that_is_nowhere_is_refused(run_cli: RunCli, tmp_path: Path) -> None:

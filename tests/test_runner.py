@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from mint_train.errors import LossError, MintTrainError
 from mint_train.groups.order import Order, steps_per_epoch
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.renderer import Renderer
-from mint_train.training.training import unused_folder
+from mint_train.run_folder.names import unused_folder
 
 Train = Callable[..., Any]
 
@@ -158,13 +160,14 @@ def test_run_folder(train: Train, short_pairs: Path, starter_model_folder: Path)
     assert (run["loss"], run["backend"], run["model"], run["steps"]) == (
         "dpo", "local", str(starter_model_folder), 4,
     )  # fmt: skip
-    assert run["options"] == {"beta": 0.5, "reference": "none"}
-    assert run["plugins"]["dpo"].startswith("mint-train-dpo ")
+    (loss,) = run["losses"]
+    assert loss["options"] == {"beta": 0.5, "reference": "none"}
+    assert loss["plugins"]["dpo"].startswith("mint-train-dpo ")
     assert run["data"]["path"] == str(short_pairs)
     assert run["data"]["groups"] == 5
     assert run["data"]["left_out"] == []
     assert len(run["data"]["sha256"]) == 64
-    assert {"python", "mint-train", "torch", "transformers", "peft", "mindlab-toolkit"} <= set(
+    assert {"python", "mint-train", "torch", "transformers", "peft", "mindlab-toolkit", "tinker"} <= set(
         run["versions"]
     )
     settings = run["settings"]
@@ -174,16 +177,15 @@ def test_run_folder(train: Train, short_pairs: Path, starter_model_folder: Path)
     lines = metrics("run")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
-        assert list(line)[:2] == ["step", "loss"]
-        assert {
-            "pair_accuracy", "mean_margin", "mean_chosen_score", "mean_rejected_score", "learning_rate",
-            "tokens",
-        } <= set(line)  # fmt: skip
+        assert list(line) == ["step", "metrics", "learning_rate", "tokens"]
+        own = line["metrics"]
+        assert next(iter(own)) == "loss"
+        assert {"pair_accuracy", "mean_margin", "mean_chosen_score", "mean_rejected_score"} <= set(own)
         assert line["tokens"] > 0
-        assert line["mean_margin"] == pytest.approx(
-            line["mean_chosen_score"] - line["mean_rejected_score"], abs=1e-4
+        assert own["mean_margin"] == pytest.approx(
+            own["mean_chosen_score"] - own["mean_rejected_score"], abs=1e-4
         )
-    assert result.metrics["loss"] == lines[-1]["loss"]
+    assert result.metrics == lines[-1]["metrics"]
 
     saved = checkpoints("run")
     assert [checkpoint["step"] for checkpoint in saved] == [3, 4]
@@ -265,7 +267,7 @@ def test_training_leaves_the_random_state_of_the_program_alone(train: Train) -> 
 
 def test_the_loss_falls(train: Train) -> None:
     train(steps=10, batch_size=5, lr=1e-3)
-    losses = [line["loss"] for line in metrics("run")]
+    losses = [line["metrics"]["loss"] for line in metrics("run")]
     assert all(after < before for before, after in pairwise(losses))
 
 
@@ -295,7 +297,7 @@ def test_overwrite_replaces_the_run(train: Train) -> None:
 def test_a_folder_with_other_files_is_never_touched(train: Train, overwrite: bool) -> None:
     Path("run/deep").mkdir(parents=True)
     Path("run/deep/thesis.txt").write_text("years of work")
-    with pytest.raises(MintTrainError, match="--output run exists and is no run folder"):
+    with pytest.raises(MintTrainError, match="--output run exists and is not a run folder"):
         train(overwrite=overwrite)
     assert Path("run/deep/thesis.txt").read_text() == "years of work"
     assert [path.name for path in Path("run").iterdir()] == ["deep"]
@@ -331,7 +333,7 @@ def written(folder: str) -> set[str]:
 
 def test_a_file_as_output_is_refused(train: Train) -> None:
     Path("run").write_text("a file")
-    with pytest.raises(MintTrainError, match="--output run exists and is no run folder"):
+    with pytest.raises(MintTrainError, match="--output run exists and is not a run folder"):
         train()
     Path("file").write_text("a file")
     with pytest.raises(MintTrainError, match="--output file/run: "):
@@ -429,7 +431,7 @@ def test_a_model_that_its_settings_have_broken_stops_the_run(train: Train) -> No
         LossError, match=r"^step \d: the .* not finite at .*pairs\.jsonl:\d$|^step \d: the loss is"
     ):
         train(lr=1, weight_decay=1e30, steps=9)
-    assert all(math.isfinite(value) for line in metrics("run") for value in line.values())
+    assert all(math.isfinite(value) for line in metrics("run") for value in line["metrics"].values())
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_its_step(train: Train, short_pairs: Path) -> None:
@@ -630,7 +632,7 @@ def test_the_state_that_a_loss_keeps_is_resumed_too(
     install_loss("counting", counting)
     assert command("counting", "run").status == 130
     assert run_cli("resume", "run").status == 0
-    assert [line["calls"] for line in metrics("run")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [line["metrics"]["calls"] for line in metrics("run")] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_resuming_a_run_that_is_done_changes_nothing(
@@ -735,6 +737,33 @@ def test_ctrl_c_in_a_terminal(
     assert load_file("run/adapter/adapter_model.safetensors")
 
 
+def test_a_run_is_made_once_and_what_follows_from_its_settings_is_derived_once(
+    train: Train, run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, short_pairs: Path
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def counted(module: str, name: str) -> None:
+        original = getattr(import_module(f"mint_train.training.{module}"), name)
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            counts[name] += 1
+            return original(*arguments, **more)
+
+        monkeypatch.setattr(f"mint_train.training.{module}.{name}", call)
+
+    once = [
+        ("run", "choose_backend"), ("run", "find_data"), ("run", "find_held_out"), ("run", "open_observers"),
+        ("preparing", "count_steps"), ("preparing", "Order"), ("description", "recorded_settings"),
+    ]  # fmt: skip
+    for module, name in once:
+        counted(module, name)
+    train(steps=2, eval_data=short_pairs)
+    assert counts == Counter({name: 1 for _, name in once})
+    counts.clear()
+    assert run_cli("resume", "run", "--steps", 3).status == 0
+    assert counts == Counter({name: 1 for _, name in once})
+
+
 def test_observers_hear_of_everything_in_order(train: Train, install_loss: Callable[..., None]) -> None:
     heard: list[str] = []
 
@@ -775,7 +804,7 @@ def test_a_hundred_steps_on_the_bundled_pairs(
         "--loss", "dpo", "--model", starter_model_folder, "--steps", 100, "--lr", 1e-3, "--output", "run"
     )
     assert (status, err) == (0, "")
-    losses = [line["loss"] for line in metrics("run")]
+    losses = [line["metrics"]["loss"] for line in metrics("run")]
     assert losses[-1] <= 0.85 * losses[0]
     assert all(after < before for before, after in pairwise(losses))
 
@@ -797,7 +826,7 @@ def test_an_epoch_of_dialogues(
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mint_train.training.training.strftime", lambda _: "2026-01-01-000000")
+    monkeypatch.setattr("mint_train.run_folder.names.strftime", lambda _: "2026-01-01-000000")
     names = []
     for _ in range(3):
         path = unused_folder("dpo+0.1*sft")

@@ -236,10 +236,10 @@ def test_parameters_and_their_variables(
 
 
 def test_the_default_model_on_mint_is_the_pages() -> None:
-    from mint_train.backends.choose import model_name
+    from mint_train.backends.choose import choose_backend
 
     assert MINT_DEFAULT_MODEL == "Qwen/Qwen3-0.6B"
-    assert model_name(load_settings({"loss": "dpo"}), "mint") == "Qwen/Qwen3-0.6B"
+    assert choose_backend(load_settings({"loss": "dpo", "backend": "mint"})).model == "Qwen/Qwen3-0.6B"
 
 
 def test_default_run(run_cli: Callable[..., Any], starter_model_folder: Path, tmp_path: Path) -> None:
@@ -257,11 +257,11 @@ def test_default_run(run_cli: Callable[..., Any], starter_model_folder: Path, tm
     assert len(lines) == 3
     assert lines[0] == (
         "Step 1: loss={loss:.6f}, pair_accuracy={pair_accuracy:.2f}, mean_margin={mean_margin:.6f}".format(
-            **records[0]
+            **records[0]["metrics"]
         )
     )
     assert all(record["learning_rate"] == 1e-5 for record in records)
-    assert all(before["loss"] > after["loss"] for before, after in pairwise(records))
+    assert all(before["metrics"]["loss"] > after["metrics"]["loss"] for before, after in pairwise(records))
     assert "Final checkpoint: run/adapter" in out
     assert "accuracy of 0.00 is expected" in out
     trained = load_file("run/adapter/adapter_model.safetensors")

@@ -371,7 +371,7 @@ def test_an_unreachable_service_is_one_line_without_the_key(
     status, out, err = run_cli("--loss", "dpo", "--output", "run")
     assert status == 1
     assert "http://127.0.0.1:9 cannot be reached" in err
-    assert out.startswith("Backend mint (MINT_API_KEY is set), model Qwen/Qwen3-0.6B")
+    assert out.startswith("Backend mint (MINT_API_KEY is set), model: Qwen/Qwen3-0.6B")
     assert err.count("\n") == 1
     assert KEY not in out + err
     assert not Path("run").exists(), "the folder of a run that never began stands in the way"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from run_files import adapter, checkpoints, description, metrics, state
+from run_files import adapter, checkpoints, description, flat, metrics, state
 from safetensors.torch import load
 
 from mint_train.backends.local.client import LocalTrainingClient
@@ -32,7 +32,7 @@ def test_batches_of_a_step_add_up_to_the_batch_that_holds_them_all(train: Train,
     train(loss, output=Path("accumulated"), batch_size=2, accumulate=3, steps=3)
     train(loss, output=Path("whole"), batch_size=6, steps=3)
     for name in ("loss", "pair_accuracy", "mean_margin", "tokens"):
-        accumulated, whole = ([line[name] for line in metrics(run)] for run in ("accumulated", "whole"))
+        accumulated, whole = ([flat(line)[name] for line in metrics(run)] for run in ("accumulated", "whole"))
         assert accumulated == pytest.approx(whole, rel=1e-5, abs=1e-6)
     one, other = load(adapter("accumulated")), load(adapter("whole"))
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in other)
@@ -52,9 +52,11 @@ def test_a_loss_over_whole_batches_is_taken_batch_by_batch(
     install_loss("spread", spread)
     train("spread", output=Path("accumulated"), batch_size=2, accumulate=2, steps=1)
     train("spread", output=Path("whole"), batch_size=4, steps=1)
-    assert metrics("accumulated")[0]["pairs"] == 2
+    assert metrics("accumulated")[0]["metrics"]["pairs"] == 2
     assert metrics("accumulated")[0]["tokens"] == metrics("whole")[0]["tokens"]
-    assert metrics("accumulated")[0]["loss"] != pytest.approx(metrics("whole")[0]["loss"], rel=1e-3)
+    assert metrics("accumulated")[0]["metrics"]["loss"] != pytest.approx(
+        metrics("whole")[0]["metrics"]["loss"], rel=1e-3
+    )
 
 
 def test_an_epoch_counts_its_steps_in_accumulated_batches(train: Train) -> None:
@@ -152,7 +154,9 @@ def test_a_resume_takes_what_changes_nothing_of_the_training(
     assert ended.err == ""
     assert [line["step"] for line in checkpoints("run")] == [2, 3, 4]
     assert description("run")["settings"]["save_every"] == 1
-    assert metrics("run") == [pytest.approx(line, rel=1e-5) for line in unbroken[0]]
+    assert [flat(line) for line in metrics("run")] == [
+        pytest.approx(flat(line), rel=1e-5) for line in unbroken[0]
+    ]
 
 
 def test_a_weighted_sum_is_resumed_with_the_options_of_its_parts(train: Train, run_cli: Cli) -> None:
@@ -168,7 +172,7 @@ def test_a_run_may_be_made_longer_where_no_schedule_hangs_on_its_length(train: T
     assert run_cli("resume", "run", "--steps", 6).status == 0
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
     status, _, err = run_cli("resume", "run", "--steps", 5)
-    assert (status, "--steps 5: this run has taken 6 steps already" in err) == (2, True)
+    assert (status, "--steps 5: this run has already taken 6 steps" in err) == (2, True)
     train(steps=3, schedule="linear", output=Path("linear"))
     status, _, err = run_cli("resume", "linear", "--steps", 6)
     assert (status, "--steps 6: this run was started with 3" in err) == (2, True)
@@ -180,10 +184,11 @@ def test_a_run_may_be_made_longer_where_no_schedule_hangs_on_its_length(train: T
         (lambda run: run["settings"].update(lr=0.5), "has been edited"),
         (lambda run: run["data"].update(sha256="0"), "has been edited"),
         (
-            lambda run: run.update(format=2),
-            "written by another version of mint-train (form 2, this one reads 1)",
+            lambda run: run.update(format=1),
+            "written by another version of mint-train (format 1, this one reads 2); continue the run with",
         ),
         (lambda run: run.pop("format"), "written by another version of mint-train"),
+        (lambda run: run.update(added="by hand"), "is not a run description"),
     ],
 )
 def test_an_edited_description_is_refused(
@@ -270,7 +275,7 @@ def test_tokens_that_do_not_fit_are_one_line(
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, set[int]], None]:
     """Let numbered calls of the real client fail as a service does: `failing("optim_step", {3})`."""
-    monkeypatch.setattr("mint_train.training.runner.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("mint_train.training.preparing.LONGEST_PAUSE", 0.0)
 
     def fail(name: str, numbers: set[int]) -> None:
         call = getattr(LocalTrainingClient, name)

@@ -51,8 +51,8 @@ def test_a_run_is_evaluated_as_it_was_at_its_end(run_cli: RunCli, run: Path) -> 
     last = lines(run / "evaluations.jsonl")[-1]
     low, high = last["intervals"]["pair_accuracy"]
     assert f"Eval of {run} after step 4 on " in out
-    assert f"loss={last['loss']:.6f} [" in out
-    assert f"pair_accuracy={last['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in out
+    assert f"loss={last['metrics']['loss']:.6f} [" in out
+    assert f"pair_accuracy={last['metrics']['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in out
     assert f"Rows: {run}/evaluations/held_out-step-000004.jsonl" in out
     kept = (run / "evaluations/step-000004.jsonl").read_bytes()
     assert (run / "evaluations/held_out-step-000004.jsonl").read_bytes() == kept
@@ -76,7 +76,8 @@ def test_other_rows_and_another_loss(run_cli: RunCli, run: Path, short_pairs: Pa
     assert [row["source"] for row in rows] == [f"{short_pairs}:{line}" for line in range(1, 6)]
     # IPO's loss is (h - 1 / (2 beta))^2, its default beta 0.1, and h the margin of the log-ratios
     for row in rows:
-        assert row["loss"] == pytest.approx((row["rewards/margin"] / 0.1 - 5) ** 2, rel=1e-3)
+        own = row["metrics"]
+        assert own["loss"] == pytest.approx((own["rewards/margin"] / 0.1 - 5) ** 2, rel=1e-3)
 
 
 def test_an_evaluation_does_not_touch_the_run(run_cli: RunCli, run: Path) -> None:
@@ -91,7 +92,7 @@ def test_an_evaluation_does_not_touch_the_run(run_cli: RunCli, run: Path) -> Non
     [
         (
             ("missing",),
-            "missing is no run folder, no checkpoint in one, and no tinker:// path on the service",
+            "missing is neither a run folder nor a checkpoint in one, nor a path on the service",
         ),
         (("run", "--step", "3"), "run has no checkpoint after step 3; it has those after the steps 2, 4"),
         (("run/checkpoints/step-000009",), "run has no checkpoint at run/checkpoints/step-000009"),
@@ -203,7 +204,7 @@ def test_a_terminal_gets_a_table_and_no_control_characters(
     ("arguments", "message"),
     [
         (("run", "--prompt", "a", "--data", "pairs.jsonl"), "--prompt and --data are both given; give one"),
-        (("missing", "--prompt", "a"), "missing is no run folder"),
+        (("missing", "--prompt", "a"), "missing is neither a run folder nor a checkpoint in one"),
         (("tinker://a/sampler_weights/b", "--prompt", "a", "--loss", "dpo"), "no key for MinT"),
     ],
 )
@@ -307,8 +308,8 @@ def test_the_model_card_says_what_the_weights_are(run_cli: RunCli, run: Path, pl
         "| trained groups | 5, and 0 left out |",
         "| steps | 4 of 4 |",
         "| lr | 0.01 |",
-        f"| loss | {step['loss']:.6g} |",
-        f"| {evaluation['pair_accuracy']:.4g} [{low:.4g}, {high:.4g}] |",
+        f"| loss | {step['metrics']['loss']:.6g} |",
+        f"| {evaluation['metrics']['pair_accuracy']:.4g} [{low:.4g}, {high:.4g}] |",
         "3 held-out groups of `held_out.jsonl`",
         f"mint-train {described['versions']['mint-train']}",
         f"peft {described['versions']['peft']}",
@@ -342,9 +343,7 @@ def test_a_hub_model_is_named_in_the_card_s_metadata(run: Path) -> None:
     from mint_train.run_folder.folder import RunFolder
 
     folder = RunFolder(run)
-    described = folder.read_description()
-    described["settings"]["model"] = "Qwen/Qwen3-0.6B"
-    folder.write_description(described)
+    folder.update_description(settings=folder.read_description().settings | {"model": "Qwen/Qwen3-0.6B"})
     text = model_card(folder, 4)
     assert "base_model: Qwen/Qwen3-0.6B" in text
     assert 'from_pretrained("Qwen/Qwen3-0.6B")' in text
@@ -381,10 +380,10 @@ def test_what_cannot_be_exported_is_one_line(run_cli: RunCli, run: Path) -> None
     shutil.copytree(run, "torn")
     Path("torn/adapter/adapter_model.safetensors").write_bytes(b"torn")
     for arguments, expected, message in (
-        (("missing",), 2, "missing is no run folder"),
-        ((run / "adapter",), 2, "adapter is no run folder; name the folder that holds its run.json"),
+        (("missing",), 2, "missing is neither a run folder nor a checkpoint in one"),
+        ((run / "adapter",), 2, "adapter is not a run folder; name the folder that holds its run.json"),
         ((run, "--output", "full"), 2, "--output full exists and is not empty; name another folder"),
-        (("bare",), 2, "bare has no adapter yet: `mint-train resume bare` goes on to its end"),
+        (("bare",), 2, "bare has no adapter yet: `mint-train resume bare` continues it to its end"),
         (("gone",), 2, "adapter is gone: `mint-train resume gone` writes it again"),
         (("torn", "--merge"), 1, "the adapter torn/adapter cannot be merged into torn/base_model"),
     ):
@@ -398,7 +397,7 @@ def test_a_run_on_the_service_prints_how_to_sample(run_cli: RunCli, run: Path) -
     from mint_train.run_folder.folder import RunFolder
 
     folder = RunFolder(run)
-    folder.write_description(folder.read_description() | {"backend": "mint"})
+    folder.update_description(backend="mint")
     path = "tinker://model_1/sampler_weights/dpo-final"
     saved = lines(run / "checkpoints.jsonl")
     Path(run / "checkpoints.jsonl").write_text(json.dumps(saved[-1] | {"sampler": path}) + "\n")

@@ -37,13 +37,14 @@ def test_the_open_character_training_objective_is_one_command(run_cli: RunCli, t
     assert status == 0, err
     assert "Step 2: loss=" in out
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
+    for line in (one["metrics"] for one in lines):
         parts = line["dpo/loss"] + 0.1 * line["sft/loss"] + 0.001 * line["squared-log-ratio/loss"]
         assert line["loss"] == pytest.approx(parts, rel=1e-6)
-    assert lines[0]["dpo/loss"] == pytest.approx(0.6931472, abs=1e-5)
-    assert lines[1]["squared-log-ratio/loss"] > lines[0]["squared-log-ratio/loss"] == 0
+    assert lines[0]["metrics"]["dpo/loss"] == pytest.approx(0.6931472, abs=1e-5)
+    first, second = (line["metrics"]["squared-log-ratio/loss"] for line in lines)
+    assert second > first == 0
     described = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert [(part["name"], part["weight"]) for part in described["parts"]] == [
+    assert [(part["name"], part["weight"]) for part in described["losses"]] == [
         ("dpo", 1.0), ("sft", 0.1), ("squared-log-ratio", 0.001),
     ]  # fmt: skip
 

@@ -52,4 +52,4 @@ def make_logprobs(completions: Sequence[Sequence[float]]) -> list[torch.Tensor]:
 def read_losses(folder: Path) -> list[float]:
     """Read the loss of each step of a run."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [json.loads(line)["metrics"]["loss"] for line in lines]

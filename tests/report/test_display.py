@@ -19,9 +19,13 @@ from typing import Any
 import pyte
 import pytest
 from rich.console import Console as Terminal
+from run_files import run_description
 
+from mint_train import hookimpl
+from mint_train.observers.console import Console
+from mint_train.observers.json_lines import JsonLines, parse_event, show_event
 from mint_train.observers.live import LiveConsole
-from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
+from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
 
 COLUMNS, LINES = 90, 40
 
@@ -42,9 +46,14 @@ def test_plain_lines_where_there_is_no_terminal(run_cli: Callable[..., Any], arg
     status, out, err = run_cli(*arguments)
     assert (status, err) == (0, "")
     shown = "Step {step}: loss={loss:.6f}, pair_accuracy={pair_accuracy:.2f}, mean_margin={mean_margin:.6f}"
-    steps = [shown.format(**line) for line in metrics_lines()]
-    assert out.splitlines()[-5:] == [*steps, "Final checkpoint: run/adapter", "Run folder: run"]
-    assert out.startswith("Backend local (MINT_API_KEY is not set), model ")
+    steps = [shown.format(step=line["step"], **line["metrics"]) for line in metrics_lines()]
+    assert out.splitlines()[-6:] == [
+        *steps,
+        "Final checkpoint: run/adapter",
+        "Run folder: run",
+        "Next: mint-train sample run (or eval, or plot)",
+    ]
+    assert out.startswith("Backend local (MINT_API_KEY is not set), model: ")
     assert "5 groups, 3 steps of at most 2." in out
     assert "\x1b" not in out
 
@@ -54,6 +63,60 @@ def test_quiet_prints_where_the_results_are_and_nothing_else(
 ) -> None:
     status, out, err = run_cli(*arguments, "--quiet")
     assert (status, out, err) == (0, "Final checkpoint: run/adapter\nRun folder: run\n", "")
+
+
+def test_a_quiet_run_in_a_program_prints_nothing_at_all(
+    train: Callable[..., Any], install_loss: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its result is returned; even a hook that fails, which the command line warns of, stays silent."""
+
+    class Failing:
+        EXTENDS = "dpo"
+
+        @hookimpl
+        def step_finished(self) -> None:
+            raise ValueError("on purpose")
+
+    install_loss("failing", Failing())
+    capfd.readouterr()
+    result = train("failing", steps=1, progress="quiet")
+    assert (result.status, result.folder) == ("done", Path("run"))
+    assert capfd.readouterr() == ("", "")
+    train("failing", steps=1, output=Path("loud"))
+    out, err = capfd.readouterr()
+    assert "Step 1: loss=" in out
+    assert 'the loss "failing" failed in step_finished' in err
+
+
+def test_what_one_process_printed_as_events_another_shows_as_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step_line = {"mean_margin": ".2f"}
+    saved = Checkpoint(2, "run/checkpoints/step-000002", "run/adapter", {})
+    step = StepRecord(2, {"loss": 0.5, "mean_margin": 1.0}, 1e-5, 100, 0.25)
+    evaluation = Evaluation(
+        2, 3, {"loss": 0.4, "mean_margin": 2.0}, {"loss": (0.3, 0.5)}, ("mean_margin",), ()
+    )
+
+    def tell(display: Any) -> str:
+        display.notice(text="3 groups held out.", warning=False)
+        display.step_finished(step=step)
+        display.evaluated(evaluation=evaluation)
+        display.run_rolled_back(step=2, problem="the service failed")
+        display.run_finished(result=RunResult("done", Path("run"), 2, step.metrics, saved))
+        return capsys.readouterr().out
+
+    printed = tell(JsonLines())
+    console = Console(step_line=step_line)
+    for line in printed.splitlines():
+        event = parse_event(line)
+        assert event is not None
+        show_event(event, console)
+    shown = capsys.readouterr().out
+    assert shown == tell(Console(step_line=step_line))
+    assert "Step 2: loss=0.500000, mean_margin=1.00\n" in shown
+    assert parse_event("mint-train: no memory") is None
+    assert parse_event('{"step": 1}') is None
 
 
 def test_json_prints_an_object_a_line_and_nothing_else(
@@ -119,8 +182,8 @@ def test_a_real_terminal_shows_a_bar_and_keeps_the_step_lines(
     bar = r" *[12]/3 .*[\d,]+ tokens/s \d:\d\d:\d\d \d:\d\d:\d\d left"
     assert any(re.search(figures + bar, text, re.MULTILINE) for text in bars), during[-20:]
     left = [line for line in during[-1].splitlines() if line]
-    assert [line.partition(":")[0] for line in left[-5:]] == [
-        "Step 1", "Step 2", "Step 3", "Final checkpoint", "Run folder",
+    assert [line.partition(":")[0] for line in left[-6:]] == [
+        "Step 1", "Step 2", "Step 3", "Final checkpoint", "Run folder", "Next",
     ]  # fmt: skip
     assert "━" not in during[-1], "the bar stays on the screen"
     assert not screen.cursor.hidden
@@ -157,7 +220,7 @@ def live_console(steps: int) -> tuple[LiveConsole, io.StringIO]:
     console = LiveConsole()
     console.terminal = console.bar.live.console = Terminal(file=written, force_terminal=True, width=COLUMNS)
     console.run_started(
-        RunRecord(Path("run"), "dpo", "local", "a model", steps, 8, {"mean_margin": ".2f"}, {})
+        RunRecord(Path("run"), "dpo", "local", "a model", steps, 8, {"mean_margin": ".2f"}, run_description())
     )
     return console, written
 
@@ -196,7 +259,9 @@ def test_a_run_that_breaks_off_gives_the_terminal_back(monkeypatch: pytest.Monke
     def break_off() -> None:
         with display.open_display("auto") as console:
             assert isinstance(console, LiveConsole)
-            console.run_started(RunRecord(Path("run"), "dpo", "local", "a model", 3, 8, {}, {}))
+            console.run_started(
+                RunRecord(Path("run"), "dpo", "local", "a model", 3, 8, {}, run_description())
+            )
             raise KeyboardInterrupt
 
     screen = Screen()
@@ -214,4 +279,4 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: py
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")
     with display.open_display("auto") as console:
-        assert type(console) is display.Console
+        assert type(console) is Console

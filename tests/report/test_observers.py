@@ -206,5 +206,7 @@ def test_the_observer_of_the_docs_works(
     install_observer("best", found["BestStep"])
     train(track=["best"])
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    best = min(lines, key=lambda line: line["loss"])
-    assert Path("run/observers/best.txt").read_text() == f"step {best['step']}: {best['loss']:.6f}\n"
+    best = min(lines, key=lambda line: line["metrics"]["loss"])
+    assert (
+        Path("run/observers/best.txt").read_text() == f"step {best['step']}: {best['metrics']['loss']:.6f}\n"
+    )

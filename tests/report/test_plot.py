@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from run_files import run_description
 
 from mint_train.errors import UserError
 from mint_train.report.plots import plot_runs
@@ -33,20 +34,15 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         folder = RunFolder(path)
         rows = tmp_path / "rows.jsonl"
         rows.write_text('{"prompt": "Is <b>bold</b> & true?", "chosen": "Yes.", "rejected": "No."}\n')
-        folder.write_description(
-            {
-                "status": "done", "loss": "dpo", "options": {"beta": settings.pop("beta", 0.1)},
-                "plugins": {"dpo": "mint-train-dpo 0.1.0"}, "backend": "local", "model": "tiny",
-                "steps": steps, "settings": {"loss": "dpo", "lr": 1e-5, "seed": 0, **settings},
-                "data": {"path": str(rows), "sha256": "abc", "groups": 1, "left_out": []},
-                "versions": {"python": "3.11"},
-            }
-        )  # fmt: skip
+        beta = settings.pop("beta", 0.1)
+        described = run_description(steps=steps, settings={"loss": "dpo", "lr": 1e-5, "seed": 0, **settings})
+        losses = [loss.model_copy(update={"options": {"beta": beta}}) for loss in described.losses]
+        folder.write_description(described.model_copy(update={"losses": losses}))
         for step in range(1, steps + 1):
             metrics = {"loss": 0.7 / step, "pair_accuracy": 0.5, "mean_margin": step / 10}
             folder.append_step(StepRecord(step, metrics, 1e-5, 100, 0.25))
         if evaluated:
-            held_out = ({"source": f"{rows}:1", "loss": 0.3},)
+            held_out = ({"source": f"{rows}:1", "metrics": {"loss": 0.3}},)
             folder.append_evaluation(Evaluation(steps, 1, {"loss": 0.3}, {"loss": (0.2, 0.4)}, (), held_out))
         return path
 

@@ -58,7 +58,7 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 
 def losses(folder: Path, name: str = "metrics.jsonl") -> list[tuple[int, Any]]:
     """The steps with their losses, as float32 keeps them."""
-    return [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines(folder, name)]
+    return [(line["step"], pytest.approx(line["metrics"]["loss"], rel=1e-6)) for line in lines(folder, name)]
 
 
 def test_tensorboard_has_every_step_and_the_settings(tracked: Path) -> None:

@@ -17,6 +17,7 @@ from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, LossError, UserError
 from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 from mint_train.sdk import Datum, types
+from mint_train.settings.model import Settings
 
 TEXTS = [
     ("Why is the sky blue?", "Because air scatters blue light more than red."),
@@ -34,7 +35,10 @@ def open_client(
     def open_one() -> TrainingClient:
         if request.param == "local":
             return open_local_client(str(starter_model_folder), 8, 1, tmp_path)
-        return open_mint_client(skyrl_server.model, 8, 1, skyrl_server.base_url, SecretStr("tml-x"))
+        settings = Settings(
+            loss="any", rank=8, seed=1, base_url=skyrl_server.base_url, api_key=SecretStr("tml-x")
+        )
+        return open_mint_client(settings, print, model=skyrl_server.model)
 
     return open_one
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from proxy import Kind, Proxy, running_proxy
-from run_files import metrics
+from run_files import flat, metrics
 from server import SkyrlServer
 
 from mint_train.backends.mint.client import MintTrainingClient
@@ -41,7 +41,7 @@ def train(run_cli: RunCli, short_pairs: Path) -> Callable[[str], str]:
 
 def assert_same_figures(one: str, other: str) -> None:
     for line, expected in zip(metrics(one), metrics(other), strict=True):
-        assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert flat(line) == pytest.approx(flat(expected), rel=1e-4, abs=1e-6)
 
 
 def test_one_request_in_ten_spoilt(proxy: Proxy, train: Callable[[str], str]) -> None:

@@ -67,7 +67,7 @@ def test_both_backends_agree_on_the_first_step(
         )
         status, _, err = run_cli(*arguments)
         assert status == 0, err
-        first[backend] = read_metrics(tmp_path / backend)[0]
+        first[backend] = read_metrics(tmp_path / backend)[0]["metrics"]
     for name in ("loss", "mean_margin", "mean_chosen_score", "mean_rejected_score"):
         assert first["local"][name] == pytest.approx(first["mint"][name], rel=1e-5), name
 
@@ -110,7 +110,7 @@ def test_a_resumed_run_gives_the_unbroken_run_s_figures(
     expected, resumed = read_metrics(whole), read_metrics(broken)
     assert [line["step"] for line in resumed] == [1, 2, 3, 4]
     for one, other in zip(expected, resumed, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert other["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-4)
 
 
 def test_the_reference_is_asked_for_once_per_example(
@@ -132,7 +132,7 @@ def test_the_reference_is_asked_for_once_per_example(
     assert status == 0, err
     custom_steps = 3 * 10
     assert sum(asked) - custom_steps == 10
-    assert read_metrics(tmp_path / "run")[0]["rewards/margin"] == pytest.approx(0.0, abs=1e-3)
+    assert read_metrics(tmp_path / "run")[0]["metrics"]["rewards/margin"] == pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["ipo", "dpo+0.1*sft"])

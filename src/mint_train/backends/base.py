@@ -1,10 +1,13 @@
-"""What the runner needs of a backend: the SDK's own names, calls and futures."""
+"""What a run needs of a backend. A training client has the SDK's own names, calls and futures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from mint_train.run_folder.records import Checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
     from mint_train.sdk import Datum, types
 
+BackendName = Literal["mint", "local"]
 Result_co = TypeVar("Result_co", covariant=True)
 
 
@@ -19,7 +23,7 @@ class Future(Protocol[Result_co]):
     """A submitted request."""
 
     def result(self, timeout: float | None = None) -> Result_co:
-        """Wait for the answer.
+        """Wait for the response.
 
         Raises:
             BackendError: the request failed.
@@ -28,11 +32,11 @@ class Future(Protocol[Result_co]):
 
 
 class Saved(Protocol):
-    """The answer to a save."""
+    """The response to a save."""
 
     @property
     def path(self) -> str:
-        """Where the backend keeps it, to load it from."""
+        """Where the backend keeps it; a later load takes this path."""
         ...
 
 
@@ -43,9 +47,9 @@ class Sampling:
     samples: int
     """Completions per prompt."""
     max_tokens: int
-    """Most tokens of a completion."""
+    """Maximum tokens of a completion."""
     temperature: float
-    """0 takes the likeliest token each time."""
+    """0 takes the most likely token each time."""
     seed: int
 
 
@@ -68,7 +72,17 @@ class Gradients:
     form: str
     """The name of the service's loss that carries them; "exact" where no service comes between."""
     note: str = ""
-    """A line for the user, where there is something to say."""
+    """A line for the user, if there is something to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samplers:
+    """The base policy and the trained one, with their tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    before: Sampler
+    after: Sampler
+    close: Callable[[], None]
 
 
 class TrainingClient(Protocol):
@@ -113,9 +127,71 @@ class TrainingClient(Protocol):
         ...
 
     def delete_state(self, path: str) -> None:
-        """Delete what `save_state` saved; a backend that cannot says so once, and the state stays."""
+        """Delete what `save_state` saved; a backend that cannot warns once, and the state stays."""
         ...
 
     def close(self) -> None:
-        """Give up what is under way, and what the adapter holds on the service."""
+        """Cancel what is in flight, and release what the adapter holds on the service."""
+        ...
+
+
+class Backend(Protocol):
+    """Where a run is computed, with the settings that it was chosen for."""
+
+    @property
+    def name(self) -> BackendName:
+        """What `--backend` calls it."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it was chosen, in a few words."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The base model as a user would name it."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether a service computes.
+
+        Then a run may submit a step before the previous one is done, several runs go on at once, and states
+        and weights stay on the service.
+        """
+        ...
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the base model's tokenizer, and nothing else of the model.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        ...
+
+    def open_client(
+        self, folder: Path, warn: Callable[[str], None], *, model: str | None = None, trains: bool = True
+    ) -> TrainingClient:
+        """Open a training client with a fresh adapter, which changes nothing yet.
+
+        Args:
+            folder: the run's; a backend that keeps states on this machine keeps them there.
+            warn: tells the user one line about something that does not end the run.
+            model: another base model than the run's.
+            trains: whether gradients will be sent, so that a service must prove that it carries them out.
+
+        Raises:
+            UserError: the key, the address or the model is wrong.
+            BackendError: the service cannot be reached or refuses.
+        """
+        ...
+
+    def open_samplers(self, folder: Path, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Samplers:
+        """Open what samples from the base policy and from a checkpoint.
+
+        Raises:
+            UserError: the key, the address, the model or the checkpoint is wrong.
+            BackendError: the service cannot be reached or refuses.
+        """
         ...

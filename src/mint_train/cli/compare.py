@@ -1,4 +1,4 @@
-"""`mint-train compare`: several losses trained on the same rows and judged on the same held-out ones."""
+"""`mint-train compare`: several losses trained on the same rows and evaluated on the same held-out ones."""
 
 from __future__ import annotations
 
@@ -17,37 +17,41 @@ import click
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.console import print_warning
+from mint_train.observers.console import Console, FinalLines, print_warning
+from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.names import file_name, unused_folder
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.training.interrupts import Interrupts
-from mint_train.training.training import file_name, unused_folder
 
 EVAL_FRACTION = 0.1
-"""What is held out of the data where nothing else is said."""
+"""The share of the data that is held out by default."""
 PROGRAM = "mint-train: "
 PLOT = "comparison"
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 @dataclass
 class Contender:
-    """One loss of a comparison: the process that trains it, and what that said last."""
+    """One loss of a comparison: the process that trains it, and what that reported."""
 
     loss: str
     step_line: Mapping[str, str]
     folder: Path
     command: Sequence[str]
+    progress: str
+    """How its events are shown."""
     process: subprocess.Popen[str] | None = None
-    said: str = ""
-    """Its last line of an error, or its last line."""
-    ended: int | None = field(default=None)
+    evaluations: list[Mapping[str, Any]] = field(default_factory=list)
+    problem: str | None = None
+    """Why the run failed, in its own words, or the last line that it printed besides its events."""
+    ended: int | None = None
     stopped: bool = False
 
     def train(self) -> None:
-        """Train in a process of its own, and pass on what it prints, each line under the loss's name."""
+        """Train in a process of its own, and show its events, each line under the loss's name."""
         if self.stopped:
             return
         self.process = subprocess.Popen(  # noqa: S603 - the command is this program's own
@@ -57,20 +61,36 @@ class Contender:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            env=os.environ
-            | {"PYTHONUNBUFFERED": "1"},  # the key of the service, too, is in it and nowhere else
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},  # the service's key is passed on here, and only here
             start_new_session=True,  # an interrupt is passed on once, and not by the terminal as well
         )
         assert self.process.stdout is not None  # noqa: S101 - it was asked for
+        quiet = self.progress == "quiet"
+        display = FinalLines(self.echo) if quiet else Console(self.echo, self.step_line)
         for line in self.process.stdout:
-            text = line.rstrip("\n")
-            if text.startswith(PROGRAM) or not self.said.startswith(PROGRAM):
-                self.said = text
-            click.echo(f"[{self.loss}] {text}")
+            self.hear(line.rstrip("\n"), display)
         self.ended = self.process.wait()
 
+    def hear(self, line: str, display: FinalLines) -> None:
+        """Take in one line of the process: an event, or an error."""
+        event = parse_event(line)
+        if event is None:
+            self.problem = line.removeprefix(PROGRAM)
+            self.echo(line)
+            return
+        if event["event"] == "evaluated":
+            self.evaluations.append(event)
+        if self.progress == "json":
+            self.echo(line)
+        else:
+            show_event(event, display)
+
+    def echo(self, text: str) -> None:
+        """Print a line under the loss's name."""
+        click.echo(f"[{self.loss}] {text}")
+
     def stop(self, number: int = signal.SIGINT) -> None:
-        """Ask the process to end, where it has begun and not ended."""
+        """Ask the process to end, if it has begun and not ended."""
         self.stopped = True
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
@@ -78,16 +98,13 @@ class Contender:
     def result(self) -> Compared:
         """Return how the run ended, with its first and last evaluation."""
         if self.ended == 0:
-            evaluations = RunFolder(self.folder).evaluations()
-            return Compared(self.loss, self.step_line, evaluations[0], evaluations[-1], None)
+            return Compared(self.loss, self.step_line, self.evaluations[0], self.evaluations[-1], None)
         if self.process is None:
             problem = "not begun"
         elif self.ended == INTERRUPTED:
             problem = f"interrupted; continue with: mint-train resume {self.folder}"
-        elif self.said.startswith(PROGRAM):
-            problem = self.said.removeprefix(PROGRAM)
         else:
-            problem = f"ended with status {self.ended}: {self.said}"
+            problem = self.problem or f"ended with status {self.ended}"
         return Compared(self.loss, self.step_line, {}, {}, problem)
 
 
@@ -102,10 +119,10 @@ def compare_and_print(
 
     Args:
         losses: names, files or sums.
-        assignments: options of single losses: `loss.key` and value.
-        config: a config file for all of them.
-        output: the folder for the runs, each in a folder named by its loss; without it, a new one in `runs/`.
-        given: settings for all of them, as the command line has them; None counts as not given.
+        assignments: options of single losses, as `loss.key` and value.
+        config: a config file for all losses.
+        output: the folder for the runs, each in a folder named by its loss; by default a new one in `runs/`.
+        given: settings for all losses, as on the command line; None counts as not given.
 
     Returns:
         Whether all runs were done, and whether they were interrupted.
@@ -116,7 +133,7 @@ def compare_and_print(
     given = {name: value for name, value in given.items() if value is not None}
     output = output or unused_folder("compare")
     if len({file_name(loss) for loss in losses}) < len(losses):
-        raise OptionError("two of the losses have one name; each is a run of its own: name each once")
+        raise OptionError("two of the losses have the same name; name each loss once")
     shares = share_assignments(losses, assignments)
     contenders: list[Contender] = []
     for loss in losses:
@@ -124,10 +141,11 @@ def compare_and_print(
         folder = output / file_name(loss)
         step_line = open_loss(loss, settings.options).step_line
         held_out = {} if given.keys() & {"eval_data", "eval_fraction"} else eval_share(settings)
-        command = command_of(loss, shares[loss], config, {**given, **held_out, "output": folder})
-        contenders.append(Contender(loss, step_line, folder, command))
-    backend, _ = choose_backend(settings)
-    interrupted = train_all(contenders, at_once=len(losses) if backend == "mint" else 1)
+        own = {**given, **held_out, "output": folder, "progress": "json"}
+        command = command_of(loss, shares[loss], config, own)
+        contenders.append(Contender(loss, step_line, folder, command, settings.progress))
+    at_once = len(losses) if choose_backend(settings).remote else 1
+    interrupted = train_all(contenders, at_once=at_once)
     results = [contender.result() for contender in contenders]
     print_comparison(results)
     draw(contenders, output)
@@ -136,7 +154,7 @@ def compare_and_print(
 
 
 def draw(contenders: Sequence[Contender], output: Path) -> None:
-    """Draw the curves of all runs that took a step, over one another, or say why there is no drawing."""
+    """Draw the curves of all runs that took a step, one over the other, or say why that failed."""
     folders = [each.folder for each in contenders if RunFolder(each.folder).has_steps()]
     if not folders:
         return
@@ -150,10 +168,10 @@ def draw(contenders: Sequence[Contender], output: Path) -> None:
 
 
 def share_assignments(losses: Sequence[str], assignments: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Give each `loss.key` to its loss; names may have dots, so the longest one that fits is meant.
+    """Give each `loss.key` to its loss; names may contain dots, so the longest match is meant.
 
     Raises:
-        OptionError: it begins with none of the losses.
+        OptionError: a key does not begin with any of the losses.
     """
     shares: dict[str, dict[str, str]] = {loss: {} for loss in losses}
     for name, value in assignments.items():
@@ -170,19 +188,19 @@ def share_assignments(losses: Sequence[str], assignments: Mapping[str, str]) -> 
 def settings_of(
     loss: str, options: Mapping[str, str], config: Path | None, given: Mapping[str, Any]
 ) -> Settings:
-    """Resolve the settings of one run, so that what is wrong shows before any has begun.
+    """Resolve the settings of one run, so that errors show before any run begins.
 
     Raises:
         UserError: a setting is wrong.
     """
     settings = load_settings({**given, "loss": loss, "options": dict(options)}, config)
     if str(settings.data) == "-":
-        raise UserError("--data -: standard input can be read once only; write the rows to a file")
+        raise UserError("--data -: standard input can be read only once; write the rows to a file")
     return settings
 
 
 def eval_share(settings: Settings) -> dict[str, Any]:
-    """Return the share to hold out, where neither the config file nor the command line says what."""
+    """Return the share to hold out if neither the config file nor the command line chooses."""
     if settings.eval_data is not None or settings.eval_fraction is not None:
         return {}
     return {"eval_fraction": EVAL_FRACTION}
@@ -191,7 +209,7 @@ def eval_share(settings: Settings) -> dict[str, Any]:
 def command_of(
     loss: str, options: Mapping[str, str], config: Path | None, given: Mapping[str, Any]
 ) -> list[str]:
-    """Write the command that trains one loss; the key of the service is no part of it."""
+    """Return the command that trains one loss; it does not contain the service's key."""
     command = [sys.executable, "-m", "mint_train", "--loss", loss]
     if config is not None:
         command += ["--config", str(config)]
@@ -205,13 +223,13 @@ def command_of(
 
 
 def train_all(contenders: Sequence[Contender], *, at_once: int) -> bool:
-    """Train so many at once, pass an interrupt on, and return whether there was one."""
+    """Train `at_once` losses at a time, pass an interrupt on, and return whether there was one."""
     with Interrupts(print_warning) as interrupts, ThreadPoolExecutor(at_once) as pool:
         waiting = {pool.submit(contender.train) for contender in contenders}
         passed_on = False
         try:
             while waiting:
-                waiting = wait(waiting, LOOK_SECONDS).not_done
+                waiting = wait(waiting, POLL_SECONDS).not_done
                 if interrupts.asked and not passed_on:
                     passed_on = True
                     for contender in contenders:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mint_train.backends.choose import open_tokenizer
+from mint_train.backends.choose import choose_backend
 from mint_train.cli.dry_run_report import print_report
 from mint_train.errors import USER_MISTAKE
 from mint_train.groups.inspection import inspect_data
@@ -19,7 +19,7 @@ def look_at_data(settings: Settings) -> int:
         UserError: the data or the tokenizer cannot be read at all.
     """
     loss = open_loss(settings.loss, settings.options)
-    tokenizer = open_tokenizer(settings)
+    tokenizer = choose_backend(settings).tokenizer()
     report = inspect_data(settings, loss, tokenizer)
     print_report(report, tokenizer)
     stopping = report.problems if settings.on_bad_row == "fail" else len(report.broken)

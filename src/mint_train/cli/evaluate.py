@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from mint_train.backends.base import TrainingClient
-from mint_train.backends.choose import open_client
 from mint_train.batches.groups import Groups
 from mint_train.cli.trained import Trained, find_trained
 from mint_train.errors import OptionError, UserError
@@ -19,7 +18,7 @@ from mint_train.groups.held_out import open_held_out
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.console import batch_means_note, evaluation_line
+from mint_train.observers.console import batch_means_note, evaluation_line, print_warning
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.records import Evaluation
@@ -29,13 +28,13 @@ from mint_train.training.evaluation import Evaluator
 def evaluate_and_print(
     name: str, step: int | None, data: str | None, output: Path | None, given: Mapping[str, Any]
 ) -> Evaluation:
-    """Evaluate a run's or a checkpoint's policy, print its line, and write a line for each row.
+    """Evaluate the policy of a run or a checkpoint, print the result, and write a line for each row.
 
     Args:
         name: a run folder, a checkpoint in one, or a path on the service.
-        step: which checkpoint of a run folder; without it, the last.
-        data: held-out rows; without it, those of the run.
-        output: JSON Lines file for the rows; without it, one in the run folder.
+        step: which checkpoint of a run folder; by default the last.
+        data: held-out rows; by default those of the run.
+        output: JSON Lines file for the rows; by default one in the run folder.
         given: other settings.
 
     Raises:
@@ -73,8 +72,8 @@ def open_on(
 
     Args:
         trained: what is evaluated.
-        loss: the loss that judges it.
-        data: held-out rows; without it, those of the run.
+        loss: the loss that evaluates it.
+        data: held-out rows; by default those of the run.
         folder: where the client and the reference keep their files.
 
     Raises:
@@ -86,7 +85,7 @@ def open_on(
     held_out = open_held_out(settings, loss)
     if held_out is None:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
-    client = open_client(settings, trained.backend, folder, trains=False)
+    client = trained.backend.open_client(folder, print_warning, trains=False)
     dataset = build_dataset(
         held_out, loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
     )
@@ -95,6 +94,6 @@ def open_on(
     if reference is not None:
         # the adapter is still the fresh one, so "initial" is the policy of the first step
         initial = reference == INITIAL
-        judge = client if initial else open_reference(settings, trained.backend, reference, folder)
+        judge = client if initial else open_reference(trained.backend, reference, folder, print_warning)
         groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER)
     return str(held_out.data), groups, client

@@ -1,4 +1,4 @@
-"""`mint-train export`: a run's weights as the ecosystem takes them."""
+"""`mint-train export`: a run's weights in the formats of the ecosystem."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(tokenizer.decode(answer.sequences[0].tokens))"""
 
 
 def export_run(path: Path, output: Path | None, *, merge: bool) -> None:
-    """Write a run's adapter, or its merged model, to a folder of its own; of a run on MinT print its path.
+    """Write a run's adapter, or its merged model, to a folder; for a run on MinT, print its path.
 
     Args:
         path: the run folder.
@@ -38,16 +38,16 @@ def export_run(path: Path, output: Path | None, *, merge: bool) -> None:
         merge: add the adapter to the base model's weights.
 
     Raises:
-        UserError: there is no run or no adapter, or the weights are on the service.
+        UserError: the run or its adapter is missing, or the weights are on the service.
         OptionError: the folder exists and is not empty.
         BackendError: the weights cannot be merged.
     """
     trained = find_trained(str(path), None, {})
     folder = trained.folder
     if folder is None or folder.path != path:
-        raise UserError(f"{path} is no run folder; name the folder that holds its run.json")
+        raise UserError(f"{path} is not a run folder; name the folder that holds its run.json")
     checkpoint = weights_of(folder)
-    if trained.backend == "mint":
+    if trained.backend.remote:
         if merge or output is not None:
             raise UserError(
                 f"the weights of {path} are on the service, as {checkpoint.sampler}; without --merge and "
@@ -75,7 +75,7 @@ def weights_of(folder: RunFolder) -> Checkpoint:
     saved = [checkpoint for checkpoint in folder.checkpoints() if checkpoint.sampler is not None]
     if not saved:
         raise UserError(
-            f"{folder.path} has no adapter yet: `mint-train resume {folder.path}` goes on to its end"
+            f"{folder.path} has no adapter yet: `mint-train resume {folder.path}` continues it to its end"
         )
     return saved[-1]
 
@@ -83,7 +83,7 @@ def weights_of(folder: RunFolder) -> Checkpoint:
 def write_weights(
     trained: Trained, folder: RunFolder, checkpoint: Checkpoint, target: Path, *, merge: bool
 ) -> None:
-    """Fill a folder with the adapter or the merged model, and its card."""
+    """Fill a folder with the adapter or the merged model, and the model card."""
     adapter = Path(str(checkpoint.sampler))
     if not adapter.is_dir():
         raise UserError(f"{adapter} is gone: `mint-train resume {folder.path}` writes it again")
@@ -96,7 +96,7 @@ def write_weights(
     shutil.copytree(adapter, target, dirs_exist_ok=True)
     config_path = target / ADAPTER_CONFIG
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    if Path(str(trained.settings.model)).exists():  # PEFT would look for the base model from where it runs
+    if Path(str(trained.settings.model)).exists():  # PEFT resolves a relative path from the working directory
         config[BASE_FIELD] = str(Path(str(trained.settings.model)).resolve())
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_card(folder, target, checkpoint.step)

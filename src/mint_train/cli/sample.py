@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mint_train.backends.base import Sampling
-from mint_train.backends.choose import open_samplers
-from mint_train.cli.trained import Trained, find_trained
+from mint_train.cli.trained import Trained
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.observers.console import print_warning
 from mint_train.rendering.recipe import build_prompt_tokens
 from mint_train.rendering.special_tokens import GuardedTokenizer
 
@@ -25,31 +24,22 @@ NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def sample_and_print(
-    name: str,
-    step: int | None,
-    prompt: str | None,
-    data: str | None,
-    rows: int,
-    sampling: Sampling,
-    given: Mapping[str, Any],
+    trained: Trained, prompt: str | None, data: str | None, rows: int, sampling: Sampling
 ) -> None:
     """Print completions of prompts by the base policy and by the trained one.
 
     Args:
-        name: a run folder, a checkpoint in one, or a path on the service.
-        step: which checkpoint of a run folder; without it, the last.
-        prompt: a user's text.
-        data: rows whose prompts are completed instead; without either, the run's held-out or training rows.
-        rows: how many prompts of the rows, at most.
+        trained: the trained policy.
+        prompt: the text of a user's turn.
+        data: rows whose prompts are completed instead; by default the run's held-out or training rows.
+        rows: the maximum number of prompts from the rows.
         sampling: how completions are drawn.
-        given: other settings.
 
     Raises:
-        MintTrainError: the run, the data or a setting is wrong, or the backend fails.
+        MintTrainError: the data is wrong, or the backend fails.
     """
-    trained = find_trained(name, step, given)
-    saved, folder = trained.checkpoint, trained.folder.path if trained.folder else Path()
-    samplers = open_samplers(trained.settings, trained.backend, folder, saved.state, saved.sampler)
+    folder = trained.folder.path if trained.folder else Path()
+    samplers = trained.backend.open_samplers(folder, trained.checkpoint, print_warning)
     tokenizer = samplers.tokenizer
     if prompt is not None:
         guarded: Any = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
@@ -69,7 +59,7 @@ def sample_and_print(
 
 
 def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[list[int]]:
-    """Return the different prompts of rows as their loss sees them, as tokens.
+    """Return the distinct prompts of rows, as the tokens that the loss sees.
 
     Raises:
         MintTrainError: the rows are wrong.
@@ -87,14 +77,14 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[
 
 
 def printable(text: str) -> str:
-    """Replace what would move a terminal's cursor: an untrained model writes anything."""
+    """Replace characters that would move a terminal's cursor: an untrained model may write any."""
     return "".join(
         character if character.isprintable() or character == "\n" else NOT_SHOWN for character in text.strip()
     )
 
 
 def print_side_by_side(completed: list[tuple[str, list[str], list[str]]]) -> None:
-    """Print prompts with their completions before and after: a table on a terminal, else plain lines."""
+    """Print prompts with their completions before and after: a table on a terminal, otherwise plain lines."""
     console = Console()
     if console.is_terminal:
         table = Table("prompt", "before", "after", show_lines=True)

@@ -1,12 +1,14 @@
-"""What a trained run or one of its checkpoints is, found by the name that a user gives it."""
+"""Finding a trained run, or one of its checkpoints, by the name that a user gives it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mint_train.backends.base import Backend
+from mint_train.backends.choose import choose_backend
 from mint_train.errors import OptionError, UserError
 from mint_train.run_folder.folder import CHECKPOINT_PATHS, RUN_FILE, RunFolder
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
@@ -16,16 +18,16 @@ from mint_train.settings.recorded import restore_settings, with_given
 
 BASE_MODEL = "base_model"
 SAVED_STATE = "/weights/"
-"""What the path of a state with its optimiser holds; other paths are of weights to sample from."""
+"""In the path of a state with its optimiser; other paths are of weights to sample from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A saved policy with what is needed to open it again."""
+    """A saved policy, with what is needed to open it again."""
 
     name: str
     settings: Settings
-    backend: Literal["mint", "local"]
+    backend: Backend
     checkpoint: Checkpoint
     folder: RunFolder | None
     """The run that it belongs to; None for a path on the service."""
@@ -41,8 +43,8 @@ def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Train
             not given.
 
     Raises:
-        UserError: it is none of these, or the run has no such checkpoint.
-        OptionError: a setting is wrong, or a path on the service comes without its loss.
+        UserError: it is none of these, or the run does not have that checkpoint.
+        OptionError: a setting is wrong, or a path on the service is given without its loss.
     """
     given = {key: value for key, value in given.items() if value is not None}
     if name.startswith(ON_THE_SERVICE):
@@ -50,28 +52,32 @@ def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Train
             raise OptionError(f"--step {step} is for a run folder; {name} is one checkpoint already")
         settings = load_settings({**given, "backend": "mint"})
         weights = None if SAVED_STATE in name else name
-        return Trained(name, settings, "mint", Checkpoint(0, name, weights, {}), None)
+        return Trained(name, settings, choose_backend(settings), Checkpoint(0, name, weights, {}), None)
     path = Path(name)
     folder = next((RunFolder(at) for at in (path, *path.parents[:2]) if (at / RUN_FILE).exists()), None)
     if folder is None:
         raise UserError(
-            f"{name} is no run folder, no checkpoint in one, and no {ON_THE_SERVICE} path on the service"
+            f"{name} is neither a run folder nor a checkpoint in one, nor a path on the service "
+            f"({ON_THE_SERVICE}...)"
         )
-    description = folder.read_description()
-    settings = restore_settings(description["settings"] | {"backend": description["backend"]})
+    recorded = folder.read_description()
+    settings = restore_settings(recorded.settings | {"backend": recorded.backend})
     checkpoint = choose_checkpoint(folder, path, step)
-    if given.get("loss", settings.loss) != settings.loss:  # what is one loss's own means nothing to another
+    if (
+        given.get("loss", settings.loss) != settings.loss
+    ):  # the options and state of one loss mean nothing to another
         given.setdefault("options", {})
         checkpoint = replace(checkpoint, loss_state={})
     elif "options" in given:
         given["options"] = settings.options | given["options"]
-    if settings.model is None and description["backend"] == "local":
-        given.setdefault("model", str(folder.path / BASE_MODEL))  # made once, when the run began
-    return Trained(name, with_given(settings, given), description["backend"], checkpoint, folder)
+    if settings.model is None and not choose_backend(settings).remote:
+        given.setdefault("model", str(folder.path / BASE_MODEL))  # created when the run began
+    settings = with_given(settings, given)
+    return Trained(name, settings, choose_backend(settings), checkpoint, folder)
 
 
 def choose_checkpoint(folder: RunFolder, path: Path, step: int | None) -> Checkpoint:
-    """Return the checkpoint of a run that a path below its folder or a step names, else its last one.
+    """Return the checkpoint of a run that a path inside its folder or a step names, else its last one.
 
     Raises:
         UserError: there is none, or not that one.
@@ -80,8 +86,9 @@ def choose_checkpoint(folder: RunFolder, path: Path, step: int | None) -> Checkp
     if path == folder.path:
         wanted = [saved for saved in checkpoints if step is None or saved.step == step]
     else:
-        places = [{getattr(saved, kind) for kind in CHECKPOINT_PATHS} for saved in checkpoints]
-        wanted = [saved for saved, at in zip(checkpoints, places, strict=True) if str(path) in at]
+        wanted = [
+            saved for saved in checkpoints if str(path) in {getattr(saved, kind) for kind in CHECKPOINT_PATHS}
+        ]
     if not wanted:
         steps = ", ".join(str(number) for number in sorted({saved.step for saved in checkpoints}))
         what = f"after step {step}" if path == folder.path else f"at {path}"

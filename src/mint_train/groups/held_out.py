@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import OptionError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.losses.loss import Loss
-from mint_train.rows.readers import open_data
+from mint_train.rows.readers import DataSource, open_data
 from mint_train.settings.model import Settings
 
 SPLIT_SEED = "held out"
 
 
-def split_examples(settings: Settings, loss: Loss, examples: Examples) -> tuple[Examples, Examples | None]:
+def find_held_out(settings: Settings) -> DataSource | None:
+    """Open the file of held-out rows; None where the settings do not name one.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    return None if settings.eval_data is None else open_data(settings.eval_data)
+
+
+def split_examples(
+    settings: Settings, loss: Loss, examples: Examples, eval_data: DataSource | None
+) -> tuple[Examples, Examples | None]:
     """Return the examples to train on, and those held out; none where no evaluation is asked for.
 
     A share is taken by the rows' places alone, so that every loss, seed and resume holds out the same rows.
@@ -26,9 +36,8 @@ def split_examples(settings: Settings, loss: Loss, examples: Examples) -> tuple[
     """
     if settings.eval_data is not None and settings.eval_fraction is not None:
         raise OptionError("--eval-data and --eval-fraction are both given; give one of them")
-    if settings.eval_data is not None:
-        data = open_data(settings.eval_data)
-        return examples, read_examples(data, loss, settings.columns, settings.on_bad_row)
+    if eval_data is not None:
+        return examples, read_examples(eval_data, loss, settings.columns, settings.on_bad_row)
     if settings.eval_fraction is None:
         if settings.eval_every is not None:
             raise OptionError("--eval-every needs held-out rows: give --eval-data or --eval-fraction")
@@ -51,23 +60,10 @@ def open_held_out(settings: Settings, loss: Loss) -> Examples | None:
         OptionError: as `split_examples` does.
         DataError: the rows are wrong.
     """
-    if settings.eval_data is not None and settings.eval_fraction is None:
-        return read_examples(open_data(settings.eval_data), loss, settings.columns, settings.on_bad_row)
+    eval_data = find_held_out(settings)
+    if eval_data is not None and settings.eval_fraction is None:
+        return read_examples(eval_data, loss, settings.columns, settings.on_bad_row)
     if settings.eval_fraction is None:
         return None
     rows = read_examples(find_data(settings.data, loss), loss, settings.columns, settings.on_bad_row)
-    return split_examples(settings, loss, rows)[1]
-
-
-def refuse_changed(settings: Settings, recorded: dict[str, Any] | None) -> None:
-    """Refuse a held-out file that is no longer what a run began with.
-
-    Raises:
-        UserError: its evaluations would not be comparable.
-    """
-    if settings.eval_data is None or not recorded:
-        return
-    if open_data(settings.eval_data).fingerprint() != recorded["sha256"]:
-        raise UserError(
-            f"{settings.eval_data} has changed since this run began; restore it, or start a new run"
-        )
+    return split_examples(settings, loss, rows, eval_data)[1]

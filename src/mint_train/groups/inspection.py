@@ -14,7 +14,7 @@ from mint_train.batches.groups import Group
 from mint_train.errors import ContractError, Source
 from mint_train.groups.build import chunks, flatten_chunk, related
 from mint_train.groups.examples import Examples, find_data, read_examples
-from mint_train.groups.held_out import split_examples
+from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.losses.loss import Loss
 from mint_train.rendering.renderer import Renderer
@@ -71,7 +71,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
     """
     lenient = settings.model_copy(update={"on_bad_row": "skip"})
     every = read_examples(find_data(settings.data, loss), loss, settings.columns, "skip")
-    examples, held_out = split_examples(lenient, loss, every)
+    examples, held_out = split_examples(lenient, loss, every, find_held_out(settings))
     report = DataReport(
         every.describe(),
         loss.datum_names,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -13,15 +13,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mint_train.backends.base import TrainingClient
-from mint_train.backends.choose import open_client
+from mint_train.backends.base import Backend, TrainingClient
 from mint_train.backends.forward_logprobs import forward_logprobs
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import BackendError
 from mint_train.groups.token_file import ListColumn, column, joined
 from mint_train.run_folder.files import whole_file
 from mint_train.run_folder.records import ON_THE_SERVICE
-from mint_train.settings.model import Settings
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
@@ -90,7 +88,9 @@ def with_reference(groups: Groups, client: TrainingClient, reference: str, folde
     return ReferencedGroups(groups, files)
 
 
-def open_reference(settings: Settings, backend: str, reference: str, folder: Path) -> TrainingClient:
+def open_reference(
+    backend: Backend, reference: str, folder: Path, warn: Callable[[str], None]
+) -> TrainingClient:
     """Open a client whose policy is a reference given by name: another base model, or a saved state.
 
     Raises:
@@ -98,10 +98,10 @@ def open_reference(settings: Settings, backend: str, reference: str, folder: Pat
         BackendError: it cannot be loaded.
     """
     if reference.startswith(ON_THE_SERVICE) or (Path(reference) / "state.safetensors").exists():
-        client = open_client(settings, backend, folder, trains=False)
+        client = backend.open_client(folder, warn, trains=False)
         client.load_state_with_optimizer(reference).result()
         return client
-    return open_client(settings.model_copy(update={"model": reference}), backend, folder, trains=False)
+    return backend.open_client(folder, warn, model=reference, trains=False)
 
 
 def digest(reference: str, groups: Sequence[Group]) -> str:

@@ -1,8 +1,8 @@
-"""What a run prints as plain lines: what it begins with, one line a step, and where its results are."""
+"""What a run prints as plain lines: the backend and the data, one line per step, where the results are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import click
 
@@ -11,11 +11,11 @@ from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord,
 
 
 class FinalLines:
-    """Prints warnings, and at the end where the run's results are: what `--quiet` leaves."""
+    """Prints warnings, and at the end where the run's results are: all that `--quiet` prints."""
 
-    def echo(self, text: str) -> None:
-        """Print a line to standard output."""
-        click.echo(text)
+    def __init__(self, echo: Callable[[str], None] = click.echo) -> None:
+        """Take a function that prints a line."""
+        self.echo = echo
 
     @hookimpl
     def notice(self, text: str, warning: bool) -> None:
@@ -43,10 +43,14 @@ class FinalLines:
 
 
 class Console(FinalLines):
-    """Prints a run's progress to standard output."""
+    """Prints a run's progress."""
 
-    def __init__(self) -> None:
-        self.step_line: dict[str, str] = {}
+    def __init__(
+        self, echo: Callable[[str], None] = click.echo, step_line: Mapping[str, str] | None = None
+    ) -> None:
+        """Take a function that prints a line, and the metrics to show if no `run_started` will name them."""
+        super().__init__(echo)
+        self.step_line = dict(step_line or {})
         self.batch_means_said = False
 
     @hookimpl
@@ -59,12 +63,12 @@ class Console(FinalLines):
 
     @hookimpl
     def run_started(self, run: RunRecord) -> None:
-        """Learn which metrics the step line shows."""
+        """Note which metrics the step line shows."""
         self.step_line = dict(run.step_line)
 
     @hookimpl
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Print the evaluation's line, and once which metrics have no interval."""
+        """Print the evaluation's line, and the first time which metrics have no interval."""
         self.echo(f"Eval after step {evaluation.step}: {evaluation_line(evaluation, self.step_line)}")
         if evaluation.batch_means and not self.batch_means_said:
             self.batch_means_said = True
@@ -74,6 +78,13 @@ class Console(FinalLines):
     def step_finished(self, step: StepRecord) -> None:
         """Print the step's line."""
         self.echo(f"Step {step.step}: {shown_metrics(step, self.step_line)}")
+
+    @hookimpl
+    def run_finished(self, result: RunResult) -> None:
+        """Print where the results are, and what to do with them."""
+        super().run_finished(result)
+        if result.status == "done":
+            self.echo(f"Next: mint-train sample {result.folder} (or eval, or plot)")
 
     @hookimpl
     def run_rolled_back(self, step: int, problem: str) -> None:
@@ -87,7 +98,7 @@ def print_warning(text: str) -> None:
 
 
 def shown_metrics(step: StepRecord, step_line: Mapping[str, str]) -> str:
-    """Lay out a step's loss and shown metrics."""
+    """Format a step's loss and shown metrics."""
     formats = {"loss": ".6f", **step_line}
     return ", ".join(
         f"{name}={step.metrics[name]:{form}}" for name, form in formats.items() if name in step.metrics
@@ -95,7 +106,7 @@ def shown_metrics(step: StepRecord, step_line: Mapping[str, str]) -> str:
 
 
 def evaluation_line(evaluation: Evaluation, step_line: Mapping[str, str]) -> str:
-    """Lay out an evaluation's loss and shown metrics, each with its 95 % interval where it has one."""
+    """Format an evaluation's loss and shown metrics, each with its 95 % interval if it has one."""
     shown: list[str] = []
     for name, form in {"loss": ".6f", **step_line}.items():
         if name in evaluation.metrics:
@@ -106,7 +117,7 @@ def evaluation_line(evaluation: Evaluation, step_line: Mapping[str, str]) -> str
 def with_interval(
     name: str, form: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
 ) -> str:
-    """Format a metric with its interval, where it has one: `0.75 [0.60, 0.86]`."""
+    """Format a metric with its interval, if it has one: `0.75 [0.60, 0.86]`."""
     if name not in intervals:
         return f"{metrics[name]:{form}}"
     low, high = intervals[name]
@@ -116,4 +127,4 @@ def with_interval(
 def batch_means_note(evaluation: Evaluation) -> str:
     """Say which metrics of an evaluation have no interval, and why."""
     names = ", ".join(evaluation.batch_means)
-    return f"Means over batches, without an interval, as they are no means over groups: {names}"
+    return f"Means over batches, without an interval (they are not means over groups): {names}"

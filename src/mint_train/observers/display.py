@@ -31,4 +31,4 @@ def open_display(progress: str) -> Iterator[object]:
     try:
         yield live
     finally:
-        live.stop()  # a run that breaks off must not leave a terminal without its cursor
+        live.stop()  # an aborted run must not leave the terminal without its cursor

@@ -1,10 +1,11 @@
-"""What a run prints for another program: one JSON object per event and line, nothing else."""
+"""What a run prints for another program: one JSON object per event and line, and how to read it back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,21 +32,19 @@ class JsonLines:
 
     @hookimpl
     def run_started(self, run: RunRecord) -> None:
-        """Print what the run is; the rest stands in its `run.json`."""
+        """Print what the run is; the rest is in its `run.json`."""
         names = ("folder", "loss", "backend", "model", "steps", "groups")
         self.print("run_started", {name: getattr(run, name) for name in names})
 
     @hookimpl
     def step_finished(self, step: StepRecord) -> None:
         """Print a step as `metrics.jsonl` has it."""
-        figures = {"learning_rate": step.learning_rate, "tokens": step.tokens, "seconds": step.seconds}
-        self.print("step_finished", {"step": step.step, **step.metrics, **figures})
+        self.print("step_finished", step.to_line())
 
     @hookimpl
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print an evaluation as `evaluations.jsonl` has it."""
-        more = {name: getattr(evaluation, name) for name in ("intervals", "batch_means", "groups")}
-        self.print("evaluated", {"step": evaluation.step, **evaluation.metrics, **more})
+        self.print("evaluated", evaluation.to_line())
 
     @hookimpl
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:
@@ -61,3 +60,45 @@ class JsonLines:
     def run_finished(self, result: RunResult) -> None:
         """Print how the run ended, and where its results are."""
         self.print("run_finished", asdict(result))
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Return a line that `JsonLines` printed as a dictionary with its "event"; None for any other line."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def show_event(event: Mapping[str, Any], display: Any) -> None:
+    """Call a display's method for an event of another process, if the display has one.
+
+    Args:
+        event: what `parse_event` returned.
+        display: an object with some of the observers' hooks.
+    """
+    values = dict(event)
+    name = values.pop("event")
+    records: dict[str, tuple[str, Any]] = {
+        "step_finished": ("step", lambda: StepRecord(**values)),
+        "evaluated": ("evaluation", lambda: Evaluation(rows=(), **values)),
+        "run_finished": ("result", lambda: read_result(values)),
+    }
+    method = getattr(display, name, None)
+    if method is None:
+        return
+    if name == "notice":
+        method(text=values["text"], warning=False)
+    elif name == "run_rolled_back":
+        method(**values)
+    elif name in records:
+        argument, record = records[name]
+        method(**{argument: record()})
+
+
+def read_result(values: Mapping[str, Any]) -> RunResult:
+    """Return the result that a `run_finished` event describes."""
+    saved = values["checkpoint"]
+    more = {"folder": Path(values["folder"]), "checkpoint": Checkpoint(**saved) if saved else None}
+    return RunResult(**{**values, **more})

@@ -1,4 +1,4 @@
-"""What a run shows on a terminal: a bar with the latest figures, and step lines that stay above it."""
+"""What a run shows on a terminal: a bar with the latest figures, with step lines above it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
 
 SHOWN_STEPS = 100
-"""About how many step lines a run leaves on the screen; the bar shows every step."""
+"""Roughly how many step lines a run leaves on the screen; the bar shows every step."""
 RECENT_STEPS = 50
-"""Steps that speed and time left are taken from."""
+"""Steps over which speed and time left are measured."""
 
 
 class StepBar(Progress):
@@ -33,10 +33,10 @@ class StepBar(Progress):
 
 
 class LiveConsole(Console):
-    """Prints what `Console` prints above a live bar; of a long run not every step's line."""
+    """Prints what `Console` prints above a live bar; in a long run not the line of every step."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(self.print_above)
         self.terminal = Terminal()
         self.bar = StepBar(
             MofNCompleteColumn(),
@@ -53,12 +53,12 @@ class LiveConsole(Console):
         self.recent: deque[StepRecord] = deque(maxlen=RECENT_STEPS)
         self.steps = 0
 
-    def echo(self, text: str) -> None:
-        """Print a line above the bar, as it is: nothing is wrapped, coloured or taken for markup."""
+    def print_above(self, text: str) -> None:
+        """Print a line above the bar as it is: not wrapped, coloured or taken for markup."""
         self.terminal.out(text, highlight=False)
 
     def stop(self) -> None:
-        """Take the bar away and give the terminal back; nothing happens where there is none."""
+        """Remove the bar and restore the terminal; safe to call twice."""
         self.bar.stop()
 
     @hookimpl
@@ -72,7 +72,7 @@ class LiveConsole(Console):
 
     @hookimpl
     def step_finished(self, step: StepRecord) -> None:
-        """Move the bar, and print the step's line where it is its turn."""
+        """Move the bar, and print every so many steps the step's line."""
         self.recent.append(step)
         seconds = sum(record.seconds for record in self.recent)
         left = (self.steps - step.step) * seconds / len(self.recent)
@@ -86,10 +86,10 @@ class LiveConsole(Console):
         every = -(-self.steps // SHOWN_STEPS)
         if step.step in (1, self.steps) or step.step % every == 0:
             super().step_finished(step)
-            self.bar.refresh()  # else it is drawn four times a second
+            self.bar.refresh()  # otherwise only at the next of four times a second
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:
-        """Take the bar away, then print where the results are."""
+        """Remove the bar, then print where the results are."""
         self.stop()
         super().run_finished(result)

@@ -1,4 +1,4 @@
-"""Curves as pictures: one drawing for the PNG file and for the SVG of a page that is light or dark."""
+"""Curves as pictures: the same drawing for the PNG file and for the SVG of a light or dark page."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from matplotlib.ticker import MaxNLocator
 from mint_train.report.curves import LEARNING_RATE, SPEED, Curve, Run
 
 LIGHT = ("#0067a5", "#c44601", "#00745a", "#8b4fa3", "#8a6a00", "#5a5a5a")
-"""Colours of the runs, each at least 4.5 to 1 on white and told apart by colour-blind readers."""
+"""Colours of the runs: contrast of at least 4.5 to 1 on white, distinct for colour-blind readers."""
 DARK = ("#56b4e9", "#ff9e64", "#2fc79a", "#d59bea", "#f0c84b", "#b8b8b8")
 """The same on a dark page."""
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (1, 1.5), (6, 2, 1, 2))
-"""What tells runs apart without colour."""
+"""Tell runs apart without colour."""
 LONG = 60
-"""Steps from which a curve is smoothed."""
+"""Steps from which on a curve is smoothed."""
 WINDOWS = 25
 """Smoothing windows in a long curve."""
 
@@ -55,17 +55,17 @@ class Palette:
 
 
 PAPER = Palette("#333333", "#dddddd", LIGHT)
-# colours that stand in the SVG for variables of the page, which knows whether it is light or dark
-VARIABLES = Palette("#010101", "#020202", [f"#0300{place:02x}" for place in range(len(LIGHT))])
+# placeholders in the SVG for variables of the page, which knows whether it is light or dark
+VARIABLES = Palette("#010101", "#020202", [f"#0300{index:02x}" for index in range(len(LIGHT))])
 NAMES = {
     VARIABLES.ink: "var(--ink)",
     VARIABLES.grid: "var(--grid)",
-    **{colour: f"var(--run{place})" for place, colour in enumerate(VARIABLES.runs)},
+    **{colour: f"var(--run{index})" for index, colour in enumerate(VARIABLES.runs)},
 }
 
 
 def unit(metric: str) -> str:
-    """Return a metric's unit, or nothing where only the loss knows it."""
+    """Return a metric's unit, or nothing if only the loss knows it."""
     if metric == SPEED:
         return "tokens/s"
     if any(word in metric for word in SHARES):
@@ -79,12 +79,12 @@ def title(metric: str) -> str:
 
 
 def axis_label(metric: str) -> str:
-    """Name an axis, with its unit where that is known."""
+    """Name an axis, with its unit if that is known."""
     return f"{title(metric)} ({unit(metric)})" if unit(metric) else title(metric)
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
-    """Name what any of the runs has, the loss first and what every run has last."""
+    """Name the metrics of any of the runs, the loss first, learning rate and speed last."""
     names = dict.fromkeys(name for run in runs for name in run.metrics()[:-2])
     drawn = [*names, *runs[0].metrics()[-2:]]
     return [name for name in drawn if any(run.curve(name).steps for run in runs)]
@@ -96,15 +96,15 @@ def smoothed(curve: Curve) -> Curve | None:
         return None
     width = max(3, len(curve.steps) // WINDOWS)
     sums = np.cumsum([0.0, *curve.values])
-    places = np.arange(len(curve.steps))
-    low = np.maximum(places - width // 2, 0)
-    high = np.minimum(places + width // 2 + 1, len(curve.steps))
+    indices = np.arange(len(curve.steps))
+    low = np.maximum(indices - width // 2, 0)
+    high = np.minimum(indices + width // 2 + 1, len(curve.steps))
     means = (sums[high] - sums[low]) / (high - low)
     return Curve(curve.steps, means.tolist())
 
 
 def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None:
-    """Draw a metric of all runs: curves, their running means where long, evaluations as points."""
+    """Draw a metric of all runs: curves, running means of long ones, evaluations as points."""
     colours = islice(cycle(palette.runs), len(runs))
     for run, colour, dashes in zip(runs, colours, cycle(DASHES), strict=False):
         curve = run.curve(metric)
@@ -146,13 +146,13 @@ def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None
 
 
 def write_png(runs: Sequence[Run], output: Path) -> None:
-    """Write all metrics of the runs as one picture, light, 150 dots an inch."""
+    """Write all metrics of the runs as one picture on white, 150 dots per inch."""
     metrics = metrics_of(runs)
     rows = -(-len(metrics) // 2)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.8 + 2.9 * rows))
-        places = figure.subplots(rows, 2, squeeze=False).flat
-        for axes, metric in zip(places, metrics, strict=False):
+        panels = figure.subplots(rows, 2, squeeze=False).flat
+        for axes, metric in zip(panels, metrics, strict=False):
             draw(axes, runs, metric, PAPER)
         for axes in list(figure.axes)[len(metrics) :]:
             axes.remove()
@@ -167,7 +167,7 @@ def write_png(runs: Sequence[Run], output: Path) -> None:
 
 
 def svg(runs: Sequence[Run], metric: str) -> str:
-    """Draw a metric as an SVG element whose colours are the page's variables."""
+    """Draw a metric as an SVG element whose colours are variables of the page."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": metric}):
         figure = Figure(figsize=(5.2, 2.9))
         draw(figure.subplots(), runs, metric, VARIABLES)
@@ -176,7 +176,7 @@ def svg(runs: Sequence[Run], metric: str) -> str:
     text = written.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)  # named alike in every chart of the page
+    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)  # ids would repeat in every chart of the page
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     text = re.sub("|".join(NAMES), lambda found: NAMES[found[0]], text)
     return re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)

@@ -16,21 +16,21 @@ from mint_train.observers.console import with_interval
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """How one loss of a comparison did."""
+    """The result of one loss in a comparison."""
 
     loss: str
     step_line: Mapping[str, str]
     """The metrics that the loss shows, with their formats."""
     first: Mapping[str, Any]
-    """The line of its evaluation before the first step; empty where the run failed."""
+    """The line of its evaluation before the first step; empty if the run failed."""
     last: Mapping[str, Any]
-    """That after the last step."""
+    """The line of its evaluation after the last step; empty if the run failed."""
     problem: str | None
     """Why the run failed."""
 
 
 def print_comparison(results: Sequence[Compared]) -> None:
-    """Print the losses, the best first: a table on a terminal, else plain aligned lines."""
+    """Print the losses, the best first: a table on a terminal, otherwise aligned plain lines."""
     header, rows = comparison_rows(results)
     console = Console()
     if console.is_terminal:
@@ -45,22 +45,25 @@ def print_comparison(results: Sequence[Compared]) -> None:
 
 
 def comparison_rows(results: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
-    """Lay out header and rows, sorted by the first metric that every loss shows; what failed comes last."""
+    """Return header and rows, sorted by the first metric that every loss shows; failed runs come last."""
     done = [result for result in results if result.problem is None]
     failed = [result for result in results if result.problem is not None]
-    shown = [name for result in done for name in result.step_line if name in result.last]
+    shown = [name for result in done for name in result.step_line if name in result.last["metrics"]]
     formats = {name: form for result in done for name, form in result.step_line.items()}
     common = [name for name in dict.fromkeys(shown) if shown.count(name) == len(done)]
     if common:
-        done.sort(key=lambda result: float(result.last[common[0]]), reverse=True)
+        done.sort(key=lambda result: float(result.last["metrics"][common[0]]), reverse=True)
     header = ["loss", "steps", *(f"{name} before" for name in common[:1]), *common, "loss value", ""]
     rows = [
         [
             result.loss,
             str(result.last["step"]),
-            *(f"{result.first[name]:{formats[name]}}" for name in common[:1]),
-            *(with_interval(name, formats[name], result.last, result.last["intervals"]) for name in common),
-            f"{result.last['loss']:.6f}",
+            *(f"{result.first['metrics'][name]:{formats[name]}}" for name in common[:1]),
+            *(
+                with_interval(name, formats[name], result.last["metrics"], result.last["intervals"])
+                for name in common
+            ),
+            f"{result.last['metrics']['loss']:.6f}",
             "",
         ]
         for result in done

@@ -1,4 +1,4 @@
-"""What a report shows of a run, read from its folder."""
+"""The data of a report, read from run folders."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.errors import UserError
+from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines
 from mint_train.run_folder.folder import METRICS_FILE, RunFolder
 
 SPEED = "tokens_per_second"
 LEARNING_RATE = "learning_rate"
-NOT_METRICS = ("step", "tokens", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """One metric of a run's evaluations, with its 95 % intervals where it has any."""
+    """One metric of a run's evaluations, with its 95 % intervals if it has any."""
 
     steps: Sequence[int]
     values: Sequence[float]
@@ -38,21 +38,20 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as its folder tells it."""
+    """A run as its folder describes it."""
 
     name: str
     folder: Path
-    description: Mapping[str, Any]
+    description: RunDescription
     lines: Sequence[Mapping[str, Any]]
-    """A mapping a step, as in `metrics.jsonl`."""
+    """The lines of `metrics.jsonl`."""
     evaluations: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]]
-    """What the last evaluation says of each held-out row."""
+    """Each held-out row's own metrics in the last evaluation."""
 
     def metrics(self) -> list[str]:
         """Name what can be drawn: the loss's metrics, then learning rate and speed."""
-        names = dict.fromkeys(name for line in self.lines for name in line if name not in NOT_METRICS)
-        return [*(name for name in names if name != LEARNING_RATE), LEARNING_RATE, SPEED]
+        return [*dict.fromkeys(name for line in self.lines for name in line["metrics"]), LEARNING_RATE, SPEED]
 
     def curve(self, metric: str) -> Curve:
         """Return a metric over the steps that have it."""
@@ -61,28 +60,24 @@ class Run:
 
     def points(self, metric: str) -> Points:
         """Return a metric of the evaluations that have it."""
-        lines = [line for line in self.evaluations if is_number(line.get(metric))]
+        lines = [line for line in self.evaluations if metric in line["metrics"]]
         return Points(
             [line["step"] for line in lines],
-            [line[metric] for line in lines],
-            [line.get("intervals", {}).get(metric) for line in lines],
+            [line["metrics"][metric] for line in lines],
+            [line["intervals"].get(metric) for line in lines],
         )
 
 
 def figure(line: Mapping[str, Any], metric: str) -> float | None:
-    """Return a metric of a step, or None where it has none."""
+    """Return a metric of a step, or None if the step does not have it."""
     if metric == SPEED:
-        return line["tokens"] / line["seconds"] if line.get("tokens") and line.get("seconds") else None
-    return line[metric] if is_number(line.get(metric)) else None
-
-
-def is_number(value: object) -> bool:
-    """Tell whether a value can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return line["tokens"] / line["seconds"] if line["seconds"] else None
+    value: float | None = line[metric] if metric == LEARNING_RATE else line["metrics"].get(metric)
+    return value
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read runs, each under a name of its own.
+    """Read runs, each under a distinct name.
 
     Raises:
         UserError: a folder is missing, broken, or has no step to draw.
@@ -98,7 +93,7 @@ def read_run(path: Path, name: str) -> Run:
     """Read one run.
 
     Raises:
-        UserError: as `read_runs` says.
+        UserError: as for `read_runs`.
     """
     folder = RunFolder(path)
     description = folder.read_description()
@@ -111,7 +106,7 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read what an evaluation says of each row, the highest loss first.
+    """Read the rows of an evaluation, the highest loss first.
 
     Raises:
         UserError: the file is broken.
@@ -120,13 +115,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return sorted(rows, key=lambda row: -row.get("loss", 0.0))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return sorted(rows, key=lambda row: -row["metrics"].get("loss", 0.0))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
 
 
 def row_text(source: str) -> dict[str, str]:
-    """Return the fields of a row of a JSON Lines file by its `file:line`; none where it is not there."""
+    """Return the fields of a row of a JSON Lines file, found by `file:line`; none if it cannot be read."""
     path, _, line = source.rpartition(":")
     if not line.isdigit():
         return {}

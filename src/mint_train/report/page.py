@@ -1,4 +1,4 @@
-"""A report as one page: no script, no request, its pictures inside."""
+"""A report as one HTML page, without scripts or requests, and with its pictures inside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HIDDEN_SETTINGS = ("options", "output", "overwrite", "progress", "track")
 
 
 def make_page(runs: Sequence[Run]) -> str:
-    """Lay out the runs as HTML."""
+    """Render the runs as HTML."""
     environment = Environment(
         loader=PackageLoader("mint_train.report", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -45,26 +45,24 @@ def make_page(runs: Sequence[Run]) -> str:
 
 
 def status(run: Run) -> str:
-    """Say how a run stands."""
-    last = run.lines[-1]["step"]
-    problem = run.description.get("problem")
-    return f"{run.description.get('status')}, {last} of {run.description.get('steps')} steps" + (
-        f", {problem}" if problem else ""
-    )
+    """Return a run's status, its steps, and why it failed."""
+    described = run.description
+    steps = f"{described.status}, {run.lines[-1]['step']} of {described.steps} steps"
+    return f"{steps}, {described.problem}" if described.problem else steps
 
 
 def curves_note(runs: Sequence[Run]) -> str:
-    """Explain what the charts show beside the curves."""
+    """Explain what the charts show besides the curves."""
     notes = []
     if any(len(run.lines) >= LONG for run in runs):
         notes.append("Bold: running mean; thin: each step.")
     if any(run.evaluations for run in runs):
-        notes.append("Diamonds: held-out data, with 95 % confidence intervals where a metric has one.")
-    return " ".join(notes) or "One point a step."
+        notes.append("Diamonds: held-out data, with 95 % confidence intervals if a metric has one.")
+    return " ".join(notes) or "One point per step."
 
 
 def chart_label(runs: Sequence[Run], metric: str) -> str:
-    """Say in words what a chart shows, for who cannot see it."""
+    """Describe a chart in words, for readers who cannot see it."""
     ends = []
     for run in runs:
         curve = run.curve(metric)
@@ -76,7 +74,7 @@ def chart_label(runs: Sequence[Run], metric: str) -> str:
 def table(
     name: str, column: str, values: Sequence[Mapping[str, Any]], *, compared: bool = False
 ) -> dict[str, Any]:
-    """Lay out values by run; rows in which runs differ are marked where asked."""
+    """Return a table of values by run; `compared` marks the rows in which runs differ."""
     names = dict.fromkeys(key for of_run in values for key in of_run)
     rows = [
         {
@@ -98,7 +96,7 @@ def table(
 
 
 def final_table(runs: Sequence[Run], metrics: Sequence[str]) -> dict[str, Any]:
-    """Lay out each metric's last value, and that of the last evaluation."""
+    """Return a table of each metric's last value, and its value in the last evaluation."""
     values: list[dict[str, str]] = []
     for run in runs:
         own: dict[str, str] = {"last step": str(run.lines[-1]["step"])}
@@ -110,25 +108,23 @@ def final_table(runs: Sequence[Run], metrics: Sequence[str]) -> dict[str, Any]:
                 interval = points.intervals[-1]
                 around = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
                 own[f"{axis_label(metric)}, held out"] = f"{points.values[-1]:.6g}{around}"
-        own["tokens trained"] = f"{sum(line.get('tokens', 0) for line in run.lines):,}"
-        own["hours"] = f"{sum(line.get('seconds', 0.0) for line in run.lines) / 3600:.3f}"
+        own["tokens trained"] = f"{sum(line['tokens'] for line in run.lines):,}"
+        own["hours"] = f"{sum(line['seconds'] for line in run.lines) / 3600:.3f}"
         values.append(own)
     return table("Final figures", "figure", values) | {"numbers": True}
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Collect a run's settings and the loss's options."""
-    settings = {
-        name: value for name, value in run.description["settings"].items() if name not in HIDDEN_SETTINGS
-    }
-    chosen = {"backend": run.description.get("backend"), "model": run.description.get("model")}
-    options = run.description.get("options", run.description["settings"].get("options", {}))
-    return settings | chosen | {f"options.{name}": value for name, value in options.items()}
+    described = run.description
+    settings = {name: value for name, value in described.settings.items() if name not in HIDDEN_SETTINGS}
+    options = {f"options.{name}": value for name, value in described.options.items()}
+    return settings | {"backend": described.backend, "model": described.model} | options
 
 
 def data_of(run: Run) -> dict[str, Any]:
-    """Collect what is known of a run's data."""
-    data = dict(run.description["data"])
+    """Collect what is known about a run's data."""
+    data = run.description.data.model_dump()
     held_out = data.pop("held_out", None) or {}
     data |= {f"held out: {name}": value for name, value in held_out.items()}
     counted = {name: len(value) if name.endswith("left_out") else value for name, value in data.items()}
@@ -136,22 +132,20 @@ def data_of(run: Run) -> dict[str, Any]:
 
 
 def made_with(run: Run) -> dict[str, Any]:
-    """Collect the plugins and packages of a run."""
-    return {**run.description.get("plugins", {}), **run.description.get("versions", {})}
+    """Collect the versions of a run's plugins and packages."""
+    return {**run.description.plugins, **run.description.versions}
 
 
 def examples_of(run: Run) -> list[dict[str, Any]]:
-    """Collect the held-out rows that the policy does worst on, with their texts where they can be read."""
+    """Collect the held-out rows with the highest loss, with their texts if those can be read."""
     return [
         {
             "run": run.name,
-            "source": row.get("source", ""),
-            "figures": ", ".join(
-                f"{title(name)} {value:.4g}" for name, value in row.items() if isinstance(value, float)
-            ),
+            "source": row["source"],
+            "figures": ", ".join(f"{title(name)} {value:.4g}" for name, value in row["metrics"].items()),
             "fields": {
                 name: text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
-                for name, text in row_text(str(row.get("source", ""))).items()
+                for name, text in row_text(row["source"]).items()
             },
         }
         for row in run.rows[:SHOWN_EXAMPLES]
@@ -159,7 +153,7 @@ def examples_of(run: Run) -> list[dict[str, Any]]:
 
 
 def shown(value: object) -> str:
-    """Write a value as a reader of the settings would."""
+    """Write a value as a reader of the settings would expect it."""
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -13,18 +13,18 @@ REPORT = "report"
 
 
 def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
-    """Draw runs, one over the other, as a PNG file and as an HTML page that needs nothing else.
+    """Draw runs, one over the other, as a PNG file and as a self-contained HTML page.
 
     Args:
         folders: run folders, finished or not.
-        output: where to write; its ending is replaced by .png and .html.
+        output: where to write; its suffix is replaced by .png and .html.
 
     Returns:
         The two files.
 
     Raises:
-        UserError: a folder is missing, broken or without a step; matplotlib is not installed.
-        MintTrainError: the disk refuses.
+        UserError: a folder is missing, broken or has no step; matplotlib is not installed.
+        MintTrainError: a file cannot be written.
     """
     runs = read_runs(folders)
     try:
@@ -34,7 +34,7 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
         raise UserError(f"plots need {error.name}: pip install 'mint-train[plot]'") from error
     picture, page = output.with_suffix(".png"), output.with_suffix(".html")
     if not output.parent.is_dir():
-        raise OptionError(f"--output {output}: there is no folder {output.parent}")
+        raise OptionError(f"--output {output}: the folder {output.parent} does not exist")
     try:
         write_png(runs, picture)
     except OSError as error:
@@ -44,5 +44,5 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
 
 
 def report_path(folders: Sequence[Path]) -> Path:
-    """Choose where a report goes that no one placed: into the one run's folder, else into this one."""
+    """Return the default for where a report goes: a single run's folder, else the working directory."""
     return folders[0] / REPORT if len(folders) == 1 else Path(REPORT)

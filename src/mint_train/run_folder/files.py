@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole: written beside and renamed, or appended to by whole lines."""
+"""Files that survive a crash: written to a temp file and renamed, or appended to by whole lines."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mint_train.errors import MintTrainError, UserError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a new file to write to, which takes the place of another once it is whole and on the disk.
+    """Yield a temp file, which replaces the file atomically once it is whole and on the disk.
 
     Raises:
-        MintTrainError: the disk refuses; the old file stays.
+        MintTrainError: the file cannot be written; the old file stays.
     """
     beside = path.with_name(path.name + ".part")
     try:
@@ -32,25 +32,25 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old or the new one, never a part.
+    """Write a file atomically: a crash leaves the old one or the new one, never a part.
 
     Raises:
-        MintTrainError: the disk refuses; the old file stays.
+        MintTrainError: the file cannot be written; the old file stays.
     """
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def append_line(path: Path, value: dict[str, Any], *, durable: bool = False) -> None:
-    """Append one JSON line, whole or not at all.
+    """Append one JSON line, atomically.
 
     Args:
-        path: a JSON Lines file; made where there is none.
-        value: what `json` writes, without NaN or infinity.
-        durable: wait until the file is on the disk, so that it outlives the machine.
+        path: a JSON Lines file; created if it does not exist.
+        value: anything that `json` can write, without NaN or infinity.
+        durable: wait until the line is on the disk, so that it survives a power cut.
 
     Raises:
-        MintTrainError: the disk refuses; what the file held stays.
+        MintTrainError: the line cannot be written; the file keeps its content.
     """
     line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
     before = path.stat().st_size if path.exists() else 0
@@ -58,7 +58,7 @@ def append_line(path: Path, value: dict[str, Any], *, durable: bool = False) -> 
         with path.open("ab", buffering=0) as file:
             written = file.write(line)
             if written != len(line):
-                file.write(line[written:])  # the rest, or the reason why it does not fit
+                file.write(line[written:])  # writes the rest, or raises the reason why it could not
             if durable:
                 os.fsync(file.fileno())
     except OSError as error:
@@ -68,14 +68,14 @@ def append_line(path: Path, value: dict[str, Any], *, durable: bool = False) -> 
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file, where there is one, is on the disk."""
+    """Wait until a file, if it exists, is on the disk."""
     if path.exists():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the whole lines of a JSON Lines file of steps; a torn last line is left out.
+    """Read the complete lines of a JSON Lines file of steps; a torn last line is left out.
 
     Raises:
         UserError: a line is broken or has no step.
@@ -93,15 +93,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSON Lines file, whole or not at all."""
+    """Write a JSON Lines file atomically."""
     write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSON Lines file and the folder that it is in, whole or not at all.
+    """Write a JSON Lines file atomically, and create its folder.
 
     Raises:
-        MintTrainError: the disk refuses.
+        MintTrainError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,10 +112,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder to write to, which takes the place of another once it is whole and on the disk.
+    """Yield a temp folder, which replaces the folder once it is whole and on the disk.
 
     Raises:
-        MintTrainError: the disk refuses; the old folder stays.
+        MintTrainError: the folder cannot be written; the old folder stays.
     """
     beside, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
     try:
@@ -139,5 +139,5 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError) -> MintTrainError:
-    """Say that the disk refuses, and why."""
+    """Return the error that says that a file cannot be written, and why."""
     return MintTrainError(f"{path} cannot be written: {error.strerror or error}")

@@ -1,9 +1,7 @@
-"""What a run leaves on disk: `run.json`, `metrics.jsonl`, `checkpoints.jsonl`, whole or not at all."""
+"""What a run leaves on disk: `run.json`, `metrics.jsonl`, `checkpoints.jsonl`, each written atomically."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mint_train.errors import OptionError, UserError
+from mint_train.run_folder.description import RunDescription, parse_description
 from mint_train.run_folder.files import (
     append_line,
     read_lines,
@@ -22,9 +21,6 @@ from mint_train.run_folder.files import (
 )
 from mint_train.run_folder.records import Checkpoint, Evaluation, StepRecord
 from mint_train.settings.config_files import config_text
-
-FORMAT = 1
-"""The form of what a run writes; a resume of another one is refused."""
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "run.toml"
@@ -52,11 +48,11 @@ PARTS = (
     "report.png",
     "reference",
 )
-"""What a run writes: nothing else in its folder is ever removed."""
+"""What a run writes; nothing else in its folder is ever removed."""
 REPLACED = ".replaced"
 LOCK_FILE = ".lock"
-PLACE = frozenset({"output", "overwrite"})
-"""Settings that say where a run is written, and nothing of the run."""
+LOCATION = frozenset({"output", "overwrite"})
+"""Settings that say where a run is written, and nothing about the run."""
 CHECKPOINT_PATHS = ("state", "sampler")
 
 
@@ -68,7 +64,7 @@ class RunFolder:
         self._lock = FileLock(path / LOCK_FILE)
 
     def __enter__(self) -> RunFolder:
-        """Take the lock, which the operating system gives back however this process ends.
+        """Take the lock, which the operating system releases however this process ends.
 
         Raises:
             UserError: another process has it.
@@ -82,15 +78,15 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._lock.release()
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
-        """Make the folder of a new run.
+        """Create the folder of a new run.
 
         Raises:
-            OptionError: it holds a run already and `overwrite` is not set, or is no folder of a run's.
+            OptionError: it already holds a run and `overwrite` is not set, or it is not a run folder.
         """
         if is_left_over(path):
             with cls(path) as folder:
@@ -104,7 +100,7 @@ class RunFolder:
             with cls(path):
                 move_parts(path, path / REPLACED)
         elif path.exists() and not (path.is_dir() and is_empty(path)):
-            raise OptionError(f"--output {path} exists and is no run folder; name a new or empty folder")
+            raise OptionError(f"--output {path} exists and is not a run folder; name a new or empty folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,55 +108,42 @@ class RunFolder:
         return cls(path)
 
     def discard(self) -> None:
-        """Remove a run that never began; one that it was to replace comes back."""
+        """Remove a run that never began, and restore the one that it was to replace."""
         remove_parts(self.path)
         if (self.path / REPLACED).exists():
             move_parts(self.path / REPLACED, self.path)
         elif is_empty(self.path):
             shutil.rmtree(self.path)
 
-    def begin(self, description: dict[str, Any]) -> None:
-        """Write `run.json` of a run whose first step is next, and let go of the run that it replaces."""
-        repeatable = {name: value for name, value in description["settings"].items() if name not in PLACE}
+    def begin(self, description: RunDescription) -> None:
+        """Write `run.json` of a run whose first step is next, and delete the run that it replaces."""
+        repeatable = {name: value for name, value in description.settings.items() if name not in LOCATION}
         write_whole(self.path / CONFIG_FILE, config_text(repeatable))
         self.write_description(description)
         shutil.rmtree(self.path / REPLACED, ignore_errors=True)
 
-    def write_description(self, description: dict[str, Any]) -> None:
+    def write_description(self, description: RunDescription) -> None:
         """Write `run.json`, sealed against edits of what decides the run."""
-        description = description | {"format": FORMAT, "seal": seal(description)}
-        write_whole(self.path / RUN_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / RUN_FILE, description.to_json())
 
-    def read_description(self) -> dict[str, Any]:
+    def read_description(self) -> RunDescription:
         """Read `run.json`.
 
         Raises:
-            UserError: the folder holds no run, or the file is broken, edited or of another version.
+            UserError: the folder does not hold a run, or the file is broken, edited or of another version.
         """
         path = self.path / RUN_FILE
         try:
-            description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(f"{self.path} holds no run: there is no {RUN_FILE} in it") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
-        if not isinstance(description, dict) or not {"settings", "backend", "data"} <= description.keys():
-            raise UserError(f"{path} is no description of a run; start the run again with --overwrite")
-        if description.get("format") != FORMAT:
-            raise UserError(
-                f"{path} was written by another version of mint-train (form {description.get('format')}, "
-                f"this one reads {FORMAT}); continue the run with that version"
-            )
-        if description.get("seal") != seal(description):
-            raise UserError(
-                f"{path} has been edited: its settings are no longer those of the run; undo the edit, "
-                "or start a new run"
-            )
-        return description
+        return parse_description(text, path)
 
-    def set_status(self, status: str, **more: Any) -> None:
-        """Note in `run.json` how the run stands."""
-        self.write_description(self.read_description() | {"status": status} | more)
+    def update_description(self, **changed: Any) -> None:
+        """Change fields of `run.json`, such as the status."""
+        self.write_description(self.read_description().model_copy(update=changed))
 
     def write_skipped(self, lines: list[dict[str, Any]]) -> None:
         """Write a line for each row that is skipped, where there are any."""
@@ -169,33 +152,19 @@ class RunFolder:
 
     def append_step(self, record: StepRecord) -> None:
         """Add a step's line to `metrics.jsonl`."""
-        line = {
-            "step": record.step,
-            **record.metrics,
-            "learning_rate": record.learning_rate,
-            "tokens": record.tokens,
-            "seconds": round(record.seconds, 6),
-        }
-        append_line(self.path / METRICS_FILE, line)
+        append_line(self.path / METRICS_FILE, record.to_line())
 
     def append_evaluation(self, evaluation: Evaluation) -> None:
         """Write an evaluation's rows to a file of their own, then add its line to `evaluations.jsonl`."""
         write_rows(self.evaluation_rows(evaluation.step), evaluation.rows)
-        line = {
-            "step": evaluation.step,
-            **evaluation.metrics,
-            "intervals": evaluation.intervals,
-            "batch_means": list(evaluation.batch_means),
-            "groups": evaluation.groups,
-        }
-        append_line(self.path / EVALUATIONS_FILE, line, durable=True)
+        append_line(self.path / EVALUATIONS_FILE, evaluation.to_line(), durable=True)
 
     def evaluation_rows(self, step: int) -> Path:
-        """Return where the rows of the evaluation after a step are."""
+        """Return the file with the rows of the evaluation after a step."""
         return self.path / EVALUATION_ROWS / f"step-{step:06d}.jsonl"
 
     def has_steps(self) -> bool:
-        """Tell whether a step has been recorded."""
+        """Return whether a step has been recorded."""
         return bool(read_lines(self.path / METRICS_FILE))
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -205,11 +174,11 @@ class RunFolder:
     def append_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint's line to `checkpoints.jsonl`; its paths are relative, as the folder may move."""
         paths = {name: self.relative(getattr(checkpoint, name)) for name in CHECKPOINT_PATHS}
-        sync_file(self.path / METRICS_FILE)  # a checkpoint's steps must be there wherever it is
+        sync_file(self.path / METRICS_FILE)  # steps reach the disk before their checkpoint does
         append_line(self.path / CHECKPOINTS_FILE, asdict(checkpoint) | paths, durable=True)
 
     def forget_checkpoints(self, keep: int) -> list[str]:
-        """Drop the lines of all but the newest checkpoints, and return the states of no kept line."""
+        """Drop the lines of all but the newest checkpoints, and return the states that no kept line names."""
         lines = read_lines(self.path / CHECKPOINTS_FILE)
         steps = sorted({line["step"] for line in lines})[-keep:]
         kept = [line for line in lines if line["step"] in steps]
@@ -219,7 +188,7 @@ class RunFolder:
         return [str(self.found(line["state"])) for line in lines if line not in kept]
 
     def relative(self, path: str | None) -> str | None:
-        """Return a path below this folder relative to it, and any other as it is."""
+        """Return a path inside this folder relative to it, any other path unchanged."""
         if path is None or not Path(path).is_relative_to(self.path):
             return path
         return str(Path(path).relative_to(self.path))
@@ -236,7 +205,7 @@ class RunFolder:
         """Return the checkpoints, the oldest first.
 
         Raises:
-            UserError: there is none, or a line is no checkpoint.
+            UserError: there is none, or a line is not a checkpoint.
         """
         path = self.path / CHECKPOINTS_FILE
         lines = read_lines(path)
@@ -250,14 +219,14 @@ class RunFolder:
                 for line in lines
             ]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is broken: a line of it is no checkpoint") from error
+            raise UserError(f"{path} is broken: a line of it is not a checkpoint") from error
 
     def found(self, path: str | None) -> str | None:
         """Undo `relative`."""
         return str(self.path / path) if path is not None and (self.path / path).exists() else path
 
     def keep_steps_until(self, step: int) -> None:
-        """Drop the lines of steps after a checkpoint, and torn last lines, before a resume repeats them."""
+        """Drop the lines of steps after a checkpoint, which will be repeated, and torn last lines."""
         for name in (METRICS_FILE, CHECKPOINTS_FILE):
             kept = [line for line in read_lines(self.path / name) if line["step"] <= step]
             write_lines(self.path / name, kept)
@@ -270,19 +239,19 @@ class RunFolder:
 
 
 def is_empty(folder: Path) -> bool:
-    """Tell whether nothing but a lock is left in a folder."""
+    """Return whether a folder holds nothing but a lock."""
     return all(path.name == LOCK_FILE for path in folder.iterdir())
 
 
 def is_left_over(folder: Path) -> bool:
-    """Tell whether a folder holds only what a run leaves that is killed before it begins."""
+    """Return whether a folder holds only what a run that was killed before its first step leaves."""
     if not (folder / LOCK_FILE).exists() or (folder / RUN_FILE).exists():
         return False
     return all(path.name.removesuffix(".part") in {LOCK_FILE, REPLACED, *PARTS} for path in folder.iterdir())
 
 
 def move_parts(source: Path, target: Path) -> None:
-    """Move what a run wrote into another folder of the same disk, over what stands there."""
+    """Move what a run wrote into another folder on the same disk, replacing what is there."""
     remove_parts(target)
     target.mkdir(exist_ok=True)
     for part in PARTS:
@@ -299,9 +268,3 @@ def remove_parts(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def seal(description: dict[str, Any]) -> str:
-    """Digest what decides a run: its settings, its backend, its data."""
-    decisive = [description[part] for part in ("settings", "backend", "data")]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a run tells its observers: plain values, made by the runner and changed by nobody."""
+"""What a run tells its observers: plain, immutable values made by the runner."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mint_train.run_folder.description import RunDescription
+
 ON_THE_SERVICE = "tinker://"
-"""How a path of a saved state or of weights begins that a service keeps."""
+"""How the path of a saved state or of weights on the service begins."""
 
 RunStatus = Literal["done", "interrupted", "failed"]
 
@@ -24,8 +26,8 @@ class RunRecord:
     steps: int
     groups: int
     step_line: Mapping[str, str]
-    description: Mapping[str, Any]
-    """What `run.json` holds: settings without secrets, versions, plugins, data."""
+    description: RunDescription
+    """What `run.json` holds: settings without secrets, versions, losses, data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,21 @@ class StepRecord:
 
     step: int
     metrics: Mapping[str, float]
-    """The loss's metrics, "loss" first; nats where the loss says nothing else."""
+    """The loss's metrics, "loss" first; nats unless the loss says otherwise."""
     learning_rate: float
     tokens: int
+    """Target tokens of the step's datums."""
     seconds: float
+
+    def to_line(self) -> dict[str, Any]:
+        """Return the step's line of `metrics.jsonl`."""
+        return {
+            "step": self.step,
+            "metrics": dict(self.metrics),
+            "learning_rate": self.learning_rate,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 6),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +65,19 @@ class Evaluation:
     intervals: Mapping[str, tuple[float, float]]
     """95 % confidence intervals of the metrics that are means over groups."""
     batch_means: Sequence[str]
-    """Metrics that couple the groups of a batch, and so have no value per group and no interval."""
+    """Metrics that couple the groups of a batch, and therefore have no value per group and no interval."""
     rows: Sequence[Mapping[str, Any]]
-    """Per group its "source", file and line, and its own metrics."""
+    """Per group its "source", file and line, and its own "metrics"."""
+
+    def to_line(self) -> dict[str, Any]:
+        """Return the evaluation's line of `evaluations.jsonl`; its rows have a file of their own."""
+        return {
+            "step": self.step,
+            "metrics": dict(self.metrics),
+            "intervals": dict(self.intervals),
+            "batch_means": list(self.batch_means),
+            "groups": self.groups,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +90,7 @@ class Checkpoint:
     sampler: str | None
     """Path of the weights alone, to sample from; the local backend's is a PEFT adapter folder."""
     loss_state: Mapping[str, float]
-    """What the loss keeps from step to step."""
+    """The loss's own state, kept from step to step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +100,9 @@ class RunResult:
     status: RunStatus
     folder: Path
     steps: int
-    """Optimiser steps done, those before a resume counted in."""
+    """Optimiser steps done, including those before a resume."""
     metrics: Mapping[str, float]
-    """The last step's metrics; empty where there was none."""
+    """The last step's metrics; empty if there was no step."""
     checkpoint: Checkpoint | None
+    problem: str | None = None
+    """Why the run failed."""

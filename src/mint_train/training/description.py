@@ -1,69 +1,88 @@
-"""What `run.json` says of a run; secrets are no part of it."""
+"""What `run.json` says of a run."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.choose import model_name
 from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
-from mint_train.groups.step_count import count_steps
 from mint_train.losses.loss import Loss
-from mint_train.rows.readers import DataSource, absolute_name, open_data
+from mint_train.rows.readers import absolute_name
+from mint_train.run_folder.description import (
+    DataDescription,
+    HeldOutDescription,
+    LossDescription,
+    RunDescription,
+)
 from mint_train.settings.model import Settings
+from mint_train.training.preparing import Prepared
+from mint_train.training.run import Run
 
-PACKAGES = ("mint-train", "mindlab-toolkit", "peft", "torch", "transformers")
+PACKAGES = ("mint-train", "mindlab-toolkit", "tinker", "peft", "torch", "transformers")
+
+
+def describe_run(run: Run, prepared: Prepared) -> RunDescription:
+    """Collect what `run.json` says of a run whose first step is next."""
+    if run.recorded is not None:
+        changed = {
+            "settings": recorded_settings(run.settings),
+            "gradients": prepared.client.gradients.form,
+            "steps": prepared.steps,
+            "status": "running",
+            "problem": None,
+        }
+        return run.recorded.model_copy(update=changed)
+    dataset, data = prepared.dataset, run.examples.data
+    return RunDescription(
+        loss=run.loss.name,
+        losses=list(describe_losses(run.loss)),
+        backend=run.backend.name,
+        model=run.backend.model,
+        gradients=prepared.client.gradients.form,
+        steps=prepared.steps,
+        settings=recorded_settings(run.settings),
+        data=DataDescription(
+            path=str(data),
+            sha256=data.fingerprint(),
+            forms=dict(run.examples.forms),
+            rows=run.examples.count,
+            skipped=len(dataset.bad_rows),
+            groups=len(dataset.groups),
+            left_out=dataset.left_out,
+            special_tokens=[f"{source}: {token}" for source, token in dataset.special],
+            held_out=describe_held_out(run.held_out, prepared.held_out),
+        ),
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    )
+
+
+def describe_losses(loss: Loss) -> Iterable[LossDescription]:
+    """Describe a loss, or each part of a weighted sum."""
+    described = loss.describe()
+    for part in described.get("parts", [described]):
+        yield LossDescription(**{"name": loss.name, **part})
+
+
+def describe_held_out(examples: Examples | None, dataset: Dataset) -> HeldOutDescription | None:
+    """Describe the held-out rows by the source that they were read from; None if there are none."""
+    if examples is None or not dataset.groups:
+        return None
+    return HeldOutDescription(
+        path=str(examples.data),
+        sha256=examples.data.fingerprint(),
+        groups=len(dataset.groups),
+        left_out=dataset.left_out,
+    )
 
 
 def recorded_settings(settings: Settings) -> dict[str, Any]:
-    """Return what `run.json` keeps of the settings: no secret, and paths that stand from anywhere."""
+    """Return what `run.json` keeps of the settings: no secret, and paths that hold from any folder."""
     names = {"data": settings.data, "eval_data": settings.eval_data}
     absolute = {field: absolute_name(name) for field, name in names.items() if name is not None}
     if settings.model and Path(settings.model).exists():
         absolute["model"] = str(Path(settings.model).resolve())
     return settings.public() | absolute
-
-
-def describe_held_out(data: DataSource, dataset: Dataset) -> dict[str, Any] | None:
-    """Collect what `run.json` says of the held-out data, if there is any."""
-    if not dataset.groups:
-        return None
-    return {
-        "path": str(data),
-        "sha256": data.fingerprint(),
-        "groups": len(dataset.groups),
-        "left_out": dataset.left_out,
-    }
-
-
-def describe_run(
-    settings: Settings, loss: Loss, backend: str, examples: Examples, dataset: Dataset, held_out: Dataset
-) -> dict[str, Any]:
-    """Collect what `run.json` says of a run; secrets are no part of it."""
-    data = examples.data
-    return {
-        "status": "running",
-        "loss": loss.name,
-        **loss.describe(),
-        "backend": backend,
-        "model": model_name(settings, backend),
-        "steps": count_steps(settings, len(dataset.groups)),
-        "settings": recorded_settings(settings),
-        "data": {
-            "path": str(data),
-            "sha256": data.fingerprint(),
-            "forms": examples.forms,
-            "rows": examples.count,
-            "skipped": len(dataset.bad_rows),
-            "groups": len(dataset.groups),
-            "left_out": dataset.left_out,
-            "special_tokens": [f"{source}: {token}" for source, token in dataset.special],
-            "held_out": describe_held_out(
-                open_data(settings.eval_data) if settings.eval_data else data, held_out
-            ),
-        },
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-    }

@@ -1,8 +1,8 @@
-"""Evaluation on held-out groups: the loss's own metrics with their intervals, without a gradient or a change.
+"""Evaluation on held-out groups: the loss's own metrics with confidence intervals; nothing is changed.
 
-What a metric means is the loss's affair. A metric that is a mean over groups is taken group by group, which
-gives it an interval and a value per row; one that is not (a loss over whole batches, as KTO's baseline makes
-it) is averaged over batches of the run's size.
+Only the loss knows what a metric means. A metric that is a mean over groups is computed group by group, which
+gives it an interval and a value per row; one that is not (a loss over whole batches, such as KTO with its
+baseline) is averaged over batches of the run's size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mint_train.run_folder.records import Evaluation
 CONFIDENCE = 0.95
 QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 TOLERANCE = 1e-6
-"""How far float32 sums taken in two orders may lie apart, relative to what was summed."""
+"""How far float32 sums in two orders may differ, relative to what was summed."""
 
 Metrics = Mapping[str, float]
 
@@ -37,27 +37,27 @@ class Measured:
     """The loss's metrics of a batch of held-out groups, and of each of its groups alone."""
 
     sources: Sequence[Source]
-    """Where its groups come from."""
+    """The file and line of each group."""
     metrics: Metrics
     by_group: Sequence[Metrics]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Held-out groups, and the loss that judges the policy on them."""
+    """Held-out groups, and the loss that evaluates the policy on them."""
 
     loss: Loss
     groups: Groups
     batch_size: int
-    """Groups per batch, for what can only be computed over batches."""
+    """Groups per batch, for metrics that can only be computed over batches."""
 
     def evaluate(self, client: TrainingClient, step: int, state: Mapping[str, float]) -> Evaluation:
-        """Evaluate the policy as it stands; neither it nor the loss's state changes.
+        """Evaluate the current policy; neither it nor the loss's state changes.
 
         Args:
             client: the policy.
-            step: the optimiser steps that it has behind it.
-            state: what the loss keeps from step to step.
+            step: the optimiser steps that it has taken.
+            state: the loss's own state.
 
         Raises:
             LossError: the loss fails on a batch, or it or a metric of a batch is not finite.
@@ -67,7 +67,7 @@ class Evaluator:
         measured: list[Measured] = []
         for start in range(0, len(self.groups), self.batch_size):
             batch = Batch(self.groups[start : start + self.batch_size])
-            # a loss that could not be differentiated is refused as detached, so let it see that it could be
+            # the guard rejects detached losses, so pass logprobs that require grad
             own = [values.requires_grad_() for values in islice(logprobs, len(batch.data))]
             _, metrics = self.loss.compute(batch, own, dict(state))
             sources = [group.source for group in batch.groups]
@@ -78,7 +78,7 @@ class Evaluator:
     def measure_groups(
         self, batch: Batch, logprobs: Sequence[torch.Tensor], state: Mapping[str, float]
     ) -> list[Metrics]:
-        """Compute the metrics of each group of a batch alone; none where the loss refuses a single group."""
+        """Compute the metrics of each group of a batch alone; none if the loss refuses a single group."""
         measured: list[Metrics] = []
         start = 0
         for group in batch.groups:
@@ -86,7 +86,7 @@ class Evaluator:
             start += len(group.datums)
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of a spread of one value, say: the batch has spoken
+                    warnings.simplefilter("ignore")  # e.g. std of a single value; the batch already warned
                     value, metrics = self.loss.evaluate(Batch([group]), own, dict(state))
             except (LossError, ContractError):
                 measured.append({})
@@ -97,10 +97,10 @@ class Evaluator:
 
 
 def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Evaluation:
-    """Average each metric: over groups with an interval where it is a mean over groups, else over batches.
+    """Average each metric: over groups, with an interval, if it is a mean over groups; else over batches.
 
     Args:
-        step: the optimiser steps that the policy has behind it.
+        step: the optimiser steps that the policy has taken.
         measured: the batches' metrics.
         shares: the metrics that the loss declares as shares of groups.
     """
@@ -118,7 +118,7 @@ def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Eval
             sized = [(part.metrics[name], len(part.by_group)) for part in measured if name in part.metrics]
             metrics[name] = math.fsum(value * size for value, size in sized) / sum(size for _, size in sized)
     rows = tuple(
-        {"source": str(source)} | {name: own[name] for name in by_group if name in own}
+        {"source": str(source), "metrics": {name: own[name] for name in by_group if name in own}}
         for part in measured
         for source, own in zip(part.sources, part.by_group, strict=True)
     )
@@ -127,7 +127,7 @@ def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Eval
 
 
 def is_mean(name: str, measured: Measured) -> bool:
-    """Tell whether a batch's metric is the mean of the metric over those of its groups that have it."""
+    """Return whether a batch's metric is the mean over those of its groups that have it."""
     values = [group[name] for group in measured.by_group if name in group]
     if not values or name not in measured.metrics:
         return not values and name not in measured.metrics
@@ -139,7 +139,7 @@ def is_mean(name: str, measured: Measured) -> bool:
 def is_share(values: Sequence[float], declared: bool) -> bool:
     """Return whether a metric counts groups: each value is 0 or 1.
 
-    Where all are equal, as in an accuracy of 0.00, the loss's declaration decides: a margin may be 0
+    If all are equal, as in an accuracy of 0.00, the loss's declaration decides: a margin may be 0
     everywhere too.
     """
     return set(values) == {0.0, 1.0} or (declared and set(values) <= {0.0, 1.0})
@@ -148,8 +148,8 @@ def is_share(values: Sequence[float], declared: bool) -> bool:
 def confidence_interval(values: Sequence[float], *, share: bool) -> tuple[float, float]:
     """Return the 95 % confidence interval of a mean.
 
-    Of a share it is Wilson's score interval (Wilson, 1927), which stays within 0 and 1 and has a width where
-    all values are equal; else the normal approximation.
+    For a share it is Wilson's score interval (Wilson, 1927), which stays within 0 and 1 and keeps a width
+    when all values are equal; otherwise the normal approximation.
 
     Args:
         values: two or more.

@@ -11,11 +11,11 @@ Shape = Literal["constant", "linear", "cosine"]
 def learning_rate(step: int, steps: int, peak: float, shape: Shape, warmup_steps: int) -> float:
     """Return the learning rate of a step.
 
-    It rises linearly over the warm-up steps to the peak, which the step after them has; then it stays
-    (constant) or falls to 0 just after the last step, in a line or along half a cosine.
+    It rises linearly over the warm-up steps and reaches the peak one step after them; then it stays there
+    (constant), or falls to 0 one step after the last, linearly or along half a cosine.
 
     Args:
-        step: the step, counted from 1.
+        step: counted from 1.
         steps: all steps of the run.
         peak: the highest learning rate.
         shape: what follows the warm-up.

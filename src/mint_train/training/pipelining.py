@@ -1,4 +1,4 @@
-"""How far a run on a service goes ahead of the answers that it waits for."""
+"""How far a run on a service submits ahead of the responses that it awaits."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 STEPS_PER_LOOK = 8
-"""Steps between two looks at which form is faster."""
+"""Steps per measurement window."""
 UNSETTLED_STEPS = 2
-"""The first of them, which still hold some of the waiting of the form before."""
+"""Leading steps of a window to discard: they include waits from the previous mode."""
 SLOWEST = 2
-"""Steps of the others that do not count, since a state was saved in them, say."""
+"""The slowest of the other steps, also discarded: they may include a checkpoint."""
 CLEARLY_FASTER = 0.9
-"""The share of the other form's time per step below which awaiting each step is worth it."""
+"""Awaiting each step must take less than this share of the time per step of running ahead."""
 
 
 @dataclass
 class Pipelining:
-    """Whether a step is sent before the one before it is known to be done: what is faster on this service.
+    """Whether a step is submitted before the previous one is known to be done: whichever is faster.
 
-    To go ahead is better over a long way, and where a service computes for long. But a service may look for
-    what is done at intervals that grow from when it is asked, as SkyRL does: near by, asking late then brings
-    the answer sooner. So a run tries both forms, and changes whenever the one that it has becomes slower than
-    the other one was. Losses and gradients are the same in both.
+    Running ahead wins when the network is slow, or the service computes for a long time. But a service may
+    poll for finished work at intervals that grow from the moment it is asked, as SkyRL does: nearby, asking
+    later then brings the response sooner. So a run measures both modes, and switches whenever the current
+    one becomes slower than the other one was. Losses and gradients are the same in both.
     """
 
     ahead: bool = True
     seconds: list[float] = field(default_factory=list)
-    """Of each step since the last look."""
+    """Of each step in the current window."""
     known: dict[bool, float] = field(default_factory=dict)
-    """By whether it goes ahead, the seconds per step of a form when it was last seen."""
+    """Seconds per step when a mode was last measured; the key says whether it runs ahead."""
 
     @property
     def most_in_flight(self) -> int:
-        """Steps that may be on their way when the next one is submitted; 0 where each is awaited."""
+        """Steps that may be in flight when the next one is submitted; 0 if each is awaited."""
         return int(self.ahead)
 
     def note(self, seconds: float) -> None:
-        """Take the time of a finished step into account."""
+        """Account for the time of a finished step."""
         self.seconds.append(seconds)
         if len(self.seconds) == STEPS_PER_LOOK:
             self.known[self.ahead] = fmean(sorted(self.seconds[UNSETTLED_STEPS:])[:-SLOWEST])

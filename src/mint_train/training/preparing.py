@@ -1,102 +1,135 @@
-"""From a run's settings to the groups that it trains on, with their reference, and what the user is told."""
+"""From a run to the groups that it trains on, with their reference, and what the user is told about them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import ListedGroups
+from mint_train.errors import ServiceError
 from mint_train.groups.build import Dataset, build_dataset
-from mint_train.groups.examples import Examples, read_examples
-from mint_train.groups.held_out import split_examples
+from mint_train.groups.examples import Examples
 from mint_train.groups.order import Order
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.groups.step_count import count_steps, groups_per_step
-from mint_train.losses.loss import Loss
-from mint_train.observers.registry import Observers
 from mint_train.rendering.special_tokens import TAKEN
-from mint_train.rows.readers import DataSource
-from mint_train.run_folder.folder import SKIPPED_FILE, RunFolder
-from mint_train.settings.model import Settings
+from mint_train.run_folder.folder import SKIPPED_FILE
+from mint_train.training.run import Run
 
 SHOWN_LEFT_OUT = 5
+LONGEST_PAUSE = 60.0
+"""Seconds between two attempts to reach a service; the first pause is 2 s, and each one doubles."""
 
 
-def find_examples(settings: Settings, loss: Loss, data: DataSource) -> tuple[Examples, Examples | None]:
-    """Read the rows to train on and those held out, as the settings say."""
-    examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
-    return split_examples(settings, loss, examples)
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains on, and the client that trains it."""
+
+    client: TrainingClient
+    """Its adapter is the fresh one."""
+    dataset: Dataset
+    held_out: Dataset
+    """Without groups where nothing is held out."""
+    steps: int
+    order: Order
+    """Which groups make up which step."""
 
 
-def prepare(
-    settings: Settings,
-    loss: Loss,
-    observers: Observers,
-    examples: Examples,
-    held_out: Examples | None,
-    client: TrainingClient,
-    folder: RunFolder,
-    backend: str,
-) -> tuple[Dataset, Dataset]:
-    """Flatten and check the data, tell the user about it, and add the reference where the loss needs one."""
-    observers.notice(f"{examples.describe()}.")
-    tokenizer = client.get_tokenizer()
-    dataset, held_out_set = (
-        build_dataset(part, loss, tokenizer, settings.max_length, settings.special_tokens)
-        if part
-        else Dataset(ListedGroups(), [])
-        for part in (examples, held_out)
-    )
-    reference = loss.reference
+def prepare(run: Run) -> Prepared:
+    """Open a client and prepare the data with it; if the service then fails, retry with another client.
+
+    Raises:
+        MintTrainError: the data does not suit the loss or the model, or the backend failed too often.
+    """
+    client = run.open_client()
+    if client.gradients.note:
+        run.observers.notice(client.gradients.note)
+    for retry in range(1, run.settings.max_retries + 1):
+        try:
+            return prepare_with(run, client)
+        except ServiceError as error:
+            client.close()
+            run.observers.hook.run_rolled_back(step=0, problem=str(error))
+            time.sleep(pause_seconds(retry))
+            client = run.open_client()
+    return prepare_with(run, client)
+
+
+def pause_seconds(failures: int) -> float:
+    """Return how long to wait after a number of failures in a row."""
+    return float(min(2**failures, LONGEST_PAUSE))
+
+
+def prepare_with(run: Run, client: TrainingClient) -> Prepared:
+    """Flatten and check the data, add the reference if the loss needs one, and tell the user about it."""
+    run.observers.notice(f"{run.examples.describe()}.")
+    dataset, held_out = (flattened(run, examples, client) for examples in (run.examples, run.held_out))
+    reference = run.loss.reference
     if reference is not None:
-        judge = client if reference == INITIAL else open_reference(settings, backend, reference, folder.path)
-        kept = folder.path / REFERENCE_FOLDER
-        dataset, held_out_set = (
+        # the adapter is still the fresh one, so the client's policy is that of the first step
+        judge = client if reference == INITIAL else open_judge(run, reference)
+        kept = run.folder.path / REFERENCE_FOLDER
+        dataset, held_out = (
             replace(part, groups=with_reference(part.groups, judge, reference, kept))
-            for part in (dataset, held_out_set)
+            for part in (dataset, held_out)
         )
-    folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
-    describe_dataset(dataset, loss, settings, observers)
-    if held_out_set.groups:
-        held = f"{len(held_out_set.groups)} groups held out{left_out_note(held_out_set)}."
-        observers.notice(held)
-    return dataset, held_out_set
+    run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
+    lengths = dataset.lengths if run.settings.group_by_length else None
+    prepared = Prepared(
+        client,
+        dataset,
+        held_out,
+        steps=count_steps(run.settings, len(dataset.groups)),
+        order=Order(len(dataset.groups), groups_per_step(run.settings), run.settings.seed, lengths),
+    )
+    for line in data_lines(run, prepared):
+        run.observers.notice(line)
+    return prepared
 
 
-def left_out_note(dataset: Dataset) -> str:
-    """Say how many held-out examples do not fit."""
-    return f", and {len(dataset.left_out)} left out, listed in run.json" if dataset.left_out else ""
+def flattened(run: Run, examples: Examples | None, client: TrainingClient) -> Dataset:
+    """Return the groups of some examples, checked; no groups for None."""
+    if examples is None:
+        return Dataset(ListedGroups(), [])
+    settings = run.settings
+    return build_dataset(
+        examples, run.loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
+    )
 
 
-def describe_dataset(dataset: Dataset, loss: Loss, settings: Settings, observers: Observers) -> None:
-    """Tell the user what of the data is trained, what is left out, and what the loss remarks."""
-    steps = count_steps(settings, len(dataset.groups))
+def open_judge(run: Run, reference: str) -> TrainingClient:
+    """Open a client whose policy is the reference."""
+    return open_reference(run.backend, reference, run.folder.path, run.observers.warn)
+
+
+def data_lines(run: Run, prepared: Prepared) -> list[str]:
+    """Say which part of the data is trained, what is left out or held out, and what the loss notes."""
+    dataset, held_out = prepared.dataset, prepared.held_out
+    groups = f"{len(dataset.groups)} groups, {prepared.steps} steps of at most {prepared.order.batch_size}."
+    first = Batch(dataset.groups.take(prepared.order.step(1)))
     lines = [
-        f"{len(dataset.groups)} groups, {steps} steps of at most {groups_per_step(settings)}.",
-        *some(f"Skipped, as they are no rows for {loss.name}", dataset.bad_rows, SKIPPED_FILE),
+        groups,
+        *some(f"Skipped, as {run.loss.name} cannot use them", dataset.bad_rows, SKIPPED_FILE),
         *some("Left out, as --max-length leaves nothing to train", dataset.left_out, "run.json"),
         *some(
-            f"Text with a special token, taken {TAKEN.get(settings.special_tokens)} (--special-tokens)",
+            f"Text with a special token, taken {TAKEN.get(run.settings.special_tokens)} (--special-tokens)",
             [f"{source}: {token}" for source, token in dataset.special],
             "run.json",
         ),
+        *run.loss.data_notes(first),
     ]
-    first = order_of(settings, dataset).step(1)
-    lines += loss.data_notes(Batch(dataset.groups.take(first)))
-    for line in lines:
-        observers.notice(line)
-
-
-def order_of(settings: Settings, dataset: Dataset) -> Order:
-    """Return which groups make up which step."""
-    lengths = dataset.lengths if settings.group_by_length else None
-    return Order(len(dataset.groups), groups_per_step(settings), settings.seed, lengths)
+    if held_out.groups:
+        left_out = len(held_out.left_out)
+        note = f", and {left_out} left out, listed in run.json" if left_out else ""
+        lines.append(f"{len(held_out.groups)} groups held out{note}.")
+    return lines
 
 
 def some(title: str, lines: Sequence[object], listed: str) -> list[str]:
-    """Say how many there are, the first few, and where the others are listed; nothing of none."""
+    """Say how many there are, the first few of them, and where the others are listed; nothing for none."""
     if not lines:
         return []
     more = len(lines) - SHOWN_LEFT_OUT

@@ -13,17 +13,14 @@ PROJECT = "mint-train"
 
 def hyperparameters(run: RunRecord) -> dict[str, str | int | float | bool]:
     """Return a run's settings, which hold no secret, as flat values; what is not set is left out."""
-    description: dict[str, Any] = dict(run.description)
-    settings: dict[str, Any] = description.get("settings", {})
-    options: dict[str, Any] = description.get("options", settings.get("options", {}))
-    values = {
-        **settings,
-        **{f"options.{name}": value for name, value in options.items()},
+    values: dict[str, Any] = {
+        **run.description.settings,
+        **{f"options.{name}": value for name, value in run.description.options.items()},
         "backend": run.backend,
         "model": run.model,
         "loss": run.loss,
         "steps": run.steps,
-        "data.sha256": description.get("data", {}).get("sha256"),
+        "data.sha256": run.description.data.sha256,
     }
     return {
         name: value if isinstance(value, str | int | float | bool) else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import torch
-from pydantic import SecretStr
 
 from mint_train.backends.base import Gradients
 from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, FORMS, GradientForm
@@ -23,6 +21,7 @@ from mint_train.backends.mint.service import API, Service, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
 from mint_train.sdk import Datum, mint, types
+from mint_train.settings.model import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +40,7 @@ class MintTrainingClient:
         service_client: mint.ServiceClient,
         client: mint.TrainingClient,
         service: Service,
+        warn: Callable[[str], None],
         form: GradientForm = FORMS[0],
         note: str = "",
     ) -> None:
@@ -49,6 +49,7 @@ class MintTrainingClient:
         self.service = service
         self.form = form
         self.gradients = Gradients(form.loss_fn, note)
+        self.warn = warn
         self.holder = client.holder
         self.pending: set[Future[Any]] = set()
         self.gradients_sent = False
@@ -142,7 +143,7 @@ class MintTrainingClient:
                 self.service.wait(rest.delete_checkpoint_from_tinker_path(path), DELETE_SECONDS)
         except MintTrainError as error:
             self.deletes = isinstance(error, ServiceError)  # a refusal will be the same the next time
-            print(f"Old states stay on the service: {error}", file=sys.stderr)  # noqa: T201
+            self.warn(f"old states stay on the service: {error}")
 
     def close(self) -> None:
         """Give up what is under way and the adapter's place on the service, which it would else hold."""
@@ -199,42 +200,38 @@ class MintTrainingClient:
 
 
 def open_mint_client(
-    model: str,
-    rank: int,
-    seed: int,
-    base_url: str | None,
-    api_key: SecretStr | None,
-    *,
-    trains: bool = True,
+    settings: Settings, warn: Callable[[str], None], *, model: str, trains: bool = True
 ) -> MintTrainingClient:
     """Open a session, prove how gradients are to be sent, and create a LoRA adapter.
 
     Args:
+        settings: their address, key, rank and seed.
+        warn: tells the user one line about something that does not end the run.
         model: the base model.
-        rank: of the adapter.
-        seed: of the adapter.
-        base_url: the service; None for the SDK's own default.
-        api_key: the key.
-        trains: whether gradients will be sent; else nothing is proved of them.
+        trains: whether gradients will be sent; otherwise nothing is proved about them.
 
     Raises:
         UserError: there is no key, it is of the wrong kind or refused, or the service lacks the model.
         BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
     """
-    session = open_session(model, base_url, api_key)
+    session = open_session(model, settings.base_url, settings.api_key)
     form, note = FORMS[0], ""
     if trains:
-        form, note = find_form(session, lambda: new_adapter(session, rank, seed))
-    return new_adapter(session, rank, seed, form, note)
+        form, note = find_form(session, lambda: new_adapter(session, settings, warn))
+    return new_adapter(session, settings, warn, form, note)
 
 
 def new_adapter(
-    session: Session, rank: int, seed: int, form: GradientForm = FORMS[0], note: str = ""
+    session: Session,
+    settings: Settings,
+    warn: Callable[[str], None],
+    form: GradientForm = FORMS[0],
+    note: str = "",
 ) -> MintTrainingClient:
     """Create an adapter, and the client that trains it.
 
     Raises:
-        MintTrainError: the service refuses, has no place left, or fails.
+        MintTrainError: the service refuses, has no room left, or fails.
     """
-    adapter = session.create_adapter(rank, seed)
-    return MintTrainingClient(session.client, adapter, session.service, form, note)
+    adapter = session.create_adapter(settings.rank, settings.seed)
+    return MintTrainingClient(session.client, adapter, session.service, warn, form, note)

@@ -47,11 +47,12 @@ def sample(
     """
     from mint_train.backends.base import Sampling
     from mint_train.cli.sample import sample_and_print
+    from mint_train.cli.trained import find_trained
 
     if prompt is not None and data is not None:
         raise OptionError("--prompt and --data are both given; give one of them")
     drawn = {part: given.pop(part) for part in ("samples", "max_tokens", "temperature", "seed")}
-    sample_and_print(name, step, prompt, data, rows, Sampling(**drawn), given)
+    sample_and_print(find_trained(name, step, given), prompt, data, rows, Sampling(**drawn))
 
 
 settings_options(sample, SAMPLE_SETTINGS, others=False)

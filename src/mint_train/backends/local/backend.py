@@ -1,0 +1,71 @@
+"""The embedded backend: this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mint_train.backends.base import BackendName, Samplers, TrainingClient
+from mint_train.run_folder.records import Checkpoint
+from mint_train.settings.model import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STARTER_MODEL = "a tiny, randomly initialised model (for trying out losses only)"
+
+
+@dataclass(frozen=True)
+class LocalBackend:
+    """Trains and samples in this process; see `backends.base.Backend`."""
+
+    settings: Settings
+    reason: str
+    name: ClassVar[BackendName] = "local"
+    remote: ClassVar[bool] = False
+
+    @property
+    def model(self) -> str:
+        """The base model as a user names it."""
+        return self.settings.model or STARTER_MODEL
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the base model's tokenizer."""
+        from mint_train.backends.local.load import load_tokenizer
+        from mint_train.backends.local.starter_model import make_starter_tokenizer
+
+        return load_tokenizer(self.settings.model) if self.settings.model else make_starter_tokenizer()
+
+    def open_client(
+        self,
+        folder: Path,
+        warn: Callable[[str], None],  # noqa: ARG002 - this backend only fails or succeeds
+        *,
+        model: str | None = None,
+        trains: bool = True,  # noqa: ARG002 - gradients do not leave this process
+    ) -> TrainingClient:
+        """Load the base model and put a fresh adapter on it; states go into the folder."""
+        from mint_train.backends.local.load import open_local_client
+
+        return open_local_client(
+            model or self.settings.model,
+            self.settings.rank,
+            self.settings.seed,
+            folder,
+            dtype=self.settings.dtype,
+            max_tokens_in_flight=self.settings.max_tokens_in_flight,
+            gradient_checkpointing=self.settings.gradient_checkpointing,
+        )
+
+    def open_samplers(self, folder: Path, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Samplers:  # noqa: ARG002
+        """Load the model and a checkpoint once; the base policy is the same model without the adapter."""
+        from mint_train.backends.local.load import open_local_client
+        from mint_train.backends.local.sampling import LocalSampler
+
+        settings = self.settings
+        client = open_local_client(settings.model, settings.rank, settings.seed, folder, dtype=settings.dtype)
+        client.load_state_with_optimizer(checkpoint.state).result()
+        base, adapted = LocalSampler(client, adapter=False), LocalSampler(client, adapter=True)
+        return Samplers(client.get_tokenizer(), base, adapted, client.close)

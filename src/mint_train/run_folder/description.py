@@ -1,0 +1,130 @@
+"""What `run.json` says of a run: everything that decides it, and how it stands. Secrets are no part of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mint_train.errors import UserError
+
+FORMAT = 2
+"""The format of what a run writes; a resume of another one is refused."""
+
+
+class Part(BaseModel):
+    """A part of `run.json`; a field that this version does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LossDescription(Part):
+    """A loss, or one part of a weighted sum."""
+
+    name: str
+    weight: float | None = None
+    """Its weight in a sum."""
+    description: str
+    paper: str | None
+    options: dict[str, Any]
+    plugins: dict[str, str]
+    """The distribution of each plugin by name, the base first."""
+
+
+class HeldOutDescription(Part):
+    """The held-out rows; with `--eval-fraction` they are of the same data as the others."""
+
+    path: str
+    sha256: str
+    groups: int
+    left_out: list[str]
+
+
+class DataDescription(Part):
+    """The rows and what became of them."""
+
+    path: str
+    sha256: str
+    forms: dict[str, int]
+    """Rows by their form."""
+    rows: int
+    skipped: int
+    groups: int
+    left_out: list[str]
+    """Rows that `--max-length` leaves with nothing to train: file, line and reason."""
+    special_tokens: list[str]
+    """Rows whose text holds a special token, with the token."""
+    held_out: HeldOutDescription | None
+
+
+class RunDescription(Part):
+    """A run as `run.json` holds it."""
+
+    format: int = FORMAT
+    status: Literal["running", "done", "interrupted", "failed"] = "running"
+    finished_steps: int | None = None
+    problem: str | None = None
+    """Why the run failed."""
+    loss: str
+    losses: list[LossDescription]
+    backend: Literal["mint", "local"]
+    model: str
+    gradients: str
+    """How gradients reach the backend; "exact" if no service comes between."""
+    steps: int
+    settings: dict[str, Any]
+    data: DataDescription
+    versions: dict[str, str]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the loss; those of a sum as `part.option`."""
+        if len(self.losses) == 1:
+            return self.losses[0].options
+        return {f"{loss.name}.{name}": value for loss in self.losses for name, value in loss.options.items()}
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The distributions of all plugins of the loss, by plugin."""
+        return {name: origin for loss in self.losses for name, origin in loss.plugins.items()}
+
+    def seal(self) -> str:
+        """Digest what decides the run: its settings, its backend, its data."""
+        decisive = self.model_dump(mode="json", include={"settings", "backend", "data"})
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return the text of `run.json`."""
+        values = self.model_dump(mode="json") | {"seal": self.seal()}
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_description(text: str, path: Path) -> RunDescription:
+    """Read the text of `run.json`.
+
+    Raises:
+        UserError: it is broken, edited, or of another version of mint-train.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if isinstance(values, dict) and "settings" in values and values.get("format") != FORMAT:
+        raise UserError(
+            f"{path} was written by another version of mint-train (format {values.get('format')}, this one "
+            f"reads {FORMAT}); continue the run with that version"
+        )
+    try:
+        seal = values.pop("seal")
+        description = RunDescription(**values)
+    except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path} is not a run description; start the run again with --overwrite") from error
+    if seal != description.seal():
+        raise UserError(
+            f"{path} has been edited: its settings are no longer those of the run; undo the edit, "
+            "or start a new run"
+        )
+    return description

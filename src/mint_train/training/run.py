@@ -1,0 +1,150 @@
+"""A run, made once: what every part of it asks for its settings, its loss, its observers, its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mint_train.backends.base import Backend, TrainingClient
+from mint_train.backends.choose import choose_backend
+from mint_train.errors import OptionError, UserError
+from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.held_out import find_held_out, split_examples
+from mint_train.losses.loss import Loss
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.observers.registry import Observers, open_observers
+from mint_train.rows.readers import DataSource
+from mint_train.run_folder.description import DataDescription, RunDescription
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.names import file_name, unused_folder
+from mint_train.run_folder.records import Checkpoint
+from mint_train.settings.model import Settings
+from mint_train.settings.recorded import change_settings, different_run, restore_settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, new or resumed, before anything is computed."""
+
+    settings: Settings
+    loss: Loss
+    observers: Observers
+    backend: Backend
+    folder: RunFolder
+    examples: Examples
+    """The rows to train on."""
+    held_out: Examples | None
+    """The rows to evaluate on."""
+    recorded: RunDescription | None = None
+    """What `run.json` said when the run was resumed; None for a new run."""
+    checkpoint: Checkpoint | None = None
+    """Where a resumed run continues."""
+
+    @classmethod
+    @contextmanager
+    def start(cls, settings: Settings, loss: Loss, *, silent: bool = False) -> Iterator[Run]:
+        """Yield a new run, whose folder is locked and is removed again if the run never begins.
+
+        Args:
+            settings: those of the run.
+            loss: the loss that they name.
+            silent: print nothing.
+
+        Raises:
+            UserError: the data, a row, an observer or the folder is wrong.
+        """
+        path = settings.output or unused_folder(loss.name)
+        with open_observers(settings, loss, silent=silent) as observers:
+            sources = open_sources(settings, loss)
+            examples, held_out = read_sources(settings, loss, *sources)
+            backend = announce(settings, observers)
+            with RunFolder.create(path, overwrite=settings.overwrite) as folder:
+                yield cls(settings, loss, observers, backend, folder, examples, held_out)
+
+    @classmethod
+    @contextmanager
+    def resume(cls, path: Path, given: Mapping[str, Any]) -> Iterator[Run]:
+        """Yield the run of a folder, which is locked, to continue it from its last checkpoint.
+
+        Args:
+            path: the run folder.
+            given: settings to change.
+
+        Raises:
+            UserError: the folder does not hold a run or is in use, its data has changed, or a changed
+                setting would make it a different run.
+        """
+        folder = RunFolder(path)
+        folder.read_description()  # before the lock, which would create the folder
+        with folder:
+            recorded = folder.read_description()
+            before = restore_settings(recorded.settings | {"backend": recorded.backend})
+            settings = change_settings(before, given)
+            loss = open_loss(settings.loss, settings.options)
+            refuse_other_options(loss, before)
+            with open_observers(settings, loss) as observers:
+                checkpoint = folder.last_checkpoint()
+                sources = open_sources(settings, loss)
+                refuse_changed_data(recorded.data, *sources)
+                examples, held_out = read_sources(settings, loss, *sources)
+                backend = announce(settings, observers)
+                run = cls(settings, loss, observers, backend, folder, examples, held_out)
+                yield replace(run, recorded=recorded, checkpoint=checkpoint)
+
+    @property
+    def sampler_name(self) -> str:
+        """The name of the trained weights."""
+        return f"{file_name(self.loss.name)}-final"
+
+    def open_client(self) -> TrainingClient:
+        """Open a training client with the fresh adapter that the run begins with."""
+        return self.backend.open_client(self.folder.path, self.observers.warn)
+
+
+def open_sources(settings: Settings, loss: Loss) -> tuple[DataSource, DataSource | None]:
+    """Open the training data, and the file of held-out rows if there is one, each once."""
+    return find_data(settings.data, loss), find_held_out(settings)
+
+
+def read_sources(
+    settings: Settings, loss: Loss, data: DataSource, eval_data: DataSource | None
+) -> tuple[Examples, Examples | None]:
+    """Read the rows to train on and those held out."""
+    examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
+    return split_examples(settings, loss, examples, eval_data)
+
+
+def announce(settings: Settings, observers: Observers) -> Backend:
+    """Choose the backend, and tell the user which one and why before anything slow begins."""
+    backend = choose_backend(settings)
+    observers.notice(f"Backend {backend.name} ({backend.reason}), model: {backend.model}.")
+    return backend
+
+
+def refuse_changed_data(recorded: DataDescription, data: DataSource, eval_data: DataSource | None) -> None:
+    """Refuse data that is no longer what a run began with.
+
+    Raises:
+        UserError: the training or the evaluations could not be compared with what came before.
+    """
+    pairs = [(data, recorded.sha256)]
+    if eval_data is not None and recorded.held_out is not None:
+        pairs.append((eval_data, recorded.held_out.sha256))
+    for source, digest in pairs:
+        if source.fingerprint() != digest:
+            raise UserError(f"{source} has changed since this run began; restore it, or start a new run")
+
+
+def refuse_other_options(loss: Loss, recorded: Settings) -> None:
+    """Refuse options of the loss that a resume would change.
+
+    Raises:
+        OptionError: naming the first one and both values.
+    """
+    before = open_loss(recorded.loss, recorded.options).option_values
+    for name, value in loss.option_values.items():
+        if value != before[name]:
+            raise OptionError(different_run(f"--set {name}={value}", before[name]))

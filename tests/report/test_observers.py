@@ -88,7 +88,7 @@ class Remarking:
         self.heard: list[str] = []
 
     @hookimpl
-    def remark(self) -> str:
+    def data_note(self) -> str:
         return f"the data is {self.word}"
 
     @hookimpl
@@ -102,7 +102,7 @@ class Remarking:
         self.heard.append("finished")
 
 
-def test_remarks_and_observer_hooks_of_every_part_of_a_sum_are_heard_once(
+def test_notes_and_observer_hooks_of_every_part_of_a_sum_are_heard_once(
     train: Callable[..., Any], install_loss: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = Remarking("short"), Remarking("odd")

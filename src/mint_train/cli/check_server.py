@@ -10,6 +10,7 @@ import click
 from mint_train.backends.mint.client import MintTrainingClient, new_adapter
 from mint_train.backends.mint.session import open_session
 from mint_train.conformance.service_checks import check_service
+from mint_train.observers.console import print_warning
 from mint_train.sdk import SDK_VERSION
 from mint_train.settings.model import MINT_DEFAULT_MODEL, Settings
 
@@ -26,7 +27,7 @@ def check_server_and_print(settings: Settings) -> bool:
     session = open_session(settings.model or MINT_DEFAULT_MODEL, settings.base_url, settings.api_key)
 
     def open_adapter(seed: int) -> MintTrainingClient:
-        return new_adapter(session, settings.rank, seed)
+        return new_adapter(session, settings.model_copy(update={"seed": seed}), print_warning)
 
     click.echo(
         f"mint-train {version('mint-train')}, tinker {SDK_VERSION}, Python {platform.python_version()}; "

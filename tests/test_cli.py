@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mint_train.cli.main import cli
+from mint_train.cli.main import cli, main
 from mint_train.cli.mistakes import OPTIONS
 from mint_train.plugins.known_losses import known_losses
 from mint_train.settings.model import Settings
@@ -64,6 +65,18 @@ def test_the_program_itself_runs() -> None:
         [sys.executable, "-m", "mint_train", "losses"], capture_output=True, text=True, check=True
     )
     assert module.stdout == done.stdout
+
+
+def test_a_terminal_of_any_encoding_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr("sys.argv", ["mint-train", "losses"])
+    monkeypatch.setattr("mint_train.cli.listing.losses_text", lambda: "größer █")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    sys.stdout.flush()
+    assert ended.value.code in (0, None)
+    assert written.getvalue() == "größer ?\n".encode("latin-1")
 
 
 def test_help_shows_every_setting_but_the_secrets(run_cli: Callable[..., Any]) -> None:

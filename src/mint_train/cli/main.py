@@ -5,6 +5,7 @@ It stays thin: options become settings, and the work is done elsewhere.
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +103,9 @@ for command in (
 
 def main() -> None:
     """Run the command line; what a user can cause is one line on standard error and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a row or a bar may hold what the terminal cannot show
     try:
         status = cli(standalone_mode=False)
     except MintTrainError as error:

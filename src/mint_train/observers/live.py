@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import deque
 from collections.abc import Iterable
 from datetime import timedelta
@@ -54,8 +55,10 @@ class LiveConsole(Console):
         self.steps = 0
 
     def print_above(self, text: str) -> None:
-        """Print a line above the bar as it is: not wrapped, coloured or taken for markup."""
-        self.terminal.out(text, highlight=False)
+        """Print a line above the bar, wrapped on words, but not coloured or taken for markup."""
+        # a path that is too long stays whole, so that it can be copied
+        lines = textwrap.wrap(text, self.terminal.width, break_long_words=False, break_on_hyphens=False)
+        self.terminal.out("\n".join(lines), highlight=False)
 
     def stop(self) -> None:
         """Remove the bar and restore the terminal; safe to call twice."""

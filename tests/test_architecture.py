@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "mint_train"
 PLUGINS = ROOT / "plugins"
 FOREIGN_SDK = {"mint", "tinker"}
+MOST_LINES = 350
+MOST_FUNCTION_LINES = 45
+MOST_PARAMETERS = 6
 
 
 def sources(folder: Path) -> list[Path]:
@@ -135,6 +138,25 @@ def test_core_names_nothing_after_a_preference() -> None:
             name = getattr(node, "name", None) or getattr(node, "arg", None) or getattr(node, "attr", None)
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.arg | ast.Attribute):
                 assert not words.search(str(name).lower()), f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+
+
+def test_rooms_are_small() -> None:
+    """A module is read in one sitting and a function on one screen."""
+    for path in sources(CORE) + [path for path in sources(PLUGINS) if "src" in path.parts]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, path
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef):
+                where = f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
+                assert (node.end_lineno or 0) - node.lineno < MOST_FUNCTION_LINES, where
+                names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                own = [name for name in names if name not in ("self", "cls")]
+                # a kernel takes its tensors one by one
+                assert len(own) <= MOST_PARAMETERS or "local" in path.parts, where
+
+
+def test_core_has_few_modules_beside_its_packages() -> None:
+    modules = {path.name for path in CORE.glob("*.py")} - {"__init__.py"}
+    assert len(modules) <= 6, modules
 
 
 def test_only_one_module_imports_the_sdk() -> None:

@@ -89,8 +89,7 @@ def loss(
     Args:
         extends: the loss whose rows, contract and other hooks it inherits.
         options: its own options model, where it has one.
-        reference: the reference model it needs, or a function of its options that returns it; without this,
-            the option `reference` decides.
+        reference: the reference that it needs, or a function of its options; else the option `reference`.
         metrics: what its own metrics are; those of the loss that it extends are described already.
         traits: what the conformance kit must know of it, such as `{"STOPS_GRADIENT": True}`.
 

@@ -1,4 +1,4 @@
-"""The conformance kit for authors of losses: a list of named checks, to run by hand or under pytest.
+"""What the tests of a loss use: the conformance kit, a list of named checks, and batches made by hand.
 
 No check needs a model or a network: logprobs are random, the reference's too where the loss asks for one.
 
@@ -28,13 +28,24 @@ from functools import cached_property
 from typing import Any
 
 from mint_train.conformance import data_checks, math_checks
+from mint_train.conformance.by_hand import make_batch, make_group, make_logprobs
 from mint_train.conformance.material import ConformanceError, Material
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.discovery import NamedPlugin
 
-__all__ = ["CHECKS", "Check", "CheckResult", "ConformanceError", "check_loss", "conformance_checks"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "CheckResult",
+    "ConformanceError",
+    "check_loss",
+    "conformance_checks",
+    "make_batch",
+    "make_group",
+    "make_logprobs",
+]
 
 CHECKS: Mapping[str, Callable[[Material], str]] = {
     "options are valid and documented": data_checks.options_are_valid,

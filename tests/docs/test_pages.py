@@ -93,6 +93,8 @@ def test_every_snippet_runs(
             (tmp_path / "rows.jsonl").write_text(text)
             status, _, err = run_cli("--loss", "dpo", "--data", "rows.jsonl", "--steps", "1")
             assert status == 0, err
+        elif language == "jsonl":
+            (tmp_path / "graded.jsonl").write_text(text)
         elif language == "bash":
             run_commands(text, run_cli)
 

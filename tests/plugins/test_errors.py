@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import make_batch, make_group, make_logprobs
 
 from mint_train import hookimpl, loss, sequence_logprobs
 from mint_train.errors import LossError, PluginError
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.testing import make_batch, make_group, make_logprobs
 
 
 def open_plugin(**attributes: Any) -> Loss:

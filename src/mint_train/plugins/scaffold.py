@@ -24,14 +24,14 @@ TEMPLATES = {
 
 
 def new_loss(name: str, folder: Path | None = None) -> Path:
-    """Write a plugin distribution with one loss, its test and its README.
+    """Write a complete plugin distribution: one loss, its test and its README.
 
     Args:
-        name: the loss's and the distribution's name, such as `my-loss`.
-        folder: the folder to make; without it, one of the name.
+        name: the name of the loss and of the distribution, such as `my-loss`.
+        folder: the folder to create; by default, `name` in the current folder.
 
     Returns:
-        The folder.
+        The folder that was created.
 
     Raises:
         OptionError: the name is malformed or taken, or the folder exists or cannot be made.
@@ -40,7 +40,8 @@ def new_loss(name: str, folder: Path | None = None) -> Path:
     folder = folder or Path(name)
     if folder.exists():
         raise OptionError(f"{folder} exists already; name another one with --folder")
-    values = {"name": name, "module": module, "version": minor_version()}
+    class_name = "".join(word.capitalize() for word in name.split("-"))
+    values = {"name": name, "module": module, "class_name": class_name, "version": minor_version()}
     try:
         for path, template in TEMPLATES.items():
             target = folder / path.format(module=module)
@@ -55,11 +56,11 @@ def module_name(name: str) -> str:
     """Return the Python module of a loss's name.
 
     Raises:
-        OptionError: the name is malformed, Python's own, or an installed loss's.
+        OptionError: the name is malformed, a name of Python's own, or that of an installed loss.
     """
     if not NAME.fullmatch(name):
         raise OptionError(
-            f'"{name}" is no name for a loss: write lower-case words joined by -, such as my-loss'
+            f'"{name}" is not a name for a loss: write lower-case words joined by -, such as my-loss'
         )
     module = name.replace("-", "_")
     if (
@@ -74,7 +75,7 @@ def module_name(name: str) -> str:
 
 
 def fill(template: str | None, values: dict[str, str]) -> str:
-    """Fill a template in; None is an empty file."""
+    """Return a template with its values filled in; without a template, an empty text."""
     if template is None:
         return ""
     text = files("mint_train.plugins").joinpath("templates", template).read_text(encoding="utf-8")
@@ -82,5 +83,5 @@ def fill(template: str | None, values: dict[str, str]) -> str:
 
 
 def minor_version() -> str:
-    """Return the release of mint-train that a new plugin asks for, such as 0.1."""
+    """Return the release of mint-train that a new plugin requires, such as 0.1."""
     return ".".join(version("mint-train").split(".")[:2])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mint_train.run_folder.records import Evaluation, RunRecord, StepRecord
+from mint_train.plugin import Evaluation, RunRecord, StepRecord
 
 PROJECT = "mint-train"
 

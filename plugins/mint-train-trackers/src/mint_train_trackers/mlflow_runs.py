@@ -8,8 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.utils.time import get_current_time_millis
 
-from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
 from mint_train_trackers.figures import PROJECT, evaluation_figures, hyperparameters, kept_id, step_figures
 
 STATUS = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
 from mint_train_trackers.figures import evaluation_figures, hyperparameters, own_folder, step_figures
 
 FLUSH_SECONDS = 10

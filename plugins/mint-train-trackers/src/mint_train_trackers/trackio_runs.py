@@ -6,8 +6,7 @@ import os
 
 import trackio
 
-from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
 from mint_train_trackers.figures import PROJECT, evaluation_figures, hyperparameters, step_figures
 
 

@@ -7,8 +7,7 @@ from secrets import token_hex
 
 import wandb
 
-from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
 from mint_train_trackers.figures import (
     PROJECT,
     evaluation_figures,

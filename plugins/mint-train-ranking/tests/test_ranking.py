@@ -1,23 +1,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from by_hand import make_batch, make_group, make_logprobs, read_losses
 
 import mint_train
 from mint_train.batches.groups import Group
 from mint_train.errors import ContractError, OptionError, RowError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
-from mint_train.testing import Check, conformance_checks
+from mint_train.testing import Check, conformance_checks, make_batch, make_group, make_logprobs
 from mint_train_ranking import lipo, listmle, plackett_luce
 from mint_train_ranking.listmle import ListMLEOptions
 from mint_train_ranking.lists import ranking_metrics
 from mint_train_ranking.plackett_luce import PlackettLuceOptions, plackett_luce_nll
 from mint_train_ranking.rows import FORMS
+
+ReadLosses = Callable[[Path], list[float]]
 
 LOSSES = ["plackett-luce", "listmle", "lipo"]
 
@@ -180,7 +182,7 @@ def test_only_listmle_goes_without_a_reference() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_training_lowers_the_loss(name: str, tmp_path: Path) -> None:
+def test_training_lowers_the_loss(name: str, tmp_path: Path, read_losses: ReadLosses) -> None:
     result = mint_train.train(name, steps=4, lr=1e-2, backend="local", output=tmp_path / "run")
     losses = read_losses(tmp_path / "run")
     assert losses[-1] < losses[0] - 0.01

@@ -1,25 +1,28 @@
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from by_hand import make_batch, make_group, make_logprobs, read_losses
 
 import mint_train
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
 from mint_train.conformance.material import small_tokenizer
-from mint_train.errors import ContractError, OptionError, RowError
+from mint_train.errors import ContractError, DataError, OptionError, RowError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.renderer import Renderer
-from mint_train.testing import Check, conformance_checks
+from mint_train.testing import Check, conformance_checks, make_batch, make_group, make_logprobs
 from mint_train_policy_gradient import plugin
 from mint_train_policy_gradient.plugin import PolicyGradientOptions
 from mint_train_policy_gradient.rows import FORMS
+
+ReadLosses = Callable[[Path], list[float]]
 
 ROW: dict[str, Any] = {
     "prompt_tokens": [1, 2],
@@ -148,12 +151,11 @@ def test_values_stand_at_their_tokens_and_are_cut_with_them() -> None:
     assert cut.attached == {"old_logprobs": [0.0, -1.0], "advantages": [0.0, 0.5]}
 
 
-def test_a_token_that_the_tokenizer_lacks_is_named_with_its_row(run_cli: Any, write_rows: Any) -> None:
-    rows = write_rows([ROW, ROW | {"completion_tokens": [3, 10**6]}])
-    ended = run_cli("--loss", "policy-gradient", "--data", rows, "--backend", "local")
-    assert ended.status == 2
-    assert ":2:" in ended.err
-    assert 'field "completion_tokens": token 1000000 is beyond' in ended.err
+def test_a_token_that_the_tokenizer_lacks_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(map(json.dumps, [ROW, ROW | {"completion_tokens": [3, 10**6]}])))
+    with pytest.raises(DataError, match=r'rows\.jsonl:2: field "completion_tokens": token 1000000 is beyond'):
+        mint_train.train("policy-gradient", data=rows, backend="local", output=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_clip_high_alone_is_refused() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"clip": 0.2}])
-def test_training_lowers_the_loss(options: dict[str, float], tmp_path: Path) -> None:
+def test_training_lowers_the_loss(options: dict[str, float], tmp_path: Path, read_losses: ReadLosses) -> None:
     folder = tmp_path / "run"
     mint_train.train("policy-gradient", options=options, steps=4, lr=1e-2, backend="local", output=folder)
     losses = read_losses(folder)

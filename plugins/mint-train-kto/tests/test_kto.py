@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from by_hand import make_batch, make_group, make_logprobs, read_losses
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,11 +15,13 @@ from mint_train.errors import ContractError, DataError, DoesNotFit, OptionError,
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.renderer import Renderer
-from mint_train.testing import Check, conformance_checks
+from mint_train.testing import Check, conformance_checks, make_batch, make_group, make_logprobs
 from mint_train_kto import plugin
 from mint_train_kto.apo_zero_unpaired import APOZeroUnpairedOptions
 from mint_train_kto.plugin import KTOOptions
 from mint_train_kto.rows import FORMS, RatedCompletion, with_unrelated
+
+ReadLosses = Callable[[Path], list[float]]
 
 UP, DOWN = {"label": 1.0}, {"label": 0.0}
 
@@ -226,7 +227,7 @@ def test_kto_needs_its_reference() -> None:
 
 
 @pytest.mark.parametrize("name", ["kto", "apo-zero-unpaired"])
-def test_training_lowers_the_loss(name: str, tmp_path: Path) -> None:
+def test_training_lowers_the_loss(name: str, tmp_path: Path, read_losses: ReadLosses) -> None:
     result = mint_train.train(name, steps=4, lr=1e-2, batch_size=10, backend="local", output=tmp_path / "run")
     losses = read_losses(tmp_path / "run")
     # before the first step policy and reference are one, so each value is lambda / 2

@@ -29,6 +29,6 @@ def read_losses() -> Callable[[Path], list[float]]:
     def read(folder: Path) -> list[float]:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [json.loads(line) for line in lines]
-        return [step.get("metrics", step)["loss"] for step in steps]
+        return [step["metrics"]["loss"] for step in steps]
 
     return read

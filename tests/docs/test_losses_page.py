@@ -1,4 +1,4 @@
-"""The page of losses has a row for each loss of the family, and the row tells the truth."""
+"""The page of losses has a section for each loss, and its figures are those of the code."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ FAMILY = sorted(
 )
 
 
-def row(name: str) -> list[str]:
-    """Return the cells of a loss's row in the first table that has one."""
-    (line,) = re.findall(rf"^\| `{re.escape(name)}` \| `.*$", PAGE, flags=re.MULTILINE)
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+ALL = sorted({entry.name for entry in entry_points(group="mint_train.losses")})
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_row_names_each_option_with_its_default(name: str) -> None:
-    _, formula, reference, options, paper, use = row(name)
-    assert formula
-    assert paper
-    assert use
+def section(name: str) -> dict[str, str]:
+    """Return the parts of a loss's section by name, its options too."""
+    (text,) = re.findall(rf"^### {re.escape(name)}\n(.*?)(?=^##)", PAGE, flags=re.MULTILINE | re.DOTALL)
+    options = dict(re.findall(r"^  - `(\w+)=(.*?)`: .", text, flags=re.MULTILINE))
+    return dict(re.findall(r"^- (\w+): (.+)$", text, flags=re.MULTILINE)) | options
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_section_names_each_option_with_its_default(name: str) -> None:
+    listed = section(name)
+    assert listed.pop("Formula")
+    assert listed.pop("Paper")
+    assert listed.pop("Use")
     loss = Loss.of(load_plugin(name))
     own = loss.options.model_dump()
     wants = own.pop("reference", None)
-    assert (reference == "no") == (wants is None)
-    listed = dict(part.strip("`").split("=") for part in options.split(", ")) if options != "none" else {}
+    assert (listed.pop("Reference") == "none") == (wants is None)
+    assert (listed.pop("Options", None) == "none") == (not own)
     assert set(listed) == set(own)
     for option, text in listed.items():
-        given = None if text == "none" else text
+        given = None if text == "none" and own[option] is None else text
         assert getattr(loss.options_model.model_validate({option: given}), option) == own[option]
 
 

@@ -93,7 +93,7 @@ def test_every_snippet_runs(
             (tmp_path / "rows.jsonl").write_text(text)
             status, _, err = run_cli("--loss", "dpo", "--data", "rows.jsonl", "--steps", "1")
             assert status == 0, err
-        elif language == "jsonl":
+        elif language == "text" and text.startswith("{"):
             (tmp_path / "graded.jsonl").write_text(text)
         elif language == "bash":
             run_commands(text, run_cli)

@@ -25,20 +25,20 @@ LOSSES = ["plackett-luce", "listmle", "lipo"]
 
 
 def labels(count: int) -> list[dict[str, float]]:
-    return [{"label": 1 - place / (count - 1)} for place in range(count)]
+    return [{"label": 1 - rank / (count - 1)} for rank in range(count)]
 
 
 def nll(scores: list[float]) -> float:
-    """Write -log P(ranking) as the paper does, place by place."""
+    """Write -log P(ranking) as the paper does, rank by rank."""
     total = 0.0
-    for place, score in enumerate(scores):
-        total -= math.log(math.exp(score) / sum(math.exp(other) for other in scores[place:]))
+    for rank, score in enumerate(scores):
+        total -= math.log(math.exp(score) / sum(math.exp(other) for other in scores[rank:]))
     return total
 
 
 def lambda_loss(scores: list[float], psi: list[float]) -> float:
     """Write the lambda loss as the paper does, pair by pair."""
-    place = {
+    rank = {
         index: rank
         for rank, index in enumerate(sorted(range(len(scores)), key=lambda i: -scores[i]), start=1)
     }
@@ -47,7 +47,7 @@ def lambda_loss(scores: list[float], psi: list[float]) -> float:
         for j, other in enumerate(scores):
             if psi[i] > psi[j]:
                 gain = abs((2 ** psi[i] - 1) - (2 ** psi[j] - 1))
-                discount = abs(1 / math.log(1 + place[i]) - 1 / math.log(1 + place[j]))
+                discount = abs(1 / math.log(1 + rank[i]) - 1 / math.log(1 + rank[j]))
                 total += gain * discount * math.log(1 + math.exp(-(one - other)))
     return total
 
@@ -60,8 +60,8 @@ def two_lists() -> tuple[mint_train.Batch, list[torch.Tensor]]:
     """Two lists whose policy has the log-ratios THREE and TWO to the reference."""
     groups, policy = [], []
     for ratios in (THREE, TWO):
-        ids = [[10 + place, 20] for place in range(len(ratios))]
-        reference = [[-2.0, -1.0 - place] for place in range(len(ratios))]
+        ids = [[10 + rank, 20] for rank in range(len(ratios))]
+        reference = [[-2.0, -1.0 - rank] for rank in range(len(ratios))]
         groups.append(make_group(ids, labels(len(ratios)), reference))
         policy += [[own[0] + ratio, own[1]] for own, ratio in zip(reference, ratios, strict=True)]
     return make_batch(*groups), make_logprobs(policy)

@@ -1,4 +1,4 @@
-"""A batch: what a loss sees of the data in one step."""
+"""A batch: the data of one step, as a loss sees it."""
 
 from __future__ import annotations
 

@@ -17,14 +17,14 @@ Attachment: TypeAlias = float | Sequence[float]
 
 @dataclass(frozen=True, slots=True)
 class AttachedDatum:
-    """A datum with what its loss needs to know of it and the SDK does not carry."""
+    """A datum with the numbers that its loss needs and that the SDK has no field for."""
 
     datum: Datum
     attached: Mapping[str, Attachment]
 
 
 def attach(datum: Datum, **values: Attachment) -> AttachedDatum:
-    """Attach to a datum what its loss needs: a number, or one number per target token.
+    """Attach numbers to a datum for its loss: one, or one per target token.
 
     Args:
         datum: the datum.
@@ -35,9 +35,9 @@ def attach(datum: Datum, **values: Attachment) -> AttachedDatum:
 
 
 class ArrayDatum(Datum):
-    """The SDK's datum of arrays; the list of its input tokens is made when it is first asked for.
+    """The SDK's datum made of arrays; the list of its input tokens is built on first use.
 
-    A datum that is only checked and kept on disk never needs it, and neither does the embedded backend.
+    A datum that is only checked and written to disk never needs that list, nor does the embedded backend.
     """
 
     inputs: np.ndarray
@@ -63,7 +63,7 @@ class ArrayDatum(Datum):
     @cached_property
     def model_input(self) -> types.ModelInput:
         """The input tokens as the SDK sends them."""
-        # whole numbers already; the SDK would look at each again, which takes as long as all else here
+        # already integers; the SDK would validate each one again, which takes as long as everything else here
         chunk = types.EncodedTextChunk.model_construct(tokens=self.inputs.tolist())
         return types.ModelInput.model_construct(chunks=[chunk])
 
@@ -83,13 +83,13 @@ def build_datum(
 
     Raises:
         DoesNotFit: the prompt alone fills `max_length`.
-        TypeError: a token is no whole number.
+        TypeError: a token is not an integer.
     """
     if max_length is not None and len(prompt_tokens) >= max_length:
         raise DoesNotFit(f"the prompt's {len(prompt_tokens)} tokens fill --max-length {max_length}")
     all_tokens = np.array([*prompt_tokens, *completion_tokens][:max_length])
     if all_tokens.dtype.kind != "i":
-        raise TypeError(f"tokens must be whole numbers, not {all_tokens.dtype}")
+        raise TypeError(f"tokens must be integers, not {all_tokens.dtype}")
     targets = all_tokens[1:]
     weights = np.ones(len(targets), dtype=np.float32)
     weights[: len(prompt_tokens) - 1] = 0.0
@@ -103,7 +103,7 @@ def prompt_length(weights: np.ndarray) -> int:
 
 
 class DatumArrays(NamedTuple):
-    """What a datum holds as lists, as arrays."""
+    """A datum's lists as arrays."""
 
     inputs: np.ndarray
     """int64 `[target tokens]`"""
@@ -118,12 +118,12 @@ class DatumArrays(NamedTuple):
 
     @classmethod
     def counted(cls, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> DatumArrays:
-        """Count what is trained."""
+        """Count the trained tokens."""
         return cls(inputs, targets, weights, prompt_length(weights), int(np.count_nonzero(weights)))
 
     @classmethod
     def of(cls, datum: Datum) -> DatumArrays:
-        """Read a datum's lists, where it was not made of arrays."""
+        """Return a datum's arrays, read from its lists where it was not made of arrays."""
         if isinstance(datum, ArrayDatum):
             inputs = datum.inputs
         else:

@@ -1,4 +1,4 @@
-"""Groups: the datums of one example, and where the groups of a run lie."""
+"""Groups: the datums of one example, and the groups of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mint_train.errors import PluginError, Source
 from mint_train.sdk import Datum
 
 READ_AT_ONCE = 256
-"""Groups that are read together where all are."""
+"""Groups that are read at once when all are read."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Group:
     attached: tuple[Mapping[str, Attachment], ...] = ()
     reference_logprobs: tuple[torch.Tensor, ...] | None = None
     known_arrays: tuple[DatumArrays, ...] | None = field(default=None, repr=False, compare=False)
-    """The datums' arrays, where they were made of them: reading long lists again would cost a step dearly."""
+    """The arrays the datums were built from, if known; avoids re-reading long lists."""
 
     @classmethod
     def of(cls, flattened: Sequence[Datum | AttachedDatum], source: Source) -> Group:
@@ -39,7 +39,7 @@ class Group:
             if not isinstance(datum, Datum):
                 raise PluginError(
                     f"{source}: flatten returned a {type(datum).__name__} where a Datum is needed; "
-                    "build it with mint_train.batches.datums.build_datum"
+                    "build it with the renderer, or with mint_train.plugin.build_datum"
                 )
         attached = [item.attached if isinstance(item, AttachedDatum) else {} for item in flattened]
         return cls(datums=tuple(datums), source=source, attached=tuple(attached))
@@ -66,7 +66,7 @@ class Group:
             return None
         packed = torch.cat(self.reference_logprobs)
         weights = torch.from_numpy(np.concatenate(self.weights)).to(packed)
-        # summed as the policy's logprobs are; torch.dot's last bit depends on where its operands lie
+        # summed as the policy's logprobs are: the last bit of torch.dot depends on its operands' addresses
         return segment_sums(packed * weights, torch.tensor(self.lengths))
 
     @property
@@ -86,11 +86,11 @@ class Group:
 
 
 class Groups(Sequence[Group]):
-    """The groups of a run, wherever they lie."""
+    """The groups of a run, in memory or on disk."""
 
     @abstractmethod
-    def take(self, places: Sequence[int]) -> list[Group]:
-        """Read groups, in the order of their places: many at once cost less than one after the other."""
+    def take(self, positions: Sequence[int]) -> list[Group]:
+        """Read the groups at some positions, in that order; reading many at once is cheaper."""
 
     @overload
     def __getitem__(self, index: int) -> Group: ...
@@ -98,8 +98,8 @@ class Groups(Sequence[Group]):
     def __getitem__(self, index: slice) -> list[Group]: ...
     def __getitem__(self, index: int | slice) -> Group | list[Group]:
         """Read a group, or a list of them."""
-        places = range(len(self))[index]
-        return self.take(places) if isinstance(places, range) else self.take([places])[0]
+        positions = range(len(self))[index]
+        return self.take(positions) if isinstance(positions, range) else self.take([positions])[0]
 
     def __iter__(self) -> Iterator[Group]:
         """Read all groups, a few hundred at a time."""
@@ -108,7 +108,7 @@ class Groups(Sequence[Group]):
 
 
 class ListedGroups(Groups):
-    """Groups that lie in memory."""
+    """Groups in memory."""
 
     def __init__(self, groups: Sequence[Group] = ()) -> None:
         self._groups = groups
@@ -116,6 +116,6 @@ class ListedGroups(Groups):
     def __len__(self) -> int:
         return len(self._groups)
 
-    def take(self, places: Sequence[int]) -> list[Group]:
-        """Return groups, in the order of their places."""
-        return [self._groups[place] for place in places]
+    def take(self, positions: Sequence[int]) -> list[Group]:
+        """Return the groups at some positions, in that order."""
+        return [self._groups[position] for position in positions]

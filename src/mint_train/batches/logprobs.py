@@ -12,19 +12,19 @@ from mint_train.errors import PluginError
 
 
 class PackedLogprobs(list[torch.Tensor]):
-    """The logprobs of a batch: a list of a tensor per datum, and one leaf with the same numbers.
+    """The logprobs of a batch: a list with a tensor per datum, and one leaf with the same numbers.
 
-    A gradient by one tensor costs a fraction of gradients by thousands.
+    The gradient of one tensor costs a fraction of the gradients of thousands.
     """
 
     def __init__(self, logprobs: Sequence[torch.Tensor]) -> None:
         super().__init__(logprobs)
         self.packed = concatenate([logprob.detach() for logprob in self]).requires_grad_()
-        """`[tokens]`, not connected with the tensors of the list."""
+        """`[tokens]`, with no graph to the tensors of the list."""
 
 
 def concatenate(logprobs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Put tensors of any shapes behind one another: `[tokens]`."""
+    """Concatenate tensors of any shapes: `[tokens]`."""
     return torch.cat([logprob if logprob.dim() == 1 else logprob.flatten() for logprob in logprobs])
 
 
@@ -42,7 +42,7 @@ def sequence_logprobs(
     Args:
         logprobs: per datum, `[target tokens]`, in nats.
         batch: the batch that they belong to.
-        weights: floating `[tokens]`, what each token counts instead of the batch's own weights.
+        weights: floating `[tokens]`, in place of the batch's own weights.
 
     Returns:
         `[datums]`, at least float32, differentiable.
@@ -77,14 +77,14 @@ def reference_sequence_logprobs(batch: Batch, weights: torch.Tensor | None = Non
 
     Args:
         batch: the batch.
-        weights: floating `[tokens]`, what each token counts instead of the batch's own weights.
+        weights: floating `[tokens]`, in place of the batch's own weights.
 
     Raises:
         PluginError: the loss asked for no reference, so there is none.
     """
     if weights is not None:
         return segment_sums(packed_reference_logprobs(batch) * weights, batch.lengths)
-    # where a group has no reference, asking for the batch's says so
+    # where a group has no reference, asking for the batch's raises the error
     sums = [group.reference_sums for group in batch.groups]
     return torch.cat([packed_reference_logprobs(batch) if part is None else part for part in sums])
 

@@ -1,4 +1,4 @@
-"""Checks of what a loss makes of options, rows and datums, and of its contract."""
+"""Checks of a loss's options, rows, datums and contract."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bad_rows_are_refused(material: Material) -> str:
 
 
 def is_alike(value: Any, right: Any) -> bool:
-    """Tell whether a value may well pass for the right one: of its type, and not empty."""
+    """Return whether a value could pass for the right one: of its type, and not empty."""
     if isinstance(right, list):
         if isinstance(value, list):
             return bool(value) and bool(right) and is_alike(value[0], right[0])
@@ -93,7 +93,7 @@ def is_alike(value: Any, right: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Tell a number from true and false."""
+    """Return whether the value is a number (bools excluded)."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -117,9 +117,9 @@ def examples_become_datums(material: Material) -> str:
     """Check that datums hold inputs, targets and weights of one length, and keep the contract."""
     for group in material.groups:
         require_that(len(group.datums) > 0, f"flatten gave no datum at {group.source}")
-        for place, datum in enumerate(group.datums):
+        for position, datum in enumerate(group.datums):
             problem = datum_problem(datum)
-            require_that(problem is None, f"datum {place} at {group.source}: {problem}")
+            require_that(problem is None, f"datum {position} at {group.source}: {problem}")
         for attached in group.attached:
             for name, value in attached.items():
                 values = value if not isinstance(value, int | float) else [value]
@@ -131,7 +131,7 @@ def examples_become_datums(material: Material) -> str:
 
 
 def datum_problem(datum: Datum) -> str | None:
-    """Say what of a datum the SDK or a backend would refuse, or None."""
+    """Return what the SDK or a backend would refuse in a datum, or None."""
     inputs = datum.loss_fn_inputs
     if set(inputs) != {"target_tokens", "weights"}:
         return f"its loss_fn_inputs are {sorted(inputs)}; they must be target_tokens and weights"
@@ -173,8 +173,8 @@ def max_length_is_kept(material: Material) -> str:
 def wrong_size_is_refused(material: Material) -> str:
     """Check that a group that has lost all datums but one, or a lone one that has gained one, is refused."""
     for number, group in enumerate(material.groups):
-        places = [0] if len(group.datums) > 1 else [0, 0]
-        expect_refusal(material, number, take(group, places), f"a group of {len(places)} datums")
+        positions = [0] if len(group.datums) > 1 else [0, 0]
+        expect_refusal(material, number, take(group, positions), f"a group of {len(positions)} datums")
     return "a datum dropped" if len(material.groups[0].datums) > 1 else "a datum added"
 
 
@@ -206,12 +206,12 @@ def swapped_datums_are_refused(material: Material) -> str:
 def untrained_datums_are_refused(material: Material) -> str:
     """Check that a datum whose weights are all zero is refused."""
     for number, group in enumerate(material.groups):
-        for place in range(len(group.datums)):
+        for position in range(len(group.datums)):
             datums = list(group.datums)
-            datums[place] = without_weights(datums[place])
+            datums[position] = without_weights(datums[position])
             broken = replace(group, datums=tuple(datums))
-            expect_refusal(material, number, broken, f"datum {place} without a trained token")
-    return "each place of a group tried"
+            expect_refusal(material, number, broken, f"datum {position} without a trained token")
+    return "each datum of a group tried"
 
 
 def equal_datums_are_refused(material: Material) -> str:
@@ -219,8 +219,8 @@ def equal_datums_are_refused(material: Material) -> str:
     if len(material.groups[0].datums) == 1:
         return "nothing to be equal to: a group is one datum"
     for number, group in enumerate(material.groups):
-        places = [*range(len(group.datums) - 1), 0]
-        expect_refusal(material, number, take(group, places), "the last datum equal to the first")
+        positions = [*range(len(group.datums) - 1), 0]
+        expect_refusal(material, number, take(group, positions), "the last datum equal to the first")
     return "in each group"
 
 
@@ -235,14 +235,16 @@ def expect_refusal(material: Material, number: int, broken: Group, what: str) ->
     require_that(False, f"{what} at {broken.source} was accepted; raise ContractError in check_batch")
 
 
-def take(group: Group, places: list[int]) -> Group:
-    """Make a group of some of a group's datums."""
+def take(group: Group, positions: list[int]) -> Group:
+    """Make a group of the datums at some positions of another."""
     reference = group.reference_logprobs
     return replace(
         group,
-        datums=tuple(group.datums[place] for place in places),
-        attached=tuple(group.attached[place] for place in places),
-        reference_logprobs=None if reference is None else tuple(reference[place] for place in places),
+        datums=tuple(group.datums[position] for position in positions),
+        attached=tuple(group.attached[position] for position in positions),
+        reference_logprobs=None
+        if reference is None
+        else tuple(reference[position] for position in positions),
     )
 
 

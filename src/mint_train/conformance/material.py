@@ -1,4 +1,4 @@
-"""What the conformance checks look at: a loss with its rows, examples, groups and random logprobs."""
+"""The material of the conformance checks: a loss with its rows, examples, groups and random logprobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Logprobs = list[torch.Tensor]
 
 
 class ConformanceError(AssertionError):
-    """A loss does not hold what a check asks for; the message says what it did instead."""
+    """A loss does not do what a check requires; the message says what it did instead."""
 
 
 def require_that(holds: bool, problem: str) -> None:
@@ -51,7 +51,7 @@ def small_tokenizer() -> PreTrainedTokenizerBase:
 
 @dataclass
 class Material:
-    """A loss under examination. All that is random in it comes from a fixed seed."""
+    """A loss under examination. Everything random comes from a fixed seed."""
 
     loss: Loss
     given_rows: Sequence[Mapping[str, Any]] | None = None
@@ -72,7 +72,7 @@ class Material:
 
     @cached_property
     def examples(self) -> list[Any]:
-        """The rows, parsed and related to one another."""
+        """The rows, read and linked to one another."""
         related = list(self.loss.link_examples([self.loss.parse_row(row.values) for row in self.rows]))
         problem = f"link_examples returned {len(related)} of {len(self.rows)} examples: return each, in order"
         require_that(len(related) == len(self.rows), problem)
@@ -81,7 +81,7 @@ class Material:
     @cached_property
     def groups(self) -> list[Group]:
         """The first few examples as groups, with reference logprobs where the loss asks for a reference."""
-        # another seed than the policy's logprobs have, or all log-ratios were zero
+        # a seed other than that of the policy's logprobs, or all log-ratios would be zero
         generator = make_generator(SEED + 1)
         groups = []
         for example, row in zip(self.examples[:MOST_GROUPS], self.rows, strict=False):
@@ -134,7 +134,7 @@ class Material:
         return any(trait(term, name) for term in self.loss.terms)
 
     def describe_datum(self, number: int) -> str:
-        """Name a datum of the batch by its group's row and its place in it."""
+        """Name a datum of the batch by its group's row and its position in the group."""
         for group in self.groups:
             if number < len(group.datums):
                 return f"datum {number} of the group at {group.source}"
@@ -159,7 +159,7 @@ def in_dtype(group: Group, dtype: torch.dtype) -> Group:
 
 
 def make_generator(seed: int = SEED) -> torch.Generator:
-    """Make a generator of torch's that does not touch the global one."""
+    """Make a torch generator that does not touch the global one."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -169,7 +169,7 @@ def random_logprobs(length: int, generator: torch.Generator, spread: float = 3.0
 
 
 def shuffled(count: int) -> list[int]:
-    """Return an order of `count` things that is not their own, where there is more than one."""
+    """Return a shuffled order of `count` things, never the sorted one where there is more than one."""
     order = list(range(count))
     random.Random(SEED).shuffle(order)  # noqa: S311 - an order, not a secret
     return order if order != sorted(order) else order[::-1]

@@ -59,7 +59,7 @@ def gradient_matches_differences(material: Material) -> str:
     worst = 0.0
     for direction in directions(material):
         exact = sum(float((own * along).sum()) for own, along in zip(gradients, direction, strict=True))
-        # a loss may jump or bend within the first step (a hinge, a rank); hardly within the second too
+        # a loss may jump or kink within the first step (a hinge, a rank), but hardly within the second too
         for step in STEPS:
             measured = central_difference(material, logprobs, direction, step)
             error = abs(exact - measured) / max(1.0, scale, abs(exact))
@@ -80,14 +80,14 @@ def directions(material: Material) -> Iterator[Logprobs]:
             torch.randn(len(trained), generator=generator, dtype=torch.float64) * trained
             for trained in material.trained
         ]
-    places = [
+    positions = [
         (number, int(token))
         for number, trained in enumerate(material.trained)
         for token in trained.nonzero().flatten()
     ]
-    for chosen in torch.randperm(len(places), generator=generator)[:SAMPLED_TOKENS].tolist():
+    for chosen in torch.randperm(len(positions), generator=generator)[:SAMPLED_TOKENS].tolist():
         direction = [torch.zeros(len(trained), dtype=torch.float64) for trained in material.trained]
-        direction[places[chosen][0]][places[chosen][1]] = 1.0
+        direction[positions[chosen][0]][positions[chosen][1]] = 1.0
         yield direction
 
 
@@ -147,9 +147,9 @@ def order_of_groups_does_not_matter(material: Material) -> str:
     for group in material.groups:
         per_group.append(logprobs[start : start + len(group.datums)])
         start += len(group.datums)
-    moved = [logprob for place in order for logprob in per_group[place]]
+    moved = [logprob for index in order for logprob in per_group[index]]
     value, metrics = material.evaluate(material.batch(), logprobs)
-    other, others = material.evaluate(material.batch([material.groups[place] for place in order]), moved)
+    other, others = material.evaluate(material.batch([material.groups[index] for index in order]), moved)
     same_results(value, other, dict(metrics), dict(others), "another order of groups changes")
     return f"{len(order)} groups shuffled"
 
@@ -177,27 +177,27 @@ def float32_stays_finite(material: Material) -> str:
 
 
 def extremes(material: Material) -> Iterator[tuple[str, Logprobs, list[tuple[torch.Tensor, ...]] | None]]:
-    """Yield batches with the datums at one place of each group 1e4 below all others, and one of equals."""
+    """Yield batches where one datum of each group lies 1e4 below the others, and one where all are equal."""
     yield "all logprobs equal", flat_logprobs(material, None), None
-    for place in range(max(len(group.datums) for group in material.groups)):
-        yield f"datum {place} of each group at -1e4", flat_logprobs(material, place), None
+    for position in range(max(len(group.datums) for group in material.groups)):
+        yield f"datum {position} of each group at -1e4", flat_logprobs(material, position), None
         if material.loss.reference is not None:
-            low = flat_logprobs(material, place)
+            low = flat_logprobs(material, position)
             per_group: list[tuple[torch.Tensor, ...]] = []
             start = 0
             for group in material.groups:
                 per_group.append(tuple(low[start : start + len(group.datums)]))
                 start += len(group.datums)
-            yield f"the reference of datum {place} at -1e4", flat_logprobs(material, None), per_group
+            yield f"the reference of datum {position} at -1e4", flat_logprobs(material, None), per_group
 
 
 def flat_logprobs(material: Material, low: int | None) -> Logprobs:
-    """Give every token the logprob -0.5, but those of the datums at one place -1e4 together."""
+    """Give every token the logprob -0.5, and the datums at one position a sum of -1e4."""
     logprobs = []
     for group in material.groups:
-        for place, weights in enumerate(group.weights):
+        for position, weights in enumerate(group.weights):
             flat = torch.full((len(weights),), -0.5, dtype=torch.float64)
-            if place == low:
+            if position == low:
                 trained = torch.from_numpy(weights != 0)
                 flat[trained] = -MARGIN / int(trained.sum())
             logprobs.append(flat)
@@ -210,8 +210,8 @@ def metrics_are_plain(material: Material) -> str:
     _, metrics = material.loss.evaluate(material.batch(), material.logprobs(), state)
     for kind, values in (("metric", metrics), ("state", state)):
         for name, value in values.items():
-            require_that(isinstance(name, str) and bool(name), f"the {kind} name {name!r} is no text")
-            # the run turns a detached scalar tensor into a float itself
+            require_that(isinstance(name, str) and bool(name), f"the {kind} name {name!r} is not text")
+            # the run converts a detached scalar tensor to a float
             plain = isinstance(value, int | float) or is_detached_scalar(value)
             require_that(plain, f'the {kind} "{name}" is a {type(value).__name__}; make it a float')
             require_that(math.isfinite(value), f'the {kind} "{name}" is {value}')
@@ -221,7 +221,7 @@ def metrics_are_plain(material: Material) -> str:
 
 
 def is_detached_scalar(value: object) -> bool:
-    """Tell a tensor of one number that holds no graph."""
+    """Return whether the value is a detached 0-d tensor."""
     return isinstance(value, torch.Tensor) and value.dim() == 0 and not value.requires_grad
 
 

@@ -18,9 +18,9 @@ from mint_train.sdk import Datum
 class CustomLoss:
     """A loss bound to the batches of a step, as `forward_backward_custom` calls it.
 
-    The step's loss is the mean of the batches' losses, each counted by its groups. It is differentiated
-    here, so that a gradient that is missing or not finite stops the step before anything of it is sent; what
-    is handed back is the loss's value with just these gradients.
+    The step's loss is the mean of the batches' losses, weighted by their groups. It is differentiated here,
+    so that a missing or non-finite gradient stops the step before anything is sent. The caller gets the
+    loss's value, with exactly these gradients attached.
     """
 
     def __init__(self, loss: Loss, batches: Sequence[Batch], state: dict[str, float]) -> None:
@@ -31,13 +31,13 @@ class CustomLoss:
 
     def __call__(
         self,
-        data: list[Datum],  # noqa: ARG002 - the batches know them
+        data: list[Datum],  # noqa: ARG002 - the batches hold them
         logprobs: list[torch.Tensor],
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Compute loss and metrics of the policy's logprobs, one float32 `[target tokens]` per datum.
+        """Compute the loss and its metrics from the policy's logprobs, float32 `[target tokens]` per datum.
 
         Raises:
-            LossError: something of it is detached or not finite.
+            LossError: the value, a metric or a gradient is detached or not finite.
         """
         check_logprobs(self.step, logprobs)
         shares = [len(batch.groups) / len(self.step.groups) for batch in self.batches]
@@ -55,7 +55,7 @@ class CustomLoss:
 
 
 def datum_gradients(value: torch.Tensor, batches: Sequence[PackedLogprobs]) -> list[torch.Tensor | None]:
-    """Differentiate by each datum's logprobs; None where the value depends on none of a datum's.
+    """Differentiate by each datum's logprobs; None where the value does not depend on them.
 
     A loss may use the one packed tensor, the tensors of the list, or both: their gradients are added.
     """
@@ -73,7 +73,7 @@ def datum_gradients(value: torch.Tensor, batches: Sequence[PackedLogprobs]) -> l
 
 
 def mean_metrics(metrics: Sequence[Mapping[str, float]], shares: Sequence[float]) -> dict[str, float]:
-    """Average the metrics of a step's batches; one that some batches lack is averaged over the others."""
+    """Average the metrics of a step's batches, each over the batches that have it."""
     means = {}
     for name in dict.fromkeys(name for of_batch in metrics for name in of_batch):
         present = [(share, of[name]) for share, of in zip(shares, metrics, strict=True) if name in of]
@@ -82,20 +82,20 @@ def mean_metrics(metrics: Sequence[Mapping[str, float]], shares: Sequence[float]
 
 
 class KnownGradients(torch.autograd.Function):
-    """A scalar whose gradients are known already: `backward` hands them out."""
+    """A scalar whose gradients are already known: `backward` returns them."""
 
     @staticmethod
     def forward(
         ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *_: torch.Tensor
     ) -> torch.Tensor:
-        """Keep the gradients, one per logprob tensor, and pass the value on."""
+        """Keep the gradients, one per logprob tensor, and return the value."""
         ctx.gradients = gradients
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *scale: Any) -> Any:
-        """Give each logprob tensor its gradient, times that of the value."""
-        if scale[0] == 1:  # as `loss.backward()` has it; thousands of products saved
+        """Return each logprob tensor's gradient, times that of the value."""
+        if scale[0] == 1:  # the common case; saves one multiplication per datum
             return None, None, *ctx.gradients
         return None, None, *(gradient * scale[0] for gradient in ctx.gradients)
 
@@ -103,6 +103,6 @@ class KnownGradients(torch.autograd.Function):
 def with_gradients(
     value: torch.Tensor, gradients: list[torch.Tensor], logprobs: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Return the value as a scalar with these gradients by the logprobs, and no other history."""
+    """Return the value as a scalar with these gradients for the logprobs, and no other history."""
     scalar: torch.Tensor = KnownGradients.apply(value.detach(), gradients, *logprobs)  # type: ignore[no-untyped-call]
     return scalar

@@ -1,4 +1,4 @@
-"""The guard around a loss's mathematics: what would train nothing, or break the model, is refused."""
+"""The guard around a loss's mathematics: it refuses what would train nothing, or break the model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mint_train.errors import LossError
 
 
 def check_scalar(loss: str, value: object) -> None:
-    """Refuse what is no scalar tensor, or has lost its graph.
+    """Refuse a value that is not a scalar tensor, or that has lost its graph.
 
     Raises:
-        LossError: with what it is instead and how to mend it.
+        LossError: saying what it is instead, and how to fix it.
     """
     if not isinstance(value, torch.Tensor):
         raise LossError(
@@ -46,7 +46,7 @@ def finite_metrics(loss: str, metrics: Mapping[str, Any]) -> dict[str, float]:
         try:
             plain[name] = float(value)
         except (TypeError, ValueError) as error:
-            raise LossError(f'the metric "{name}" of the loss "{loss}" is no number: {value!r}') from error
+            raise LossError(f'the metric "{name}" of the loss "{loss}" is not a number: {value!r}') from error
         if not math.isfinite(plain[name]):
             raise LossError(f'the metric "{name}" of the loss "{loss}" is {plain[name]}')
     return plain
@@ -56,7 +56,7 @@ def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor]) -> None:
     """Refuse logprobs from the model that are not finite, or do not fit the batch's datums.
 
     Raises:
-        LossError: naming the group's file and line.
+        LossError: naming the file and line of the group.
     """
     lengths = batch.lengths.tolist()
     if [logprob.numel() for logprob in logprobs] != lengths:
@@ -71,11 +71,11 @@ def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | 
     """Refuse a gradient that is missing or not finite.
 
     Raises:
-        LossError: naming the datum's file and line.
+        LossError: naming the file and line of the datum's group.
     """
     present = [gradient for gradient in gradients if gradient is not None]
     if len(present) < len(gradients):
-        position = next(place for place, gradient in enumerate(gradients) if gradient is None)
+        position = next(index for index, gradient in enumerate(gradients) if gradient is None)
         raise LossError(
             f'the loss "{loss}" does not depend on the logprobs of datum {position} '
             f"({datum_sources(batch)[position]}): they were detached or left out; compute it from the "
@@ -89,8 +89,8 @@ def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | 
 
 
 def all_finite(tensors: Sequence[torch.Tensor]) -> bool:
-    """Tell whether all numbers of one-dimensional tensors are finite."""
-    with torch.no_grad():  # the graph of thousands of tensors would cost more than their sum
+    """Return whether all numbers of one-dimensional tensors are finite."""
+    with torch.no_grad():  # building a graph of thousands of tensors would cost more than their sum
         return bool(torch.isfinite(torch.cat(list(tensors)).sum()))
 
 

@@ -39,7 +39,7 @@ def validate_options(loss: str, model: type[BaseModel], options: Mapping[str, An
 
 
 def option_rows(model: type[BaseModel]) -> list[tuple[str, str]]:
-    """Describe a loss's options, one row each: `name TYPE` and its text with the default."""
+    """Describe a loss's options, a row each: `name TYPE` and its text with the default."""
     schema = model.model_json_schema()["properties"] if model.model_fields else {}
     rows = []
     for name, field in model.model_fields.items():

@@ -23,7 +23,7 @@ LOSS_GROUP = "mint_train.losses"
 
 @dataclass(frozen=True, slots=True)
 class NamedPlugin:
-    """A loaded plugin with the name that it was asked for by and where it came from."""
+    """A loaded plugin, with the name that the user asked for and its origin."""
 
     name: str
     plugin: object
@@ -43,8 +43,8 @@ def loss_entry_points() -> dict[str, list[EntryPoint]]:
 def entry_points_by_name(group: str) -> dict[str, list[EntryPoint]]:
     """Return the installed entry points of a group by name, sorted, without importing any.
 
-    A name has more than one where several distributions bring it: nobody can choose such a plugin, and all
-    others work.
+    A name with more than one entry point, which several distributions bring, cannot be chosen; all other
+    names work.
     """
     found: dict[str, list[EntryPoint]] = {}
     for entry_point in sorted(entry_points(group=group), key=lambda entry: entry.name):
@@ -55,7 +55,7 @@ def entry_points_by_name(group: str) -> dict[str, list[EntryPoint]]:
 
 
 def clash(found: list[EntryPoint]) -> str | None:
-    """Name the distributions that bring one name together, or None where there is only one."""
+    """Return the problem of a name that several distributions bring, or None."""
     if len(found) == 1:
         return None
     return f"{len(found)} distributions bring it: {' and '.join(map(origin, found))}; uninstall all but one"
@@ -68,7 +68,7 @@ def origin(entry_point: EntryPoint) -> str:
 
 @cache
 def label(distribution: Distribution) -> str:
-    """Return a distribution's name and version; it parses its metadata anew each time it is asked."""
+    """Return a distribution's name and version; cached, as reading them parses its metadata each time."""
     return f"{distribution.name} {distribution.version}"
 
 

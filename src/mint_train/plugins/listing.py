@@ -1,4 +1,4 @@
-"""What `mint-train losses` shows, read from the plugins' sources without importing them."""
+"""The list of `mint-train losses`, read from the plugins' sources without importing them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class LossListing:
 
 
 def list_losses() -> list[LossListing]:
-    """List the installed losses by name, in milliseconds: a loss's own imports (torch) are not run."""
+    """List the installed losses by name, in milliseconds: their own imports (torch) are not run."""
     return [describe(found) for found in loss_entry_points().values()]
 
 
 def describe(found: list[EntryPoint]) -> LossListing:
-    """Read a plugin's description and base from its source; say what keeps it from being used."""
+    """Read a plugin's description and base from its source, and find what would keep it from loading."""
     entry_point = found[0]
     if problem := clash(found):
         return LossListing(entry_point.name, origin(entry_point), None, "", problem)
@@ -46,7 +46,7 @@ def describe(found: list[EntryPoint]) -> LossListing:
 
 @cache
 def read_module(module: str) -> tuple[ast.Module, str | None]:
-    """Return the syntax tree of a module, which may hold many losses, and what it lacks of its imports."""
+    """Return the syntax tree of a module, which may hold many losses, and its first missing import."""
     path = find_source(module)
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=path.name)
     return tree, missing_import(tree)
@@ -71,7 +71,7 @@ def find_source(module: str) -> Path:
 
 
 def missing_import(tree: ast.Module) -> str | None:
-    """Return what the module imports at its top level and is not installed, as the import would say it."""
+    """Return the error of the first top-level import that is not installed, or None."""
     for node in tree.body:
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -87,7 +87,7 @@ def missing_import(tree: ast.Module) -> str | None:
 
 @cache
 def is_installed(package: str) -> bool:
-    """Tell whether a top-level package can be found."""
+    """Return whether a top-level package can be found."""
     return find_spec(package) is not None
 
 
@@ -100,7 +100,7 @@ def find_definition(tree: ast.Module, name: str) -> ast.FunctionDef | ast.ClassD
 
 
 def find_extends(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str | None:
-    """Return the constant that `EXTENDS = ...` or `@loss(extends=...)` gives."""
+    """Return the name in `EXTENDS = ...` or `@loss(extends=...)`, or None."""
     values: list[ast.expr | None] = []
     if isinstance(node, ast.FunctionDef):
         calls = [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]

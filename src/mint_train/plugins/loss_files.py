@@ -19,7 +19,7 @@ def load_loss_file(name: str) -> object:
     """Import a file and return the one loss in it: a function under `@loss`, or the module with its hooks.
 
     Raises:
-        PluginError: the file is missing or cannot be imported (with its line), or holds no or several losses.
+        PluginError: the file is missing, cannot be imported (with its line), or does not hold one loss.
     """
     path = Path(name)
     if not path.is_file():
@@ -45,10 +45,10 @@ def load_loss_file(name: str) -> object:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import a file as a module of its stem's name; a failed import leaves nothing behind.
+    """Import a file as a module named by its stem; a failed import leaves nothing behind.
 
     Raises:
-        PluginError: with the line that failed; or the name is another module's already.
+        PluginError: with the line that failed; or another module has the name already.
     """
     name = path.stem
     known = sys.modules.get(name)
@@ -56,7 +56,7 @@ def import_file(path: Path) -> ModuleType:
         raise PluginError(f'{path}: a module "{name}" is in use already; give the file another name')
     spec = spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is no Python file; its name must end in .py")
+        raise PluginError(f"{path} is not a Python file; its name must end in .py")
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -68,7 +68,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def failing_line(error: Exception, path: Path) -> str:
-    """Return `:LINE` of a file where an error arose, or nothing where it arose in none of its lines."""
+    """Return `:LINE` of the last line of a file in an error's traceback, or nothing."""
     if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
         return f":{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -77,6 +77,6 @@ def failing_line(error: Exception, path: Path) -> str:
 
 
 def has_hooks(module: ModuleType) -> bool:
-    """Tell whether a module marks any function with @hookimpl."""
+    """Return whether a module marks any function with @hookimpl."""
     manager = pluggy.PluginManager(PROJECT)
     return any(manager.parse_hookimpl_opts(module, name) is not None for name in dir(module))

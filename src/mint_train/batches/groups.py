@@ -61,13 +61,11 @@ class Group:
 
     @cached_property
     def reference_sums(self) -> torch.Tensor | None:
-        """The reference's weighted sum of logprobs per datum, `[datums]`: the same in every epoch."""
+        """The reference's weighted sum of logprobs per datum, float64 `[datums]`: the same in every epoch."""
         if self.reference_logprobs is None:
             return None
-        packed = torch.cat(self.reference_logprobs)
-        weights = torch.from_numpy(np.concatenate(self.weights)).to(packed)
-        # summed as the policy's logprobs are: the last bit of torch.dot depends on its operands' addresses
-        return segment_sums(packed * weights, torch.tensor(self.lengths))
+        weights = torch.from_numpy(np.concatenate(self.weights))
+        return segment_sums(torch.cat(self.reference_logprobs), torch.tensor(self.lengths), weights)
 
     @property
     def trained_lengths(self) -> tuple[int, ...]:

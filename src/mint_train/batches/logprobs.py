@@ -45,11 +45,11 @@ def sequence_logprobs(
         weights: floating `[tokens]`, in place of the batch's own weights.
 
     Returns:
-        `[datums]`, at least float32, differentiable.
+        float64 `[datums]`, differentiable.
     """
-    packed = packed_logprobs(logprobs)
-    weights = batch.weights if weights is None else weights
-    return segment_sums(packed * weights.to(packed.dtype), batch.lengths)
+    return segment_sums(
+        packed_logprobs(logprobs), batch.lengths, batch.weights if weights is None else weights
+    )
 
 
 def mean_logprobs(logprobs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
@@ -73,7 +73,7 @@ def packed_reference_logprobs(batch: Batch) -> torch.Tensor:
 
 
 def reference_sequence_logprobs(batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Sum the reference's logprobs per datum: log pi_ref(y | x), float32 `[datums]`.
+    """Sum the reference's logprobs per datum: log pi_ref(y | x), float64 `[datums]`.
 
     Args:
         batch: the batch.
@@ -83,17 +83,16 @@ def reference_sequence_logprobs(batch: Batch, weights: torch.Tensor | None = Non
         PluginError: the loss asked for no reference, so there is none.
     """
     if weights is not None:
-        return segment_sums(packed_reference_logprobs(batch) * weights, batch.lengths)
+        return segment_sums(packed_reference_logprobs(batch), batch.lengths, weights)
     # where a group has no reference, asking for the batch's raises the error
     sums = [group.reference_sums for group in batch.groups]
     return torch.cat([packed_reference_logprobs(batch) if part is None else part for part in sums])
 
 
 def log_ratios(logprobs: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
-    """Compute log pi(y | x) - log pi_ref(y | x) per datum, nats, `[datums]`.
+    """Compute log pi(y | x) - log pi_ref(y | x) per datum, nats, float64 `[datums]`.
 
     Raises:
         PluginError: the loss asked for no reference, so there is none.
     """
-    scores = sequence_logprobs(logprobs, batch)
-    return scores - reference_sequence_logprobs(batch).to(scores.dtype)
+    return sequence_logprobs(logprobs, batch) - reference_sequence_logprobs(batch)

@@ -26,7 +26,7 @@ KINDS = {
     "Losses on sampled completions": ("mint-train-policy-gradient",),
 }
 """By heading, the distributions whose losses stand under it."""
-PART = re.compile(r"^(Formula|Paper|Use): (.*(?:\n +.*)*)\n?", flags=re.MULTILINE)
+PART = re.compile(r"^(Formula|Paper|Defaults|Use): (.*(?:\n +.*)*)\n?", flags=re.MULTILINE)
 
 
 def losses_page() -> str:
@@ -45,7 +45,7 @@ def kind(title: str, distributions: tuple[str, ...]) -> str:
 
 
 def section(name: str) -> str:
-    """Lay out one loss: what it is, its formula, its paper, when to use it, its options."""
+    """Lay out one loss: what it is, its formula, its paper, when to use it, its options and their source."""
     plugin = load_plugin(name)
     text = inspect.cleandoc(plugin.plugin.__doc__ or "")
     parts = {part: " ".join(words.split()) for part, words in PART.findall(text)}
@@ -57,6 +57,7 @@ def section(name: str) -> str:
         f"- Use: {parts['Use']}",
         f"- Reference: {reference(loss, name)}",
         *options(loss.options_model.model_fields),
+        *([f"- Defaults: {parts['Defaults']}"] if "Defaults" in parts else []),
     ]
     return "\n\n".join([f"### {name}", PART.sub("", text).strip(), "\n".join(lines)])
 

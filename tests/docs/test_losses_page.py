@@ -42,6 +42,7 @@ def test_a_section_names_each_option_with_its_default(name: str) -> None:
     wants = own.pop("reference", None)
     assert (listed.pop("Reference") == "none") == (wants is None)
     assert (listed.pop("Options", None) == "none") == (not own)
+    assert bool(listed.pop("Defaults", "")) == bool(own), "say where the defaults are from"
     assert set(listed) == set(own)
     for option, text in listed.items():
         given = None if text == "none" and own[option] is None else text

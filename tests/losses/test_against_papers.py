@@ -18,7 +18,7 @@ from pair_batches import (
 )
 from torch import Tensor, exp, log
 
-TOLERANCE = 1e-6
+TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def d2po(p: PlainPair) -> Tensor:
 def aot(pairs: list[PlainPair]) -> Tensor:
     policy = sorted((p.w.sum() - p.l.sum() for p in pairs), key=Tensor.item)
     reference = sorted((p.ref_w.sum() - p.ref_l.sum() for p in pairs), key=Tensor.item)
-    return mean([-log(sigma(0.1 * (a - b))) for a, b in zip(policy, reference, strict=True)])
+    return mean([-log(sigma(0.01 * (a - b))) for a, b in zip(policy, reference, strict=True)])
 
 
 def aot_unpaired(pairs: list[PlainPair]) -> Tensor:
     chosen = sorted((p.hw for p in pairs), key=Tensor.item)
     rejected = sorted((p.hl for p in pairs), key=Tensor.item)
-    return mean([-log(sigma(0.1 * (a - b))) for a, b in zip(chosen, rejected, strict=True)])
+    return mean([-log(sigma(0.01 * (a - b))) for a, b in zip(chosen, rejected, strict=True)])
 
 
 def bco(pairs: list[PlainPair]) -> Tensor:
@@ -148,14 +148,14 @@ def dpop(p: PlainPair) -> Tensor:
 
 def wpo(p: PlainPair) -> Tensor:
     weight = (exp(p.w.mean()) * exp(p.l.mean())).detach()
-    return -weight * log(sigma(0.1 * (p.hw - p.hl)))
+    return -weight * log(sigma(0.01 * (p.hw - p.hl)))
 
 
 FORMULAS: dict[str, Callable[[list[PlainPair]], Tensor]] = {
     "dpo": each(lambda p: -log(sigma(p.hw - p.hl))),
     "cdpo": each(lambda p: -0.9 * log(sigma(0.1 * (p.hw - p.hl))) - 0.1 * log(sigma(0.1 * (p.hl - p.hw)))),
     "robust": each(
-        lambda p: (-0.9 * log(sigma(0.01 * (p.hw - p.hl))) + 0.1 * log(sigma(0.01 * (p.hl - p.hw)))) / 0.8
+        lambda p: (-0.9 * log(sigma(0.1 * (p.hw - p.hl))) + 0.1 * log(sigma(0.1 * (p.hl - p.hw)))) / 0.8
     ),
     "exo": each(exo),
     "ropo": each(
@@ -192,7 +192,7 @@ FORMULAS: dict[str, Callable[[list[PlainPair]], Tensor]] = {
     "ld-dpo": each(ld),
     "d2po": each(d2po),
     "dpo-positive": each(dpop),
-    "dpo-shift": each(lambda p: -log(sigma(0.1 * p.hw - 0.75 * 0.1 * p.hl))),
+    "dpo-shift": each(lambda p: -log(sigma(0.01 * p.hw - 0.7 * 0.01 * p.hl))),
     "minor-dpo": each(lambda p: -log(sigma(0.1 * p.hw - 0.1 * torch.clamp(p.hl, min=0)))),
     "rpo": each(lambda p: -log(sigma(0.1 * (p.hw - p.hl))) - p.w.sum() / p.nw),
     "sft": lambda pairs: -chosen_tokens(pairs).mean(),
@@ -220,7 +220,15 @@ FORMULAS: dict[str, Callable[[list[PlainPair]], Tensor]] = {
     "beta-dpo": beta_dpo,
     "alpha-dpo": alpha_dpo,
     "wpo": each(wpo),
-    "odpo": each(lambda p: -log(sigma(0.1 * (p.hw - p.hl) - torch.log(torch.tensor(p.score_w - p.score_l))))),
+    "odpo": each(
+        lambda p: (
+            -log(
+                sigma(
+                    0.1 * (p.hw - p.hl) - torch.log(torch.tensor(p.score_w - p.score_l, dtype=torch.float64))
+                )
+            )
+        )
+    ),
     "rebel": each(lambda p: (p.hw - p.hl - (p.score_w - p.score_l)) ** 2),
 }
 
@@ -272,8 +280,7 @@ def assert_agrees(
             leaves[2 * number + 1],
             torch.tensor(pair.reference_chosen, dtype=torch.float64),
             torch.tensor(pair.reference_rejected, dtype=torch.float64),
-            # scores reach a loss as float32
-            *torch.tensor(pair.scores, dtype=torch.float32).double().tolist(),
+            *pair.scores,
         )
         for number, pair in enumerate(drawn)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,6 @@ class Batch:
     """The groups of one step. Tensors are packed: the tokens of all datums, one datum after the other."""
 
     groups: Sequence[Group]
-    attached_dtype: torch.dtype = field(default=torch.float32, repr=False)
 
     @cached_property
     def data(self) -> list[Datum]:
@@ -59,7 +58,7 @@ class Batch:
         return torch.cat(parts)
 
     def attached(self, name: str) -> torch.Tensor:
-        """Return what `flatten` attached under a name, float32.
+        """Return what `flatten` attached under a name, float64.
 
         Numbers give `[datums]`, sequences give packed `[tokens]`.
 
@@ -82,4 +81,4 @@ class Batch:
                     values.extend(value)
                 else:
                     values.append(value)
-        return torch.tensor(values, dtype=self.attached_dtype)
+        return torch.tensor(values, dtype=torch.float64)

@@ -44,7 +44,7 @@ class SegmentSums(torch.autograd.Function):
         return torch.from_numpy(array_sums(*arrays, lengths.numpy()))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """Hand each value its segment's gradient."""
         repeated = torch.from_numpy(np.repeat(gradients[0].to(ctx.dtype).numpy(), ctx.lengths.numpy()))

@@ -43,7 +43,7 @@ def make_group(
 
 def make_batch(*groups: Group) -> Batch:
     """Make a batch whose attached values are float64."""
-    return Batch(groups, attached_dtype=torch.float64)
+    return Batch(groups)
 
 
 def make_logprobs(

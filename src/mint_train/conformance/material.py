@@ -93,9 +93,9 @@ class Material:
         return groups
 
     def batch(self, groups: Sequence[Group] | None = None, dtype: torch.dtype = torch.float64) -> Batch:
-        """Make a batch of the groups, its reference logprobs and attached values in one dtype."""
+        """Make a batch of the groups, its reference logprobs in one dtype."""
         made = [in_dtype(group, dtype) for group in (self.groups if groups is None else groups)]
-        return Batch(made, attached_dtype=dtype)
+        return Batch(made)
 
     def logprobs(self, spread: float = 3.0, seed: int = SEED) -> Logprobs:
         """Draw logprobs for all datums, float64, requiring grad; a fresh copy at each call."""

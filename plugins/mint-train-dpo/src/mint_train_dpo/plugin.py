@@ -5,6 +5,7 @@ policy and reference.
 
 Formula: -log sigma(beta (h_w - h_l)); with `reference=none`, MinT's recipe, -log sigma(beta (p_w - p_l))
 Paper: Rafailov et al., 2023, arXiv 2305.18290, eq. 7, where beta is 0.1 and there is a reference
+Defaults: no reference and beta 1 are MinT's recipe's; the paper has a reference and beta 0.1 (appendix B)
 Use: the first loss to try, with `reference=initial` and `beta=0.1`
 """
 

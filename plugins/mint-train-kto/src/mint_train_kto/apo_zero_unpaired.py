@@ -6,6 +6,7 @@ That is KTO with z_0 = 0, so it extends `kto` and brings nothing but its options
 
 Formula: 1 - sigma(beta r) for a desirable completion, sigma(beta r) for an undesirable one
 Paper: D'Oosterlinck et al., 2024, arXiv 2408.06266, eq. 7, over single completions
+Defaults: as for kto
 Use: KTO without the cost of a baseline
 """
 

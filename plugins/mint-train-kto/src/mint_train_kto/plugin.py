@@ -5,6 +5,7 @@ In the formula r is the log-ratio of policy and reference, z_0 the baseline, lam
 Formula: lambda_y (1 - sigma(beta (r - z_0))) for a desirable completion, lambda_y (1 - sigma(beta (z_0 - r)))
     for an undesirable one; z_0 = max(0, mean r of unrelated completions), without gradient
 Paper: Ethayarajh et al., 2024, arXiv 2402.01306, eq. 8
+Defaults: the authors' kto.yaml
 Use: labels are thumbs up and down on single completions
 """
 
@@ -167,6 +168,12 @@ def data_note(batch: Batch, options: KTOOptions) -> str | None:
     """Say where one label outweighs the other, which the two weights are there to balance."""
     labels = batch.attached(LABEL)[:: 2 if options.baseline == "unrelated" else 1]
     up, down = float(labels.sum()), float((1 - labels).sum())
+    if not up or not down:
+        only = "desirable" if up else "undesirable"
+        return (
+            f"The first batch has {only} completions only. If all the data are so, no weight can balance "
+            "them: KTO needs both labels."
+        )
     weighted = sorted((options.desirable_weight * up, options.undesirable_weight * down))
     if weighted[1] <= MUCH_MORE * weighted[0]:
         return None

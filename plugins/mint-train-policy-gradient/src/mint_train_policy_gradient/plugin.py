@@ -5,6 +5,7 @@ under the policy that sampled it.
 
 Formula: -r A per token; with `clip`, -min(r A, clip(r, 1 - clip, 1 + clip_high) A)
 Paper: Schulman et al., 2017, arXiv 1707.06347, eq. 6 and 7
+Defaults: choices made here: nothing is clipped
 Use: completions that you sampled and scored yourself, with their logprobs
 """
 

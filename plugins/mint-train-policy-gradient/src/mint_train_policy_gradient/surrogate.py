@@ -48,7 +48,7 @@ def average_tokens(values: torch.Tensor, batch: Batch, average: Average) -> torc
         average: `tokens` over all trained tokens, `sequences` over each datum's and then over the datums,
             `none` a sum over each datum's and then the mean over the datums.
     """
-    sums = segment_sums(values * batch.weights.to(values.dtype), batch.lengths)
+    sums = segment_sums(values, batch.lengths, batch.weights)
     if average == "tokens":
         return sums.sum() / batch.trained_tokens.sum()
     if average == "sequences":

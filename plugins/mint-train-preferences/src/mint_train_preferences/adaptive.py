@@ -17,6 +17,7 @@ from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_preferences.options import AnchoredOptions, Beta
 from mint_train_preferences.running_mean import running_mean
 from mint_train_preferences.stable_math import probabilities
+from mint_train_preferences.whole_batch import note_single_pair
 
 SMALLEST_BETA = 1e-3
 SMALLEST_SPREAD = 1e-6
@@ -24,15 +25,21 @@ TIE = 1e-5
 
 
 class BetaDPOOptions(AnchoredOptions):
-    """Beta 0 and the paper's alpha, rho and momentum."""
+    """Beta (the paper's beta_0), and how it follows the batch."""
 
     alpha: float = Field(default=0.6, ge=0, description="How strongly beta follows the batch's margin.")
     keep: float = Field(default=0.8, gt=0, le=1, description="Share of the pairs kept (rho).")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the old mean a step keeps.")
 
 
+class WPOOptions(AnchoredOptions):
+    """WPO's beta."""
+
+    beta: Beta = 0.01
+
+
 class AlphaDPOOptions(AnchoredOptions):
-    """The authors' values for Llama-3-8B-Instruct; their gamma_beta_ratio of 0.6 is gamma/beta."""
+    """Beta, the target margin, and how it follows the pair; the authors' gamma_beta_ratio is gamma/beta."""
 
     beta: Beta = 2.5
     gamma: float = Field(default=1.5, ge=0, description="Target margin of an average pair.")
@@ -52,11 +59,13 @@ def beta_dpo(
     """beta-DPO: beta follows the batch's mean margin, and pairs with outlying margins are left out.
 
     The paper draws the pairs that it keeps with weights exp(-(M - M_0)^2 / 2 s^2); here the likeliest are
-    kept, those nearest M_0, so that a run can be repeated. Beta is at least 0.001, as in the authors' code.
+    kept, those nearest M_0, so that a run can be repeated. Beta is at least 0.001, as in the authors' code;
+    M_0 begins at the first batch's mean, where theirs begins at 0.
 
     Formula: -log sigma(beta' (h_w - h_l)), the mean over kept pairs; M = sg(h_w - h_l),
         beta' = beta (1 + alpha (mean M of kept pairs - M_0)), M_0 the running mean of M
     Paper: Wu et al., 2024, arXiv 2407.08639, section 4
+    Defaults: the authors' code
     Use: pairs of mixed quality
     """
     pairs = Pairs.of(batch, logprobs)
@@ -84,6 +93,8 @@ def alpha_dpo(
     Formula: -log sigma(beta (m_w - m_l - sg(alpha M)) - gamma), M = h_w/|y_w| - h_l/|y_l| in units of its
         running standard deviation from its running mean
     Paper: Wu et al., 2024, arXiv 2410.10148; alpha times beta, as in the authors' code
+    Defaults: the authors' llama-3-8b-instruct-alpha-dpo.yaml, with gamma_beta_ratio 0.6; momentum as for
+        beta-dpo
     Use: SimPO, with a reference to hand that tells easy pairs from hard ones
     """
     pairs = Pairs.of(batch, logprobs)
@@ -99,11 +110,11 @@ def alpha_dpo(
 
 @loss(
     extends="dpo",
-    options=AnchoredOptions,
+    options=WPOOptions,
     metrics={"weight": Metric()},
     traits={"STOPS_GRADIENT": True},
 )
-def wpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMetrics:
+def wpo(batch: Batch, logprobs: Logprobs, options: WPOOptions) -> LossAndMetrics:
     """WPO: pairs that the policy might have written itself count more.
 
     The weights are the paper's before its weight alignment. The alignment divides each token's probability by
@@ -112,6 +123,7 @@ def wpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMe
 
     Formula: -sg(exp(m_w) exp(m_l)) log sigma(beta (h_w - h_l))
     Paper: Zhou et al., 2024, arXiv 2406.11827, eq. 2, without alignment
+    Defaults: beta is that of the authors' llama3_instruct.yaml and mistral-base.yaml
     Use: pairs from other models, which DPO would treat as the policy's own
     """
     pairs = Pairs.of(batch, logprobs)
@@ -119,3 +131,6 @@ def wpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMe
     losses = -chosen * rejected * logsigmoid(options.beta * pairs.margins)
     weight = float((chosen * rejected).mean())
     return losses.mean(), pairs.metrics(pairs.rewards(options.beta)) | {"weight": weight}
+
+
+beta_dpo.answer("data_note", note_single_pair)

@@ -38,6 +38,7 @@ def apo_zero(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Loss
 
     Formula: 1 - sigma(r_w) + sigma(r_l)
     Paper: D'Oosterlinck et al., 2024, arXiv 2408.06266, eq. 7
+    Defaults: section 5.2 of the paper, second hand (TRL)
     Use: the chosen completions are better than what the model writes now
     """
     pairs = Pairs.of(batch, logprobs)
@@ -52,6 +53,7 @@ def apo_down(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Loss
 
     Formula: sigma(r_w) + 1 - sigma(r_w - r_l)
     Paper: D'Oosterlinck et al., 2024, arXiv 2408.06266, eq. 8
+    Defaults: section 5.2 of the paper, second hand (TRL)
     Use: the model already writes better than the chosen completions
     """
     pairs = Pairs.of(batch, logprobs)
@@ -66,6 +68,8 @@ def nca(batch: Batch, logprobs: Logprobs, options: NCAOptions) -> LossAndMetrics
 
     Formula: -log sigma(r_w) - (log sigma(-r_w) + log sigma(-r_l)) / 2
     Paper: Chen et al., 2024, arXiv 2402.05369, section 4.1, for pairs
+    Defaults: the authors' preference_qlora.yaml; appendix C of the paper has the same for UltraFeedback,
+        second hand (TRL)
     Use: reasoning and mathematics, where DPO makes right answers unlikely
     """
     pairs = Pairs.of(batch, logprobs)
@@ -82,6 +86,7 @@ def bco(
 
     Formula: -log sigma(r_w - d) - log sigma(-(r_l - d)), d the running mean of (r_w + r_l)/2, no gradient
     Paper: Jung et al., 2024, arXiv 2404.04656, section 4; d = 0 with `shift=false`
+    Defaults: beta from appendix C of the paper, second hand (TRL); momentum is a choice made here
     Use: labels are thumbs up and down more than comparisons
     """
     pairs = Pairs.of(batch, logprobs)
@@ -99,6 +104,7 @@ def npo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMe
 
     Formula: -(2/beta) log sigma(-r_l)
     Paper: Zhang et al., 2024, arXiv 2404.05868
+    Defaults: beta is that of the authors' code
     Use: making a model forget; add `sft` to keep what it should know
     """
     pairs = Pairs.of(batch, logprobs)

@@ -16,7 +16,7 @@ from mint_train_preferences.supervised import NLL, sequence_nll
 
 
 class DPOPOptions(AnchoredOptions):
-    """Smaug's beta and lambda."""
+    """Beta, and the penalty."""
 
     beta: Beta = 0.3
     penalty: float = Field(
@@ -27,7 +27,8 @@ class DPOPOptions(AnchoredOptions):
 class ShiftOptions(AnchoredOptions):
     """Beta, and what the rejected reward counts."""
 
-    shift: float = Field(default=0.75, gt=0, le=1, description="Lambda: weight of the rejected; 1 is DPO.")
+    beta: Beta = 0.01
+    shift: float = Field(default=0.7, gt=0, le=1, description="Lambda: weight of the rejected; 1 is DPO.")
 
 
 class RPOOptions(AnchoredOptions):
@@ -42,6 +43,7 @@ def dpo_positive(batch: Batch, logprobs: Logprobs, options: DPOPOptions) -> Loss
 
     Formula: -log sigma(beta (h_w - h_l - penalty max(0, -h_w)))
     Paper: Smaug, Pal et al., 2024, arXiv 2402.13228
+    Defaults: section 5 of the paper, second hand; the authors' repository has no code
     Use: pairs that differ in a few tokens (mathematics, code), where DPO lowers both
     """
     pairs = Pairs.of(batch, logprobs)
@@ -56,6 +58,8 @@ def dpo_shift(batch: Batch, logprobs: Logprobs, options: ShiftOptions) -> LossAn
 
     Formula: -log sigma(beta (h_w - shift h_l))
     Paper: Yang et al., 2025, arXiv 2502.07599, with its function of lambda constant
+    Defaults: the authors' six full recipes (dpo_lambda 0.7 of 0.55 to 0.95); their two QLoRA recipes have
+        beta 0.1
     Use: trading margin for likelihood of the chosen, by one number
     """
     pairs = Pairs.of(batch, logprobs)
@@ -69,6 +73,7 @@ def minor_dpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Los
 
     Formula: -log sigma(beta (h_w - max(0, h_l)))
     Paper: Xie et al., 2024, arXiv 2408.09834
+    Defaults: beta is DPO's; the paper's could not be confirmed
     Use: DPO goes on pushing rejected completions down long after they are unlikely
     """
     pairs = Pairs.of(batch, logprobs)
@@ -82,6 +87,7 @@ def rpo(batch: Batch, logprobs: Logprobs, options: RPOOptions) -> LossAndMetrics
 
     Formula: -log sigma(beta (h_w - h_l)) - alpha m_w
     Paper: Iterative RPO, Pang et al., 2024, arXiv 2404.19733, eq. 1
+    Defaults: the paper's experimental setup, second hand
     Use: reasoning, and wherever the chosen completions are worth imitating
     """
     pairs = Pairs.of(batch, logprobs)

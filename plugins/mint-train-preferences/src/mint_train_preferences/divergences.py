@@ -44,9 +44,12 @@ class ChiPOOptions(AnchoredOptions):
 def f_dpo(batch: Batch, logprobs: Logprobs, options: FDPOOptions) -> LossAndMetrics:
     """f-DPO: DPO under the Jensen-Shannon, forward KL or an alpha divergence.
 
+    Beyond e^30 exponentials go on as their tangents, so that they stay finite.
+
     Formula: -log sigma(beta (f'(h_w) - f'(h_l))); f'(h): reverse-kl h, forward-kl 1 - exp(-h),
         jensen-shannon log 2 + log sigma(h), alpha (1 - exp(-alpha h))/alpha
     Paper: Wang et al., 2023, arXiv 2309.16240; TRL's coefficient is 1 - alpha
+    Defaults: beta is DPO's; divergence and alpha are choices made here
     Use: more diversity than DPO (forward KL), or a middle way (Jensen-Shannon)
     """
     pairs = Pairs.of(batch, logprobs)
@@ -70,6 +73,7 @@ def chi_po(batch: Batch, logprobs: Logprobs, options: ChiPOOptions) -> LossAndMe
     Formula: -log sigma(clip(beta (phi(h_w) - phi(h_l)), 2 reward_max)), phi(h) = exp(h) + h; the exponent is
         kept between -88 and 20
     Paper: Huang et al., 2024, arXiv 2407.13399, algorithm 1
+    Defaults: not confirmed at a source
     Use: offline data of thin coverage, long training: over-optimisation is the enemy
     """
     pairs = Pairs.of(batch, logprobs)

@@ -48,6 +48,7 @@ def dpo_norm(batch: Batch, logprobs: Logprobs, options: NormOptions) -> LossAndM
 
     Formula: -log sigma(beta (h_w/|y_w| - h_l/|y_l|))
     Paper: Tulu 3, Lambert et al., 2024, arXiv 2411.15124
+    Defaults: the Tulu 3 8B configuration of open-instruct
     Use: completions of very different length; needs a larger beta than DPO
     """
     pairs = Pairs.of(batch, logprobs)
@@ -61,6 +62,7 @@ def r_dpo(batch: Batch, logprobs: Logprobs, options: RDPOOptions) -> LossAndMetr
 
     Formula: -log sigma(beta (h_w - h_l) + alpha (|y_w| - |y_l|))
     Paper: Park et al., 2024, arXiv 2403.19159
+    Defaults: beta is DPO's; alpha is not confirmed at a source
     Use: the chosen completions are longer for no good reason
     """
     pairs = Pairs.of(batch, logprobs)
@@ -78,6 +80,7 @@ def sampo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAnd
 
     Formula: -log sigma(beta n (h_w/|y_w| - h_l/|y_l|)), n = min(|y_w|, |y_l|)
     Paper: Lu et al., 2024, arXiv 2406.10957
+    Defaults: beta is DPO's and that of the authors' code
     Use: verbosity grows in training, and dpo-norm is too weak on short pairs
     """
     pairs = Pairs.of(batch, logprobs)
@@ -93,6 +96,7 @@ def ld_dpo(batch: Batch, logprobs: Logprobs, options: LDOptions) -> LossAndMetri
     Formula: -log sigma(beta (h'_w - h'_l)), h' = sum of h_t for t <= n + alpha sum of h_t for t > n,
         n = min(|y_w|, |y_l|)
     Paper: Liu et al., 2024, arXiv 2409.06411
+    Defaults: beta is DPO's; alpha is the paper's, second hand (TRL)
     Use: length bias, with control over how much of the surplus counts
     """
     positions = completion_positions(batch)
@@ -109,6 +113,7 @@ def d2po(batch: Batch, logprobs: Logprobs, options: DecayOptions) -> LossAndMetr
 
     Formula: -log sigma(beta (h'_w - h'_l)), h' = sum of gamma^(t - 1) h_t
     Paper: Shao et al., 2025, arXiv 2502.14340
+    Defaults: the authors' llama3_full_d2po.yaml
     Use: what decides a preference comes early; also curbs length
     """
     exponents = (completion_positions(batch) - 1).clamp(min=0)

@@ -31,6 +31,7 @@ def hinge(batch: Batch, logprobs: Logprobs, options: HingeOptions) -> LossAndMet
     Formula: max(0, 1 - z)
     Paper: SLiC-HF, Zhao et al., 2023, arXiv 2305.10425, section 2 (with `reference=none`, margin 1/beta);
         against a reference as in RSO, Liu et al., 2023, arXiv 2309.06657
+    Defaults: beta is DPO's and TRL's
     Use: pairs already won should stop pulling on the model
     """
     pairs = Pairs.of(batch, logprobs, reference=options.reference != NO_REFERENCE)
@@ -54,6 +55,7 @@ def discopop(batch: Batch, logprobs: Logprobs, options: DiscoPOPOptions) -> Loss
 
     Formula: (1 - sigma(z/tau)) (-log sigma(z)) + sigma(z/tau) exp(-z)
     Paper: Lu et al., 2024, arXiv 2406.08414, eq. 5
+    Defaults: the authors' code; beta in appendix B.1, tau in appendix E of the paper
     Use: an alternative to DPO that was found by search, on a policy that already prefers the chosen
     """
     pairs = Pairs.of(batch, logprobs)
@@ -76,6 +78,7 @@ def focalpo(batch: Batch, logprobs: Logprobs, options: FocalPOOptions) -> LossAn
 
     Formula: -sigma(z)^gamma log sigma(z)
     Paper: Liu et al., 2025, arXiv 2501.06645
+    Defaults: beta is DPO's; gamma is not confirmed at a source (the authors' repository has no code)
     Use: many pairs are hopeless or mislabelled, and fitting them costs the others
     """
     pairs = Pairs.of(batch, logprobs)
@@ -110,6 +113,7 @@ def gpo(batch: Batch, logprobs: Logprobs, options: GPOOptions) -> LossAndMetrics
     Formula: f(z); logistic -log sigma(z), hinge max(0, 1 - z), squared (1 - z)^2,
         truncated-squared max(0, 1 - z)^2, savage sigma(-z)^2
     Paper: Tang et al., 2024, arXiv 2402.05749, table 1
+    Defaults: beta is DPO's; the function is a choice made here
     Use: comparing shapes: bounded (savage) for noisy labels, squared to hold margins at 1/beta
     """
     pairs = Pairs.of(batch, logprobs)

@@ -14,7 +14,8 @@ from torch.nn.functional import logsigmoid
 
 from mint_train.plugin import Batch, loss
 from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
-from mint_train_preferences.options import AnchoredOptions, Beta, LabelSmoothing
+from mint_train_preferences.options import AnchoredOptions, LabelSmoothing
+from mint_train_preferences.whole_batch import note_single_pair
 
 
 class SmoothedOptions(AnchoredOptions):
@@ -23,14 +24,8 @@ class SmoothedOptions(AnchoredOptions):
     label_smoothing: LabelSmoothing = 0.1
 
 
-class RobustOptions(SmoothedOptions):
-    """The values of the robust DPO paper."""
-
-    beta: Beta = 0.01
-
-
 class EXOOptions(AnchoredOptions):
-    """The values of the EXO paper."""
+    """Beta, and what the target leaves to the rejected completion."""
 
     label_smoothing: float = Field(
         default=1e-3, gt=0, lt=0.5, description="Probability that the target leaves to the rejected."
@@ -57,6 +52,7 @@ def cdpo(batch: Batch, logprobs: Logprobs, options: SmoothedOptions) -> LossAndM
 
     Formula: -(1 - e) log sigma(z) - e log sigma(-z)
     Paper: Mitchell, 2023, "A note on DPO with noisy preferences and relationship to IPO", eq. 3
+    Defaults: beta is DPO's; label_smoothing is a choice made here
     Use: a known share of labels is wrong; also a cure for margins that never stop growing
     """
     pairs = Pairs.of(batch, logprobs)
@@ -69,12 +65,13 @@ def smoothed(margins: torch.Tensor, label_smoothing: float) -> torch.Tensor:
     return -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
 
 
-@loss(extends="dpo", options=RobustOptions)
-def robust(batch: Batch, logprobs: Logprobs, options: RobustOptions) -> LossAndMetrics:
+@loss(extends="dpo", options=SmoothedOptions)
+def robust(batch: Batch, logprobs: Logprobs, options: SmoothedOptions) -> LossAndMetrics:
     """Robust DPO: unbiased under labels flipped at a known rate.
 
     Formula: (-(1 - e) log sigma(z) + e log sigma(-z)) / (1 - 2e)
     Paper: Chowdhury et al., 2024, arXiv 2403.00409, section 3.1
+    Defaults: beta from table 4 of the paper, label_smoothing from its section 6, second hand (TRL)
     Use: labels are flipped at random at a rate that you know; the loss may be negative
     """
     pairs = Pairs.of(batch, logprobs)
@@ -89,6 +86,7 @@ def exo(batch: Batch, logprobs: Logprobs, options: EXOOptions) -> LossAndMetrics
 
     Formula: sigma(z) (log sigma(z) - log(1 - e)) + sigma(-z) (log sigma(-z) - log e)
     Paper: Ji et al., 2024, arXiv 2402.00856, eq. 16
+    Defaults: beta from appendix B of the paper, label_smoothing from TRL's documentation, both second hand
     Use: mode-seeking where DPO is mass-covering
     """
     pairs = Pairs.of(batch, logprobs)
@@ -104,6 +102,7 @@ def ropo(batch: Batch, logprobs: Logprobs, options: ROPOOptions) -> LossAndMetri
 
     Formula: 4a/(1 + a)^2 (-log sigma(z)) + 4a^2/(1 + a)^2 sigma(-z), a = alpha
     Paper: Liang et al., 2024, arXiv 2404.04102, eq. 9
+    Defaults: beta is DPO's; alpha second hand, from code that cites eq. 9
     Use: labels are noisy at a rate that you do not know
     """
     pairs = Pairs.of(batch, logprobs)
@@ -119,9 +118,13 @@ def dr_dpo(batch: Batch, logprobs: Logprobs, options: DrDPOOptions) -> LossAndMe
 
     Formula: -b' log mean exp(log sigma(z) / b'), the mean over the batch
     Paper: Wu et al., 2024, arXiv 2407.07880
+    Defaults: beta_prime is that of the authors' code; beta is DPO's
     Use: some pairs are mislabelled; needs batches of more than a few pairs
     """
     pairs = Pairs.of(batch, logprobs)
     scaled = logsigmoid(options.beta * pairs.margins) / options.beta_prime
     log_mean = torch.logsumexp(scaled, dim=0) - math.log(len(scaled))
     return -options.beta_prime * log_mean, pairs.metrics(pairs.rewards(options.beta))
+
+
+dr_dpo.answer("data_note", note_single_pair)

@@ -3,6 +3,7 @@
 Formula: -log sigma(beta (h_w - h_l) - alpha f(s_w - s_l)), s the row's scores;
     f is log, or the identity with `scale=linear`
 Paper: Amini et al., 2024, arXiv 2402.10571, section 3
+Defaults: the authors' code
 Use: rows that carry the scores of a judge (UltraFeedback): `chosen_score` and `rejected_score`
 """
 

@@ -24,6 +24,6 @@ class ReferenceOptions(Options):
 
 
 class AnchoredOptions(ReferenceOptions):
-    """A reference and a beta, DPO's own 0.1 unless the loss's paper has another."""
+    """A reference and a beta: DPO's own 0.1 unless a loss says otherwise."""
 
     beta: Beta = 0.1

@@ -27,6 +27,7 @@ def rebel(batch: Batch, logprobs: Logprobs, options: REBELOptions) -> LossAndMet
     Formula: ((h_w - h_l)/eta - (s_w - s_l))^2
     Paper: Gao et al., 2024, arXiv 2404.16767, algorithm 1; as reward distillation, Fisch et al., 2024,
         arXiv 2405.19316
+    Defaults: eta is a choice made here: it depends on the scale of the scores
     Use: the scores mean more than their order: by how much matters
     """
     pairs = Pairs.of(batch, logprobs)

@@ -24,7 +24,7 @@ class SimPOOptions(Options):
 
 
 class AlphaPOOptions(SimPOOptions):
-    """AlphaPO's values for Mistral-Instruct (table 3)."""
+    """SimPO's options, and how the reward is bent."""
 
     beta: Beta = 2.5
     gamma: float = Field(default=0.1, ge=0, description="Target margin between the two rewards.")
@@ -45,7 +45,7 @@ class ORPOOptions(Options):
 
 
 class SimNPOOptions(Options):
-    """The authors' values for TOFU forget05."""
+    """Beta, and the margin at which a completion is forgotten."""
 
     beta: Beta = 2.5
     gamma: float = Field(
@@ -59,6 +59,7 @@ def simpo(batch: Batch, logprobs: Logprobs, options: SimPOOptions) -> LossAndMet
 
     Formula: -log sigma(beta (m_w - m_l) - gamma)
     Paper: Meng et al., 2024, arXiv 2405.14734, eq. 6
+    Defaults: the authors' llama-3-8b-base-simpo.yaml, with gamma_beta_ratio 0.5
     Use: no memory or time for a reference, completions of uneven length
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
@@ -70,8 +71,11 @@ def simpo(batch: Batch, logprobs: Logprobs, options: SimPOOptions) -> LossAndMet
 def alphapo(batch: Batch, logprobs: Logprobs, options: AlphaPOOptions) -> LossAndMetrics:
     """AlphaPO: SimPO with a bent reward, against likelihood displacement.
 
+    Beyond e^30 the exponential goes on as its tangent, so that it stays finite.
+
     Formula: -log sigma(beta (r_w - r_l) - gamma), r = (1 - exp(-alpha m))/alpha
     Paper: Gupta et al., 2025, arXiv 2501.03884
+    Defaults: table 3 of the paper for Mistral-Instruct, second hand (TRL)
     Use: SimPO lowers the chosen's likelihood too far
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
@@ -85,6 +89,7 @@ def cpo(batch: Batch, logprobs: Logprobs, options: CPOOptions) -> LossAndMetrics
 
     Formula: -log sigma(beta (p_w - p_l)) - alpha mean p_t, over all chosen tokens of the batch
     Paper: Xu et al., 2024, arXiv 2401.08417, eq. 3; the NLL per token, as in the authors' code and TRL
+    Defaults: TRL's CPOConfig, second hand
     Use: translation, and wherever the chosen is near what the model should write
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
@@ -97,10 +102,13 @@ def cpo(batch: Batch, logprobs: Logprobs, options: CPOOptions) -> LossAndMetrics
 def orpo(batch: Batch, logprobs: Logprobs, options: ORPOOptions) -> LossAndMetrics:
     """ORPO: SFT and preferences in one stage, by an odds ratio.
 
-    TRL's NLL is over the prompt's tokens too; here, as the prompt is not trained, over the completion's.
+    The NLL is the paper's: over the completion's tokens, each sequence's mean, averaged over sequences. The
+    authors' code and TRL average over all tokens of the batch at once, the prompts' among them (the authors'
+    code can leave these out), so that long sequences count more.
 
     Formula: -m_w - beta log sigma(log odds(m_w) - log odds(m_l)), log odds(m) = m - log(1 - exp(m))
     Paper: Hong et al., 2024, arXiv 2403.07691, eq. 6 and 7
+    Defaults: beta is the paper's lambda for Mistral (section 6.1), second hand, and TRL's
     Use: from a base model straight to preferences, without an SFT stage
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
@@ -131,6 +139,7 @@ def simnpo(batch: Batch, logprobs: Logprobs, options: SimNPOOptions) -> LossAndM
 
     Formula: -(2/beta) log sigma(-beta m_l - gamma)
     Paper: Fan et al., 2024, arXiv 2410.07163
+    Defaults: the authors' values for TOFU forget05
     Use: making a model forget texts of uneven length; add `sft` to keep the rest
     """
     pairs = Pairs.of(batch, logprobs, reference=False)

@@ -36,6 +36,7 @@ def ipo(batch: Batch, logprobs: Logprobs, options: IPOOptions) -> LossAndMetrics
 
     Formula: (h_w/|y_w| - h_l/|y_l| - 1/(2 beta))^2; sums in place of means with `length_normalized=false`
     Paper: Azar et al., 2023, arXiv 2310.12036, eq. 17
+    Defaults: beta is DPO's and TRL's
     Use: few or near-certain labels, on which DPO overfits
     """
     pairs = Pairs.of(batch, logprobs)
@@ -50,8 +51,11 @@ def sppo(batch: Batch, logprobs: Logprobs, options: SelfPlayOptions) -> LossAndM
 
     The hard form, with win probabilities of 1 and 0 in place of a judge's.
 
+    The authors' code takes half of this sum; TRL takes the sum. It matters where losses are added.
+
     Formula: (h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2
     Paper: Wu et al., 2024, arXiv 2405.00675, eq. 4.7
+    Defaults: beta is that of the authors' code
     Use: rounds of pairs that the policy itself wrote
     """
     pairs = Pairs.of(batch, logprobs)
@@ -65,8 +69,11 @@ def sppo(batch: Batch, logprobs: Logprobs, options: SelfPlayOptions) -> LossAndM
 def cal_dpo(batch: Batch, logprobs: Logprobs, options: SelfPlayOptions) -> LossAndMetrics:
     """Cal-DPO: DPO with each log-ratio calibrated to its reward, so that the chosen's likelihood rises.
 
+    The authors' code counts the calibration half; here it counts whole.
+
     Formula: -log sigma(h_w - h_l) + (h_w - 1/(2 beta))^2 + (h_l + 1/(2 beta))^2
     Paper: Xiao et al., 2024, arXiv 2412.14516
+    Defaults: beta is the authors' (run/beta001)
     Use: DPO lowers the likelihood of the chosen completions too
     """
     pairs = Pairs.of(batch, logprobs)

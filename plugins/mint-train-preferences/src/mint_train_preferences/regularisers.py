@@ -50,4 +50,4 @@ def token_log_ratios(batch: Batch, logprobs: Logprobs) -> torch.Tensor:
 
 def token_mean(batch: Batch, values: torch.Tensor) -> torch.Tensor:
     """Average values `[tokens]` over the batch's trained tokens, weighted; a scalar."""
-    return (values * batch.weights.to(values.dtype)).sum() / batch.trained_tokens.sum()
+    return (values.double() * batch.weights).sum() / batch.trained_tokens.sum()

@@ -5,6 +5,7 @@ change of DCG, without gradient, when completions i and j are swapped in the ord
 
 Formula: sum over pairs with i above j of D_ij log(1 + exp(s_j - s_i))
 Paper: Liu et al., 2024, arXiv 2402.01878, the lambda loss
+Defaults: beta is DPO's; the paper's could not be confirmed
 Use: rankings whose top matters most, or with scores that say by how much
 """
 

@@ -6,6 +6,7 @@ Formula: sum over the best k of log(sum over j >= k of exp(s_j)) - s_k, completi
 Paper: Xia et al., 2008, "Listwise approach to learning to rank"; the top-k form, Xia, Liu and Li, 2009,
     "Statistical consistency of top-k ranking"; mean token logprobs as in PRO, Song et al., 2023,
     arXiv 2306.17492
+Defaults: choices made here: there is one logprob per token to scale
 Use: rankings, without memory or time for a reference
 """
 

@@ -4,6 +4,7 @@ In the formula s = beta h is a completion's score, h its log-ratio of policy and
 
 Formula: sum over k of log(sum over j >= k of exp(s_j)) - s_k, completions best first
 Paper: Rafailov et al., 2023, arXiv 2305.18290, appendix A.3
+Defaults: beta is DPO's
 Use: rankings of more than two completions; lists of two make it DPO
 """
 

@@ -156,8 +156,9 @@ class Loss:
             try:
                 term.hook.check_batch(batch=batch, options=term.options)
             except ContractError as error:
-                where = "" if error.group is None else f"{batch.groups[error.group].source}: "
-                raise ContractError(f"{where}{error.problem}", error.group) from error
+                if error.group is not None:
+                    error.locate(batch.groups[error.group].source)
+                raise
 
     def data_notes(self, batch: Batch) -> list[str]:
         """Collect what the plugins have to say about the data, each line once."""

@@ -128,7 +128,7 @@ def test_a_unicode_line_separator_in_a_string_ends_no_row(read: Callable[..., An
         {"prompt": [TURN], "chosen": GOOD_TURN, "rejected": BAD_TURN},
         {"prompt": [TURN], "chosen": "a good answer", "rejected": "a bad answer"},
         {"chosen": [TURN, GOOD_TURN], "rejected": [TURN, BAD_TURN]},
-        {"prompt": "unused", "chosen": [TURN, GOOD_TURN], "rejected": [TURN, BAD_TURN]},
+        {"prompt": "a question", "chosen": [TURN, GOOD_TURN], "rejected": [TURN, BAD_TURN]},
         {
             "conversations": [{"from": "human", "value": "a question"}],
             "chosen": {"from": "gpt", "value": "a good answer"},
@@ -206,7 +206,7 @@ BAD_ROWS = {
     "no prompt": ({"chosen": "a", "rejected": "b"}, 'field "prompt": missing; the row has '),
     "no chosen": ({"prompt": "p", "rejected": "b"}, 'field "chosen": missing; the row has '),
     "no rejected": ({"prompt": "p", "chosen": "a"}, 'field "rejected": missing; the row has '),
-    "no fields": ({}, 'field "prompt": missing; the row has no fields'),
+    "no fields": ({}, 'field "chosen": missing; the row has no fields'),
     "empty prompt": (ROW | {"prompt": ""}, 'field "prompt": is empty'),
     "blank chosen": (ROW | {"chosen": " \n"}, 'field "chosen": is empty'),
     "empty rejected": (ROW | {"rejected": ""}, 'field "rejected": is empty'),
@@ -222,20 +222,23 @@ BAD_ROWS = {
         ROW | {"prompt": [TURN, {"role": "user", "content": ""}]},
         'field "prompt[1].content": is empty',
     ),
-    "text in messages": (ROW | {"prompt": ["a"]}, 'field "prompt[0]": must be a message'),
+    "a prompt thrown away": (
+        {"prompt": "unused", "chosen": [TURN, GOOD_TURN], "rejected": [TURN, BAD_TURN]},
+        'field "prompt": is not read in this form, and may change what is trained; leave it out with',
+    ),
+    "text in messages": (ROW | {"prompt": [TURN, "a"]}, 'field "prompt[1]": must be a message'),
     "unknown speaker": (
-        {"chosen": "a", "rejected": "b", "conversations": [{"from": "bot", "value": "x"}]},
-        'field "conversations[0].from": "bot" is none of human, gpt, system',
+        {"chosen": "a", "rejected": "b", "conversations": [{"from": "parrot", "value": "x"}]},
+        'field "conversations[0].from": "parrot" is not a known role; those are assistant, bard, ',
     ),
     "prompt of the assistant": (ROW | {"prompt": [TURN, GOOD_TURN]}, 'field "prompt": ends with the assist'),
-    "two answers": (
-        ROW | {"prompt": "p", "chosen": [GOOD_TURN, BAD_TURN]},
-        'field "chosen": holds 2 messages',
+    "answer of the user": (
+        ROW | {"chosen": [BAD_TURN, TURN]},
+        'field "chosen": is a message of the user',
     ),
-    "answer of the user": (ROW | {"chosen": [TURN]}, 'field "chosen": is a message of the user'),
     "conversations that differ": (
         {"chosen": [TURN, GOOD_TURN], "rejected": [TURN | {"content": "other"}, BAD_TURN]},
-        'field "rejected": and chosen differ before their last message',
+        'field "rejected": and chosen part in message 0, one of the user: they must share their prompt',
     ),
     "equal": (ROW | {"rejected": ROW["chosen"]}, 'field "rejected": is equal to chosen'),
     "half a character": (ROW | {"chosen": "\ud83d"}, 'field "chosen": holds half of a character'),
@@ -271,6 +274,17 @@ def test_bad_rows(run_cli: Callable[..., Any], tmp_path: Path, kind: str, form: 
     rows = [json.dumps(ROW), json.dumps(ROW), json.dumps(row), json.dumps(ROW)]
     path.write_text("\n".join(rows) if form == "lines" else "[" + ",\n".join(rows) + "]", encoding="utf-8")
     assert refused(run_cli, path).startswith(f"{path}:3: {message}")
+
+
+def test_what_the_recipe_cannot_render_is_refused_with_its_line(
+    run_cli: Callable[..., Any], write_rows: Callable[..., Path]
+) -> None:
+    path = write_rows([ROW, ROW | {"chosen": [GOOD_TURN, TURN, BAD_TURN]}])
+    status, _, err = run_cli("--loss", "dpo", "--data", path, "--output", "run")
+    assert status == 2
+    assert f'{path}:2: field "chosen": holds several answers of the assistant; ' in err
+    assert "--render template renders it" in err
+    assert not Path("run").exists()
 
 
 def test_missing_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ FILE_ONLY = [
     ("data", "rows.jsonl"),
     ("on_bad_row", "skip"),
     ("special_tokens", "allow"),
+    ("render", "template"),
+    ("chat_template", "/a/template.jinja"),
+    ("train_turns", "last"),
     ("eval_data", "held.jsonl"),
     ("eval_fraction", 0.25),
     ("eval_every", 5),
@@ -100,6 +103,9 @@ FILE_ONLY = [
 OTHER_VALUES = {
     "on_bad_row": "fail",
     "special_tokens": "fail",
+    "render": "raw",
+    "chat_template": "/another/template.jinja",
+    "train_turns": "all",
     "backend": "mint",
     "overwrite": False,
     "group_by_length": False,
@@ -125,8 +131,15 @@ def test_fields_without_variable_come_from_file_or_line(
 
 def test_every_field_is_tested_above() -> None:
     tested = {level[0] for level in LEVELS} | {field for field, _ in FILE_ONLY}
-    elsewhere = {"loss", "options", "columns", "api_key"}
+    elsewhere = {"loss", "options", "columns", "chat_template_kwargs", "api_key"}
     assert set(Settings.model_fields) - tested == elsewhere
+
+
+def test_arguments_of_the_chat_template_are_json_or_text() -> None:
+    given = load_settings({"loss": "dpo", "chat_template_kwargs": "enable_thinking=false,effort=low,n=3"})
+    assert given.chat_template_kwargs == {"enable_thinking": False, "effort": "low", "n": 3}
+    with pytest.raises(OptionError, match="write it as KEY=VALUE"):
+        load_settings({"loss": "dpo", "chat_template_kwargs": "enable_thinking"})
 
 
 def test_no_other_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """Everything that a plugin imports from mint-train; all other modules may change.
 
 - **Making a loss.** `loss` turns a function into a loss; `hookimpl` marks the hooks of a module or a class.
-- **Rows.** `Form` describes one form of row, `combine` joins forms of prompts (`PROMPTS`) with forms of
-  answers, and `Forms` holds all that a loss reads. `text`, `number`, `truth`, `completion`, `prompt`,
-  `chat_messages` and `dialogue` read one field and raise `RowError` where it is wrong.
+- **Rows.** `Form` describes one form of a row's answers, and `Forms` holds all that a loss reads, each with
+  any form of a prompt (`PROMPTS`). A form returns `Answers`; `compared_answers` and `graded_lists` are the
+  forms of two answers with a verdict and of lists with grades, and `combine` is for a loss that reads its
+  answers whole. `text`, `number`, `chat_messages`, `read_answer`, `read_answers`, `is_good` and `from_json`
+  read fields and raise `RowError` where one is wrong. A `Prompt` is a text, messages or a `Conversation`; a
+  `Completion` is a text or messages.
 - **Datums.** `flatten` gets a `Renderer`, which builds a `Datum` of a prompt and a completion; `attach` adds
   numbers to it, and `build_datum` builds one from token ids.
 - **Batches.** `Batch` holds the `Group`s of a step. `sequence_logprobs`, `mean_logprobs`, `log_ratios` and
@@ -41,10 +44,15 @@ from mint_train.plugins.authoring import loss
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, hookimpl
 from mint_train.plugins.options import NO_REFERENCE, NeededReference, OptionalReference, Options
 from mint_train.rendering.renderer import Renderer
-from mint_train.rows.forms import Form, Forms, combine
-from mint_train.rows.messages import ChatMessage, chat_messages, completion, number, prompt, text, truth
-from mint_train.rows.prompts import PROMPTS, Prompt, dialogue, is_dialogue, split_shared
+from mint_train.rows.answers import compared_answers, graded_lists, read_answer, read_answers
+from mint_train.rows.conversations import Completion, Conversation, Prompt
+from mint_train.rows.form import Answers, Form
+from mint_train.rows.forms import Forms, combine
+from mint_train.rows.messages import ChatMessage, are_messages, chat_messages
+from mint_train.rows.prompts import PROMPTS
 from mint_train.rows.row import kind
+from mint_train.rows.values import from_json, number, text
+from mint_train.rows.verdicts import Survey, is_good
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
 from mint_train.sdk import Datum
@@ -53,11 +61,14 @@ __all__ = [
     "CONTRACT_VERSION",
     "NO_REFERENCE",
     "PROMPTS",
+    "Answers",
     "AttachedDatum",
     "Batch",
     "ChatMessage",
     "Checkpoint",
+    "Completion",
     "ContractError",
+    "Conversation",
     "DataError",
     "Datum",
     "DoesNotFit",
@@ -75,14 +86,17 @@ __all__ = [
     "RunRecord",
     "RunResult",
     "StepRecord",
+    "Survey",
+    "are_messages",
     "attach",
     "build_datum",
     "chat_messages",
     "combine",
-    "completion",
-    "dialogue",
+    "compared_answers",
+    "from_json",
+    "graded_lists",
     "hookimpl",
-    "is_dialogue",
+    "is_good",
     "kind",
     "log_ratios",
     "loss",
@@ -90,7 +104,8 @@ __all__ = [
     "number",
     "packed_logprobs",
     "packed_reference_logprobs",
-    "prompt",
+    "read_answer",
+    "read_answers",
     "reference_sequence_logprobs",
     "require_distinct",
     "require_group_size",
@@ -98,7 +113,5 @@ __all__ = [
     "require_trained",
     "segment_sums",
     "sequence_logprobs",
-    "split_shared",
     "text",
-    "truth",
 ]

@@ -298,9 +298,12 @@ def test_a_row_of_two_forms_shows_both_and_how_to_choose(
     ("verdict", "said"),
     [
         ({"winner": "tie"}, 'field "winner": is "tie": a tie prefers neither'),
-        ({"winner": "c"}, "must name the better one: a or b"),
-        ({"winner": 1}, "must name the better one: a or b"),
-        ({"winner": True}, "must name the better one: a or b"),
+        (
+            {"winner": "c"},
+            'field "winner": holds c, which does not say which of completion_a and completion_b',
+        ),
+        ({"winner": 1}, '--columns "winner=winner(1=a)"'),
+        ({"winner": True}, '--columns "winner=winner(true=a)"'),
         ({}, 'field "label": missing'),
         ({"winner": "a", "label": "b"}, 'field "label": is not alone: the row has label, winner'),
     ],
@@ -321,18 +324,19 @@ def test_verdicts(write_rows: Callable[..., Path], dpo: Loss, value: str, better
     assert example.value.chosen == better
 
 
-def test_a_dialogue_whose_turns_differ_before_the_last_is_refused(
-    write_rows: Callable[..., Path], dpo: Loss
-) -> None:
+def test_dialogues_part_where_their_answers_differ(write_rows: Callable[..., Path], dpo: Loss) -> None:
     row = {
         "chosen": "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: four",
-        "rejected": "\n\nHuman: one\n\nAssistant: other\n\nHuman: three\n\nAssistant: five",
+        "rejected": "\n\nHuman: one\n\nAssistant: other",
     }
-    assert "differ before their last message" in problem(write_rows, dpo, row)
+    (example,) = read_examples(open_data(write_rows([row])), dpo)
+    assert example.value.prompt == [user("one")]
+    assert example.value.chosen == [assistant("two"), user("three"), assistant("four")]
+    assert example.value.rejected == "other"
     row["rejected"] = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three"
-    assert "differ before" in problem(write_rows, dpo, row)
+    assert "ends with a message of the user" in problem(write_rows, dpo, row)
     row = {"chosen": "\n\nHuman: a\n\nAssistant:", "rejected": "\n\nHuman: a\n\nAssistant: b"}
-    assert 'field "' in problem(write_rows, dpo, row)
+    assert 'field "chosen": ends with an empty answer of the assistant' in problem(write_rows, dpo, row)
 
 
 def test_words_that_look_like_a_turn_stay_in_it(write_rows: Callable[..., Path], dpo: Loss) -> None:

@@ -96,6 +96,24 @@ def build_datum(
     return ArrayDatum(all_tokens[:-1], targets, weights)
 
 
+def build_weighted_datum(tokens: Sequence[int], weights: Sequence[float], max_length: int | None) -> Datum:
+    """Build a datum of tokens of which only some are trained.
+
+    Args:
+        tokens: at least two.
+        weights: per token, 1.0 where it is trained and 0.0 where not.
+        max_length: the most tokens; those behind are cut away.
+
+    Raises:
+        DoesNotFit: nothing that is trained is left.
+    """
+    kept = np.array(tokens[:max_length], dtype=np.int64)
+    left = np.array(weights[1:max_length], dtype=np.float32)
+    if not left.any():
+        raise DoesNotFit(f"--max-length {max_length} leaves none of its trained tokens")
+    return ArrayDatum(kept[:-1], kept[1:], left)
+
+
 def prompt_length(weights: np.ndarray) -> int:
     """Count the tokens before the first trained target, given a datum's weights `[target tokens]`."""
     trained = weights != 0

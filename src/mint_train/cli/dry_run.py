@@ -5,26 +5,48 @@ from __future__ import annotations
 import click
 
 from mint_train.backends.choose import choose_backend
+from mint_train.cli.dry_run_events import print_events
 from mint_train.cli.dry_run_report import print_report
 from mint_train.errors import USER_MISTAKE
-from mint_train.groups.inspection import inspect_data
+from mint_train.groups.inspection import DataReport, inspect_data
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.settings.model import Settings
 
 
-def look_at_data(settings: Settings) -> int:
-    """Inspect the data of a run and print what there is to know of it; return the exit status.
+def look_at_data(settings: Settings, examples: int = 1) -> int:
+    """Inspect the data of a run and print what there is to know of it; return the exit status of the run.
+
+    Args:
+        settings: those of the run.
+        examples: how many rows to show whole.
 
     Raises:
         UserError: the data or the tokenizer cannot be read at all.
     """
     loss = open_loss(settings.loss, settings.options)
     tokenizer = choose_backend(settings).tokenizer()
-    report = inspect_data(settings, loss, tokenizer)
-    print_report(report, tokenizer)
-    stopping = report.problems if settings.on_bad_row == "fail" else len(report.broken)
-    if not stopping:
-        return 0
-    advice = "; --on-bad-row skip leaves out those that cannot be read" if report.bad_rows else ""
-    click.echo(f"mint-train: {stopping} rows would stop this run{advice}", err=True)
-    return USER_MISTAKE
+    report = inspect_data(settings, loss, tokenizer, examples)
+    show = print_events if settings.progress == "json" else print_report
+    show(report, tokenizer)
+    problem = what_stops(report, settings.on_bad_row == "fail")
+    if problem:
+        click.echo(f"mint-train: {problem}", err=True)
+    return USER_MISTAKE if problem else 0
+
+
+def what_stops(report: DataReport, fail: bool) -> str:
+    """Say what of the data would stop the run, or nothing.
+
+    Args:
+        report: what is in the data.
+        fail: whether a bad row ends the run.
+    """
+    stopping = report.problems if fail else len(report.broken)
+    if stopping:
+        advice = "; --on-bad-row skip leaves out those that cannot be read" if report.bad_rows else ""
+        return f"{stopping} rows would stop this run{advice}"
+    if not report.groups:
+        return "nothing is left to train, which would stop this run"
+    if report.nothing_held_out:
+        return "nothing is left of the held-out rows, which would stop this run"
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mint_train.batches.datums import Attachment, DatumArrays
 from mint_train.batches.groups import Group
+from mint_train.cli.dry_run_events import datum_name
 from mint_train.groups.inspection import DataReport
 from mint_train.rendering.special_tokens import TAKEN
 
 SHOWN = 5
 BINS = 8
 BAR = 30
-EXAMPLE_CHARACTERS = 1200
+OPENED, CLOSED = "\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}"
+"""What stands around trained tokens on a screen."""
 
 
 def print_report(report: DataReport, tokenizer: Any) -> None:
@@ -28,6 +32,8 @@ def print_report(report: DataReport, tokenizer: Any) -> None:
         screen.print(Text(str(text), style), soft_wrap=True)
 
     line(f"{report.data}.")
+    if report.unread:
+        line(f"Columns of which nothing is read: {', '.join(sorted(report.unread))}.")
     screen.print(summary(report))
     if report.tokens:
         screen.print(histogram(report.tokens))
@@ -39,10 +45,37 @@ def print_report(report: DataReport, tokenizer: Any) -> None:
             line(f"  {row}")
         if len(found) > SHOWN:
             line(f"  ... and {len(found) - SHOWN:,} more")
-    for remark in report.remarks:
-        line(remark)
-    if report.example is not None:
-        screen.print(example(report.example, report.datum_names, tokenizer))
+    for note in (*report.notes, *report.remarks):
+        line(note)
+    for group, form in report.examples:
+        line(f"Example: {group.source}{f' ({form})' if form else ''}, {rendered_as(report, tokenizer)}")
+        for index, arrays in enumerate(group.arrays):
+            screen.print(datum_text(report, group, index, arrays, tokenizer), soft_wrap=True)
+
+
+def rendered_as(report: DataReport, tokenizer: Any) -> str:
+    """Name the rendering, and the tokenizer that it was made with."""
+    name = str(tokenizer.name_or_path) or "the starter model"
+    form = report.rendering.form
+    return f"rendered in {form} form with the tokenizer of {name}; {OPENED}trained{CLOSED}:"
+
+
+def datum_text(report: DataReport, group: Group, index: int, arrays: DatumArrays, tokenizer: Any) -> Text:
+    """Return one datum whole, decoded, its trained tokens marked, and what is attached to it."""
+    attached = group.attached[index] if group.attached else {}
+    beside = ", ".join(f"{name}={value_of(value)}" for name, value in attached.items())
+    text = Text(f"{datum_name(report, index)}{f' ({beside})' if beside else ''}: ", style="bold")
+    tokens = [*arrays.inputs.tolist(), int(arrays.targets[-1])]
+    weights = [0.0, *arrays.weights.tolist()]
+    for trained, run in groupby(range(len(tokens)), key=lambda n: weights[n] != 0):
+        said = tokenizer.decode([tokens[n] for n in run])
+        text.append(f"{OPENED}{said}{CLOSED}" if trained else said, style="green" if trained else "dim")
+    return text
+
+
+def value_of(value: Attachment) -> str:
+    """Return what is attached to a datum: a number, or how many of them there are."""
+    return f"{len(value)} numbers" if isinstance(value, Sequence) else f"{value:g}"
 
 
 def summary(report: DataReport) -> Table:
@@ -97,29 +130,3 @@ def findings(report: DataReport) -> list[tuple[str, Sequence[object]]]:
 def equal_rows(sources: Sequence[tuple[object, object]]) -> list[str]:
     """Lay out rows that are equal."""
     return [f"{one} is {other}" for one, other in sources]
-
-
-def example(group: Group, names: Sequence[str], tokenizer: Any) -> Table:
-    """Show one group as the model sees it: what it reads, and what it is trained on."""
-    table = Table(title=f"Example: {group.source}", title_justify="left", show_lines=True)
-    table.add_column("datum")
-    table.add_column("what the model reads")
-    table.add_column("what is trained")
-    for index, datum in enumerate(group.datums):
-        name = names[index] if index < len(names) else str(index + 1)
-        untrained = len(group.prompts[index])
-        tokens = [*datum.model_input.to_ints(), int(group.targets[index][-1])]
-        table.add_row(
-            name,
-            Text(shorten(tokenizer.decode(tokens[:untrained])), style="dim"),
-            Text(shorten(tokenizer.decode(tokens[untrained:])), style="green"),
-        )
-    return table
-
-
-def shorten(text: str) -> str:
-    """Leave out the middle of a long text."""
-    if len(text) <= EXAMPLE_CHARACTERS:
-        return text
-    half = EXAMPLE_CHARACTERS // 2
-    return f"{text[:half]} ... {text[-half:]}"

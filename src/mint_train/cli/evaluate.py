@@ -19,6 +19,7 @@ from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_referenc
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import batch_means_note, evaluation_line, print_warning
+from mint_train.rendering.options import Rendering
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.records import Evaluation
@@ -87,7 +88,12 @@ def open_on(
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
     client = trained.backend.open_client(folder, print_warning, trains=False)
     dataset = build_dataset(
-        held_out, loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
+        held_out,
+        loss,
+        client.get_tokenizer(),
+        settings.max_length,
+        settings.special_tokens,
+        Rendering.of(settings),
     )
     groups: Groups = dataset.groups
     reference = loss.reference

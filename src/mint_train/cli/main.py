@@ -47,6 +47,9 @@ from mint_train.settings.merge import load_settings
 )
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML or YAML file.")
 @click.option("--dry-run", is_flag=True, help="Inspect the data only: no model, no key, no training.")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=1, metavar="N", help="Rows a dry run shows whole."
+)
 @click.version_option(version("mint-train"), prog_name="mint-train")
 @click.option(
     "-h",
@@ -58,7 +61,13 @@ from mint_train.settings.merge import load_settings
 )
 @click.pass_context
 def cli(
-    ctx: click.Context, /, assignments: tuple[str, ...], config: Path | None, dry_run: bool, **given: Any
+    ctx: click.Context,
+    /,
+    assignments: tuple[str, ...],
+    config: Path | None,
+    dry_run: bool,
+    examples: int,
+    **given: Any,
 ) -> None:
     """Train a language model with a loss chosen by name, on MinT or on this machine.
 
@@ -76,7 +85,7 @@ def cli(
     if dry_run:
         from mint_train.cli.dry_run import look_at_data
 
-        ctx.exit(look_at_data(settings))
+        ctx.exit(look_at_data(settings, examples))
     from mint_train.training.training import train_with
 
     result = train_with(settings)

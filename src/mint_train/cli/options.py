@@ -85,7 +85,7 @@ def settings_options(
                 is_flag=switch,
                 default=None,
                 type=None if switch else click_type(field.annotation),
-                metavar=None if switch else metavar(field.annotation),
+                metavar=None if switch else METAVARS.get(name) or metavar(field.annotation),
                 help=(field.description or "") + ("" if switch else default),
                 hidden=name not in shown,
                 shell_complete=COMPLETERS.get(name),
@@ -116,6 +116,10 @@ def click_type(annotation: Any) -> click.ParamType[Any] | None:
     """Let click check choices; everything else is checked by the settings model."""
     plain = plain_type(annotation)
     return click.Choice(get_args(plain)) if get_origin(plain) is Literal else click.STRING
+
+
+METAVARS = {"chat_template": "FILE", "chat_template_kwargs": "KEY=VALUE,..."}
+"""What options take whose type does not say it."""
 
 
 def metavar(annotation: Any) -> str | None:

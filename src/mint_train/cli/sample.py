@@ -17,7 +17,8 @@ from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import print_warning
-from mint_train.rendering.recipe import build_prompt_tokens
+from mint_train.rendering.options import Rendering
+from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
 
 NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
@@ -42,8 +43,8 @@ def sample_and_print(
     samplers = trained.backend.open_samplers(folder, trained.checkpoint, print_warning)
     tokenizer = samplers.tokenizer
     if prompt is not None:
-        guarded: Any = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
-        prompts = [build_prompt_tokens(prompt, guarded)]
+        guarded = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
+        prompts = [Renderer(guarded, None, Rendering.of(trained.settings)).prompt_tokens(prompt)]
     else:
         prompts = prompts_of_rows(trained, tokenizer, data)[:rows]
 
@@ -72,7 +73,9 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[
     if examples is None:
         rows = find_data(settings.data, loss)
         examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)
-    groups = build_dataset(examples, loss, tokenizer, settings.max_length, settings.special_tokens).groups
+    groups = build_dataset(
+        examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
+    ).groups
     return [list(tokens) for tokens in dict.fromkeys(tuple(group.prompts[0].tolist()) for group in groups)]
 
 

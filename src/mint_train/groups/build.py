@@ -19,6 +19,7 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, token_key
 from mint_train.groups.token_file import GroupWriter, StoredGroups
 from mint_train.losses.loss import Loss
+from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
@@ -50,10 +51,19 @@ def build_dataset(
     tokenizer: Any,
     max_length: int | None,
     special_tokens: SpecialTokens = "split",
+    rendering: Rendering | None = None,
 ) -> Dataset:
     """Flatten all examples and check every group against the loss's contract, or find that done before.
 
     Memory holds a chunk of examples at a time.
+
+    Args:
+        examples: the rows that are read.
+        loss: the loss.
+        tokenizer: the tokenizer of the model that is trained.
+        max_length: the most tokens of a datum.
+        special_tokens: what becomes of a special token in a text.
+        rendering: how rows become tokens; without it, in the recipe's form.
 
     Raises:
         OptionError: nothing is left to train.
@@ -61,18 +71,11 @@ def build_dataset(
         ContractError: a group breaks the contract, with its file and line.
         UserError: the cache cannot be written to.
     """
-    key = token_key(describe(examples, max_length, special_tokens), loss, tokenizer)
+    renderer = Renderer(GuardedTokenizer(tokenizer, special_tokens), max_length, rendering or Rendering())
+    key = token_key(describe(examples, renderer, special_tokens), loss, tokenizer)
     kept = cache_folder() / key
     if not kept.exists():
-        folder = new_folder()
-        try:
-            write_groups(folder, examples, loss, GuardedTokenizer(tokenizer, special_tokens), max_length)
-            kept = keep(folder, key)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise cannot_keep(error) from error
-            raise
+        kept = write_kept(key, examples, loss, renderer)
     summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
     bad_rows = (*examples.bad_rows, *unsuited)
@@ -81,29 +84,40 @@ def build_dataset(
     return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest())
 
 
-def describe(examples: Examples, max_length: int | None, special_tokens: SpecialTokens) -> dict[str, Any]:
+def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:
+    """Write the groups of examples into the cache, whole or not at all, and return their folder."""
+    folder = new_folder()
+    try:
+        write_groups(folder, examples, loss, renderer)
+        return keep(folder, key)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_keep(error) from error
+        raise
+
+
+def describe(examples: Examples, renderer: Renderer, special_tokens: SpecialTokens) -> dict[str, Any]:
     """Collect what of the data and its settings decides the groups."""
-    places = examples.places
-    chosen = None if places is None else hashlib.sha256(repr(sorted(places)).encode()).hexdigest()
+    positions = examples.positions
+    chosen = None if positions is None else hashlib.sha256(repr(sorted(positions)).encode()).hexdigest()
     return {
         "name": str(examples.data),  # groups name their file and line
         "sha256": examples.data.fingerprint(),
         "columns": dict(examples.columns),
         "on_bad_row": examples.on_bad_row,
-        "places": chosen,
-        "max_length": max_length,
+        "positions": chosen,
+        "max_length": renderer.max_length,
+        "rendering": renderer.rendering.describe(renderer.tokenizer),
         "special_tokens": special_tokens,
     }
 
 
-def write_groups(
-    folder: Path, examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, max_length: int | None
-) -> None:
+def write_groups(folder: Path, examples: Examples, loss: Loss, renderer: Renderer) -> None:
     """Flatten and check all examples, chunk by chunk, into a folder."""
     left_out: list[str] = []
     unsuited: list[BadRow] = []
-
-    renderer = Renderer(tokenizer, max_length)
+    tokenizer: GuardedTokenizer = renderer.tokenizer
 
     def flatten(value: Any) -> Any:
         return loss.flatten(value, renderer)
@@ -117,8 +131,7 @@ def write_groups(
                 loss.check_batch(Batch(groups))
                 writer.write(groups)
     if not writer.count:
-        first = left_out[0] if left_out else str(unsuited[0])
-        raise OptionError(f"nothing is left to train: {first}, and so for all rows; raise --max-length")
+        raise nothing_left(left_out, unsuited)
     skipped = {bad.source for bad in unsuited}
     summary = {
         "left_out": left_out,
@@ -128,6 +141,15 @@ def write_groups(
         ],
     }
     (folder / SUMMARY_FILE).write_text(json.dumps(summary), encoding="utf-8")
+
+
+def nothing_left(left_out: Sequence[str], unsuited: Sequence[BadRow]) -> OptionError:
+    """Say why no row can be trained on."""
+    if left_out:
+        return OptionError(
+            f"nothing is left to train: {left_out[0]}, and so for all rows; raise --max-length"
+        )
+    return OptionError(f"nothing is left to train: {unsuited[0]}, and so for all rows")
 
 
 def flatten_chunk(
@@ -170,7 +192,7 @@ def related(examples: Examples, loss: Loss) -> Iterator[Example]:
     for example in examples:
         if (value := next(values, nothing)) is nothing:
             raise miscounted(loss, "fewer", examples)
-        yield Example(value, example.source)
+        yield Example(value, example.source, example.form)
     if next(values, nothing) is not nothing:
         raise miscounted(loss, "more", examples)
 

@@ -1,25 +1,28 @@
-"""From rows to examples: renamed, parsed by the loss, counted; what is wrong is named, and lost nowhere."""
+"""From rows to examples: renamed, read in a form of the loss, counted; bad rows are named, never lost."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from mint_train.errors import DataError, OptionError, RowError
+from mint_train.errors import DataError, OptionError, RowError, Source
 from mint_train.losses.loss import Loss
-from mint_train.rows.forms import rename
+from mint_train.rows.columns import rename
+from mint_train.rows.forms import Reading
+from mint_train.rows.known import known_columns
 from mint_train.rows.readers import DataSource, open_data
 from mint_train.rows.row import BadRow, Example, Row
+from mint_train.rows.verdicts import ColumnRefusedError, Survey
 
 OnBadRow = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """All examples of a source of rows. They are parsed anew in each iteration, and never held together."""
+    """All examples of a source of rows. They are read anew in each iteration, and never held together."""
 
     data: DataSource
     loss: Loss
@@ -30,30 +33,44 @@ class Examples:
     count: int
     bad_rows: tuple[BadRow, ...]
     """Rows that are left out, in order; without `on_bad_row="skip"` there are none."""
-    places: Set[int] | None = None
-    """Which of the good rows these are, counted from 0; without it, all."""
+    survey: Survey = field(default_factory=Survey)
+    """The values of the columns of verdicts and labels, over all rows."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """Columns that nothing is read of, such as ids and sources, with how many rows have them."""
+    positions: Set[int] | None = None
+    """Which of the examples these are, counted from 0; without it, all."""
 
     def __len__(self) -> int:
-        return self.count if self.places is None else len(self.places)
+        return self.count if self.positions is None else len(self.positions)
 
     def __iter__(self) -> Iterator[Example]:
-        """Parse the rows, one by one.
+        """Read the rows, one by one.
 
         Raises:
             DataError: the data has changed since it was first read.
         """
-        good = (item for item in parse_rows(self.data, self.loss, self.columns) if isinstance(item, Example))
-        for place, example in enumerate(good):
-            if self.places is None or place in self.places:
-                yield example
+        position = 0
+        for source, reading in read_rows(self.data, self.loss, self.columns, self.survey):
+            if isinstance(reading, BadRow):
+                continue
+            for value in reading.examples:
+                if self.positions is None or position in self.positions:
+                    yield Example(value, source, reading.form)
+                position += 1
 
-    def only(self, places: Set[int]) -> Examples:
-        """Return the examples at these places."""
-        return replace(self, places=places)
+    def prompts(self) -> Iterator[object]:
+        """Yield the prompt of each example, or None where the loss does not say what it is."""
+        for example in replace(self, positions=None):
+            yield getattr(example.value, "prompt", None)
+
+    def only(self, positions: Set[int]) -> Examples:
+        """Return the examples at these positions."""
+        return replace(self, positions=positions)
 
     def describe(self) -> str:
         """Name the data, its rows and their forms in one line."""
-        rows = f"{self.data}: {self.count:,} row{'s' if self.count != 1 else ''}"
+        total = sum(self.forms.values()) or self.count
+        rows = f"{self.data}: {total:,} row{'s' if total != 1 else ''}"
         if len(self.forms) == 1:
             return f"{rows}: {next(iter(self.forms))}"
         return ": ".join(
@@ -79,7 +96,7 @@ def find_data(data: str | Path | None, loss: Loss) -> DataSource:
 def read_examples(
     data: DataSource, loss: Loss, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "fail"
 ) -> Examples:
-    """Let the loss parse every row once, so that what is wrong shows before anything slow or paid begins.
+    """Read every row once, so that what is wrong shows before anything slow or paid begins.
 
     Args:
         data: where the rows come from.
@@ -88,41 +105,76 @@ def read_examples(
         on_bad_row: "fail" raises at the first bad row, "skip" leaves bad rows out and lists them.
 
     Raises:
-        DataError: the data or a row of it is wrong, with file, line and field; no row is good.
+        DataError: the data or a row of it is wrong, with file, line and field; no row is good; a column of
+            verdicts has no one reading.
     """
-    columns = columns or {}
+    columns = known_columns(data.name) | dict(columns or {})
+    survey = survey_columns(data, loss, columns)
     forms: Counter[str] = Counter()
-    count = 0
+    unread: Counter[str] = Counter()
+    count = rows = 0
     bad_rows: list[BadRow] = []
-    for item in parse_rows(data, loss, columns, forms):
-        if isinstance(item, Example):
-            count += 1
-        elif on_bad_row == "fail":
-            raise DataError(str(item))
-        else:
-            bad_rows.append(item)
-    if not count:
+    for _, reading in read_rows(data, loss, columns, survey):
+        if isinstance(reading, BadRow):
+            if on_bad_row == "fail":
+                raise DataError(str(reading))
+            bad_rows.append(reading)
+            continue
+        rows += 1
+        count += len(reading.examples)
+        if reading.form is not None:
+            forms[reading.form] += 1
+        if reading.unread:
+            unread.update(reading.unread)
+    if not rows:
         raise DataError(f"{bad_rows[0]}; none of the {len(bad_rows):,} rows is good")
-    return Examples(data, loss, columns, on_bad_row, dict(forms), count, tuple(bad_rows))
+    return Examples(
+        data, loss, columns, on_bad_row, dict(forms), count, tuple(bad_rows), survey, dict(unread)
+    )
 
 
-def parse_rows(
-    data: DataSource, loss: Loss, columns: Mapping[str, str], forms: Counter[str] | None = None
-) -> Iterator[Example | BadRow]:
-    """Yield for each row its example, or why it is none; count its form where asked."""
+def survey_columns(data: DataSource, loss: Loss, columns: Mapping[str, str]) -> Survey:
+    """Collect the values of the columns whose meaning only the whole column shows.
+
+    Data whose first rows have no such column is not read through for it.
+    """
+    survey = Survey()
+    names = loss.surveyed_columns
+    if not names:
+        return survey
+    for number, row in enumerate(data.rows()):
+        if isinstance(row, Row):
+            try:
+                values = rename(row.values, columns) if columns else row.values
+            except RowError:
+                continue
+            if found := names & values.keys():
+                survey.note(values, found)
+        if number >= SURVEYED_ROWS and not survey.values:
+            break
+    return survey
+
+
+SURVEYED_ROWS = 1000
+"""Rows without a column of verdicts after which none is expected."""
+
+
+def read_rows(
+    data: DataSource, loss: Loss, columns: Mapping[str, str], survey: Survey
+) -> Iterator[tuple[Source, Reading | BadRow]]:
+    """Yield for each row where it stands and what was read of it, or why nothing was.
+
+    Raises:
+        DataError: a column of verdicts has no one reading.
+    """
     for row in data.rows():
-        yield row if isinstance(row, BadRow) else parse_row(row, loss, columns, forms)
-
-
-def parse_row(
-    row: Row, loss: Loss, columns: Mapping[str, str], forms: Counter[str] | None = None
-) -> Example | BadRow:
-    """Parse one row."""
-    try:
-        values = rename(row.values, columns) if columns else row.values
-        example, form = loss.read_row(values)
-    except RowError as error:
-        return BadRow(row.source, str(error))
-    if forms is not None and form is not None:
-        forms[form] += 1
-    return Example(example, row.source)
+        if isinstance(row, BadRow):
+            yield row.source, row
+            continue
+        try:
+            values = rename(row.values, columns) if columns else row.values
+            yield row.source, loss.read_row(values, survey)
+        except RowError as error:
+            yield row.source, BadRow(row.source, str(error))
+        except ColumnRefusedError as error:
+            raise DataError(f"{data}: {error}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.losses.loss import Loss
+from mint_train.rendering.notes import rendering_notes
+from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
@@ -54,8 +56,16 @@ class DataReport:
     special: list[tuple[Source, str]] = field(default_factory=list)
     """Rows whose text holds one of the tokenizer's special tokens, with the first one."""
     remarks: list[str] = field(default_factory=list)
-    example: Group | None = None
+    examples: list[tuple[Group, str | None]] = field(default_factory=list)
+    """The first groups, each with the form of its row."""
     tokens_per_step: float = 0.0
+    rendering: Rendering = field(default_factory=Rendering)
+    notes: list[str] = field(default_factory=list)
+    """What is to be known of how rows are rendered."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """Columns that nothing is read of, with how many rows have them."""
+    nothing_held_out: bool = False
+    """Whether held-out rows are asked for, and none of them is left."""
 
     @property
     def problems(self) -> int:
@@ -63,8 +73,14 @@ class DataReport:
         return len(self.bad_rows) + len(self.broken)
 
 
-def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
+def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1) -> DataReport:
     """Read, parse and flatten all rows as a run would, but note what is wrong instead of stopping at it.
+
+    Args:
+        settings: those of the run.
+        loss: the loss.
+        tokenizer: the tokenizer of the model that would be trained.
+        shown: how many groups to keep as examples.
 
     Raises:
         UserError: the data cannot be read at all, or no row of it is good.
@@ -78,41 +94,54 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any) -> DataReport:
         settings.max_length,
         settings.special_tokens,
         list(every.bad_rows),
+        rendering=Rendering.of(settings),
+        unread=every.unread,
     )
+    report.notes = rendering_notes(tokenizer, report.rendering)
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
     seen: dict[bytes, Source] = {}
     first: list[Group] = []
-    for group in look(examples, loss, guarded, report):
+    for group, form in look(examples, loss, guarded, report):
         digest = digest_of(group)
         if digest in seen:
             report.repeated.append((group.source, seen[digest]))
         seen.setdefault(digest, group.source)
         if len(first) < REMARKED:
             first.append(group)
+        if len(report.examples) < shown:
+            report.examples.append((group, form))
     if first:
-        report.example = first[0]
         report.remarks = loss.data_notes(Batch(first))
-    report.steps = count_steps(settings, report.groups) if report.groups else 0
-    if report.groups:
+        report.steps = count_steps(settings, report.groups)
         report.tokens_per_step = (
             sum(report.tokens) / report.groups * min(groups_per_step(settings), report.groups)
         )
     if held_out is not None:
-        unnoted = DataReport("", (), settings.max_length, settings.special_tokens, [])
-        for group in look(held_out, loss, guarded, unnoted):
-            if (trained := seen.get(digest_of(group))) is not None:
-                report.leaked.append((group.source, trained))
-        report.bad_rows += [bad for bad in unnoted.bad_rows if bad not in report.bad_rows]
-        report.broken += unnoted.broken
+        inspect_held_out(held_out, loss, guarded, report, seen)
     skipped = {bad.source for bad in report.bad_rows}
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     return report
 
 
-def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport) -> Iterator[Group]:
-    """Yield the groups that keep the contract; count them, and note all others."""
-    cutting = Renderer(tokenizer, report.max_length)
-    whole_renderer = Renderer(tokenizer)
+def inspect_held_out(
+    held_out: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport, seen: dict[bytes, Source]
+) -> None:
+    """Add to a report what is wrong with the held-out rows, and which of them are trained on too."""
+    own = DataReport("", (), report.max_length, report.special_tokens, [], rendering=report.rendering)
+    for group, _ in look(held_out, loss, tokenizer, own):
+        if (trained := seen.get(digest_of(group))) is not None:
+            report.leaked.append((group.source, trained))
+    report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
+    report.broken += own.broken
+    report.nothing_held_out = not own.groups
+
+
+def look(
+    examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport
+) -> Iterator[tuple[Group, str | None]]:
+    """Yield the groups that keep the contract, with their forms; count them, and note all others."""
+    cutting = Renderer(tokenizer, report.max_length, report.rendering)
+    whole_renderer = Renderer(tokenizer, None, report.rendering)
 
     def flatten(value: Any) -> Any:
         return loss.flatten(value, cutting)
@@ -122,6 +151,7 @@ def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: Da
 
     for chunk in tokenizer.encoded(chunks(related(examples, loss)), flatten):
         whole = lengths_by_source(chunk, flatten_whole) if report.max_length else {}
+        forms = {example.source: example.form for example in chunk}
         for group in flatten_chunk(tokenizer.reading(chunk), flatten, report.left_out, report.bad_rows):
             try:
                 loss.check_batch(Batch([group]))
@@ -133,7 +163,7 @@ def look(examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: Da
             report.trained += group.trained_lengths
             if group.source in whole and sum(group.lengths) < whole[group.source]:
                 report.cut.append(group.source)
-            yield group
+            yield group, forms[group.source]
 
 
 def lengths_by_source(chunk: Sequence[Example], flatten: Any) -> dict[Source, int]:

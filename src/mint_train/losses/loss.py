@@ -17,6 +17,8 @@ from mint_train.losses.guard import finite_metrics
 from mint_train.losses.term import Term
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
+from mint_train.rows.forms import Reading
+from mint_train.rows.verdicts import Survey
 from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
 
@@ -130,13 +132,24 @@ class Loss:
         """Whether examples must be linked to one another before any is flattened."""
         return bool(self.terms[0].hook.link_examples.get_hookimpls())
 
-    def read_row(self, row: Mapping[str, Any]) -> tuple[Any, str | None]:
-        """Read a row: the loss's example, and the name of the row's form where the loss has forms."""
-        return self.terms[0].read_row(row)
+    @property
+    def surveyed_columns(self) -> frozenset[str]:
+        """The columns whose values mean something only all together, such as verdicts."""
+        forms = self.terms[0].forms
+        return forms.surveyed if forms is not None else frozenset()
+
+    def read_row(self, row: Mapping[str, Any], survey: Survey) -> Reading:
+        """Read a row: the loss's examples, the form where the loss has forms, the columns that were not read.
+
+        Args:
+            row: the row, its columns renamed.
+            survey: the values that columns of verdicts and labels have in all rows.
+        """
+        return self.terms[0].read_row(row, survey)
 
     def parse_row(self, row: Mapping[str, Any]) -> Any:
-        """Read a row as the loss's example."""
-        return self.read_row(row)[0]
+        """Read a row as the loss's example, as if it were the only row."""
+        return self.read_row(row, Survey()).example
 
     def link_examples(self, examples: Iterable[Any]) -> Iterable[Any]:
         """Link the examples to one another, where the loss does that."""

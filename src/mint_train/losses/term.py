@@ -21,7 +21,8 @@ from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
 from mint_train.plugins.options import NO_REFERENCE
 from mint_train.rendering.renderer import Renderer
-from mint_train.rows.forms import Forms
+from mint_train.rows.forms import Forms, Reading
+from mint_train.rows.verdicts import Survey
 from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
 
@@ -71,23 +72,31 @@ class Term:
         forms: Forms | None = self.hook.row_forms(options=self.options)
         return forms
 
-    def read_row(self, row: Mapping[str, Any]) -> tuple[Any, str | None]:
-        """Read a row: the plugin's example, and the name of the row's form where there are forms.
+    @cached_property
+    def parses(self) -> bool:
+        """Whether a plugin parses rows itself, and none that is more derived says which forms there are."""
+        return self.depth("parse_row") >= self.depth("row_forms")
+
+    def read_row(self, row: Mapping[str, Any], survey: Survey) -> Reading:
+        """Read a row: the plugin's examples, the form where there are forms, the columns that were not read.
+
+        Args:
+            row: the row, its columns renamed.
+            survey: the values that columns of verdicts and labels have in all rows.
 
         Raises:
             RowError: the row does not hold what the loss needs, or suits two forms.
             PluginError: no plugin of the chain reads rows.
         """
-        if self.depth("parse_row") >= self.depth("row_forms"):
+        if self.parses:
             example = self.hook.parse_row(row=row, options=self.options)
             if example is not None:
-                return example, self.form_name(row)
+                return Reading([example], self.form_name(row))
         if self.forms is None:
             raise PluginError(
                 f'the loss "{self.name}" reads no rows: implement "row_forms", or extend a loss that has it'
             )
-        reading = self.forms.read(row)
-        return reading.example, reading.form
+        return self.forms.read(row, survey)
 
     def form_name(self, row: Mapping[str, Any]) -> str | None:
         """Name the form of a row that `parse_row` has read, where it has one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -106,6 +106,15 @@ class BatchTokenizer:
         if asked in self._known:
             return list(self._known[asked])
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def render(self, messages: Any, arguments: Mapping[str, Any]) -> str:
+        """Return what the chat template writes, as it was rendered when the texts were noted."""
+        asked = repr((messages, arguments))
+        if asked not in self._rendered:
+            self._rendered[asked] = str(
+                self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+            )
+        return self._rendered[asked]
 
     def apply_chat_template(
         self,

@@ -3,55 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mint_train.batches.datums import build_datum
-from mint_train.errors import DoesNotFit
-from mint_train.rendering.recipe import Prompt, build_completion_tokens, build_prompt_tokens
+from mint_train.batches.datums import build_datum, build_weighted_datum
+from mint_train.errors import DoesNotFit, OptionError, RowError
+from mint_train.rendering.options import Rendering
+from mint_train.rendering.raw import raw_completion_tokens, raw_prompt_tokens
+from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.special_tokens import GuardedTokenizer
+from mint_train.rendering.text_only import completion_text, text_messages
+from mint_train.rendering.turns import Rendered, TemplateRenderer, weights_of
+from mint_train.rows.conversations import Completion, Conversation, Prompt, as_conversation, as_messages
 
 if TYPE_CHECKING:
     from mint_train.sdk import Datum
 
 RenderedPrompt: TypeAlias = Prompt | Sequence[int]
-"""A prompt: a user's text, chat messages, or token ids, which are taken as they are."""
-RenderedCompletion: TypeAlias = str | Sequence[int]
-"""A completion: the assistant's text, or token ids, which are taken as they are."""
+"""A prompt: a user's text, messages, a conversation, or token ids, which are taken as they are."""
+RenderedCompletion: TypeAlias = Completion | Sequence[int]
+"""A completion: the assistant's text, messages, or token ids, which are taken as they are."""
+CLOSER = "the completion"
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """What `flatten` builds datums with: the run's tokenizer, its form of rendering and its `--max-length`.
-
-    The form is the recipe's: the prompt by the chat template, a space, the completion's text, the
-    end-of-sequence token.
-    """
+    """What `flatten` builds datums with: the run's tokenizer, its rendering and its `--max-length`."""
 
     tokenizer: Any
     """The tokenizer of the model that is trained, a `PreTrainedTokenizerBase` or one that behaves alike."""
     max_length: int | None = None
     """The most tokens, prompt and completion together, that a datum may have; None for no limit."""
+    rendering: Rendering = field(default_factory=Rendering)
+    """The form: the recipe's, the chat template's, or raw."""
+
+    def __post_init__(self) -> None:
+        if self.rendering.form != "template" or self.rendering.template or self.tokenizer.chat_template:
+            return
+        raise OptionError(
+            "--render template: this model's tokenizer has no chat template; give one with --chat-template "
+            "FILE, or take --render recipe or raw"
+        )
+
+    @cached_property
+    def _templates(self) -> TemplateRenderer:
+        """What renders whole conversations."""
+        own = self.tokenizer
+        guarded = own if isinstance(own, GuardedTokenizer) else GuardedTokenizer(own, "allow")
+        return TemplateRenderer(guarded, self.rendering)
 
     def prompt_tokens(self, prompt: RenderedPrompt) -> list[int]:
-        """Return the token ids of a prompt, up to where the assistant's answer begins."""
+        """Return the token ids of a prompt, up to where the assistant's answer begins.
+
+        Raises:
+            RowError: the prompt holds what this form cannot render, or the chat template refuses it.
+        """
         if are_tokens(prompt):
             return list(prompt)  # type: ignore[arg-type]
-        return build_prompt_tokens(prompt, self.tokenizer)  # type: ignore[arg-type]
+        given: Prompt = prompt  # type: ignore[assignment]
+        if self.rendering.form == "raw":
+            return raw_prompt_tokens(given, self.tokenizer)
+        conversation = as_conversation(given)
+        if self.rendering.form == "template":
+            return self._templates.prompt_tokens(conversation)
+        return self._recipe_prompt(conversation)
 
-    def completion_tokens(self, completion: RenderedCompletion) -> list[int]:
-        """Return the token ids of a completion, with the token that ends it."""
-        if isinstance(completion, str):
-            return build_completion_tokens(completion, self.tokenizer)
-        return list(completion)
+    def _recipe_prompt(self, conversation: Conversation) -> list[int]:
+        """Render a prompt as MinT's recipe does."""
+        messages = text_messages(conversation)
+        arguments = self.rendering.call(conversation.template_arguments, self.tokenizer)
+        tokens = build_prompt_tokens(messages, self.tokenizer, arguments)
+        if not conversation.opening:
+            return tokens
+        return tokens + list(self.tokenizer.encode(f" {conversation.opening}", add_special_tokens=False))
+
+    def completion_tokens(self, completion: RenderedCompletion, name: str = CLOSER) -> list[int]:
+        """Return the token ids of a completion, with the token that ends it.
+
+        In template form a completion's tokens hang on its prompt, so only `datum` and `datums` give them.
+
+        Raises:
+            RowError: the completion holds what this form cannot render.
+        """
+        if are_tokens(completion):
+            return list(completion)  # type: ignore[arg-type]
+        given: Completion = completion  # type: ignore[assignment]
+        if self.rendering.form == "raw":
+            return raw_completion_tokens(given, self.tokenizer, name)
+        return build_completion_tokens(completion_text(given, name), self.tokenizer)
 
     def datum(self, prompt: RenderedPrompt, completion: RenderedCompletion) -> Datum:
         """Build the datum that trains a completion and not its prompt.
 
         Raises:
             DoesNotFit: the prompt alone fills `max_length`.
+            RowError: the row holds what this form cannot render.
         """
-        tokens = self.prompt_tokens(prompt)
-        return build_datum(tokens, self.completion_tokens(completion), self.max_length)
+        return self.datums(prompt, [completion], [CLOSER])[0]
 
     def datums(
         self, prompt: RenderedPrompt, completions: Sequence[RenderedCompletion], names: Sequence[str] = ()
@@ -61,21 +110,66 @@ class Renderer:
         Args:
             prompt: the prompt that they share.
             completions: each is cut at its end to fit `max_length`.
-            names: what a message calls the completions; without names they are counted from 0.
+            names: what a message calls the completions, in their order; those without are counted from 0.
 
         Raises:
             DoesNotFit: the prompt alone fills `max_length`, or two completions are equal once they are cut.
+            RowError: the row holds what this form cannot render, or two completions render alike.
         """
+        unnamed = [f"completion {index}" for index in range(len(names), len(completions))]
+        names = [*names, *unnamed][: len(completions)]
+        if (
+            self.rendering.form == "template"
+            and not are_tokens(prompt)
+            and not any(map(are_tokens, completions))
+        ):
+            conversation = as_conversation(prompt)  # type: ignore[arg-type]
+            return self._by_template(conversation, [as_messages(one) for one in completions], names)  # type: ignore[arg-type]
         tokens = self.prompt_tokens(prompt)
-        answers = [self.completion_tokens(completion) for completion in completions]
-        if self.max_length is not None:
-            refuse_equal_once_cut(answers, self.max_length - len(tokens), names)
+        answers = [
+            self.completion_tokens(completion, name)
+            for completion, name in zip(completions, names, strict=True)
+        ]
+        self._refuse_alike(len(tokens), answers, names)
         return [build_datum(tokens, answer, self.max_length) for answer in answers]
 
+    def _by_template(
+        self, prompt: Conversation, completions: Sequence[Any], names: Sequence[str]
+    ) -> list[Datum]:
+        """Build datums of whole conversations."""
+        rendered = [
+            self._templates.render(prompt, completion, name)
+            for completion, name in zip(completions, names, strict=True)
+        ]
+        start = rendered[0].spans[0][0]
+        for one, name in zip(rendered, names, strict=True):
+            if one.tokens[: one.spans[0][0]] != rendered[0].tokens[:start]:
+                problem = "its trained turn follows other turns than that of"
+                raise RowError(name, f"{problem} {names[0]}; train all turns, with --train-turns all")
+        self._refuse_alike(start, [one.tokens[start:] for one in rendered], names)
+        return [self._weighted(one) for one in rendered]
 
-def are_tokens(prompt: Any) -> bool:
-    """Return whether a prompt is a list of token ids rather than text or messages."""
-    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], int)
+    def _weighted(self, rendered: Rendered) -> Datum:
+        """Build a datum with the weights of its turns."""
+        start, end = rendered.spans[0]
+        if end == len(rendered.tokens):
+            return build_datum(rendered.tokens[:start], rendered.tokens[start:], self.max_length)
+        return build_weighted_datum(rendered.tokens, weights_of(rendered), self.max_length)
+
+    def _refuse_alike(self, prompt: int, answers: Sequence[list[int]], names: Sequence[str]) -> None:
+        """Refuse completions that differ, but not in what is left of them."""
+        if self.max_length is not None:
+            refuse_equal_once_cut(answers, self.max_length - prompt, names)
+
+
+def are_tokens(value: Any) -> bool:
+    """Return whether a prompt or a completion is a list of token ids rather than text or messages."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and bool(value)
+        and isinstance(value[0], int)
+    )
 
 
 def refuse_equal_once_cut(answers: Sequence[list[int]], room: int, names: Sequence[str]) -> None:
@@ -90,7 +184,7 @@ def refuse_equal_once_cut(answers: Sequence[list[int]], room: int, names: Sequen
     for index, answer in enumerate(answers):
         other = first.setdefault(tuple(answer[:room]), index)
         if other != index and answers[other] != answer:
-            one, two = (names[n] if names else f"completion {n}" for n in (other, index))
+            one, two = (names[n] for n in (other, index))
             raise DoesNotFit(
                 f"{one} and {two} begin with the same {room} tokens, all that --max-length leaves of them"
             )

@@ -15,6 +15,7 @@ from transformers import BatchEncoding
 
 from mint_train.errors import RowError, Source
 from mint_train.rendering.encoding import BatchTokenizer, Chunk, can_batch
+from mint_train.rendering.refusals import template_refusals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ class GuardedTokenizer:
         self._names = special_names(tokenizer)
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or r"(?!)")
         # drawn, so that no text can hold what stands for a token
-        nonce = uuid4().hex
+        self._nonce = nonce = uuid4().hex
         self._placeholders = {name: f"<{nonce}.{n}>" for n, name in enumerate(self._names)}
         self._originals = {mark: name for name, mark in self._placeholders.items()}
         self._aliases = {name: f"<{nonce}:{n}>" for n, name in enumerate(self._names)}
@@ -136,6 +137,35 @@ class GuardedTokenizer:
         tokens = self._encode_marked(template, add_special_tokens=False)
         return as_encoding(tokens) if return_dict else tokens
 
+    def render(self, messages: list[Any], **arguments: Any) -> str:
+        """Return what the chat template writes of messages, for `encode_rendered` alone.
+
+        Special tokens of their texts stand under other names in it, unless they are allowed.
+
+        Raises:
+            RowError: the chat template refuses the messages.
+            SpecialTokenError: with "fail", or where this tokenizer cannot split.
+        """
+        marked, met = self._mark(messages)
+        if met and self._allowed(*met[0]):
+            marked = messages
+        with template_refusals():
+            return (
+                self._encoder.render(marked, arguments)
+                if isinstance(self._encoder, BatchTokenizer)
+                else str(self._encoder.apply_chat_template(marked, tokenize=False, **arguments))
+            )
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Encode what `render` returned."""
+        if self._nonce in text:
+            return self._encode_marked(text, add_special_tokens=False)
+        return list(self._encoder.encode(text, add_special_tokens=False))
+
+    def shown(self, text: str) -> str:
+        """Return what `render` returned as a user reads it."""
+        return replace(text, self._originals) if self._nonce in text else text
+
     def _mark(self, value: Any) -> tuple[Any, list[tuple[str, str]]]:
         """Put placeholders for the special tokens of every text in a value, but not for the template's own.
 
@@ -191,6 +221,12 @@ def replace(text: str, names: Mapping[str, str]) -> str:
     """Replace names by others in one pass, the longest where several fit."""
     longest_first = sorted(names, key=len, reverse=True)
     return re.sub("|".join(map(re.escape, longest_first)), lambda found: names[found[0]], text)
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of the special tokens."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset({*added, *tokenizer.all_special_ids})
 
 
 def special_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:

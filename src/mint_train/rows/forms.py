@@ -1,151 +1,303 @@
-"""The forms that rows come in: recognised from their fields, and named to the user."""
+"""The forms that rows come in: recognised from their fields, read, and named to the user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from mint_train.errors import RowError
+from mint_train.rows.conversations import (
+    Completion,
+    Conversation,
+    Prompt,
+    as_completion,
+    as_conversation,
+    as_messages,
+    says_nothing_new,
+    split_shared,
+)
+from mint_train.rows.form import Answers, Form
+from mint_train.rows.meaning import unread_columns, written_list
+from mint_train.rows.messages import ChatMessage
+from mint_train.rows.prompts import PROMPTS, SYSTEM_FIELDS, TOOL_FIELDS, kind_of_prompt, with_beside
+from mint_train.rows.suggestions import ambiguous, no_answers, no_prompt
+from mint_train.rows.values import from_json, text
+from mint_train.rows.verdicts import VERDICTS, Survey
+
+BESIDE_CONVERSATIONS = frozenset({*SYSTEM_FIELDS, *TOOL_FIELDS, "chat_template_kwargs"})
+"""What may stand beside whole conversations, which hold the rest of their prompt themselves."""
+NOTHING = Survey()
 
 
-def suits_any(_: Mapping[str, Any]) -> bool:
-    """Ask nothing of a row beyond its fields."""
-    return True
-
-
-@dataclass(frozen=True, eq=False)
-class Form:
-    """One form of a row, or of a part of it."""
-
-    name: str
-    """As the user reads it: "text prompts with chosen and rejected"."""
-    needs: tuple[str, ...]
-    """The fields that a row in this form has."""
-    read: Callable[[Mapping[str, Any]], Any]
-    """Reads what the form is of from a row; it raises RowError where a field is wrong."""
-    suits: Callable[[Mapping[str, Any]], bool] = suits_any
-    """Tells the form from another one with the same fields, by what kind of values they hold."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reading:
     """What was read of a row."""
 
-    example: Any
-    form: str
-    """The form's name, as the user reads it."""
+    examples: Sequence[Any]
+    """One, or several where a loss makes several of one row."""
+    form: str | None
+    """As the user reads it: "text prompts with chosen and rejected"."""
+    unread: tuple[str, ...] = ()
+    """Columns that nothing was read of, and that change nothing."""
+
+    @property
+    def example(self) -> Any:
+        """The one example, or the first."""
+        return self.examples[0]
 
 
-def combine(prompts: Sequence[Form], completions: Sequence[Form], make: Callable[[Any, Any], Any]) -> Forms:
-    """Make the forms of whole rows: each form of a prompt with each form of its completions.
+class Forms:
+    """The forms of rows that a loss reads: those of its answers, each with any form of a prompt."""
 
-    Args:
-        prompts: forms of prompts, such as `mint_train.rows.prompts.PROMPTS`.
-        completions: forms of what a loss wants to know of the completions.
-        make: makes the example of what both read.
-    """
-    return Forms(combined(prompt, answer, make) for answer in completions for prompt in prompts)
+    def __init__(
+        self,
+        answers: Sequence[Form],
+        make: Callable[[Prompt, list[Completion], Any], Any],
+        prompts: Sequence[Form] = PROMPTS,
+        labels: Sequence[str] = (),
+    ) -> None:
+        """Take the forms.
 
+        Args:
+            answers: forms whose `read(row, survey)` returns `Answers`; where two suit and say the same, the
+                first is taken.
+            make: makes the example, or a list of several, of a prompt, completions and the answers' value.
+            prompts: forms whose `read(row)` returns a prompt.
+            labels: columns beside `VERDICTS` whose meaning only all their values show.
+        """
+        self.answers = tuple(answers)
+        self.prompts = tuple(prompts)
+        self.surveyed = frozenset({*VERDICTS, *labels})
+        self._make = make
+        self._answers_with = lru_cache(maxsize=256)(lambda present: having(present, self.answers))
+        self._prompts_with = lru_cache(maxsize=256)(lambda present: having(present, self.prompts))
 
-def combined(prompt: Form, answer: Form, make: Callable[[Any, Any], Any]) -> Form:
-    """Make one form of two."""
-    return Form(
-        f"{prompt.name} with {answer.name}",
-        (*prompt.needs, *answer.needs),
-        lambda row: make(prompt.read(row), answer.read(row)),
-        lambda row: prompt.suits(row) and answer.suits(row),
-    )
-
-
-class Forms(tuple[Form, ...]):
-    """The forms of rows that a loss reads; where two suit equally, none is taken."""
-
-    __slots__ = ()
-    __hash__ = object.__hash__  # asked for each row
-
-    def read(self, row: Mapping[str, Any]) -> Reading:
-        """Read a row in the one form that it suits.
+    def read(self, row: Mapping[str, Any], survey: Survey = NOTHING) -> Reading:
+        """Read a row in the one form that it suits; an empty or null field counts as absent.
 
         Raises:
-            RowError: it suits none, or two; a field is missing or wrong.
+            RowError: it suits none, or two that say different things; a field is wrong, or would be dropped.
+            ColumnRefusedError: a column of verdicts has no one reading.
         """
-        form = recognise(row, self)
-        return Reading(form.read(row), form.name)
+        present = frozenset([name for name, value in row.items() if value is not None and value != ""])
+        form, answers = self._find_answers(row, present, survey)
+        read = {*form.needs, *answers.read}
+        if answers.completions and is_conversation(answers.completions[0]):
+            name, prompt, completions = whole_conversations(form, answers, row, read)
+        else:
+            name, prompt, completions = self._with_prompt(form, answers, row, present, read)
+        known = (prompt, completions)
+        unread = unread_columns(row, frozenset(read), known) if len(row) > len(read) else []
+        made = self._make(prompt, completions, answers.value)
+        return Reading(made if isinstance(made, list) else [made], name, tuple(unread))
+
+    def _find_answers(
+        self, row: Mapping[str, Any], present: frozenset[str], survey: Survey
+    ) -> tuple[Form, Answers]:
+        """Find the one form of the answers, and read them."""
+        suiting = [form for form in self._answers_with(present) if form.suits(row)]
+        if not suiting:
+            of_prompts = {field for prompt in self.prompts for field in prompt.needs}
+            raise no_answers(row, present, [one for one in self.answers if not of_prompts >= set(one.needs)])
+        first = suiting[0]
+        answers = first.read(row, survey)
+        for other in suiting[1:]:
+            if set(other.needs) <= {*first.needs, *answers.read} or same_answers(answers, other, row):
+                continue
+            raise ambiguous(self._named(first, row, present), self._named(other, row, present), first, other)
+        return first, answers
+
+    def _named(self, form: Form, row: Mapping[str, Any], present: frozenset[str]) -> str:
+        """Name a form of answers with the prompt that a row has, for a refusal."""
+        prompts = [prompt for prompt in self._prompts_with(present) if prompt.suits(row)]
+        return f"{prompts[0].name} with {form.name}" if prompts else form.name
+
+    def _with_prompt(
+        self, form: Form, answers: Answers, row: Mapping[str, Any], present: frozenset[str], read: set[str]
+    ) -> tuple[str, Prompt, list[Completion]]:
+        """Read the prompt of single answers, and move what all of them begin with into it."""
+        suiting = [prompt for prompt in self._prompts_with(present) if prompt.suits(row)]
+        suiting = [one for one in suiting if not set(one.needs) & read or one.name == "trees of replies"]
+        if not suiting and answers.completions and isinstance(answers.completions[0], list):
+            problem = "begins with the assistant, and there is no prompt beside it"
+            raise RowError(answers.fields[0], problem)
+        if not suiting:
+            raise no_prompt(row, self.prompts, read)
+        found = suiting[0]
+        if found.name == "lists of the user's turns":
+            read.update(found.needs)
+            return f"{found.name} with {form.name}", *interleaved(row["prompt"], answers)
+        prompt = found.read(row)
+        for other in suiting[1:]:
+            if not says_nothing_new(value_of(other, row), prompt):
+                if not says_nothing_new(value_of(found, row), other.read(row)):
+                    one, two = (f"{either.name} with {form.name}" for either in (found, other))
+                    raise ambiguous(one, two, found, other)
+                found, prompt = other, other.read(row)
+        for candidate in suiting:
+            read.update(candidate.needs)
+        # token ids are a prompt too, and nothing stands beside them
+        if not (isinstance(prompt, list) and prompt and isinstance(prompt[0], int)):
+            prompt = with_beside(row, prompt, read)
+        completions = [
+            as_answer(answer, name) for answer, name in zip(answers.completions, answers.fields, strict=True)
+        ]
+        if len(completions) > 1 and not any(isinstance(completion, str) for completion in completions):
+            prompt, completions = share_beginning(prompt, completions, answers.fields)
+        return f"{found.name} with {form.name}", prompt, completions
+
+    def extended(
+        self, read: Callable[[Mapping[str, Any]], tuple[Any, Sequence[str]]], make: Callable[[Any, Any], Any]
+    ) -> Forms:
+        """Return forms of the same rows that read more columns of each.
+
+        Args:
+            read: reads what else the loss wants of a row, and names the columns that it read.
+            make: makes the example of one of these forms' own and of what was read.
+        """
+        return ExtendedForms(self, read, make)
 
 
-def recognise(row: Mapping[str, Any], forms: Forms) -> Form:
-    """Find the form of a row among those that a loss reads; an empty or null field counts as absent.
+class ExtendedForms(Forms):
+    """Forms that read more columns than others."""
 
-    Where none suits, the nearest form whose fields are all there is returned, as reading it tells what is
-    wrong with them.
+    def __init__(
+        self,
+        base: Forms,
+        read: Callable[[Mapping[str, Any]], tuple[Any, Sequence[str]]],
+        make: Callable[[Any, Any], Any],
+    ) -> None:
+        super().__init__(base.answers, lambda *_: [], base.prompts)
+        self.surveyed = base.surveyed
+        self._base = base
+        self._read_more = read
+        self._make_more = make
 
-    Raises:
-        RowError: the row suits two forms, or lacks a field of the nearest.
+    def read(self, row: Mapping[str, Any], survey: Survey = NOTHING) -> Reading:
+        """Read a row as the other forms do, and the further columns of it."""
+        reading = self._base.read(row, survey)
+        more, columns = self._read_more(row)
+        examples = [self._make_more(example, more) for example in reading.examples]
+        return Reading(examples, reading.form, tuple(name for name in reading.unread if name not in columns))
+
+
+def combine(prompts: Sequence[Form], answers: Sequence[Form], make: Callable[[Any, Any], Any]) -> Forms:
+    """Return the forms of rows whose answers a loss reads whole, each with any form of a prompt.
+
+    Args:
+        prompts: forms of prompts, such as `PROMPTS`.
+        answers: forms whose `read(row)` returns what the loss wants to know of the answers.
+        make: makes the example of a prompt and of what was read.
     """
-    present = frozenset(name for name, value in row.items() if value is not None and value != "")
-    suiting = [form for form in forms_with(present, forms) if form.suits(row)]
-    if len(suiting) == 1:
-        return suiting[0]
-    if suiting:
-        raise ambiguous(suiting)
-    nearest = max(forms, key=lambda form: len(present & set(form.needs)))
-    for field in nearest.needs:
-        if field not in present:
-            raise absent(row, field)
-    return nearest
+
+    def whole(form: Form) -> Form:
+        return Form(form.name, form.needs, lambda row, _: Answers(value=form.read(row)), form.suits)
+
+    return Forms([whole(form) for form in answers], lambda prompt, _, value: make(prompt, value), prompts)
 
 
-@lru_cache(maxsize=256)
-def forms_with(present: frozenset[str], forms: Forms) -> tuple[Form, ...]:
+def having(present: frozenset[str], forms: Sequence[Form]) -> tuple[Form, ...]:
     """Return the forms whose fields are all present."""
     return tuple(form for form in forms if present.issuperset(form.needs))
 
 
-def ambiguous(forms: Sequence[Form]) -> RowError:
-    """Show the two readings of a row, and which columns decide between them."""
-    one, other = forms[:2]
-    own = [form.needs[0] for form in forms[:2]]
-    apart = [
-        next((field for field in form.needs if field not in rest.needs), field)
-        for form, rest, field in ((one, other, own[0]), (other, one, own[1]))
+def value_of(form: Form, row: Mapping[str, Any]) -> list[object]:
+    """Return what a form reads of a row, as it stands there."""
+    return [written_list(row[field]) for field in form.needs]
+
+
+def same_answers(answers: Answers, other: Form, row: Mapping[str, Any]) -> bool:
+    """Return whether another form's columns hold the same answers, with others beside them or without."""
+    values = value_of(other, row)
+    final = [
+        completion[-1:] if isinstance(completion, list) else completion for completion in answers.completions
     ]
-    return RowError(
-        apart[0],
-        f'can be read in two ways: "{one.name}" or "{other.name}"; leave one column out, with '
-        f"--columns {apart[1]}= for the first or --columns {apart[0]}= for the second",
-    )
+    return says_nothing_new(final, values) or says_nothing_new(values, answers.completions)
 
 
-def absent(row: Mapping[str, Any], field: str) -> RowError:
-    """Say that a field is missing, null or empty."""
-    if field not in row:
-        has = ", ".join(map(repr, row)) or "no fields"
-        return RowError(
-            field, f"missing; the row has {has}; name the right one with --columns {field}=COLUMN"
-        )
-    return RowError(field, "must be given, not null" if row[field] is None else "is empty")
+def is_conversation(answer: str | list[ChatMessage]) -> bool:
+    """Return whether an answer is a whole conversation, which begins with the system or the user."""
+    return isinstance(answer, list) and answer[0]["role"] in ("system", "developer", "user")
 
 
-def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """Return a row under the names of the forms.
-
-    Args:
-        row: the row as it stands in the data.
-        columns: by field of a form, the column that holds it; "" leaves the field's own column out.
+def as_answer(answer: str | list[ChatMessage], field: str) -> Completion:
+    """Return an answer that begins with the assistant, or with the result of the prompt's call.
 
     Raises:
-        RowError: the row has no such column.
+        RowError: it begins with somebody else, or ends so.
     """
-    taken = {*columns, *columns.values()}
-    renamed = {name: value for name, value in row.items() if name not in taken}
-    for field, column in columns.items():
-        if column:
-            if column not in row:
-                has = ", ".join(map(repr, row)) or "no fields"
-                raise RowError(
-                    column, f"missing, though --columns {field}={column} asks for it; the row has {has}"
-                )
-            renamed[field] = row[column]
-    return renamed
+    if isinstance(answer, str):
+        return answer
+    for message in (answer[0], answer[-1]):
+        if message["role"] != "assistant" and not (message is answer[0] and message["role"] == "tool"):
+            raise RowError(field, f"is a message of the {message['role']}, not of the assistant")
+    return as_completion(answer)
+
+
+def share_beginning(
+    prompt: Prompt, completions: Sequence[Completion], fields: Sequence[str]
+) -> tuple[Prompt, list[Completion]]:
+    """Move the messages that all completions begin with into their prompt."""
+    conversation = as_conversation(prompt)
+    whole = [conversation.messages + as_messages(completion) for completion in completions]
+    shared, rest = split_shared(whole, fields)
+    return replace(conversation, messages=shared).plain(), [as_completion(messages) for messages in rest]
+
+
+def whole_conversations(
+    form: Form, answers: Answers, row: Mapping[str, Any], read: set[str]
+) -> tuple[str, Prompt, list[Completion]]:
+    """Split whole conversations into the prompt that they share and what each ends with.
+
+    Raises:
+        RowError: not all are conversations, or they part before the assistant's turn.
+    """
+    conversations: list[list[ChatMessage]] = []
+    for answer, field in zip(answers.completions, answers.fields, strict=True):
+        if isinstance(answer, str) or not is_conversation(answer):
+            raise RowError(field, f"is not a whole conversation, though {answers.fields[0]} is one")
+        conversations.append(answer)
+    shared, rest = split_shared(conversations, answers.fields)
+    if not shared:
+        raise RowError(answers.fields[0], "begins with the assistant; there is no prompt before it")
+    mentioned = row.get(form.needs[0])
+    dialogues = isinstance(mentioned, str) and kind_of_prompt(mentioned) == "dialogue"
+    kind = "Anthropic HH dialogues" if dialogues else "chat messages"
+    name = (
+        f"{kind}, {form.name} sharing their prompt"
+        if len(rest) > 1
+        else f"{kind} with {form.name}, the last one rated"
+    )
+    beside = {field: row[field] for field in BESIDE_CONVERSATIONS & row.keys()}
+    prompt = (
+        with_beside(beside, Conversation(shared).plain(), read) if beside else Conversation(shared).plain()
+    )
+    # a single user's text stays a list here: the row has it as a message
+    prompt = shared if isinstance(prompt, str) else prompt
+    return name, prompt, [as_completion(messages) for messages in rest]
+
+
+def interleaved(asked: object, answers: Answers) -> tuple[Prompt, list[Completion]]:
+    """Read the user's turns and each side's turns, which stand in lists of texts, as conversations.
+
+    Raises:
+        RowError: an answer is another kind of list, or of another length.
+    """
+    questions = from_json(asked)
+    conversations: list[list[ChatMessage]] = []
+    for answer, field in zip(answers.completions, answers.fields, strict=True):
+        turns = from_json(answer)
+        if not isinstance(turns, list) or len(turns) != len(questions):
+            raise RowError(field, f"must be a list of {len(questions)} texts, as the prompt is one")
+        pairs = zip(questions, turns, strict=True)
+        conversations.append(
+            [
+                {"role": role, "content": text(words, f"{field}[{index}]")}
+                for index, pair in enumerate(pairs)
+                for role, words in zip(("user", "assistant"), pair, strict=True)
+            ]
+        )
+    shared, rest = split_shared(conversations, answers.fields)
+    return Conversation(shared).plain(), [as_completion(messages) for messages in rest]

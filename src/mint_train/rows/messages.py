@@ -1,95 +1,184 @@
-"""Text and chat messages in rows: the forms that they come in, made one. For plugins' `parse_row` hooks."""
+"""Chat messages: the vocabularies that they come in, made one, with nothing of them dropped."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mint_train.errors import RowError
 from mint_train.rows.row import kind
+from mint_train.rows.tool_calls import calls_in_text, tool_call, tool_calls
+from mint_train.rows.values import from_json, given, text, whole_characters
 
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "chatgpt": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+"""Roles of other vocabularies, in lower case, and what a chat template calls them."""
+ASSISTANT = "assistant"
+CALL_ROLES = ("function_call", "tool_call")
+"""Roles of ShareGPT and ms-swift for a turn of the assistant that is a call written as JSON text."""
+ROLE_KEYS = ("role", "from", "speaker")
+TEXT_KEYS = ("content", "value", "text")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought")
+READ_KEYS = frozenset(
+    {*ROLE_KEYS, *TEXT_KEYS, *REASONING_KEYS, "tool_calls", "function_call", "tool_call_id", "name"}
+)
+MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "image_url", "input_audio"})
+MEANINGFUL_KEYS = MEDIA | {"weight", "train", "loss", "mask", "prefix", "channel", "recipient", "refusal"}
+"""Keys of a message that change what is trained, and that nothing here reads."""
 
-ChatMessage = dict[str, str]
-
-
-def require(row: Mapping[str, Any], field: str) -> Any:
-    """Return a field's value.
-
-    Raises:
-        RowError: the row does not have it.
-    """
-    if field not in row:
-        raise RowError(field, f"missing; the row has {', '.join(map(repr, row)) or 'no fields'}")
-    return row[field]
-
-
-def text(value: object, field: str) -> str:
-    """Return a value that must be text with something in it.
-
-    Raises:
-        RowError: it is another type, empty, or holds half a character (a lone surrogate).
-    """
-    if not isinstance(value, str):
-        raise RowError(field, f"must be text, not {kind(value)}")
-    if not value.strip():
-        raise RowError(field, "is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        problem = "holds half of a character (a lone surrogate), which no tokenizer can read"
-        raise RowError(field, problem) from None
-    return value
-
-
-def truth(value: object, field: str) -> bool:
-    """Return true or false; a CSV has them as text.
-
-    Raises:
-        RowError: it is neither.
-    """
-    written = value.strip().lower() if isinstance(value, str) else value
-    for truth, words in ((True, "true"), (False, "false")):
-        if written is truth or written == words:
-            return truth
-    raise RowError(field, f"must be true or false, not {kind(value) if written else 'empty'}")
+ChatMessage = dict[str, Any]
+"""`role` and `content`, and perhaps `reasoning_content`, `tool_calls`, `tool_call_id`, `name`."""
 
 
-def number(value: object, field: str) -> float:
-    """Return a finite number; a CSV has it as text.
+def is_message(value: object) -> bool:
+    """Return whether a value is an object with a role and a text or a call."""
+    return (
+        isinstance(value, Mapping)
+        and any(isinstance(value.get(key), str) for key in ROLE_KEYS)
+        and any(key in value for key in (*TEXT_KEYS, "tool_calls", "function_call"))
+    )
 
-    Raises:
-        RowError: it is something else.
-    """
-    found = math.nan
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            found = float(value)
-        except (ValueError, OverflowError):
-            found = math.nan
-    if not math.isfinite(found):
-        raise RowError(field, f"must be a finite number, not {value!r:.40}")
-    return found
+
+def is_assistants(message: object) -> bool:
+    """Return whether a message, as it stands in a row, is the assistant's."""
+    if not isinstance(message, Mapping):
+        return False
+    role = next((message[key] for key in ROLE_KEYS if isinstance(message.get(key), str)), "")
+    return ROLES.get(role.strip().lower()) == ASSISTANT
+
+
+def are_messages(value: object) -> bool:
+    """Return whether a value is a list of messages, at least one."""
+    return isinstance(value, list) and bool(value) and is_message(value[0])
 
 
 def chat_message(value: object, field: str) -> ChatMessage:
-    """Return a message as `role` and `content`, from that form or ShareGPT's `from` and `value`.
+    """Return a message with the role and the keys that chat templates know.
 
     Raises:
-        RowError: it is neither, or its text is empty.
+        RowError: it is not a message, its role is unknown, it is empty, or a key of it would be dropped.
     """
     if not isinstance(value, Mapping):
         raise RowError(field, f"must be a message with role and content, not {kind(value)}")
-    if "role" in value:
-        role = text(value["role"], f"{field}.role")
-        return {"role": role, "content": text(value.get("content"), f"{field}.content")}
-    if "from" in value:
-        name = text(value["from"], f"{field}.from")
-        if name not in SHAREGPT_ROLES:
-            raise RowError(f"{field}.from", f'"{name}" is none of {", ".join(SHAREGPT_ROLES)}')
-        return {"role": SHAREGPT_ROLES[name], "content": text(value.get("value"), f"{field}.value")}
-    raise RowError(field, "is no message: it has neither role and content nor from and value")
+    role_key = next((key for key in ROLE_KEYS if value.get(key) is not None), None)
+    if role_key is None:
+        raise RowError(field, "is not a message: it has neither role and content nor from and value")
+    text_key = next((key for key in TEXT_KEYS if key in value), "value" if role_key == "from" else "content")
+    if value.keys() - READ_KEYS:
+        refuse_unread(value, field)
+    written = text(value[role_key], f"{field}.{role_key}").strip().lower()
+    if written in CALL_ROLES:
+        calls = calls_in_text(value.get(text_key), f"{field}.{text_key}")
+        return {"role": "assistant", "content": None, "tool_calls": calls}
+    if written not in ROLES:
+        known = ", ".join(sorted({*ROLES, *CALL_ROLES}))
+        raise RowError(f"{field}.{role_key}", f'"{value[role_key]}" is not a known role; those are {known}')
+    message: ChatMessage = {"role": ROLES[written], "content": value.get(text_key)}
+    if not isinstance(message["content"], str):
+        message["content"] = content_text(message["content"], f"{field}.{text_key}")
+    if len(value) > 2:
+        add_parts(message, value, field)
+    require_something(message, f"{field}.{text_key}")
+    return message
+
+
+def refuse_unread(value: Mapping[str, Any], field: str) -> None:
+    """Refuse a message with a key that changes its meaning and is not read.
+
+    Raises:
+        RowError: naming the key.
+    """
+    for key in sorted(value.keys() & MEANINGFUL_KEYS):
+        if given(value, key) and not (key == "weight" and value[key] == 1):
+            problem = (
+                "holds what only a model for more than text reads"
+                if key in MEDIA
+                else "is not read, and would change what is trained; take it out of the data"
+            )
+            raise RowError(f"{field}.{key}", problem)
+
+
+def content_text(value: object, field: str) -> str | None:
+    """Return the text of a message's content: text, null, or a list of text parts.
+
+    Raises:
+        RowError: it is something else, such as a part that is an image.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise RowError(field, f"must be text or a list of text parts, not {kind(value)}")
+    texts: list[str] = []
+    for index, part in enumerate(value):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind_of_part = part.get("type", "text") if isinstance(part, Mapping) else kind(part)
+        found = part.get("text") if isinstance(part, Mapping) else None
+        if kind_of_part not in ("text", "input_text", "output_text") or not isinstance(found, str):
+            raise RowError(f"{field}[{index}]", f"is a part of type {kind_of_part}; only text can be trained")
+        texts.append(found)
+    return "".join(texts)
+
+
+def add_parts(message: ChatMessage, value: Mapping[str, Any], field: str) -> None:
+    """Add what a message has beside its role and text: reasoning, calls, the id of a call, a name."""
+    for key in REASONING_KEYS:
+        if given(value, key):
+            message["reasoning_content"] = text(value[key], f"{field}.{key}")
+    calls: list[dict[str, Any]] = []
+    if given(value, "tool_calls") and from_json(value["tool_calls"]) not in ([], {}):
+        calls = tool_calls(value["tool_calls"], f"{field}.tool_calls")
+    if given(value, "function_call"):
+        calls.append(tool_call(value["function_call"], f"{field}.function_call"))
+    if calls:
+        if message["role"] != "assistant":
+            raise RowError(
+                f"{field}.tool_calls", f"is in a message of the {message['role']}, which calls no tool"
+            )
+        message["tool_calls"] = calls
+    for key in ("tool_call_id", "name"):
+        if given(value, key):
+            message[key] = text(value[key], f"{field}.{key}")
+
+
+def require_something(message: ChatMessage, field: str) -> None:
+    """Refuse a message without text, unless it is a call, reasoning, a system prompt or a result.
+
+    Raises:
+        RowError: it is empty, or its text holds half a character.
+    """
+    content, role = message["content"], message["role"]
+    if content is not None:
+        whole_characters(content, field)
+    if content and content.strip():
+        return
+    if role == "assistant" and ("tool_calls" in message or "reasoning_content" in message):
+        return
+    if content is not None and role in ("system", "developer", "tool"):
+        return
+    raise RowError(
+        field, "must be text, not null" if content is None else f"is empty, in a message of the {role}"
+    )
 
 
 def chat_messages(value: object, field: str) -> list[ChatMessage]:
@@ -98,38 +187,24 @@ def chat_messages(value: object, field: str) -> list[ChatMessage]:
     Raises:
         RowError: naming the message that is wrong.
     """
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, list):
         raise RowError(field, f"must be a list of messages, not {kind(value)}")
     if not value:
         raise RowError(field, "is an empty list of messages")
-    return [chat_message(message, f"{field}[{place}]") for place, message in enumerate(value)]
-
-
-def prompt(value: object, field: str) -> str | list[ChatMessage]:
-    """Return a prompt: text, or messages that leave the turn to the assistant.
-
-    Raises:
-        RowError: it is neither, or its last message is the assistant's own.
-    """
-    if isinstance(value, str):
-        return text(value, field)
-    messages = chat_messages(value, field)
-    if messages[-1]["role"] == "assistant":
-        raise RowError(field, "ends with the assistant's own message; a prompt must leave the turn to it")
+    messages = [chat_message(message, f"{field}[{index}]") for index, message in enumerate(value)]
+    check_call_ids(messages, field)
     return messages
 
 
-def completion(value: object, field: str) -> str:
-    """Return a completion's text: plain, or of one assistant message, alone or in a list.
+def check_call_ids(messages: list[ChatMessage], field: str) -> None:
+    """Refuse a result whose id is not that of an earlier call, where the calls have ids.
 
     Raises:
-        RowError: it is something else, or more than one message.
+        RowError: naming the message.
     """
-    if isinstance(value, str):
-        return text(value, field)
-    messages = chat_messages(value, field) if isinstance(value, list) else [chat_message(value, field)]
-    if len(messages) != 1:
-        raise RowError(field, f"holds {len(messages)} messages where the assistant's one answer is needed")
-    if messages[0]["role"] != "assistant":
-        raise RowError(field, f"is a message of the {messages[0]['role']}, not of the assistant")
-    return messages[0]["content"]
+    known: set[object] = set()
+    for index, message in enumerate(messages):
+        known.update(call["id"] for call in message.get("tool_calls", ()) if "id" in call)
+        answered = message.get("tool_call_id")
+        if known and answered is not None and answered not in known:
+            raise RowError(f"{field}[{index}].tool_call_id", f'"{answered}" is not the id of an earlier call')

@@ -1,62 +1,72 @@
-"""The forms that prompts come in: text, chat messages, ShareGPT, Anthropic HH, Alpaca. For plugins' forms."""
+"""The forms that prompts come in, and what stands beside them: a system prompt, tools, earlier turns."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mint_train.errors import RowError
-from mint_train.rows.forms import Form
-from mint_train.rows.messages import ChatMessage, chat_messages, prompt, text
+from mint_train.rows.conversations import Prompt, add_system, as_conversation, says_nothing_new
+from mint_train.rows.form import Form
+from mint_train.rows.messages import ChatMessage, are_messages, chat_messages
 from mint_train.rows.row import kind
+from mint_train.rows.tool_calls import tool_list
+from mint_train.rows.values import from_json, given, text
 
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
-Prompt = str | list[ChatMessage]
+SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+TOOL_FIELDS = ("tools", "functions", "available_tools")
+EARLIER_FIELDS = ("history", "context")
+BESIDE = (
+    *SYSTEM_FIELDS,
+    *TOOL_FIELDS,
+    *EARLIER_FIELDS,
+    "input",
+    "initial_reason_steps",
+    "chat_template_kwargs",
+)
+"""Columns that belong to a prompt, in whatever form it is."""
 
 
 def is_dialogue(value: object) -> bool:
-    """Tell a text of Anthropic's HH form: it begins with a turn of the human."""
+    """Return whether a value is a text of Anthropic's HH form, which begins with a turn of the human."""
     return isinstance(value, str) and value.lstrip().startswith("Human:")
 
 
 def dialogue(value: str, field: str) -> list[ChatMessage]:
-    r"""Return the turns of `\n\nHuman: ...\n\nAssistant: ...` as messages; an open last turn is left out.
+    r"""Return the turns of `\n\nHuman: ...\n\nAssistant: ...` as messages; an open last turn has no text.
 
     Raises:
-        RowError: naming the turn that is empty.
+        RowError: naming the turn that is empty, where it is not the last.
     """
-    parts = HH_TURN.split(text(value, field).strip())[1:]
-    if len(parts) > 2 and not parts[-1].strip():
-        parts = parts[:-2]
-    return [
-        {"role": HH_ROLES[name], "content": text(words.strip(), f"{field}, turn {place}")}
-        for place, (name, words) in enumerate(zip(parts[::2], parts[1::2], strict=True), start=1)
-    ]
+    parts = HH_TURN.split(text(value, field).replace("\r\n", "\n").strip())[1:]
+    turns = list(zip(parts[::2], parts[1::2], strict=True))
+    messages: list[ChatMessage] = []
+    for index, (name, words) in enumerate(turns, start=1):
+        if index < len(turns):
+            text(words, f"{field}, turn {index}")
+        messages.append({"role": HH_ROLES[name], "content": words.strip()})
+    return messages
 
 
-def split_shared(
-    one: list[ChatMessage], other: list[ChatMessage], fields: tuple[str, str]
-) -> tuple[list[ChatMessage], str, str]:
-    """Split two conversations into the messages that they share, and the last message of each.
-
-    Args:
-        one: a conversation whose last message is the assistant's.
-        other: another one that differs in its last message alone.
-        fields: what the row calls them.
+def closed(messages: list[ChatMessage], field: str) -> list[ChatMessage]:
+    """Return the turns of a whole dialogue.
 
     Raises:
-        RowError: they differ before their last messages, or end in a message of somebody else.
+        RowError: its last turn is empty.
     """
-    if one[:-1] != other[:-1]:
-        problem = f"and {fields[0]} differ before their last message: they must share their prompt"
-        raise RowError(fields[1], problem)
-    for messages, field in zip((one, other), fields, strict=True):
-        if messages[-1]["role"] != "assistant":
-            raise RowError(field, f"ends with a message of the {messages[-1]['role']}, not of the assistant")
-    return list(as_prompt(one[:-1], fields[0])), one[-1]["content"], other[-1]["content"]
+    if not messages[-1]["content"]:
+        raise RowError(field, f"ends with an empty answer of the {messages[-1]['role']}")
+    return messages
+
+
+def opened(messages: list[ChatMessage]) -> list[ChatMessage]:
+    """Return the turns of a dialogue that is a prompt, without the empty turn that it ends with."""
+    return messages[:-1] if len(messages) > 1 and not messages[-1]["content"] else messages
 
 
 def as_prompt(messages: list[ChatMessage], field: str) -> list[ChatMessage]:
@@ -65,78 +75,249 @@ def as_prompt(messages: list[ChatMessage], field: str) -> list[ChatMessage]:
     Raises:
         RowError: there are none, or the last one is the assistant's own.
     """
-    found = prompt(messages, field)
-    return found if isinstance(found, list) else []
+    if not messages:
+        raise RowError(field, "is an empty list of messages")
+    last = messages[-1]
+    if last["role"] == "assistant":
+        raise RowError(field, "ends with the assistant's own message; a prompt must leave the turn to it")
+    return messages
 
 
-def with_system(row: Mapping[str, Any], found: Prompt) -> Prompt:
-    """Put a row's `system` text, where it has one, before its prompt.
+def turns_of(value: list[str], field: str) -> list[ChatMessage]:
+    """Return the user's turns alone, as lmsys writes a prompt: a list of texts.
 
     Raises:
-        RowError: it is no text.
+        RowError: there are several, whose answers stand in other columns.
     """
-    if row.get("system") in (None, ""):
-        return found
-    messages = [{"role": "user", "content": found}] if isinstance(found, str) else found
-    return [{"role": "system", "content": text(row["system"], "system")}, *messages]
+    if len(value) != 1:
+        raise RowError(
+            field, f"is a list of {len(value)} texts; only one turn of the user can be read from it"
+        )
+    return [{"role": "user", "content": text(value[0], f"{field}[0]")}]
 
 
-def read_prompt(row: Mapping[str, Any]) -> Prompt:
-    """Read `prompt`: text or messages."""
-    return with_system(row, prompt(row["prompt"], "prompt"))
+def kind_of_prompt(value: object) -> str:
+    """Name the form of a prompt's value: "texts", "dialogue", "messages", "tree" or "text"."""
+    if isinstance(value, str):
+        if value[:1] in "[{" and (found := from_json(value)) is not value:
+            return kind_of_prompt(found) if not isinstance(found, str) else "text"
+        return "dialogue" if is_dialogue(value) else "text"
+    if isinstance(value, Mapping):
+        return "tree" if "text" in value and "role" in value else "input" if "messages" in value else "other"
+    if isinstance(value, list):
+        return "texts" if value and all(isinstance(item, str) for item in value) else "messages"
+    return "other"
 
 
-def read_dialogue(row: Mapping[str, Any]) -> Prompt:
-    """Read `prompt` in Anthropic's HH form."""
-    return with_system(row, as_prompt(dialogue(row["prompt"], "prompt"), "prompt"))
+def read_value(value: object, field: str) -> Prompt:
+    """Read a prompt in any form of its value.
 
-
-def read_conversations(row: Mapping[str, Any]) -> Prompt:
-    """Read `conversations`: messages, in ShareGPT's form or with roles."""
-    return with_system(row, as_prompt(chat_messages(row["conversations"], "conversations"), "conversations"))
-
-
-def read_instruction(row: Mapping[str, Any]) -> Prompt:
-    r"""Read `instruction`, with its `input` on the next line, and the `history` of turns before it.
-
-    As LLaMA-Factory joins them.
+    Raises:
+        RowError: it is in none, or does not leave the turn to the assistant.
     """
-    question = text(row["instruction"], "instruction")
-    if row.get("input") not in (None, ""):
-        question = f"{question}\n{text(row['input'], 'input')}"
-    earlier = [
-        {"role": role, "content": text(words, f"history[{place}]")}
-        for place, turn in enumerate(history(row))
-        for role, words in zip(("user", "assistant"), turn, strict=True)
-    ]
-    return with_system(row, [*earlier, {"role": "user", "content": question}] if earlier else question)
+    form = kind_of_prompt(value)
+    found = from_json(value)
+    if form == "dialogue" and isinstance(value, str):
+        return as_prompt(opened(dialogue(value, field)), field)
+    if form == "texts":
+        return as_conversation(turns_of(found, field)).plain()
+    if form == "messages":
+        return as_prompt(chat_messages(found, field), field)
+    if form == "tree":
+        return text(found["text"], f"{field}.text")
+    return text(value, field)
 
 
-def history(row: Mapping[str, Any]) -> list[list[Any]]:
+def one_of(field: str, *forms: str) -> Any:
+    """Return what recognises a field by the form of its value."""
+    return lambda row: kind_of_prompt(row[field]) in forms
+
+
+def prompt_field(name: str, field: str, *forms: str) -> Form:
+    """Make the form of a prompt in one field."""
+    return Form(name, (field,), lambda row: read_value(row[field], field), one_of(field, *forms))
+
+
+def read_messages_of_input(row: Mapping[str, Any]) -> Prompt:
+    """Read OpenAI's `input`: an object with messages, and perhaps tools."""
+    value = from_json(row["input"])
+    prompt: Prompt = as_prompt(chat_messages(value.get("messages"), "input.messages"), "input.messages")
+    if given(value, "tools"):
+        prompt = replace(as_conversation(prompt), tools=tool_list(value["tools"], "input.tools"))
+    return prompt
+
+
+def read_context(row: Mapping[str, Any]) -> Prompt:
+    """Read `context` as the messages of a prompt."""
+    return as_prompt(chat_messages(from_json(row["context"]), "context"), "context")
+
+
+def has_no_other(*fields: str) -> Any:
+    """Return what recognises a row without any of some fields."""
+    return lambda row: not any(given(row, field) for field in fields)
+
+
+def read_input(row: Mapping[str, Any]) -> Prompt:
+    """Read `input` alone, a text."""
+    return read_value(row["input"], "input")
+
+
+OTHERS = ("prompt", "instruction", "question", "query", "messages", "conversations", "problem")
+"""Fields that hold a prompt by their name; a context or an input beside one belongs to it."""
+PROMPTS = (
+    prompt_field("text prompts", "prompt", "text", "other"),
+    prompt_field("chat messages", "prompt", "messages"),
+    prompt_field("Anthropic HH dialogues", "prompt", "dialogue"),
+    prompt_field("lists of the user's turns", "prompt", "texts"),
+    prompt_field("trees of replies", "prompt", "tree"),
+    Form(
+        "ShareGPT conversations",
+        ("conversations",),
+        lambda row: as_prompt(
+            chat_messages(from_json(row["conversations"]), "conversations"), "conversations"
+        ),
+    ),
+    prompt_field("Alpaca instructions", "instruction", "text", "other", "dialogue"),
+    prompt_field("questions", "question", "text", "dialogue", "messages"),
+    prompt_field("questions", "query", "text", "dialogue", "messages"),
+    prompt_field("questions", "problem", "text"),
+    Form(
+        "messages",
+        ("messages",),
+        lambda row: as_prompt(chat_messages(from_json(row["messages"]), "messages"), "messages"),
+    ),
+    Form("OpenAI inputs", ("input",), read_messages_of_input, one_of("input", "input")),
+    Form(
+        "messages of a context",
+        ("context",),
+        read_context,
+        lambda row: are_messages(from_json(row["context"])) and has_no_other(*OTHERS, "input")(row),
+    ),
+    Form(
+        "text inputs",
+        ("input",),
+        read_input,
+        lambda row: (
+            has_no_other(*OTHERS)(row) and kind_of_prompt(row["input"]) in ("text", "dialogue", "messages")
+        ),
+    ),
+    Form(
+        "text histories",
+        ("history",),
+        lambda row: read_value(row["history"], "history"),
+        lambda row: isinstance(row["history"], str) and has_no_other(*OTHERS, "input")(row),
+    ),
+)
+"""Every form of a prompt: text, or messages that leave the turn to the assistant."""
+
+
+def with_beside(row: Mapping[str, Any], prompt: Prompt, read: set[str]) -> Prompt:
+    """Put what stands beside a prompt into it.
+
+    Args:
+        row: the row, its columns renamed.
+        prompt: the prompt as one column has it.
+        read: the columns that were read; those that are read here are added.
+
+    Raises:
+        RowError: a column has another form, or fits nowhere.
+    """
+    beside = [name for name in BESIDE if name not in read and given(row, name)]
+    if not beside:
+        return prompt
+    for name in beside:
+        if name in EARLIER_FIELDS:
+            prompt = with_earlier(row[name], name, prompt)
+        elif name == "input":
+            prompt = with_input(row["input"], prompt)
+        elif name in TOOL_FIELDS:
+            if tools := tool_list(row[name], name):
+                prompt = replace(as_conversation(prompt), tools=tools)
+        elif name == "chat_template_kwargs":
+            prompt = replace(as_conversation(prompt), template_arguments=template_arguments(row[name], name))
+        elif name == "initial_reason_steps":
+            prompt = replace(as_conversation(prompt), opening=text(row[name], name))
+    # the system prompt goes before the earlier turns
+    for name in beside:
+        if name in SYSTEM_FIELDS:
+            prompt = add_system(prompt, text(row[name], name), name)
+    read.update(beside)
+    return prompt
+
+
+def template_arguments(value: object, field: str) -> Mapping[str, Any]:
+    """Return what a row gives its chat template.
+
+    Raises:
+        RowError: it is not an object.
+    """
+    found = from_json(value)
+    if not isinstance(found, Mapping):
+        raise RowError(field, f"must be an object, not {kind(found)}")
+    return {name: inner for name, inner in found.items() if inner is not None}
+
+
+def with_input(value: object, prompt: Prompt) -> Prompt:
+    """Put an `input` on the line after the question that it belongs to, as LLaMA-Factory does.
+
+    Raises:
+        RowError: it is not text, or the prompt is not one question.
+    """
+    if says_nothing_new(value, prompt):
+        return prompt
+    words = text(value, "input")
+    conversation = as_conversation(prompt)
+    *earlier, last = conversation.messages
+    if last["role"] != "user":
+        raise RowError(
+            "input",
+            "stands beside a prompt that does not end with the user; leave it out with --columns input=",
+        )
+    joined = {**last, "content": f"{last['content']}\n{words}"}
+    return replace(conversation, messages=[*earlier, joined]).plain()
+
+
+def with_earlier(value: object, field: str, prompt: Prompt) -> Prompt:
+    """Put earlier turns before a prompt: messages, or pairs of what the user and the assistant said.
+
+    Raises:
+        RowError: it is something else, such as a text that could belong anywhere.
+    """
+    found = from_json(value)
+    if says_nothing_new(found, prompt):
+        return prompt
+    if isinstance(found, str):
+        raise RowError(
+            field,
+            f"is a text beside a prompt; say what it is with --columns system={field} (a system prompt) or "
+            f"--columns input={field} (the end of the question), or leave it out with --columns {field}=",
+        )
+    if are_messages(found):
+        earlier = chat_messages(found, field)
+    else:
+        earlier = [
+            {"role": role, "content": text(words, f"{field}[{index}]")}
+            for index, turn in enumerate(turn_list(found, field))
+            for role, words in zip(("user", "assistant"), turn, strict=True)
+        ]
+    conversation = as_conversation(prompt)
+    first, rest = conversation.messages[:1], conversation.messages[1:]
+    if first and first[0]["role"] == "system":
+        messages = [*first, *earlier, *rest]
+    else:
+        messages = [*earlier, *first, *rest]
+    return replace(conversation, messages=messages).plain()
+
+
+def turn_list(value: object, field: str) -> list[list[Any]]:
     """Return Alpaca's `history`: a list of pairs of what the user and the assistant said.
 
     Raises:
         RowError: it is something else.
     """
-    turns = row.get("history") or []
-    if not isinstance(turns, list):
-        raise RowError("history", f"must be a list of turns, not {kind(turns)}")
-    for place, turn in enumerate(turns):
+    if not isinstance(value, list):
+        raise RowError(field, f"must be a list of turns, not {kind(value)}")
+    for index, turn in enumerate(value):
         if not isinstance(turn, list) or len(turn) != 2:
-            raise RowError(f"history[{place}]", "must be two texts: the user's and the assistant's")
-    return turns
-
-
-PROMPTS = (
-    Form(
-        "text prompts",
-        ("prompt",),
-        read_prompt,
-        lambda row: not isinstance(row["prompt"], list) and not is_dialogue(row["prompt"]),
-    ),
-    Form("chat messages", ("prompt",), read_prompt, lambda row: isinstance(row["prompt"], list)),
-    Form("Anthropic HH dialogues", ("prompt",), read_dialogue, lambda row: is_dialogue(row["prompt"])),
-    Form("ShareGPT conversations", ("conversations",), read_conversations),
-    Form("Alpaca instructions", ("instruction",), read_instruction),
-)
-"""Every form of a prompt: text, or messages that leave the turn to the assistant."""
+            raise RowError(f"{field}[{index}]", "must be two texts: the user's and the assistant's")
+    return value

@@ -37,6 +37,8 @@ class Example:
 
     value: Any
     source: Source
+    form: str | None = None
+    """The form that the row was read in, where the loss knows forms."""
 
 
 def make_row(value: object, source: Source) -> Row | BadRow:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +26,30 @@ def parse_columns(value: object) -> object:
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
+def parse_arguments(value: object) -> object:
+    """Parse `KEY=VALUE,...` into a dictionary, each value as JSON where it is JSON, else as text."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    for key, equals, _ in pairs:
+        if not equals or not key.strip():
+            raise PydanticCustomError("arguments", "write it as KEY=VALUE, separated by commas")
+    return {key.strip(): json_or_text(said.strip()) for key, _, said in pairs}
+
+
+def json_or_text(said: str) -> object:
+    """Read a value as JSON (`false`, `3`), or keep it as the text that it is."""
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said
+
+
+def absolute_path(value: object) -> object:
+    """Make a file's path stand wherever a run is resumed from."""
+    return os.path.abspath(value) if isinstance(value, str | Path) else value
+
+
 def path_to_text(value: object) -> object:
     """Accept a path from Python where the command line gives text."""
     return str(value) if isinstance(value, Path) else value
@@ -31,6 +57,8 @@ def path_to_text(value: object) -> object:
 
 DataName = Annotated[str | None, BeforeValidator(path_to_text)]
 Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
+Arguments = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
+FilePath = Annotated[str | None, BeforeValidator(absolute_path)]
 Names = Annotated[
     tuple[str, ...],
     BeforeValidator(
@@ -63,6 +91,22 @@ class Settings(BaseModel):
         default="split",
         description="How a special token in a text of the data is read: as plain text (split), as that "
         "token (allow), or as a bad row (fail).",
+    )
+    render: Literal["recipe", "template", "raw"] = Field(
+        default="recipe",
+        description="How rows become tokens: the recipe's form, text alone (recipe); what the chat template "
+        "writes of the whole conversation (template); or texts that are rendered already (raw).",
+    )
+    chat_template: FilePath = Field(
+        default=None, description="File with a chat template to use instead of the model's own."
+    )
+    chat_template_kwargs: Arguments = Field(
+        default_factory=dict,
+        description="Arguments of the chat template, such as enable_thinking=false; a row's own come first.",
+    )
+    train_turns: Literal["all", "last"] = Field(
+        default="all",
+        description="With --render template: which of the assistant's turns in a completion are trained.",
     )
     eval_data: DataName = Field(
         default=None, description="Held-out rows to evaluate on, before the first step and after the last."

@@ -15,6 +15,8 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.order import Order
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.groups.step_count import count_steps, groups_per_step
+from mint_train.rendering.notes import rendering_notes
+from mint_train.rendering.options import Rendering
 from mint_train.rendering.special_tokens import TAKEN
 from mint_train.run_folder.folder import SKIPPED_FILE
 from mint_train.training.run import Run
@@ -66,6 +68,8 @@ def pause_seconds(failures: int) -> float:
 def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     """Flatten and check the data, add the reference if the loss needs one, and tell the user about it."""
     run.observers.notice(f"{run.examples.describe()}.")
+    for note in rendering_notes(client.get_tokenizer(), Rendering.of(run.settings)):
+        run.observers.notice(note)
     dataset, held_out = (flattened(run, examples, client) for examples in (run.examples, run.held_out))
     reference = run.loss.reference
     if reference is not None:
@@ -96,7 +100,12 @@ def flattened(run: Run, examples: Examples | None, client: TrainingClient) -> Da
         return Dataset(ListedGroups(), [])
     settings = run.settings
     return build_dataset(
-        examples, run.loss, client.get_tokenizer(), settings.max_length, settings.special_tokens
+        examples,
+        run.loss,
+        client.get_tokenizer(),
+        settings.max_length,
+        settings.special_tokens,
+        Rendering.of(run.settings),
     )
 
 

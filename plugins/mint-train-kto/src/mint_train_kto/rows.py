@@ -3,63 +3,79 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mint_train.plugin import (
-    PROMPTS,
-    ChatMessage,
+    Answers,
+    Completion,
     DataError,
     Form,
     Forms,
+    Prompt,
     RowError,
-    chat_messages,
-    combine,
-    completion,
-    prompt,
-    truth,
+    Survey,
+    is_good,
+    read_answer,
+    read_answers,
 )
+
+COMPLETIONS = ("completion", "output", "response", "answer")
+LABELS = ("label", "kto_tag", "thumbs_up", "desirable")
 
 
 @dataclass(frozen=True)
 class RatedCompletion:
     """One completion of a prompt: desirable or not."""
 
-    prompt: str | list[ChatMessage]
-    completion: str
+    prompt: Prompt
+    completion: Completion
     desirable: bool
-    unrelated: str | None = None
+    unrelated: Completion | None = None
     """A completion that was written for another prompt: the baseline of KTO measures it on this one."""
 
 
-def read_messages(row: Mapping[str, Any]) -> RatedCompletion:
-    """Read `messages`: a whole conversation whose last message is rated."""
-    messages = chat_messages(row["messages"], "messages")
-    if len(messages) == 1:
-        raise RowError("messages", "holds one message; a prompt and the assistant's answer are needed")
-    question, answer = prompt(messages[:-1], "messages"), completion(messages[-1:], "messages")
-    return RatedCompletion(question, answer, truth(row["label"], "label"))
+def rated_field(field: str, label: str) -> Form:
+    """Make the form of a completion in a field, and its label."""
+
+    def read(row: Mapping[str, Any], survey: Survey) -> Answers:
+        return Answers([read_answer(row[field], field)], [field], is_good(row, label, survey))
+
+    name = label if field == "messages" else f"{field} and {label}"
+    return Form(name, (field, label), read)
 
 
-def rated_field(field: str) -> Form:
-    """Return the form of a completion in a field, and its label."""
+def two_sides(better: str, worse: str) -> Form:
+    """Make the form of a pair, which is two rated completions: one up, one down."""
+    fields = (better, worse)
     return Form(
-        f"{field} and label",
-        (field, "label"),
-        lambda row: (completion(row[field], field), truth(row["label"], "label")),
+        f"{better} and {worse}, rated up and down",
+        fields,
+        lambda row, _: Answers(read_answers([row[field] for field in fields], fields), fields),
     )
+
+
+def make_rated(prompt: Prompt, completions: Sequence[Completion], good: bool | None) -> list[RatedCompletion]:
+    """Make one rated completion, or of a pair two.
+
+    Raises:
+        RowError: the two are equal.
+    """
+    if good is not None:
+        return [RatedCompletion(prompt, completions[0], good)]
+    if completions[0] == completions[1]:
+        raise RowError("rejected", "is equal to chosen, so one of the two ratings is wrong; remove the row")
+    return [RatedCompletion(prompt, one, up) for one, up in zip(completions, (True, False), strict=True)]
 
 
 FORMS = Forms(
-    (
-        *combine(
-            PROMPTS,
-            [rated_field("completion"), rated_field("output")],
-            lambda question, rated: RatedCompletion(question, *rated),
-        ),
-        Form("chat messages with label, the last one rated", ("messages", "label"), read_messages),
-    )
+    [
+        *(rated_field(field, label) for label in LABELS for field in (*COMPLETIONS, "messages")),
+        two_sides("chosen", "rejected"),
+    ],
+    make_rated,
+    labels=LABELS,
 )
 """Every form of a rated completion."""
 
@@ -67,7 +83,7 @@ FORMS = Forms(
 def with_unrelated(examples: Iterable[RatedCompletion]) -> Iterator[RatedCompletion]:
     """Give each example the completion of the next one that has another prompt and another completion.
 
-    After the last example comes the first. Only examples that still wait for theirs are held in memory.
+    After the last example comes the first. Only examples that still wait for theirs are held.
 
     Args:
         examples: iterated once, and once more as far as the last ones need it.
@@ -93,7 +109,7 @@ def with_unrelated(examples: Iterable[RatedCompletion]) -> Iterator[RatedComplet
 
 
 def give(waiting: deque[RatedCompletion], other: RatedCompletion) -> Iterator[RatedCompletion]:
-    """Give a completion to the waiting examples that can take it; yield those at the front that have one."""
+    """Give a completion to those that wait for one and can take it; yield those in front that have theirs."""
     for index, example in enumerate(waiting):
         fits = example.prompt != other.prompt and example.completion != other.completion
         if example.unrelated is None and fits:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mint_train.plugin import PROMPTS, ChatMessage, Form, RowError, combine, kind
+from mint_train.plugin import PROMPTS, Form, Prompt, RowError, combine, kind
 
 ROUNDING = 1e-3
 """A sampler's logprob may round to this much above zero."""
@@ -17,7 +17,7 @@ ROUNDING = 1e-3
 class Rollout:
     """One sampled completion."""
 
-    prompt: str | list[ChatMessage] | list[int]
+    prompt: Prompt | list[int]
     """Text, messages, or token ids."""
     completion_tokens: list[int]
     old_logprobs: list[float]

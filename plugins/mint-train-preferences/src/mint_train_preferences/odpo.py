@@ -17,7 +17,17 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from mint_train.plugin import AttachedDatum, Batch, Form, Forms, Renderer, RowError, attach, hookimpl, number
+from mint_train.plugin import (
+    AttachedDatum,
+    Batch,
+    Forms,
+    Prompt,
+    Renderer,
+    RowError,
+    attach,
+    hookimpl,
+    number,
+)
 from mint_train_dpo import plugin as dpo
 from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
@@ -25,6 +35,8 @@ from mint_train_dpo.rows import PreferencePair
 from mint_train_preferences.options import AnchoredOptions
 
 EXTENDS = "dpo"
+SCORE_COLUMNS = ("{}_score", "score_{}", "{}_rating", "rating_{}", "{}_avg_rating")
+"""What data sets call the scores of the two sides."""
 
 
 class ODPOOptions(AnchoredOptions):
@@ -42,37 +54,38 @@ class ScoredPair:
     chosen_score: float
     rejected_score: float
 
-
-def scored(form: Form) -> Form:
-    """Return a form of a pair, with a judge's scores beside it.
-
-    They are `chosen_score` and `rejected_score`, or `score_chosen` and `score_rejected`.
-    """
-
-    def read(row: Mapping[str, Any]) -> ScoredPair:
-        chosen, rejected = (score(row, side) for side in ("chosen", "rejected"))
-        if chosen <= rejected:
-            raise RowError(
-                "chosen_score", f"{chosen:g} is not above rejected_score {rejected:g}; swap or remove the row"
-            )
-        return ScoredPair(form.read(row), chosen, rejected)
-
-    return Form(form.name, form.needs, read, form.suits)
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of the pair."""
+        return self.pair.prompt
 
 
-def score(row: Mapping[str, Any], side: str) -> float:
-    """Read the score of one side of a row.
+def read_scores(row: Mapping[str, Any]) -> tuple[tuple[float, float], list[str]]:
+    """Read a judge's scores of both sides, and name their columns.
 
     Raises:
-        RowError: it is missing or not a finite number.
+        RowError: one is missing or not a number, or the chosen one is not above the other.
     """
-    name = f"{side}_score" if f"{side}_score" in row else f"score_{side}"
-    if name not in row:
-        raise RowError(f"{side}_score", "is missing; this loss needs a judge's score of each completion")
-    return number(row[name], name)
+    names = [score_column(row, side) for side in ("chosen", "rejected")]
+    chosen, rejected = (number(row[name], name) for name in names)
+    if chosen <= rejected:
+        raise RowError(names[0], f"{chosen:g} is not above {names[1]} {rejected:g}; swap or remove the row")
+    return (chosen, rejected), names
 
 
-FORMS = Forms(scored(form) for form in PAIR_FORMS)
+def score_column(row: Mapping[str, Any], side: str) -> str:
+    """Return the column that holds the score of one side.
+
+    Raises:
+        RowError: there is none.
+    """
+    for pattern in SCORE_COLUMNS:
+        if pattern.format(side) in row:
+            return pattern.format(side)
+    raise RowError(f"{side}_score", "is missing; this loss needs a judge's score of each completion")
+
+
+FORMS = PAIR_FORMS.extended(read_scores, lambda pair, scores: ScoredPair(pair, *scores))
 """Every form of a pair with scores."""
 
 

@@ -9,7 +9,10 @@ import click
 
 from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
 
-EVAL_SETTINGS = ("loss", "model", "rank", "batch_size", "max_length", "special_tokens", "base_url")
+EVAL_SETTINGS = (
+    *("loss", "model", "rank", "batch_size", "max_length", "base_url"),
+    *("special_tokens", "render", "chat_template", "chat_template_kwargs", "train_turns"),
+)
 
 
 @click.command("eval", cls=Command)

@@ -9,7 +9,10 @@ import click
 from mint_train.cli.options import Command, complete_folder, settings_options
 from mint_train.errors import OptionError
 
-SAMPLE_SETTINGS = ("loss", "model", "rank", "special_tokens", "base_url")
+SAMPLE_SETTINGS = (
+    *("loss", "model", "rank", "base_url"),
+    *("special_tokens", "render", "chat_template", "chat_template_kwargs"),
+)
 
 
 @click.command(cls=Command)

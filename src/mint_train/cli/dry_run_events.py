@@ -1,0 +1,68 @@
+"""A dry run for another program: a line of JSON for the data, and one for each example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mint_train.batches.groups import Group
+from mint_train.groups.inspection import DataReport
+
+
+def print_events(report: DataReport, tokenizer: Any) -> None:
+    """Print a report as events: `data`, then an `example` for each row that is shown."""
+    events = [data_event(report), *(example_event(report, *shown, tokenizer) for shown in report.examples)]
+    for event in events:
+        click.echo(json.dumps(event, ensure_ascii=False, default=str))
+
+
+def data_event(report: DataReport) -> dict[str, Any]:
+    """Return what is in the data, as JSON has it."""
+    return {
+        "event": "data",
+        "data": report.data,
+        "render": report.rendering.form,
+        "groups": report.groups,
+        "steps": report.steps,
+        "tokens": sum(report.tokens),
+        "trained_tokens": sum(report.trained),
+        "bad_rows": [bad.describe() for bad in report.bad_rows],
+        "broken": report.broken,
+        "left_out": report.left_out,
+        "unread_columns": dict(report.unread),
+        "notes": [*report.notes, *report.remarks],
+    }
+
+
+def example_event(report: DataReport, group: Group, form: str | None, tokenizer: Any) -> dict[str, Any]:
+    """Return one row as it is trained: each datum's tokens, and the weight of each as a target."""
+    return {
+        "event": "example",
+        "source": str(group.source),
+        "form": form,
+        "render": report.rendering.form,
+        "tokenizer": str(tokenizer.name_or_path),
+        "datums": list(datums_of(group, report, tokenizer)),
+    }
+
+
+def datums_of(group: Group, report: DataReport, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """Yield the datums of a group as JSON has them."""
+    for index, arrays in enumerate(group.arrays):
+        tokens = [*arrays.inputs.tolist(), int(arrays.targets[-1])]
+        yield {
+            "name": datum_name(report, index),
+            "text": tokenizer.decode(tokens),
+            "tokens": tokens,
+            # the first token is nobody's target
+            "weights": [0.0, *arrays.weights.tolist()],
+            "attached": dict(group.attached[index]) if group.attached else {},
+        }
+
+
+def datum_name(report: DataReport, index: int) -> str:
+    """Return what the loss calls a datum of a group, or its number from 1."""
+    return report.datum_names[index] if index < len(report.datum_names) else str(index + 1)

@@ -1,0 +1,111 @@
+"""How a run renders its rows: the form, the chat template, and which turns are trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mint_train.errors import OptionError
+
+if TYPE_CHECKING:
+    from mint_train.settings.model import Settings
+
+Form = Literal["recipe", "template", "raw"]
+Turns = Literal["all", "last"]
+GENERATION = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")
+"""A tag that transformers adds to the language of templates."""
+CLOCK = "strftime_now"
+"""The function of chat templates that prints the time."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How prompts and completions become tokens."""
+
+    form: Form = "recipe"
+    template: str | None = None
+    """A chat template in place of the model's own."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template gets in every row, such as `enable_thinking`."""
+    turns: Turns = "all"
+    """Which of the assistant's turns in a completion are trained."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rendering:
+        """Return what the settings ask for.
+
+        Raises:
+            OptionError: the chat template's file cannot be read, or has a syntax error.
+        """
+        path = settings.chat_template
+        template = None if path is None else read_template(path)
+        return cls(settings.render, template, dict(settings.chat_template_kwargs), settings.train_turns)
+
+    def describe(self, tokenizer: Any) -> dict[str, Any]:
+        """Return what decides the tokens, as JSON has it; the date counts where the template prints it."""
+        return {
+            "form": self.form,
+            "template": self.template,
+            "arguments": json.loads(json.dumps(dict(self.arguments), default=str)),
+            "turns": self.turns,
+            "date": str(today()) if self.prints_time(tokenizer) else None,
+        }
+
+    def prints_time(self, tokenizer: Any) -> bool:
+        """Return whether the chat template asks for the time."""
+        return CLOCK in (self.template or str(tokenizer.chat_template or ""))
+
+    def call(self, more: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+        """Return the arguments of `apply_chat_template` for a row that gives some of its own."""
+        arguments = {**self.arguments, **more}
+        if self.prints_time(tokenizer):
+            arguments[CLOCK] = print_today
+        return arguments if self.template is None else arguments | {"chat_template": self.template}
+
+
+@cache
+def today() -> datetime:
+    """Return the midnight before this process began to render: one date in all rows of a run."""
+    return datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def print_today(written: str) -> str:
+    """Print the date as a chat template asks for it; the same in every row."""
+    return today().strftime(written)
+
+
+def read_template(path: str | Path) -> str:
+    """Read a chat template's file.
+
+    Raises:
+        OptionError: it cannot be read, or has a syntax error, with its line.
+    """
+    try:
+        template = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--chat-template {path}: {getattr(error, 'strerror', None) or error}") from error
+    check_syntax(template, f"--chat-template {path}")
+    return template
+
+
+def check_syntax(template: str, name: str) -> None:
+    """Refuse a chat template that cannot be compiled.
+
+    Raises:
+        OptionError: with the line.
+    """
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        # the extensions and tags that transformers gives a chat template
+        Environment(autoescape=False, extensions=["jinja2.ext.loopcontrols"]).parse(  # noqa: S701
+            GENERATION.sub("", template)
+        )
+    except TemplateSyntaxError as error:
+        raise OptionError(f"{name}:{error.lineno}: {error.message}") from error

@@ -1,0 +1,279 @@
+"""The template form: whole conversations by the chat template, the completion's own turns trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from mint_train.errors import RowError
+from mint_train.rendering.options import Rendering
+from mint_train.rendering.special_tokens import GuardedTokenizer, special_ids
+from mint_train.rendering.template_probe import TemplateProbe
+from mint_train.rows.conversations import Conversation
+from mint_train.rows.messages import ASSISTANT, ChatMessage
+from mint_train.rows.tool_calls import tool_name
+
+SHOWN = 60
+"""Characters that are shown on either side of where two renderings part."""
+UNLIKE = "\N{WHITE SQUARE}7f"
+"""A text that no answer begins with."""
+
+
+class Rendered(NamedTuple):
+    """A prompt with one completion, as tokens."""
+
+    tokens: list[int]
+    """Up to and with the token that ends the last turn."""
+    spans: list[tuple[int, int]]
+    """The trained tokens: where each turn begins behind its header, and where it ends."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """One conversation being rendered."""
+
+    name: str
+    """What the row calls its completion."""
+    prompt: Conversation
+    messages: list[ChatMessage]
+    """Those of the prompt, and of the completion."""
+    whole: str
+    """All of it, as a user reads what the template writes."""
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class TemplateRenderer:
+    """Renders conversations by a chat template, the model's own or another one."""
+
+    tokenizer: GuardedTokenizer
+    rendering: Rendering
+
+    @cached_property
+    def probe(self) -> TemplateProbe:
+        """What the template writes around a turn."""
+        return TemplateProbe(self.tokenizer, self.rendering)
+
+    def prompt_tokens(self, prompt: Conversation) -> list[int]:
+        """Return the tokens of a prompt up to where the assistant's answer begins.
+
+        Raises:
+            RowError: the chat template refuses it.
+        """
+        text = self._text(prompt, prompt.messages, opened=True)
+        return self.tokenizer.encode_rendered(text + prompt.opening)
+
+    def render(self, prompt: Conversation, completion: Sequence[ChatMessage], name: str) -> Rendered:
+        """Render a prompt with a completion.
+
+        Args:
+            prompt: the messages before the completion.
+            completion: messages that end with the assistant's.
+            name: what the row calls the completion.
+
+        Raises:
+            RowError: the template refuses it or would drop a part of it, or the prompt's own rendering is not
+                the beginning of the whole.
+        """
+        answer = [self._with_reasoning(message, name) for message in completion]
+        if prompt.opening:
+            answer[0] = {**answer[0], "content": prompt.opening + (answer[0]["content"] or "")}
+        messages = [*prompt.messages, *answer]
+        first = len(prompt.messages)
+        trained = [index for index in range(first, len(messages)) if messages[index]["role"] == ASSISTANT]
+        if self.rendering.turns == "last":
+            trained = trained[-1:]
+        # every text is asked for before one is looked at, so that many rows are tokenised in one call
+        encode = self.tokenizer.encode_rendered
+        whole = self._text(prompt, messages)
+        turns = Turns(name, prompt, messages, self.tokenizer.shown(whole), encode(whole))
+        openings = [
+            self._text(prompt, messages[:index], opened=True) + (prompt.opening if index == first else "")
+            for index in trained
+        ]
+        before = [encode(text) for text in openings]
+        until = [encode(self._text(prompt, messages[: index + 1])) for index in trained[:-1]]
+        self._refuse_dropped(turns, trained)
+        starts = [self._start(turns, *turn) for turn in zip(trained, openings, before, strict=True)]
+        ends = [
+            self._end_within(turns, index, start, part)
+            for index, start, part in zip(trained, starts, until, strict=False)
+        ]
+        ends.append(self._end(turns.tokens, starts[-1], name))
+        return Rendered(turns.tokens[: ends[-1]], list(zip(starts, ends, strict=True)))
+
+    def _text(self, prompt: Conversation, messages: Sequence[ChatMessage], *, opened: bool = False) -> str:
+        """Return what the template writes of messages, with or without its generation prompt."""
+        return self.tokenizer.render(
+            list(messages),
+            tools=prompt.tools or None,
+            add_generation_prompt=opened,
+            **self.rendering.call(prompt.template_arguments, self.tokenizer),
+        )
+
+    def _with_reasoning(self, message: ChatMessage, name: str) -> ChatMessage:
+        """Return a message that the template writes with its reasoning.
+
+        A template that opens `<think>` in its prompt and knows no `reasoning_content` gets it in the text.
+
+        Raises:
+            RowError: it would drop the reasoning.
+        """
+        if "reasoning_content" not in message or self.probe.writes_reasoning:
+            return message
+        if not self.probe.opens_thinking:
+            problem = (
+                "holds reasoning_content, which this chat template does not write; take it out of the row"
+            )
+            raise RowError(name, f"{problem}, or give a template that does with --chat-template FILE")
+        thought, text = message["reasoning_content"].strip("\n"), message["content"] or ""
+        rest = {key: value for key, value in message.items() if key != "reasoning_content"}
+        return rest | {"content": f"<think>\n{thought}\n</think>\n\n{text}"}
+
+    def _refuse_dropped(self, turns: Turns, trained: Sequence[int]) -> None:
+        """Refuse a conversation of which the template leaves something out.
+
+        Raises:
+            RowError: naming the tool, the call or the message.
+        """
+        advice = "give a template that does with --chat-template FILE"
+        for tool in turns.prompt.tools:
+            if not written(tool_name(tool), turns.whole):
+                problem = f'the tool "{tool_name(tool)}" is not written by this chat template; {advice}'
+                raise RowError("tools", f"{problem}, or leave the tools out with --columns tools=")
+        for index, message in enumerate(turns.messages):
+            for call in message.get("tool_calls", ()):
+                if not written(call["function"]["name"], turns.whole):
+                    problem = f'calls "{call["function"]["name"]}", which this chat template does not write'
+                    raise RowError(turns.name, f"message {index} {problem}; {advice}")
+            said = message["content"]
+            if said and message["role"] != ASSISTANT and not written(said.strip(), turns.whole):
+                problem = f"of the {message['role']} is not written by this chat template as it stands"
+                raise RowError(turns.name, f"message {index} {problem}; {advice}")
+        for index in trained:
+            thought = reasoning_of(turns.messages[index])
+            if not thought or thought in turns.whole:
+                continue
+            problem = f"the reasoning of message {index} is dropped by this chat template"
+            if index < len(turns.messages) - 1:
+                problem += ", as other turns follow; --train-turns last trains the last"
+                raise RowError(turns.name, problem)
+            tail = turns.whole[-2 * SHOWN :]
+            raise RowError(turns.name, f"{problem}: of {thought[:SHOWN]!r} it writes {tail!r}; {advice}")
+
+    def _start(self, turns: Turns, index: int, opening: str, before: list[int]) -> int:
+        """Return where the tokens of a turn begin behind its header.
+
+        Raises:
+            RowError: what the model reads before it is not the beginning of the whole.
+        """
+        if turns.tokens[: len(before)] == before:
+            return len(before)
+        later = index > len(turns.prompt.messages)
+        if later and (found := self._behind_header(turns, index)) is not None:
+            return found
+        one, other = parting(self.tokenizer.shown(opening), turns.whole)
+        raise RowError(
+            turns.name,
+            f"the chat template's generation prompt is not how it begins the answer: it asks {one!r} and "
+            f"writes {other!r}",
+        )
+
+    def _behind_header(self, turns: Turns, index: int) -> int | None:
+        """Find the beginning of a later turn whose own prompt is rendered in another way.
+
+        As where a template drops the thinking of earlier turns. None where the tokens do not allow it.
+        """
+        changed = list(turns.messages)
+        changed[index] = {**changed[index], "content": UNLIKE + (changed[index]["content"] or "")}
+        other = self._text(turns.prompt, changed)
+        header = other[: other.find(UNLIKE)]
+        if UNLIKE not in other or not turns.whole.startswith(self.tokenizer.shown(header)):
+            return None
+        tokens = self.tokenizer.encode_rendered(header)
+        return len(tokens) if turns.tokens[: len(tokens)] == tokens else None
+
+    def _end(self, tokens: Sequence[int], start: int, name: str) -> int:
+        """Return where the last turn ends: behind the token that ends it.
+
+        Raises:
+            RowError: the template writes no special token behind it.
+        """
+        special = special_ids(self.tokenizer)
+        for wanted in ({self.probe.end_token}, special):
+            for index in range(len(tokens) - 1, start - 1, -1):
+                if tokens[index] in wanted:
+                    return index + 1
+        raise RowError(
+            name,
+            "is ended by no special token in this chat template, so the trained model would not stop; give "
+            "another one with --chat-template FILE",
+        )
+
+    def _end_within(self, turns: Turns, index: int, start: int, until: Sequence[int]) -> int:
+        """Return where a turn ends that others follow.
+
+        Args:
+            turns: the conversation.
+            index: the turn's message.
+            start: where its tokens begin.
+            until: the tokens of the conversation up to and with this turn, as if it were the last.
+
+        Raises:
+            RowError: the turn is not found in the whole.
+        """
+        tokens = turns.tokens
+        if list(until[:start]) == tokens[:start]:
+            end = self._end(until, start, turns.name)
+            shared = next((n for n in range(start, end) if n >= len(tokens) or tokens[n] != until[n]), end)
+            # some templates end the last turn with another token than the turns before
+            if shared == end or (shared == end - 1 and tokens[shared] in special_ids(self.tokenizer)):
+                return min(shared, end - 1) + 1
+        ending = until[self._end(until, 0, turns.name) - 1]
+        for position in range(start, len(tokens)):
+            if tokens[position] == ending:
+                return position + 1
+        raise RowError(turns.name, f"the end of message {index} is not found in the whole conversation")
+
+
+def written(text: object, whole: str) -> bool:
+    """Return whether a text stands in a rendering, as it is or as JSON writes it."""
+    words = str(text)
+    return (
+        words in whole
+        or json.dumps(words, ensure_ascii=False)[1:-1] in whole
+        or json.dumps(words)[1:-1] in whole
+    )
+
+
+def reasoning_of(message: ChatMessage) -> str:
+    """Return the reasoning of a turn, whether it has a field of its own or stands in the text."""
+    if "reasoning_content" in message:
+        return str(message["reasoning_content"]).strip()
+    before, closed, _ = (message["content"] or "").partition("</think>")
+    return before.partition("<think>")[2].strip() if closed else ""
+
+
+def parting(one: str, other: str) -> tuple[str, str]:
+    """Return what two texts have around the place where they part."""
+    shared = next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    begin = max(0, shared - SHOWN // 2)
+    return one[begin : shared + SHOWN], other[begin : shared + SHOWN]
+
+
+def weights_of(rendered: Rendered) -> list[float]:
+    """Return 1.0 for each trained token and 0.0 for the others."""
+    weights = [0.0] * len(rendered.tokens)
+    for start, end in rendered.spans:
+        weights[start:end] = [1.0] * (end - start)
+    return weights
+
+
+def special_name(tokenizer: Any, token: int | None) -> str:
+    """Return a token as text, for a message."""
+    return "nothing" if token is None else str(tokenizer.decode([token]))

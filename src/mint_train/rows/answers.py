@@ -1,0 +1,329 @@
+"""The forms that graded answers come in: two with a verdict, and lists with ranks, scores or a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mint_train.errors import RowError
+from mint_train.rows.columns import value_text
+from mint_train.rows.form import Answers, Form
+from mint_train.rows.messages import ChatMessage, are_messages, chat_message, chat_messages, is_message
+from mint_train.rows.prompts import closed, dialogue, is_dialogue
+from mint_train.rows.row import kind
+from mint_train.rows.values import as_number, from_json, given, number, text
+from mint_train.rows.verdicts import VERDICTS, ColumnRefusedError, Survey, better_of, shown
+
+STEMS = (
+    "completion", "response", "answer", "output", "conversation", "conv", "summary", "human_ref", "candidate",
+    "generation", "reply", "text", "solution",
+)  # fmt: skip
+SIDES = (("a", "b"), ("A", "B"), ("0", "1"), ("1", "2"))
+SCORE_STEMS = ("score", "reward", "rating")
+LISTS = ("completions", "responses", "answers", "outputs", "output", "generations", "candidates", "summaries")
+TEXT_KEYS = (
+    "response",
+    "text",
+    "answer",
+    "completion",
+    "content",
+    "output",
+    "generation",
+    "summary",
+    "message",
+)
+RANK_KEYS = ("rank", "ranking")
+SCORE_KEYS = ("overall_score", "score", "rating", "reward", "pm_score", "quality")
+RANK_COLUMNS = ("ranks", "rank", "ranking", "rankings")
+SCORE_COLUMNS = ("scores", "score", "ratings", "rating", "rewards")
+MAX_SCORE = 1e100
+"""Far above any score, and far below where differences of floats overflow."""
+
+
+def read_answer(value: object, field: str) -> str | list[ChatMessage]:
+    """Read one answer, or a whole conversation: text, a message, a list of them, or these as JSON text.
+
+    Raises:
+        RowError: it is something else, or empty.
+    """
+    found = from_json(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+    if is_message(found):
+        return [chat_message(found, field)]
+    if isinstance(found, list) and (are_messages(found) or not isinstance(value, str)):
+        return chat_messages(found, field)
+    return text(value, field) if isinstance(value, str) else [chat_message(value, field)]
+
+
+def read_answers(values: Sequence[object], fields: Sequence[str]) -> list[str | list[ChatMessage]]:
+    """Read answers that are in one form; where all are dialogues of Anthropic's HH form, as those."""
+    if all(map(is_dialogue, values)):
+        return [
+            closed(dialogue(str(value), field), field) for value, field in zip(values, fields, strict=True)
+        ]
+    return [read_answer(value, field) for value, field in zip(values, fields, strict=True)]
+
+
+def compared_answers() -> list[Form]:
+    """Return the forms of two answers and a verdict: `response_a`, `response_b`, `winner`."""
+    forms = [
+        compared(f"{stem}{joint}{sides[0]}", f"{stem}{joint}{sides[1]}", sides)
+        for stem in STEMS
+        for joint in ("_", "")
+        for sides in SIDES
+    ]
+    return [*forms, better_first("response_j", "response_k")]
+
+
+def better_first(better: str, worse: str) -> Form:
+    """Make the form of two columns of which the first is always better."""
+    fields = (better, worse)
+    return Form(
+        f"{better} better than {worse}",
+        fields,
+        lambda row, _: Answers(read_answers([row[field] for field in fields], fields), fields, [1.0, 0.0]),
+    )
+
+
+def compared(first: str, second: str, sides: tuple[str, str]) -> Form:
+    """Make the form of two answers and what says which is better."""
+    fields = (first, second)
+
+    def read(row: Mapping[str, Any], survey: Survey) -> Answers:
+        better, read = find_better(row, fields, sides, survey)
+        answers = read_answers([up_to_turn(row[field], row) for field in fields], fields)
+        order = (better, 1 - better)
+        return Answers([answers[n] for n in order], [fields[n] for n in order], [1.0, 0.0], frozenset(read))
+
+    return Form(f"{first} and {second} compared", fields, read)
+
+
+def up_to_turn(value: object, row: Mapping[str, Any]) -> object:
+    """Return a conversation up to the turn that was judged, where a `turn` counts from 1 which it was."""
+    turn = row.get("turn")
+    if not isinstance(turn, int) or turn < 1 or not are_messages(value) or not isinstance(value, list):
+        return value
+    answers = [index for index, message in enumerate(value) if message.get("role") == "assistant"]
+    return value[: answers[turn - 1] + 1] if turn <= len(answers) else value
+
+
+def find_better(
+    row: Mapping[str, Any], fields: tuple[str, str], sides: tuple[str, str], survey: Survey
+) -> tuple[int, list[str]]:
+    """Return which of two answers is better, 0 or 1, and the columns that say so.
+
+    Raises:
+        RowError: no column says so, several do, or neither is better.
+        ColumnRefusedError: the verdict's column has no one reading.
+    """
+    found = [name for name in VERDICTS if row.get(name) not in (None, "")]
+    if len(found) > 1:
+        choices = " or ".join(f"--columns {name}=" for name in found)
+        raise RowError(
+            found[0], f"is not alone: the row has {', '.join(found)}; leave the others out with {choices}"
+        )
+    if found:
+        better = better_of(row, found[0], fields, sides, survey)
+        read = [*found, *scores_of_sides(row, sides)]
+    else:
+        better, read = by_figures(row, fields, sides)
+    if better is None:
+        column = read[0]
+        raise RowError(
+            column,
+            f'is "{value_text(row[column])}": a tie prefers neither; --on-bad-row skip leaves such rows out',
+        )
+    return better, read
+
+
+def scores_of_sides(row: Mapping[str, Any], sides: tuple[str, str]) -> list[str]:
+    """Return the columns of two scores, where a row has them."""
+    for stem in SCORE_STEMS:
+        names = [f"{stem}_{side}" for side in sides]
+        if all(as_number(row.get(name)) is not None for name in names):
+            return names
+    return []
+
+
+def by_figures(
+    row: Mapping[str, Any], fields: tuple[str, str], sides: tuple[str, str]
+) -> tuple[int | None, list[str]]:
+    """Return which answer a column of its own or a score calls better, and the columns.
+
+    Raises:
+        RowError: there are neither.
+    """
+    for stem in ("winner_model", "winner"):
+        names = [f"{stem}_{side}" for side in sides]
+        if all(as_number(row.get(name)) is not None for name in names):
+            won = [as_number(row[name]) == 1 for name in names]
+            rest = [name for name in ("winner_tie", "winner_tie (bothbad)") if name in row]
+            return (None if won[0] == won[1] else int(won[1])), [*rest, *names] if won[0] == won[
+                1
+            ] else names + rest
+    if names := scores_of_sides(row, sides):
+        one, other = (number(row[name], name) for name in names)
+        return (None if one == other else int(other > one)), names
+    candidates = [name for name in row if name not in fields and isinstance(row[name], int | float | str)]
+    shown = ", ".join(candidates[-4:])
+    raise RowError(
+        VERDICTS[0],
+        f"missing; nothing says which of {fields[0]} and {fields[1]} is better; name its column with "
+        f"--columns winner=COLUMN{f' (the row has {shown})' if shown else ''}",
+    )
+
+
+def graded_lists(ends: bool = False, implicit: Sequence[str] = ()) -> list[Form]:
+    """Return the forms of a list of answers with grades, and of a tree of replies with ranks.
+
+    Args:
+        ends: read the best and the worst alone.
+        implicit: lists whose texts stand best first where nothing grades them.
+    """
+    return [*(graded_list(field, ends, field in implicit) for field in LISTS), tree_of_replies(ends)]
+
+
+def graded_list(field: str, ends: bool, implicit: bool) -> Form:
+    """Make the form of answers in one list."""
+
+    def read(row: Mapping[str, Any], survey: Survey) -> Answers:
+        items = from_json(row[field])
+        if not isinstance(items, list):
+            raise RowError(field, f"must be a list of completions, not {kind(items)}")
+        if len(items) < 2:
+            raise RowError(field, f"holds {len(items)}; a ranking needs two or more")
+        grades, columns = find_grades(row, field, items, survey, implicit)
+        return in_order(items, grades, field, ends, columns)
+
+    name = f"the best and the worst of {field}" if ends else f"ranked {field}"
+    return Form(name, (field,), read, lambda row: isinstance(from_json(row[field]), list))
+
+
+def tree_of_replies(ends: bool) -> Form:
+    """Make the form of a prompt that holds its replies, each with a rank, as OpenAssistant has it."""
+
+    def read(row: Mapping[str, Any], survey: Survey) -> Answers:
+        items = row["prompt"]["replies"]
+        if len(items) < 2:
+            raise RowError("prompt.replies", f"holds {len(items)}; a ranking needs two or more")
+        grades, columns = find_grades({}, "prompt.replies", items, survey, implicit=False)
+        return in_order(items, grades, "prompt.replies", ends, columns)
+
+    return Form(
+        "the best and the worst reply" if ends else "ranked replies",
+        ("prompt",),
+        read,
+        lambda row: isinstance(row["prompt"], Mapping) and isinstance(row["prompt"].get("replies"), list),
+    )
+
+
+def in_order(
+    items: Sequence[object], grades: Sequence[float], field: str, ends: bool, columns: frozenset[str]
+) -> Answers:
+    """Return answers with the best first.
+
+    Raises:
+        RowError: an answer is wrong, or the best and the worst are equally good.
+    """
+    order = sorted(range(len(items)), key=lambda index: -grades[index])
+    if ends:
+        order = [order[0], order[-1]]
+        if grades[order[0]] == grades[order[1]]:
+            raise RowError(
+                field, "holds answers that are all equally good; leave such rows out with --on-bad-row skip"
+            )
+    names = [f"{field}[{index}]" for index in order]
+    values = [text_of_item(items[index], name) for index, name in zip(order, names, strict=True)]
+    return Answers(read_answers(values, names), names, [grades[index] for index in order], columns)
+
+
+def text_of_item(item: object, field: str) -> object:
+    """Return what is the answer in an item of a list.
+
+    Raises:
+        RowError: an object has none of the fields of an answer.
+    """
+    if isinstance(item, Mapping) and not is_message(item):
+        key = next((key for key in TEXT_KEYS if given(item, key)), None)
+        if key is None:
+            raise RowError(field, f"has none of {', '.join(TEXT_KEYS)}; it has {', '.join(map(repr, item))}")
+        return item[key]
+    if isinstance(item, Mapping) and "text" in item and "content" not in item:
+        return item["text"]
+    return item
+
+
+def find_grades(
+    row: Mapping[str, Any], field: str, items: Sequence[Any], survey: Survey, implicit: bool
+) -> tuple[list[float], frozenset[str]]:
+    """Return how good each item is, and the columns that say so.
+
+    Raises:
+        RowError: nothing says so, or a grade is wrong.
+    """
+    if all(isinstance(item, Mapping) for item in items):
+        for keys, sign in ((RANK_KEYS, -1.0), (SCORE_KEYS, 1.0)):
+            for key in keys:
+                if any(item.get(key) is not None for item in items):
+                    named = [(item.get(key), f"{field}[{index}].{key}") for index, item in enumerate(items)]
+                    return [sign * grade(value, name) for value, name in named], frozenset()
+    for columns, sign in ((RANK_COLUMNS, -1.0), (SCORE_COLUMNS, 1.0)):
+        for column in columns:
+            values = from_json(row.get(column))
+            if values is not None and column in ("scores", "ranks") and not isinstance(values, list):
+                raise RowError(column, f"must be a list of numbers, not {kind(values)}")
+            if isinstance(values, list):
+                if len(values) != len(items):
+                    raise RowError(column, f"holds {len(values)} for {len(items)} completions")
+                return [sign * grade(value, f"{column}[{n}]") for n, value in enumerate(values)], frozenset(
+                    {column}
+                )
+    for column in VERDICTS:
+        if isinstance(from_json(row.get(column)), list):
+            raise RowError(column, f"is a list that labels {field} one by one, which does not rank them")
+        if (chosen := as_number(row.get(column))) is not None and not isinstance(row[column], bool):
+            index = choice(row, column, len(items), survey, int(chosen))
+            return [float(n == index) for n in range(len(items))], frozenset({column})
+    if implicit and all(not isinstance(item, Mapping) or is_message(item) for item in items):
+        return [float(index) for index in reversed(range(len(items)))], frozenset()
+    tried = ", ".join((*RANK_KEYS, *SCORE_KEYS[:3]))
+    raise RowError(
+        field,
+        f"nothing says how good each of its items is: none of {tried} in them, and no list beside them; name "
+        "one with --columns scores=COLUMN, or --columns ranks=COLUMN where the lowest is the best",
+    )
+
+
+def grade(value: object, field: str) -> float:
+    """Return a finite number.
+
+    Raises:
+        RowError: it is something else.
+    """
+    if value is None or isinstance(value, bool | list | dict):
+        raise RowError(field, f"must be a number, not {kind(value)}")
+    found = number(value, field)
+    if abs(found) >= MAX_SCORE:
+        raise RowError(field, f"is {found}; scores must be finite and below {MAX_SCORE:g} in size")
+    return found
+
+
+def choice(row: Mapping[str, Any], column: str, count: int, survey: Survey, chosen: int) -> int:
+    """Return the index of the item that a verdict chooses; the column shows whether it counts from 0 or 1.
+
+    Raises:
+        ColumnRefusedError: it shows neither.
+    """
+    numbers = {as_number(value) for value in survey.of(column, row).values()}
+    if 0 in numbers and all(number is not None and number < count for number in numbers):
+        return chosen
+    if (
+        0 not in numbers
+        and count in numbers
+        and all(number is not None and number <= count for number in numbers)
+    ):
+        return chosen - 1
+    raise ColumnRefusedError(
+        column,
+        f"holds {shown(survey.of(column, row))}, which does not show whether it counts from 0 or 1; give the "
+        "list's own scores with --columns scores=COLUMN",
+    )

@@ -1,0 +1,72 @@
+"""Which columns of a row change its meaning, so that leaving them unread would be silently wrong."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from mint_train.errors import RowError
+from mint_train.rows.conversations import says_nothing_new
+from mint_train.rows.messages import MEDIA, are_messages, is_assistants
+from mint_train.rows.values import from_json, given
+from mint_train.rows.verdicts import VERDICTS
+
+MEANINGFUL = frozenset(
+    {
+        *MEDIA, *VERDICTS, "tools", "functions", "available_tools", "system", "system_prompt",
+        "system_message", "context", "contexts", "input", "history", "document", "documents", "passage",
+        "passages", "background", "knowledge", "evidence", "persona", "initial_reason_steps",
+        "chat_template_kwargs", "prompt", "question", "instruction", "query", "messages", "conversations",
+        "few_shot", "examples", "weight", "weights", "hint", "hints",
+    }
+)  # fmt: skip
+"""Columns that belong to a prompt, to what is trained of a row, or to its verdict."""
+
+
+def unread_columns(row: Mapping[str, Any], read: frozenset[str], known: object) -> list[str]:
+    """Return the columns that a form does not read and that change nothing, such as ids and sources.
+
+    Args:
+        row: the row, its columns renamed.
+        read: the columns that the form reads.
+        known: all that was read; a column that says nothing beyond it does not count.
+
+    Raises:
+        RowError: a column would change the meaning.
+    """
+    left = [name for name in row if name not in read]
+    for name in left:
+        if name in MEANINGFUL and given(row, name) and (name in MEDIA or is_new(row[name], known)):
+            raise RowError(name, unread(name))
+    return left
+
+
+def is_new(value: object, known: object) -> bool:
+    """Return whether a value says something that is not known: a text, a number or a truth."""
+    value = written_list(value)
+    if are_messages(value) and isinstance(value, list):
+        # an assistant's turn beside the answers is another answer, and not a part of the prompt
+        value = [message for message in value if not is_assistants(message)]
+    numbers = isinstance(value, int | float) or (
+        isinstance(value, list) and any(isinstance(item, int | float) for item in value)
+    )
+    return numbers or not says_nothing_new(value, known)
+
+
+def written_list(value: object) -> object:
+    """Return the list that a text holds as JSON or as Python writes it; any other value as it is."""
+    found = from_json(value)
+    if isinstance(found, str) and found.lstrip().startswith("["):
+        try:
+            return ast.literal_eval(found.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return found
+    return found
+
+
+def unread(name: str) -> str:
+    """Say that a column would be dropped, and the flags that read it or leave it out."""
+    if name in MEDIA:
+        return f"holds what only a model for more than text reads; leave it out with --columns {name}="
+    return f"is not read in this form, and may change what is trained; leave it out with --columns {name}="

@@ -1,0 +1,82 @@
+"""What is missing from a row, said with flags that are ready to paste."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+from mint_train.errors import RowError
+from mint_train.rows.form import Form
+from mint_train.rows.messages import are_messages
+from mint_train.rows.row import kind
+from mint_train.rows.values import from_json
+
+PROMPT_WORDS = re.compile(
+    r"prompt|question|query|instruction|post|input|problem|user|full_text|context|dialog|title", re.I
+)
+SHORTEST = 2
+DEEPEST = 2
+
+
+def ambiguous(one_name: str, other_name: str, one: Form, other: Form) -> RowError:
+    """Show the two readings of a row, and which columns decide between them."""
+    first = next((field for field in one.needs if field not in other.needs), one.needs[0])
+    second = next((field for field in other.needs if field not in one.needs), other.needs[0])
+    return RowError(
+        first,
+        f'can be read in two ways: "{one_name}" or "{other_name}"; leave one column out, with '
+        f"--columns {second}= for the first or --columns {first}= for the second",
+    )
+
+
+def absent(row: Mapping[str, Any], field: str, flags: str) -> RowError:
+    """Say that a field is missing, null or empty."""
+    if field not in row:
+        has = ", ".join(map(repr, row)) or "no fields"
+        return RowError(field, f"missing; the row has {has}; name the right one with {flags}")
+    return RowError(field, "must be given, not null" if row[field] is None else "is empty")
+
+
+def no_answers(row: Mapping[str, Any], present: frozenset[str], forms: Sequence[Form]) -> RowError:
+    """Say which field of the nearest form of answers is missing."""
+    nearest = max(forms, key=lambda form: (len(present & set(form.needs)), present.issuperset(form.needs)))
+    missing = [field for field in nearest.needs if field not in present]
+    if not missing:
+        found = kind(from_json(row[nearest.needs[0]]))
+        return RowError(nearest.needs[0], f"must be a list of answers, not {found}")
+    flags = ",".join(f"{field}={likely_column(row, field, nearest.needs)}" for field in missing)
+    advice = f"--columns {flags}"
+    figures = [name for name, value in row.items() if isinstance(value, int | float) and value not in (0, 1)]
+    if len(missing) == 1 < len(nearest.needs) and figures and flags.endswith("=COLUMN"):
+        advice += f', or a rating and what is good of it, such as --columns "{missing[0]}={figures[0]}>=3"'
+    return absent(row, missing[0], advice)
+
+
+def likely_column(row: Mapping[str, Any], field: str, taken: Sequence[str]) -> str:
+    """Return the column whose name is the most like a field's, or COLUMN where none is."""
+    like = [name for name in row if name not in taken and (field in name or name in field) and row[name]]
+    return like[0] if like else "COLUMN"
+
+
+def no_prompt(row: Mapping[str, Any], forms: Sequence[Form], read: Set[str]) -> RowError:
+    """Say that there is no prompt, and which columns may be one."""
+    field = forms[0].needs[0]
+    candidates = sorted(
+        ((path, value) for path, value in texts_with_paths(row) if path.partition(".")[0] not in read),
+        key=lambda one: (not PROMPT_WORDS.search(one[0]), -len(str(one[1]))),
+    )
+    best = candidates[0][0] if candidates else "COLUMN"
+    return absent(row, field, f"--columns {field}={best}")
+
+
+def texts_with_paths(
+    row: Mapping[str, Any], before: str = "", depth: int = 0
+) -> Iterator[tuple[str, object]]:
+    """Yield the texts and conversations of a row with their paths, those of its objects included."""
+    for name, value in row.items():
+        path = f"{before}{name}"
+        if (isinstance(value, str) and len(value) > SHORTEST) or are_messages(from_json(value)):
+            yield path, value
+        elif isinstance(value, Mapping) and depth < DEEPEST:
+            yield from texts_with_paths(value, f"{path}.", depth + 1)

@@ -1,0 +1,89 @@
+"""Single values of a row: text, truth, numbers, and JSON that was written as text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mint_train.errors import RowError
+from mint_train.rows.row import kind
+
+JSON_STARTS = ("[", "{")
+
+
+def require(row: Mapping[str, Any], field: str) -> Any:
+    """Return a field's value.
+
+    Raises:
+        RowError: the row does not have the field.
+    """
+    if field not in row:
+        raise RowError(field, f"missing; the row has {', '.join(map(repr, row)) or 'no fields'}")
+    return row[field]
+
+
+def given(row: Mapping[str, Any], field: str) -> bool:
+    """Return whether a row has something in a field: not null, and not an empty text or list."""
+    return row.get(field) not in (None, "", [], {})
+
+
+def text(value: object, field: str) -> str:
+    """Return a value that must be text with something in it.
+
+    Raises:
+        RowError: it is another type, empty, or holds half a character (a lone surrogate).
+    """
+    if not isinstance(value, str):
+        raise RowError(field, f"must be text, not {kind(value)}")
+    if not value.strip():
+        raise RowError(field, "is empty")
+    return whole_characters(value, field)
+
+
+def whole_characters(value: str, field: str) -> str:
+    """Return a text, empty or not.
+
+    Raises:
+        RowError: it holds a lone surrogate.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        problem = "holds half of a character (a lone surrogate), which no tokenizer can read"
+        raise RowError(field, problem) from None
+    return value
+
+
+def number(value: object, field: str) -> float:
+    """Return a finite number; a CSV has it as text.
+
+    Raises:
+        RowError: it is something else.
+    """
+    found = as_number(value)
+    if found is None:
+        raise RowError(field, f"must be a finite number, not {value!r:.40}")
+    return found
+
+
+def as_number(value: object) -> float | None:
+    """Return a finite number, given as one or as text, or None for anything else."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except (ValueError, OverflowError):
+            return None
+        return found if math.isfinite(found) else None
+    return None
+
+
+def from_json(value: object) -> Any:
+    """Return what a text of JSON says, where it is a list or an object; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(JSON_STARTS):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.run_folder.description import DataDescription, LossDescription, RunDescription
+from mint_train.run_folder.metric import Metric
 
 
 def metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -62,6 +63,11 @@ def run_description(**changed: Any) -> RunDescription:
         "status": "done",
         "loss": "dpo",
         "losses": [loss],
+        "metrics": {
+            "loss": Metric(".6f", "nats", better="lower", shown=True),
+            "pair_accuracy": Metric(".2f", kind="share", better="higher", shown=True),
+            "mean_margin": Metric(".6f", "nats", better="higher", shown=True),
+        },
         "backend": "local",
         "model": "tiny",
         "gradients": "exact",

@@ -15,6 +15,7 @@ import pytest
 from few_rows import PAIRS, lines
 
 from mint_train.report.comparison import Compared, comparison_rows, print_comparison
+from mint_train.run_folder.metric import Metric
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -98,8 +99,11 @@ def compared(loss: str, accuracy: float, *, problem: str | None = None, **more: 
     first = {"step": 0, "metrics": {"loss": 1.0, "accuracy": 0.25}, "intervals": {}}
     metrics = {"loss": 0.5, "accuracy": accuracy, **more}
     last = {"step": 9, "metrics": metrics, "intervals": {"accuracy": [0.1, 0.9]}}
-    step_line = {f"{loss}/own": ".1f", "accuracy": ".2f"}
-    return Compared(loss, step_line, first, last, problem)
+    described = {
+        f"{loss}/own": Metric(".1f", shown=True),
+        "accuracy": Metric(".2f", better="higher", shown=True),
+    }
+    return Compared(loss, described, first, last, problem)
 
 
 def test_the_best_comes_first_and_what_failed_last(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,10 +121,23 @@ def test_the_best_comes_first_and_what_failed_last(capsys: pytest.CaptureFixture
     ]
 
 
+def test_a_metric_that_should_fall_puts_the_lowest_first() -> None:
+    falling = {"accuracy": Metric(".2f", better="lower", shown=True)}
+    results = [
+        Compared(one.loss, falling, one.first, one.last, None)
+        for one in (compared("high", 0.75), compared("low", 0.5))
+    ]
+    assert [row[0] for row in comparison_rows(results)[1]] == ["low", "high"]
+
+
 def test_losses_without_a_common_metric_keep_their_order() -> None:
     first, second = compared("one", 0.5), compared("two", 0.75)
     other = Compared(
-        "two", {"ratio": ".2f"}, second.first, second.last | {"metrics": {"loss": 0.5, "ratio": 1.0}}, None
+        "two",
+        {"ratio": Metric(".2f", shown=True)},
+        second.first,
+        second.last | {"metrics": {"loss": 0.5, "ratio": 1.0}},
+        None,
     )
     header, rows = comparison_rows([first, other])
     assert header == ["loss", "steps", "loss value", ""]

@@ -25,6 +25,7 @@ from mint_train import hookimpl
 from mint_train.observers.console import Console
 from mint_train.observers.json_lines import JsonLines, parse_event, show_event
 from mint_train.observers.live import LiveConsole
+from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
 
 COLUMNS, LINES = 90, 40
@@ -91,7 +92,7 @@ def test_a_quiet_run_in_a_program_prints_nothing_at_all(
 def test_what_one_process_printed_as_events_another_shows_as_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    step_line = {"mean_margin": ".2f"}
+    described = {"mean_margin": Metric(".2f", shown=True)}
     saved = Checkpoint(2, "run/checkpoints/step-000002", "run/adapter", {})
     step = StepRecord(2, {"loss": 0.5, "mean_margin": 1.0}, 1e-5, 100, 0.25)
     evaluation = Evaluation(
@@ -107,13 +108,13 @@ def test_what_one_process_printed_as_events_another_shows_as_lines(
         return capsys.readouterr().out
 
     printed = tell(JsonLines())
-    console = Console(step_line=step_line)
+    console = Console(metrics=described)
     for line in printed.splitlines():
         event = parse_event(line)
         assert event is not None
         show_event(event, console)
     shown = capsys.readouterr().out
-    assert shown == tell(Console(step_line=step_line))
+    assert shown == tell(Console(metrics=described))
     assert "Step 2: loss=0.500000, mean_margin=1.00\n" in shown
     assert parse_event("mint-train: no memory") is None
     assert parse_event('{"step": 1}') is None
@@ -218,9 +219,10 @@ def record_session(command: list[str], folder: Path) -> bytes:
 def live_console(steps: int) -> tuple[LiveConsole, io.StringIO]:
     written = io.StringIO()
     console = LiveConsole()
+    described = {"mean_margin": Metric(".2f", shown=True)}
     console.terminal = console.bar.live.console = Terminal(file=written, force_terminal=True, width=COLUMNS)
     console.run_started(
-        RunRecord(Path("run"), "dpo", "local", "a model", steps, 8, {"mean_margin": ".2f"}, run_description())
+        RunRecord(Path("run"), "dpo", "local", "a model", steps, 8, described, run_description())
     )
     return console, written
 

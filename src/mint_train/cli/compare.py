@@ -21,6 +21,7 @@ from mint_train.observers.console import Console, FinalLines, print_warning
 from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, unused_folder
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
@@ -38,7 +39,7 @@ class Contender:
     """One loss of a comparison: the process that trains it, and what that reported."""
 
     loss: str
-    step_line: Mapping[str, str]
+    metrics: Mapping[str, Metric]
     folder: Path
     command: Sequence[str]
     progress: str
@@ -66,7 +67,7 @@ class Contender:
         )
         assert self.process.stdout is not None  # noqa: S101 - it was asked for
         quiet = self.progress == "quiet"
-        display = FinalLines(self.echo) if quiet else Console(self.echo, self.step_line)
+        display = FinalLines(self.echo) if quiet else Console(self.echo, self.metrics)
         for line in self.process.stdout:
             self.hear(line.rstrip("\n"), display)
         self.ended = self.process.wait()
@@ -98,14 +99,14 @@ class Contender:
     def result(self) -> Compared:
         """Return how the run ended, with its first and last evaluation."""
         if self.ended == 0:
-            return Compared(self.loss, self.step_line, self.evaluations[0], self.evaluations[-1], None)
+            return Compared(self.loss, self.metrics, self.evaluations[0], self.evaluations[-1], None)
         if self.process is None:
             problem = "not begun"
         elif self.ended == INTERRUPTED:
             problem = f"interrupted; continue with: mint-train resume {self.folder}"
         else:
             problem = self.problem or f"ended with status {self.ended}"
-        return Compared(self.loss, self.step_line, {}, {}, problem)
+        return Compared(self.loss, self.metrics, {}, {}, problem)
 
 
 def compare_and_print(
@@ -139,11 +140,11 @@ def compare_and_print(
     for loss in losses:
         settings = settings_of(loss, shares[loss], config, given)
         folder = output / file_name(loss)
-        step_line = open_loss(loss, settings.options).step_line
+        metrics = open_loss(loss, settings.options).metrics
         held_out = {} if given.keys() & {"eval_data", "eval_fraction"} else eval_share(settings)
         own = {**given, **held_out, "output": folder, "progress": "json"}
         command = command_of(loss, shares[loss], config, own)
-        contenders.append(Contender(loss, step_line, folder, command, settings.progress))
+        contenders.append(Contender(loss, metrics, folder, command, settings.progress))
     at_once = len(losses) if choose_backend(settings).remote else 1
     interrupted = train_all(contenders, at_once=at_once)
     results = [contender.result() for contender in contenders]

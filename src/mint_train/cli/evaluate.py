@@ -22,6 +22,7 @@ from mint_train.observers.console import batch_means_note, evaluation_line, prin
 from mint_train.rendering.options import Rendering
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
+from mint_train.run_folder.metric import shown_formats
 from mint_train.run_folder.records import Evaluation
 from mint_train.training.evaluation import Evaluator
 
@@ -54,7 +55,7 @@ def evaluate_and_print(
         client.close()
     after = f" after step {evaluation.step}" if trained.folder else ""
     click.echo(f"Eval of {name}{after} on {source}, {evaluation.groups} groups:")
-    click.echo(evaluation_line(evaluation, loss.step_line))
+    click.echo(evaluation_line(evaluation, shown_formats(loss.metrics)))
     if evaluation.batch_means:
         click.echo(batch_means_note(evaluation))
     if output is None and trained.folder is not None:

@@ -88,11 +88,6 @@ class Loss:
         return described
 
     @property
-    def step_line(self) -> dict[str, str]:
-        """The metrics that each step's line shows, with their formats."""
-        return {name: metric.format for name, metric in self.metrics.items() if metric.shown}
-
-    @property
     def bundled_rows(self) -> Path | None:
         """The rows that a run without data trains on, or None."""
         path: Path | None = self.terms[0].hook.bundled_rows()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from mint_train.plugins.hookspecs import hookimpl
+from mint_train.run_folder.metric import Metric, shown_formats
 from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord, RunResult, StepRecord
 
 
@@ -46,11 +47,11 @@ class Console(FinalLines):
     """Prints a run's progress."""
 
     def __init__(
-        self, echo: Callable[[str], None] = click.echo, step_line: Mapping[str, str] | None = None
+        self, echo: Callable[[str], None] = click.echo, metrics: Mapping[str, Metric] | None = None
     ) -> None:
-        """Take a function that prints a line, and the metrics to show if no `run_started` will name them."""
+        """Take a function that prints a line, and the metrics if no `run_started` will describe them."""
         super().__init__(echo)
-        self.step_line = dict(step_line or {})
+        self.formats = shown_formats(metrics or {})
         self.batch_means_said = False
 
     @hookimpl
@@ -64,12 +65,12 @@ class Console(FinalLines):
     @hookimpl
     def run_started(self, run: RunRecord) -> None:
         """Note which metrics the step line shows."""
-        self.step_line = dict(run.step_line)
+        self.formats = shown_formats(run.metrics)
 
     @hookimpl
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print the evaluation's line, and the first time which metrics have no interval."""
-        self.echo(f"Eval after step {evaluation.step}: {evaluation_line(evaluation, self.step_line)}")
+        self.echo(f"Eval after step {evaluation.step}: {evaluation_line(evaluation, self.formats)}")
         if evaluation.batch_means and not self.batch_means_said:
             self.batch_means_said = True
             self.echo(batch_means_note(evaluation))
@@ -77,7 +78,7 @@ class Console(FinalLines):
     @hookimpl
     def step_finished(self, step: StepRecord) -> None:
         """Print the step's line."""
-        self.echo(f"Step {step.step}: {shown_metrics(step, self.step_line)}")
+        self.echo(f"Step {step.step}: {shown_metrics(step, self.formats)}")
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:
@@ -97,18 +98,17 @@ def print_warning(text: str) -> None:
     click.echo(f"mint-train: {text}", err=True)
 
 
-def shown_metrics(step: StepRecord, step_line: Mapping[str, str]) -> str:
+def shown_metrics(step: StepRecord, formats: Mapping[str, str]) -> str:
     """Format a step's loss and shown metrics."""
-    formats = {"loss": ".6f", **step_line}
     return ", ".join(
         f"{name}={step.metrics[name]:{form}}" for name, form in formats.items() if name in step.metrics
     )
 
 
-def evaluation_line(evaluation: Evaluation, step_line: Mapping[str, str]) -> str:
+def evaluation_line(evaluation: Evaluation, formats: Mapping[str, str]) -> str:
     """Format an evaluation's loss and shown metrics, each with its 95 % interval if it has one."""
     shown: list[str] = []
-    for name, form in {"loss": ".6f", **step_line}.items():
+    for name, form in formats.items():
         if name in evaluation.metrics:
             shown.append(f"{name}={with_interval(name, form, evaluation.metrics, evaluation.intervals)}")
     return ", ".join(shown)

@@ -79,7 +79,7 @@ class LiveConsole(Console):
         self.recent.append(step)
         seconds = sum(record.seconds for record in self.recent)
         left = (self.steps - step.step) * seconds / len(self.recent)
-        self.bar.figures = shown_metrics(step, self.step_line)
+        self.bar.figures = shown_metrics(step, self.formats)
         self.bar.update(
             self.task,
             completed=step.step,

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mint_train.report.curves import LEARNING_RATE, SPEED, Curve, Run
+from mint_train.run_folder.metric import Metric
 
 LIGHT = ("#0067a5", "#c44601", "#00745a", "#8b4fa3", "#8a6a00", "#5a5a5a")
 """Colours of the runs: contrast of at least 4.5 to 1 on white, distinct for colour-blind readers."""
@@ -29,8 +30,6 @@ LONG = 60
 WINDOWS = 25
 """Smoothing windows in a long curve."""
 
-SHARES = ("accuracy", "fraction", "share")
-NATS = ("loss", "margin", "score", "logprob", "reward", "entropy")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -64,13 +63,13 @@ NAMES = {
 }
 
 
-def unit(metric: str) -> str:
-    """Return a metric's unit, or nothing if only the loss knows it."""
+def described(runs: Sequence[Run], metric: str) -> Metric:
+    """Return what the first run that describes a metric says of it."""
     if metric == SPEED:
-        return "tokens/s"
-    if any(word in metric for word in SHARES):
-        return "share, 0 to 1"
-    return "nats" if any(word in metric for word in NATS) else ""
+        return Metric(unit="tokens/s")
+    return next(
+        (run.description.metrics[metric] for run in runs if metric in run.description.metrics), Metric()
+    )
 
 
 def title(metric: str) -> str:
@@ -78,9 +77,11 @@ def title(metric: str) -> str:
     return "speed" if metric == SPEED else metric.replace("_", " ")
 
 
-def axis_label(metric: str) -> str:
+def axis_label(runs: Sequence[Run], metric: str) -> str:
     """Name an axis, with its unit if that is known."""
-    return f"{title(metric)} ({unit(metric)})" if unit(metric) else title(metric)
+    known = described(runs, metric)
+    unit = "share, 0 to 1" if known.kind == "share" else known.unit
+    return f"{title(metric)} ({unit})" if unit else title(metric)
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
@@ -134,9 +135,9 @@ def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None
                 capsize=3, markeredgecolor=palette.ink, markeredgewidth=0.6, zorder=3,
             )  # fmt: skip
     axes.set_xlabel("optimiser step", color=palette.ink)
-    axes.set_ylabel(axis_label(metric), color=palette.ink)
+    axes.set_ylabel(axis_label(runs, metric), color=palette.ink)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if unit(metric) == unit("accuracy"):
+    if described(runs, metric).kind == "share":
         axes.set_ylim(-0.04, 1.04)
     axes.tick_params(colors=palette.ink)
     axes.grid(color=palette.grid)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mint_train.observers.console import with_interval
+from mint_train.run_folder.metric import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,8 @@ class Compared:
     """The result of one loss in a comparison."""
 
     loss: str
-    step_line: Mapping[str, str]
-    """The metrics that the loss shows, with their formats."""
+    metrics: Mapping[str, Metric]
+    """What the loss says of its metrics."""
     first: Mapping[str, Any]
     """The line of its evaluation before the first step; empty if the run failed."""
     last: Mapping[str, Any]
@@ -45,14 +46,21 @@ def print_comparison(results: Sequence[Compared]) -> None:
 
 
 def comparison_rows(results: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows, sorted by the first metric that every loss shows; failed runs come last."""
+    """Return header and rows, the best first by the first metric that all losses show, failed runs last."""
     done = [result for result in results if result.problem is None]
     failed = [result for result in results if result.problem is not None]
-    shown = [name for result in done for name in result.step_line if name in result.last["metrics"]]
-    formats = {name: form for result in done for name, form in result.step_line.items()}
+    described = {name: metric for result in done for name, metric in result.metrics.items()}
+    shown = [
+        name
+        for result in done
+        for name, metric in result.metrics.items()
+        if metric.shown and name in result.last["metrics"]
+    ]
+    formats = {name: metric.format for name, metric in described.items()}
     common = [name for name in dict.fromkeys(shown) if shown.count(name) == len(done)]
     if common:
-        done.sort(key=lambda result: float(result.last["metrics"][common[0]]), reverse=True)
+        highest_first = described[common[0]].better != "lower"
+        done.sort(key=lambda result: float(result.last["metrics"][common[0]]), reverse=highest_first)
     header = ["loss", "steps", *(f"{name} before" for name in common[:1]), *common, "loss value", ""]
     rows = [
         [

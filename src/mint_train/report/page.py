@@ -68,7 +68,7 @@ def chart_label(runs: Sequence[Run], metric: str) -> str:
         curve = run.curve(metric)
         if curve.steps:
             ends.append(f"{run.name} from {curve.values[0]:.4g} to {curve.values[-1]:.4g}")
-    return f"{axis_label(metric)} over optimiser steps: {'; '.join(ends)}"
+    return f"{axis_label(runs, metric)} over optimiser steps: {'; '.join(ends)}"
 
 
 def table(
@@ -103,11 +103,11 @@ def final_table(runs: Sequence[Run], metrics: Sequence[str]) -> dict[str, Any]:
         for metric in metrics:
             curve, points = run.curve(metric), run.points(metric)
             if curve.steps:
-                own[axis_label(metric)] = f"{curve.values[-1]:.6g}"
+                own[axis_label(runs, metric)] = f"{curve.values[-1]:.6g}"
             if points.steps:
                 interval = points.intervals[-1]
                 around = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
-                own[f"{axis_label(metric)}, held out"] = f"{points.values[-1]:.6g}{around}"
+                own[f"{axis_label(runs, metric)}, held out"] = f"{points.values[-1]:.6g}{around}"
         own["tokens trained"] = f"{sum(line['tokens'] for line in run.lines):,}"
         own["hours"] = f"{sum(line['seconds'] for line in run.lines) / 3600:.3f}"
         values.append(own)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mint_train.errors import UserError
+from mint_train.run_folder.metric import Metric
 
 FORMAT = 2
 """The format of what a run writes; a resume of another one is refused."""
@@ -70,6 +71,8 @@ class RunDescription(Part):
     """Why the run failed."""
     loss: str
     losses: list[LossDescription]
+    metrics: dict[str, Metric]
+    """What the loss says of its metrics, by name."""
     backend: Literal["mint", "local"]
     model: str
     gradients: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,3 +22,13 @@ class Metric:
     """Which direction is an improvement, where one is."""
     shown: bool = False
     """Whether each step's line shows it."""
+
+
+LOSS = Metric(".6f", better="lower", shown=True)
+"""The value of a loss that does not describe it."""
+
+
+def shown_formats(metrics: Mapping[str, Metric]) -> dict[str, str]:
+    """Return the format of each metric that a step's line shows, the loss first."""
+    shown = {name: metric.format for name, metric in metrics.items() if metric.shown}
+    return {"loss": metrics.get("loss", LOSS).format, **shown}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mint_train.run_folder.description import RunDescription
+from mint_train.run_folder.metric import Metric
 
 ON_THE_SERVICE = "tinker://"
 """How the path of a saved state or of weights on the service begins."""
@@ -25,7 +26,8 @@ class RunRecord:
     model: str
     steps: int
     groups: int
-    step_line: Mapping[str, str]
+    metrics: Mapping[str, Metric]
+    """What the loss says of its metrics, by name."""
     description: RunDescription
     """What `run.json` holds: settings without secrets, versions, losses, data."""
 

@@ -40,6 +40,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
     return RunDescription(
         loss=run.loss.name,
         losses=list(describe_losses(run.loss)),
+        metrics=run.loss.metrics,
         backend=run.backend.name,
         model=run.backend.model,
         gradients=prepared.client.gradients.form,

@@ -100,7 +100,7 @@ def train_prepared(run: Run, runner: Runner) -> RunResult:
         model=run.backend.model,
         steps=runner.steps,
         groups=len(runner.groups),
-        step_line=run.loss.step_line,
+        metrics=run.loss.metrics,
         description=run.folder.read_description(),
     )
     run.observers.add(CardWriter(run.folder))

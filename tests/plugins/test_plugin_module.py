@@ -33,6 +33,7 @@ from mint_train.plugin import (
     require_trained,
 )
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.run_folder.metric import shown_formats
 from mint_train.testing import make_batch, make_group, make_logprobs
 
 NAMES = """
@@ -104,7 +105,8 @@ def test_metrics_are_merged_and_the_derived_description_counts() -> None:
     assert own["mine"] == shown
     assert own["mean_margin"] == Metric(".3f")
     assert own["pair_accuracy"].kind == "share"
-    assert "mean_margin" not in opened(extending(metrics=lambda: {"mean_margin": Metric()})).step_line
+    described = opened(extending(metrics=lambda: {"mean_margin": Metric()})).metrics
+    assert "mean_margin" not in shown_formats(described)
 
 
 def no_loss(batch: Batch, logprobs: Any) -> None:
@@ -194,7 +196,7 @@ def test_every_term_of_a_sum_is_heard() -> None:
     summed = Loss(terms, "a+0.5*b")
     batch = make_batch(make_group([[3], [4]]))
     logprobs = make_logprobs([[-1.0], [-2.0]])
-    assert {"a/loss", "b/loss", "one", "two"} <= summed.step_line.keys()
+    assert {"a/loss", "b/loss", "one", "two"} <= shown_formats(summed.metrics).keys()
     assert "from the second" in summed.data_notes(batch)
     assert [link.name for link in summed.plugins] == ["dpo", "a", "b"]
     value, metrics = summed.compute(batch, logprobs, {})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from trl_cases import CASES, Case
 
-PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
-BEGIN, END = "<!-- parity: tests/losses/trl_runs.py -->", "<!-- /parity -->"
+PAGE = Path(__file__).parents[3] / "docs" / "losses.md"
+BEGIN, END = "<!-- parity: plugins/mint-train-preferences/tests/trl_runs.py -->", "<!-- /parity -->"
 
 
 def page_rows() -> list[list[str]]:

@@ -1,6 +1,6 @@
 """Whole runs beside TRL's trainers, from the same tokens, adapter, order and optimiser.
 
-    python tests/losses/trl_runs.py docs/losses.md
+    python plugins/mint-train-preferences/tests/trl_runs.py docs/losses.md
 
 writes what it measured between the page's marks.
 """
@@ -45,7 +45,7 @@ ROWS = 40
 WORDS = [f"w{number}" for number in range(96)]
 ANSWERS = {"chosen", "rejected", "completion"}
 LOSS_LIMIT, WEIGHTS_LIMIT = 1e-4, 1e-3
-BEGIN, END = "<!-- parity: tests/losses/trl_runs.py -->", "<!-- /parity -->"
+BEGIN, END = "<!-- parity: plugins/mint-train-preferences/tests/trl_runs.py -->", "<!-- /parity -->"
 
 
 @dataclass(frozen=True)

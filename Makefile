@@ -29,7 +29,7 @@ help:
 	@echo "make lint       format, lint and import rules"
 	@echo "make types      mypy"
 	@echo "make tests      the tests that need no server"
-	@echo "make servers    the tests against a real SkyRL server"
+	@echo "make servers    the tests against real servers"
 	@echo "make fast       the tests that take seconds"
 	@echo "make fix        format, and repair what the linter can"
 	@echo "make docs       build the documentation site; a warning is an error"
@@ -52,13 +52,13 @@ types: $(VENV)/installed-dev
 	$(call timed,types,$(BIN)/mypy)
 
 tests: $(VENV)/installed-dev
-	$(call timed,tests,$(PYTEST) -m "not skyrl")
+	$(call timed,tests,$(PYTEST) -m "not server")
 
 servers: $(VENV)/installed-dev
-	$(call timed,servers,$(PYTEST) -m skyrl)
+	$(call timed,servers,$(PYTEST) -m server)
 
 fast: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not skyrl and not slow"
+	$(BIN)/pytest -m "not server and not slow"
 
 fix: $(VENV)/installed-dev
 	$(BIN)/ruff format .

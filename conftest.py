@@ -19,7 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 SKIPS_FAIL = bool(os.environ.get("MINT_TRAIN_SKIPS_FAIL"))
 """Whether a skipped test is an error: where everything that tests look for is installed."""
-KEPT_VARIABLES = ("MINT_TRAIN_SKIP_SKYRL",)
+KEPT_VARIABLES = ("MINT_TRAIN_SKIP_SERVERS",)
 DIALOGUES = 60
 
 WORDS = "the a river city Danube why because größer naïve 日本 🙂 1,450 `code` answer question good"

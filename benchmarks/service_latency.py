@@ -41,7 +41,7 @@ from mint_train.run_folder.records import StepRecord
 from mint_train.sdk import Datum, mint, types
 from mint_train.training.pipelining import STEPS_PER_LOOK, UNSETTLED_STEPS
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "skyrl"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
 from proxy import Proxy, running_proxy
 from server import SkyrlServer, running_server
 

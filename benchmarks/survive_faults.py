@@ -20,7 +20,7 @@ from pathlib import Path
 from mint_train.backends.local.starter_model import save_starter_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "skyrl"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
 from killed_runs import Ended, figures, run
 from proxy import Proxy, running_proxy
 from server import running_server

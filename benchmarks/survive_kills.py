@@ -23,7 +23,7 @@ from safetensors.torch import load
 from mint_train.backends.local.starter_model import save_starter_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "skyrl"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
 from killed_runs import assert_same_to_the_bit, figures, run, run_killed
 from server import SkyrlServer, running_server
 

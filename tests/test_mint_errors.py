@@ -19,10 +19,11 @@ import pytest
 from pydantic import SecretStr
 
 from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
+from mint_train.backends.mint.server_description import SKYRL, ServerDescription, check_sdk
 from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, ServiceError, UserError
 from mint_train.observers.console import print_warning
-from mint_train.sdk import types
+from mint_train.sdk import SDK_VERSION, types
 from mint_train.settings.model import Settings
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -278,6 +279,8 @@ def test_a_result_is_asked_for_until_it_is_there(
         ("result of optim_step", 410, "gone", ServiceError),
         ("result of optim_step", 400, "the sequence is too long", BackendError),
         ("optim_step", 422, "no such field", BackendError),
+        ("optim_step", 404, "Not Found", BackendError),
+        ("optim_step", 415, "not as JSON", BackendError),
         ("optim_step", 401, "who?", UserError),
     ],
 )
@@ -403,3 +406,59 @@ def test_an_update_without_gradients_is_in_doubt_until_they_are_awaited(
     else:
         with pytest.raises(ServiceError, match="updated the adapter before it took up the gradients"):
             update.result()
+
+
+def test_a_missing_route_names_the_sdk(small_service: SmallService, client: MintTrainingClient) -> None:
+    small_service.instead["optim_step"] = [(404, {"detail": "Not Found"})]
+    with pytest.raises(BackendError, match=f"does not know what tinker {SDK_VERSION} asks for"):
+        client.optim_step(types.AdamParams()).result()
+    assert small_service.requests["optim_step"] == 1
+
+
+def test_a_long_error_shows_its_end_and_no_terminal_codes(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    trace = "\x1b[36mray::Model\x1b[39m Traceback " + "line " * 500 + "ValueError: the rank is too high"
+    small_service.instead["result of optim_step"] = [(400, {"detail": trace})]
+    with pytest.raises(BackendError, match="the rank is too high") as caught:
+        client.optim_step(types.AdamParams()).result()
+    assert len(str(caught.value)) < 500
+    assert "[36m" not in str(caught.value)
+
+
+def test_full_places_are_said_to_get_free_again(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    small_service.instead["result of optim_step"] = [
+        (400, {"detail": "Maximum number of LoRA adapters (8) reached"})
+    ]
+    with pytest.raises(BackendError, match="five minutes after the run has ended"):
+        client.optim_step(types.AdamParams()).result()
+
+
+PATHS = frozenset({"/api/v1/forward_backward"})
+
+
+@pytest.mark.parametrize(
+    ("sdk", "title", "paths", "needs"),
+    [
+        ((0, 22), "SkyRL", PATHS, "needs tinker 0.25 to 0.30"),
+        ((0, 25), SKYRL, PATHS | {"/api/v1/forward"}, "needs tinker 0.22 to 0.24"),
+        ((0, 38), "", frozenset(), "mint-train works with 0.22 to 0.30"),
+    ],
+)
+def test_an_sdk_that_does_not_fit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, sdk: tuple[int, int], title: str, paths: frozenset[str], needs: str
+) -> None:
+    monkeypatch.setattr("mint_train.backends.mint.server_description.SDK_MINOR", sdk)
+    with pytest.raises(UserError, match=needs) as caught:
+        check_sdk(ServerDescription(title, paths), "http://service")
+    assert "pip install" in str(caught.value)
+
+
+def test_an_sdk_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mint_train.backends.mint.server_description.SDK_MINOR", (0, 25))
+    check_sdk(ServerDescription("TuFT", PATHS), "http://service")
+    check_sdk(ServerDescription(), "http://service")
+    monkeypatch.setattr("mint_train.backends.mint.server_description.SDK_MINOR", (0, 22))
+    check_sdk(ServerDescription(SKYRL, PATHS | {"/api/v1/forward"}), "http://service")

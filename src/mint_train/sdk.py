@@ -1,4 +1,4 @@
-"""The one place that imports the `mint` SDK, and that knows which distribution must provide it."""
+"""The one place that imports the SDK, and that knows which distributions and versions of it will do."""
 
 from __future__ import annotations
 
@@ -16,16 +16,29 @@ else:
     os.environ.setdefault("TINKER_TELEMETRY", "0")
     try:
         import mint
-    except ImportError as error:
-        raise UserError("the MinT SDK is not installed: run `pip install mindlab-toolkit`") from error
+    except ImportError:
+        try:
+            import tinker as mint
+        except ImportError as error:
+            raise UserError(
+                "the MinT SDK is not installed: run `pip install mindlab-toolkit`, or `pip install tinker`"
+            ) from error
     if not hasattr(mint, "ServiceClient"):
         raise UserError(
             f"`import mint` found another package ({mint.__file__}), the HTML template engine called mint; "
             "run `pip uninstall mint` and then `pip install --force-reinstall mindlab-toolkit`"
         )
-    from mint import types
+    types = mint.types
 
 Datum = types.Datum
 SDK_VERSION = version("tinker")
+SDK_MINOR = tuple(int(part) for part in SDK_VERSION.split(".")[:2])
+SUPPORTED = ((0, 22), (0, 30))
+"""The oldest and the newest minor version that real servers were driven with.
 
-__all__ = ["SDK_VERSION", "Datum", "mint", "types"]
+From 0.32 on the SDK ignores the HTTP client that it is given, so nothing could be sent at most once.
+"""
+ONE_ROUTE = (0, 25)
+"""The minor version from which a forward goes to the route of gradients, in a binary form."""
+
+__all__ = ["ONE_ROUTE", "SDK_MINOR", "SDK_VERSION", "SUPPORTED", "Datum", "mint", "types"]

@@ -73,6 +73,8 @@ class Gradients:
     """The name of the service's loss that carries them; "exact" where no service comes between."""
     note: str = ""
     """A line for the user, if there is something to say."""
+    clips: bool = True
+    """Whether gradients are clipped to the norm that an update asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import click
 
-from mint_train.backends.mint.client import MintTrainingClient, new_adapter
+from mint_train.backends.mint.client import MintTrainingClient
 from mint_train.backends.mint.session import open_session
 from mint_train.conformance.service_checks import check_service
 from mint_train.observers.console import print_warning
@@ -27,7 +27,7 @@ def check_server_and_print(settings: Settings) -> bool:
     session = open_session(settings.model or MINT_DEFAULT_MODEL, settings.base_url, settings.api_key)
 
     def open_adapter(seed: int) -> MintTrainingClient:
-        return new_adapter(session, settings.model_copy(update={"seed": seed}), print_warning)
+        return MintTrainingClient(session, settings.model_copy(update={"seed": seed}), print_warning)
 
     click.echo(
         f"mint-train {version('mint-train')}, tinker {SDK_VERSION}, Python {platform.python_version()}; "

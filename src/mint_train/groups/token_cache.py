@@ -22,7 +22,7 @@ from mint_train.errors import UserError
 from mint_train.losses.loss import Loss
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
-LIBRARIES = ("mint-train", "mindlab-toolkit", "tokenizers", "transformers")
+LIBRARIES = ("mint-train", "tinker", "tokenizers", "transformers")
 CORE_SOURCES = ("rows", "rendering", "batches", "groups")
 
 

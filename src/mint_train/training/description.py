@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ from mint_train.training.preparing import Prepared
 from mint_train.training.run import Run
 
 PACKAGES = ("mint-train", "mindlab-toolkit", "tinker", "peft", "torch", "transformers")
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that figures depend on; `tinker` may be there without MinT's."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def describe_run(run: Run, prepared: Prepared) -> RunDescription:
@@ -57,7 +67,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
             special_tokens=[f"{source}: {token}" for source, token in dataset.special],
             held_out=describe_held_out(run.held_out, prepared.held_out),
         ),
-        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        versions={"python": platform.python_version()} | installed_versions(),
     )
 
 

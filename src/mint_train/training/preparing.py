@@ -49,6 +49,8 @@ def prepare(run: Run) -> Prepared:
     client = run.open_client()
     if client.gradients.note:
         run.observers.notice(client.gradients.note)
+    if run.settings.grad_clip and not client.gradients.clips:
+        run.observers.notice("--grad-clip has no effect: the service does not clip gradients.")
     for retry in range(1, run.settings.max_retries + 1):
         try:
             return prepare_with(run, client)

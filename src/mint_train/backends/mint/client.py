@@ -13,11 +13,11 @@ import httpx
 import torch
 
 from mint_train.backends.base import Gradients
-from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, FORMS, GradientForm
-from mint_train.backends.mint.gradient_guard import find_form
+from mint_train.backends.mint.gradient_form import CROSS_ENTROPY
+from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.gradient_probe import was_without_gradients
 from mint_train.backends.mint.http_client import FATE_UNKNOWN
-from mint_train.backends.mint.service import API, Service, ServiceFuture
+from mint_train.backends.mint.service import API, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
 from mint_train.sdk import Datum, mint, types
@@ -37,21 +37,26 @@ class MintTrainingClient:
 
     def __init__(
         self,
-        service_client: mint.ServiceClient,
-        client: mint.TrainingClient,
-        service: Service,
+        session: Session,
+        settings: Settings,
         warn: Callable[[str], None],
-        form: GradientForm = FORMS[0],
-        note: str = "",
+        proof: Proof = UNPROVED,
     ) -> None:
-        self.service_client = service_client
-        self.client = client
-        self.service = service
-        self.form = form
-        self.gradients = Gradients(form.loss_fn, note)
-        self.warn = warn
-        self.holder = client.holder
+        """Create a fresh adapter.
+
+        Raises:
+            MintTrainError: the service refuses, has no place left, or fails.
+        """
+        self.session, self.settings, self.warn = session, settings, warn
+        self.form = proof.form
+        self.gradients = Gradients(proof.form.loss_fn, proof.note, proof.clips)
+        self.service_client, self.service = session.client, session.service
+        self.client = session.create_adapter(settings.rank, settings.seed)
+        self.holder = self.client.holder
         self.pending: set[Future[Any]] = set()
+        self.used = False
+        """True if the adapter has had a request."""
+        self.has_states = False
         self.gradients_sent = False
         """True if non-zero gradients were sent since the last update."""
         self.awaits_update = False
@@ -119,10 +124,14 @@ class MintTrainingClient:
 
     def save_state(self, name: str) -> ServiceFuture[types.SaveWeightsResponse]:
         """Submit a save of weights and optimiser."""
+        self.has_states = True
         return self._submit("save the state", lambda: self.client.save_state(name))
 
     def load_state_with_optimizer(self, path: str) -> ServiceFuture[types.LoadWeightsResponse]:
-        """Submit a load of weights and optimiser."""
+        """Submit a load of weights and optimiser, into a fresh adapter: services need not allow another."""
+        if self.used:
+            self.leave()
+            self.client = self.session.create_adapter(self.settings.rank, self.settings.seed)
         # a state that is not found is the user's to find
         return self._submit(
             f"load the state {path}", lambda: self.client.load_state_with_optimizer(path), running=False
@@ -157,7 +166,12 @@ class MintTrainingClient:
         self.holder.close()  # type: ignore[no-untyped-call]
 
     def leave(self) -> None:
-        """Give up the adapter's place on the service; the session stays open."""
+        """Give up the adapter's place on the service; the session stays open.
+
+        It is kept, until the session expires, on a service that would forget the states that were saved.
+        """
+        if self.has_states and self.session.server.forgets_states:
+            return
         with suppress(TimeoutError):
             self._run(self._leave()).result(CLOSE_SECONDS)
 
@@ -188,6 +202,7 @@ class MintTrainingClient:
         running: bool = True,
         check: Callable[[Any], None] | None = None,
     ) -> ServiceFuture[Any]:
+        self.used = True
         with self.service.translated(doing, running=running):
             return ServiceFuture(self._run(call().result_async()), self.service, doing, running, check)
 
@@ -215,23 +230,7 @@ def open_mint_client(
         BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
     """
     session = open_session(model, settings.base_url, settings.api_key)
-    form, note = FORMS[0], ""
-    if trains:
-        form, note = find_form(session, lambda: new_adapter(session, settings, warn))
-    return new_adapter(session, settings, warn, form, note)
-
-
-def new_adapter(
-    session: Session,
-    settings: Settings,
-    warn: Callable[[str], None],
-    form: GradientForm = FORMS[0],
-    note: str = "",
-) -> MintTrainingClient:
-    """Create an adapter, and the client that trains it.
-
-    Raises:
-        MintTrainError: the service refuses, has no room left, or fails.
-    """
-    adapter = session.create_adapter(settings.rank, settings.seed)
-    return MintTrainingClient(session.client, adapter, session.service, warn, form, note)
+    if not trains:
+        return MintTrainingClient(session, settings, warn)
+    proof = find_proof(session, lambda: MintTrainingClient(session, settings, warn))
+    return MintTrainingClient(session, settings, warn, proof)

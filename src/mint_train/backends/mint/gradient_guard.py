@@ -14,26 +14,23 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import httpx
 from platformdirs import user_cache_path
 
 from mint_train.backends.mint.gradient_form import FORMS, GradientForm
 from mint_train.backends.mint.gradient_probe import Adapter, CannotMeasureError, Probe, Verdict
-from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import Session
 from mint_train.errors import BackendError, ServiceError
 from mint_train.sdk import SDK_VERSION
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 KEPT_SECONDS = 24 * 60 * 60
-PROOF = 1
+PROOF = 2
 """Counted up where the experiments change."""
-VERSION_SECONDS = 10.0
-PRECISION = "weights arrive rounded to bfloat16 or are computed with at its precision"
+ROUNDED = "the service rounds weights to bfloat16, or computes at its precision"
 
 
 class OpenAdapter(Adapter, Protocol):
@@ -44,8 +41,23 @@ class OpenAdapter(Adapter, Protocol):
         ...
 
 
-def find_form(session: Session, open_adapter: Callable[[], OpenAdapter]) -> tuple[GradientForm, str]:
-    """Return the form in which gradients are to be sent, and a line about it; both are kept for a day.
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How gradients are to be sent to a service."""
+
+    form: GradientForm = FORMS[0]
+    note: str = ""
+    """A line about it for the user."""
+    clips: bool = True
+    """Whether the service clips gradients to the norm that an update asks for."""
+    proved: bool = False
+
+
+UNPROVED = Proof()
+
+
+def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter]) -> Proof:
+    """Return how gradients are to be sent, as kept from a proof of the last day or proved now.
 
     Args:
         session: an open session.
@@ -55,29 +67,31 @@ def find_form(session: Session, open_adapter: Callable[[], OpenAdapter]) -> tupl
         BackendError: the service carries out no form rightly.
         MintTrainError: the service fails, or has no place for an adapter.
     """
-    path = verdict_path(session)
+    path = proof_path(session)
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if 0 <= time.time() - kept["at"] < KEPT_SECONDS:
-            return GradientForm(**kept["form"]), str(kept["note"])
-    form, note, proven = prove_form(session.service.url, open_adapter)
-    if proven:
+        if 0 <= time.time() - kept.pop("at") < KEPT_SECONDS:
+            return Proof(**kept | {"form": GradientForm(**kept["form"])})
+    proof = prove(session.service.url, open_adapter)
+    if proof.proved:
         with suppress(OSError):  # then the next run proves it again
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps({"at": time.time(), "form": asdict(form), "note": note}))
+            beside.write_text(json.dumps({"at": time.time(), **asdict(proof)}), encoding="utf-8")
             beside.replace(path)
-    return form, note
+    return proof
 
 
-def prove_form(url: str, open_adapter: Callable[[], OpenAdapter]) -> tuple[GradientForm, str, bool]:
-    """Return the first form that the experiments prove right, a line about it, and whether it was proven.
+def prove(url: str, open_adapter: Callable[[], OpenAdapter]) -> Proof:
+    """Try the forms in turn, on adapters that are given back, and return the first that is right.
 
     Raises:
         BackendError: there is none.
+        MintTrainError: the service fails, or has no place for an adapter.
     """
     faults: dict[str, str] = {}
-    imprecise: GradientForm | None = None
+    rounded: Proof | None = None
+    unmeasured: str | None = ""
     adapter = open_adapter()
     try:
         for form in FORMS:
@@ -85,25 +99,26 @@ def prove_form(url: str, open_adapter: Callable[[], OpenAdapter]) -> tuple[Gradi
             try:
                 verdict = judge(probe)
             except CannotMeasureError as error:
-                if form == FORMS[0]:
-                    return (
-                        form,
-                        f"Gradients are sent as {form.loss_fn}; this could not be proved: {error}.",
-                        False,
-                    )
                 verdict = Verdict(str(error))
+                unmeasured = unmeasured if unmeasured is None else str(error)
+            else:
+                unmeasured = None
             if verdict.fault is None and verdict.precise:
-                return form, describe(form, faults), True
-            if verdict.fault is None:
-                imprecise = imprecise or form
-            faults.setdefault(form.loss_fn, verdict.fault or PRECISION)
+                return Proof(form, describe(form, faults), verdict.clips, proved=True)
+            if verdict.fault is None and rounded is None:
+                note = f"Gradients are sent as {form.loss_fn}; precision: {ROUNDED}."
+                rounded = Proof(form, note, verdict.clips, proved=True)
+            faults.setdefault(form.loss_fn, verdict.fault or ROUNDED)
             if probe.spoiled:
                 adapter.leave()
                 adapter = open_adapter()
     finally:
         adapter.leave()
-    if imprecise is not None:
-        return imprecise, f"Gradients are sent as {imprecise.loss_fn}; precision: {PRECISION}.", True
+    if rounded is not None:
+        return rounded
+    if unmeasured:  # in every form
+        note = f"Gradients are sent as {FORMS[0].loss_fn}; this could not be proved right: {unmeasured}."
+        return Proof(note=note)
     reasons = "; ".join(f"{loss_fn}: {fault}" for loss_fn, fault in faults.items())
     raise BackendError(
         f"the service at {url} does not carry out gradients as they are sent, so a run would train "
@@ -112,10 +127,10 @@ def prove_form(url: str, open_adapter: Callable[[], OpenAdapter]) -> tuple[Gradi
 
 
 def judge(probe: Probe) -> Verdict:
-    """Return a probe's verdict; a form that the service refuses is a wrong one.
+    """Return a probe's verdict.
 
     Raises:
-        CannotMeasureError: nothing can be said.
+        CannotMeasureError: nothing can be said, because the service knows no such loss, for example.
         ServiceError: the service fails.
     """
     try:
@@ -123,7 +138,7 @@ def judge(probe: Probe) -> Verdict:
     except (CannotMeasureError, ServiceError):
         raise
     except BackendError as error:
-        return Verdict(str(error))
+        raise CannotMeasureError(str(error)) from error
 
 
 def describe(form: GradientForm, faults: dict[str, str]) -> str:
@@ -133,19 +148,9 @@ def describe(form: GradientForm, faults: dict[str, str]) -> str:
     return f"Gradients are sent as {form.loss_fn}, which this service was seen to carry out rightly{because}."
 
 
-def verdict_path(session: Session) -> Path:
+def proof_path(session: Session) -> Path:
     """Return the file that keeps what was found out about a service, its version and a model."""
-    service = session.service
-    parts = [service.url, server_version(service), session.model, SDK_VERSION, str(PROOF)]
+    parts = [session.service.url, session.server.digest, session.model, SDK_VERSION, str(PROOF)]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("mint-train"))
     return folder / "services" / f"{name}.json"
-
-
-def server_version(service: Service) -> str:
-    """Return what tells the version of a service: its API's own description, or nothing where it has none."""
-    try:
-        answer = httpx.get(f"{service.url}/openapi.json", timeout=VERSION_SECONDS)
-    except httpx.HTTPError:
-        return ""
-    return hashlib.sha256(answer.content).hexdigest() if answer.is_success else ""

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, Connection
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
-from mint_train.sdk import mint
+from mint_train.sdk import SDK_VERSION, mint
 
 Result = TypeVar("Result")
 
@@ -27,6 +27,8 @@ SHOWN = 300
 PATIENCE_SECONDS = 300.0
 """How long a service may be silent while a result is awaited: as long as the SDK repeats a request."""
 LOOK_SECONDS = 1.0
+TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]")
+FULL = re.compile(r"maximum number of lora adapters|no (free|available) (adapter|lora)", re.IGNORECASE)
 GONE = re.compile(r"not (loaded|found)|expired|unloaded|no longer", re.IGNORECASE)
 """What services say of an adapter, a session or a result that they had."""
 
@@ -77,8 +79,21 @@ class Service:
 
     def explain(self, error: BaseException, doing: str, *, running: bool = False) -> MintTrainError:
         """Say in one line what failed and what to do next."""
-        text = " ".join(str(error).split()).replace(self.key.get_secret_value(), "***")
-        where, says = f"the service at {self.url}", text[:SHOWN] or type(error).__name__
+        text = " ".join(TERMINAL_CODE.sub("", str(error)).split())
+        text = text.replace(self.key.get_secret_value(), "***")
+        # the cause of a traceback stands at its end
+        says = (text if len(text) <= SHOWN else f"... {text[-SHOWN:]}") or type(error).__name__
+        where = f"the service at {self.url}"
+        if is_unknown_request(error):
+            return BackendError(
+                f"{where} does not know what tinker {SDK_VERSION} asks for, to {doing}; another version of "
+                f"the SDK may fit; it says: {says}"
+            )
+        if FULL.search(text):
+            return BackendError(
+                f"{where} has no place left for an adapter ({says}); a place is free again once its run's "
+                "session has expired, on SkyRL five minutes after the run has ended"
+            )
         if isinstance(error, mint.AuthenticationError):
             return UserError(f"{where} does not accept the key in MINT_API_KEY (HTTP 401): check or renew it")
         if isinstance(error, mint.PermissionDeniedError):
@@ -123,6 +138,20 @@ class ServiceFuture(Generic[Result]):
         if self.check is not None:
             self.check(answer)
         return answer
+
+
+def is_unknown_request(error: BaseException) -> bool:
+    """Return whether a service has no such route, or refuses a field of a request."""
+    if not isinstance(error, mint.APIStatusError):
+        return False
+    if error.status_code == httpx.codes.NOT_FOUND:
+        body: Any = error.body  # what web frameworks answer where there is no route
+        return isinstance(body, dict) and body.get("detail") == "Not Found"
+    return error.status_code in (
+        httpx.codes.METHOD_NOT_ALLOWED,
+        httpx.codes.UNSUPPORTED_MEDIA_TYPE,
+        httpx.codes.UNPROCESSABLE_ENTITY,
+    )
 
 
 def is_loss(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import SecretStr
 
+from mint_train.backends.mint.server_description import ServerDescription, check_sdk, describe_server
 from mint_train.backends.mint.service import API, Service
 from mint_train.errors import ServiceError, UserError
 from mint_train.sdk import mint
@@ -26,6 +27,7 @@ class Session:
     service: Service
     client: mint.ServiceClient
     model: str
+    server: ServerDescription
 
     def close(self) -> None:
         """End the session."""
@@ -52,11 +54,14 @@ def open_session(model: str, base_url: str | None, api_key: SecretStr | None) ->
     """Check key, address and model, and open a session.
 
     Raises:
-        UserError: there is no key, it is of the wrong kind or refused, or the service lacks the model.
+        UserError: there is no key, it is of the wrong kind or refused, the SDK does not fit, or the service
+            lacks the model.
         BackendError: the service cannot be reached or fails.
     """
-    service = Service((base_url or os.environ["TINKER_BASE_URL"]).rstrip("/"), check_key(api_key))
+    service = Service(service_url(base_url), check_key(api_key))
     check_reachable(service)
+    server = describe_server(service)
+    check_sdk(server, service.url)
     with service.translated("open a session"):
         client = mint.ServiceClient(
             base_url=service.url, api_key=service.key.get_secret_value(), http_client=service.connection
@@ -64,7 +69,19 @@ def open_session(model: str, base_url: str | None, api_key: SecretStr | None) ->
     with service.translated("name its models"):
         supported = client.get_server_capabilities().supported_models
     check_model(model, [str(entry.model_name) for entry in supported], service)
-    return Session(service, client, model)
+    return Session(service, client, model, server)
+
+
+def service_url(base_url: str | None) -> str:
+    """Return the address of the service, by default MinT's, which `mindlab-toolkit` names.
+
+    Raises:
+        UserError: without that package there is no default: a key must not go to a service of another maker.
+    """
+    url = base_url or os.environ.get("TINKER_BASE_URL")
+    if not url:
+        raise UserError("no service is named: set MINT_BASE_URL to its address, or install mindlab-toolkit")
+    return url.rstrip("/")
 
 
 def check_key(api_key: SecretStr | None) -> SecretStr:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 Kind = Literal["drop", "lose", "slow", "truncate", "error", "error-after"]
@@ -46,6 +48,8 @@ class Proxy:
     requests: Counter[str] = field(default_factory=Counter)
     """Requests by the last part of their path."""
     spoilt: Counter[tuple[str, Kind]] = field(default_factory=Counter)
+    change: Callable[[str, Any], Any] | None = None
+    """Changes a request's JSON, given the last part of its path."""
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -71,7 +75,10 @@ class Proxy:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while request := await read_message(reader):
-                fault = self.fault(request.split(b" ", 2)[1].rpartition(b"/")[2].decode())
+                name = request.split(b" ", 2)[1].rpartition(b"/")[2].decode()
+                fault = self.fault(name)
+                if self.change is not None and request.startswith(b"POST"):
+                    request = changed(request, partial(self.change, name))
                 await asyncio.sleep(self.delay + (self.slow_seconds if fault == "slow" else 0.0))
                 if fault == "drop":
                     writer.transport.abort()
@@ -102,6 +109,16 @@ class Proxy:
                 if side is not None:
                     with suppress(OSError):
                         side.close()
+
+
+def changed(request: bytes, change: Callable[[Any], Any]) -> bytes:
+    """Change the JSON of a request."""
+    head, separator, body = request.partition(b"\r\n\r\n")
+    if not body:
+        return request
+    body = json.dumps(change(json.loads(body))).encode()
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length:")]
+    return b"\r\n".join([*lines, b"Content-Length: " + str(len(body)).encode()]) + separator + body
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:

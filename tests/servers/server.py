@@ -1,4 +1,4 @@
-"""A real SkyRL server of the Tinker API: installed once, into an environment of its own, started and ended.
+"""Real servers of the Tinker API, each in an environment of its own: started on a free port, and ended.
 
 Run as a program, this file is the guard that stands between the tests and the server:
 `server.py COMMAND...` runs the command until it exits or standard input closes, then ends all its processes.
@@ -6,17 +6,13 @@ Run as a program, this file is the guard that stands between the tests and the s
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,23 +20,14 @@ from pathlib import Path
 from types import FrameType
 
 import httpx
+from environments import CACHE, LOG_TAIL_LINES, SKYRL, TUFT, Environment, ServerError
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
-ENVIRONMENT = CACHE / "skyrl-venv"
-CONSTRAINTS = Path(__file__).with_name("constraints.txt")
-REQUIREMENTS = ("skyrl[tinker,jax]", "torch", "tinker", "uv", "alembic")  # their versions: CONSTRAINTS
-# pydantic refuses typing.TypedDict before 3.12; a .pth, since a system's own sitecustomize would hide ours
-TYPED_DICT_FIX = "import typing, typing_extensions; typing.TypedDict = typing_extensions.TypedDict\n"
-NEEDS_TYPED_DICT_FIX = sys.version_info < (3, 12)
 ADAPTERS = 32
 """Places for adapters: a session holds its own until it expires."""
-START_SECONDS = 180.0
+TUFT_KEY = "tml-tuft"
+TUFT_LAUNCHER = Path(__file__).with_name("launch_tuft.py")
+START_SECONDS = 300.0
 STOP_SECONDS = 15.0
-LOG_TAIL_LINES = 40
-
-
-class ServerError(Exception):
-    """The server could not be installed or started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +40,64 @@ class SkyrlServer:
 
 
 @contextmanager
-def running_server(model_folder: Path, work_folder: Path, adapters: int = ADAPTERS) -> Iterator[SkyrlServer]:
-    """Install the server if need be, run it on a free port, and leave no process behind.
+def running_server(
+    model_folder: Path, work_folder: Path, adapters: int = ADAPTERS, environment: Environment = SKYRL
+) -> Iterator[SkyrlServer]:
+    """Install SkyRL if need be, run it on a free port, and leave no process behind.
 
     Args:
         model_folder: The base model; its path is the model's name on the server.
         work_folder: An empty folder for the server's database, checkpoints and log.
         adapters: The places for adapters. Each costs time in every step, whether it is taken or not.
+        environment: What it is installed from, which decides the version.
 
     Raises:
         ServerError: It cannot be installed, or does not become healthy in time.
     """
-    environment = installed_environment()
-    port = free_port()
+    installed, port = environment.installed(), free_port()
+    command = server_command(installed, model_folder, work_folder, port, adapters)
+    with guarded(command, server_variables(installed), port, model_folder, work_folder) as server:
+        yield server
+
+
+@contextmanager
+def running_tuft(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServer]:
+    """Install TuFT if need be, run it on a free port, and leave no process behind; see `running_server`."""
+    installed, port = TUFT.installed(), free_port()
+    config = work_folder / "tuft.yaml"
+    model = {"model_name": str(model_folder), "model_path": str(model_folder), "max_model_len": 4096}
+    model |= {"capabilities": ["training"], "training_backend": "hf", "max_loras": 16}
+    config.write_text(json.dumps({"supported_models": [model], "authorized_users": {TUFT_KEY: "tests"}}))
+    launcher = [str(installed / "bin" / "python"), str(TUFT_LAUNCHER), "launch"]
+    options = ["--config", config, "--checkpoint-dir", work_folder / "checkpoints", "--port", port]
+    variables = server_variables(installed) | {
+        "TUFT_HOME": str(work_folder),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray gives up on its own processes after 30 s, which a busy machine may take to start them
+        "RAY_agent_register_timeout_ms": "300000",
+        "RAY_raylet_start_wait_time_s": "300",
+    }
+    command = [*launcher, *map(str, options)]
+    with guarded(command, variables, port, model_folder, work_folder) as server:
+        yield server
+
+
+@contextmanager
+def guarded(
+    command: list[str], variables: dict[str, str], port: int, model_folder: Path, work_folder: Path
+) -> Iterator[SkyrlServer]:
+    """Run a server's command behind the guard."""
     server = SkyrlServer(f"http://127.0.0.1:{port}", str(model_folder), work_folder / "server.log")
-    command = [
-        sys.executable,
-        __file__,
-        *server_command(environment, model_folder, work_folder, port, adapters),
-    ]
     with (
         server.log.open("wb") as log,
         subprocess.Popen(
-            command,
+            [sys.executable, __file__, *command],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=work_folder,
-            env=server_variables(environment),
+            env=variables,
             start_new_session=True,  # Ctrl-C in the terminal is for the tests; they end the server
         ) as guard,
     ):
@@ -148,56 +165,7 @@ def wait_until_healthy(server: SkyrlServer, guard: subprocess.Popen[bytes]) -> N
         time.sleep(0.25)
     ending = "is not ready in time" if guard.poll() is None else f"exited with status {guard.returncode}"
     tail = server.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    raise ServerError("\n".join([f"the SkyRL server {ending}; the end of {server.log}:", *tail]))
-
-
-def installed_environment() -> Path:
-    """Give the folder of the server's virtual environment, made anew where its pins have changed.
-
-    Raises:
-        ServerError: The install failed; the message ends with what pip said.
-    """
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "skyrl-venv.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system even if this process is killed
-        key, stamp = environment_key(), ENVIRONMENT / "installed.sha256"
-        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key:
-            shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-            try:
-                install_environment()
-            except BaseException:
-                shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-                raise
-            stamp.write_text(key, encoding="utf-8")  # last: what has no stamp is half made
-    return ENVIRONMENT
-
-
-def environment_key() -> str:
-    """Give a hash of everything that the virtual environment is made from, its place included."""
-    parts = [CONSTRAINTS.read_text(encoding="utf-8"), *REQUIREMENTS, TYPED_DICT_FIX]
-    parts += [str(ENVIRONMENT), sys.base_prefix, sys.version]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def install_environment() -> None:
-    """Make the virtual environment and install the server into it."""
-    venv.create(ENVIRONMENT, symlinks=True, with_pip=True)
-    python = ENVIRONMENT / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--no-input", "--no-compile", "-c", str(CONSTRAINTS)]
-    finished = subprocess.run(
-        [*install, *REQUIREMENTS],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        tail = finished.stdout.splitlines()[-LOG_TAIL_LINES:]
-        raise ServerError("\n".join(["the SkyRL server cannot be installed; pip said:", *tail]))
-    if NEEDS_TYPED_DICT_FIX:
-        (site_packages,) = ENVIRONMENT.glob("lib/python*/site-packages")
-        (site_packages / "typed_dict_fix.pth").write_text(TYPED_DICT_FIX, encoding="utf-8")
+    raise ServerError("\n".join([f"the server {ending}; the end of {server.log}:", *tail]))
 
 
 def guard_command(command: list[str]) -> int:

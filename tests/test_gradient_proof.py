@@ -13,7 +13,7 @@ from mint_train.backends.base import Future
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.gradient_form import FORMS
-from mint_train.backends.mint.gradient_guard import prove_form
+from mint_train.backends.mint.gradient_guard import Proof, prove
 from mint_train.errors import BackendError
 from mint_train.sdk import Datum, types
 
@@ -92,41 +92,37 @@ def client(starter_model_folder: Path, tmp_path: Path) -> LocalTrainingClient:
 
 
 @pytest.fixture
-def prove(client: LocalTrainingClient) -> Callable[..., tuple[Any, str, bool]]:
-    def run(**faults: Weights) -> tuple[Any, str, bool]:
+def proved(client: LocalTrainingClient) -> Callable[..., Proof]:
+    def run(**faults: Weights) -> Proof:
         service = FaultyService(client, faults)
         try:
-            return prove_form("http://service", service.open)
+            return prove("http://service", service.open)
         finally:
             assert service.places == 0, "a place is not given back"
 
     return run
 
 
-def test_a_plain_sum_is_proved(prove: Callable[..., tuple[Any, str, bool]]) -> None:
-    form, note, proved = prove(cross_entropy=right)
-    assert (form, proved) == (FORMS[0], True)
-    assert "cross_entropy" in note
+def test_a_plain_sum_is_proved(proved: Callable[..., Proof]) -> None:
+    proof = proved(cross_entropy=right)
+    assert (proof.form, proof.clips, proof.proved) == (FORMS[0], True, True)
+    assert "cross_entropy" in proof.note
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_named_and_another_form_is_taken(
-    prove: Callable[..., tuple[Any, str, bool]], fault: str
-) -> None:
-    form, note, _ = prove(cross_entropy=FAULTS[fault], importance_sampling=right)
-    assert form == FORMS[2]
-    assert fault in note
+def test_a_fault_is_named_and_another_form_is_taken(proved: Callable[..., Proof], fault: str) -> None:
+    proof = proved(cross_entropy=FAULTS[fault], importance_sampling=right)
+    assert proof.form == FORMS[2]
+    assert fault in proof.note
 
 
-def test_rounded_weights_are_said_and_not_refused(prove: Callable[..., tuple[Any, str, bool]]) -> None:
-    form, note, _ = prove(cross_entropy=FAULTS["bfloat16"], importance_sampling=FAULTS["bfloat16"])
-    assert form == FORMS[0]
-    assert "precision" in note
+def test_rounded_weights_are_said_and_not_refused(proved: Callable[..., Proof]) -> None:
+    proof = proved(cross_entropy=FAULTS["bfloat16"], importance_sampling=FAULTS["bfloat16"])
+    assert proof.form == FORMS[0]
+    assert "precision" in proof.note
 
 
 @pytest.mark.parametrize("fault", ["normalises", "the sign", "mean over the datums", "do not add up"])
-def test_a_service_without_a_right_form_is_refused(
-    prove: Callable[..., tuple[Any, str, bool]], fault: str
-) -> None:
+def test_a_service_without_a_right_form_is_refused(proved: Callable[..., Proof], fault: str) -> None:
     with pytest.raises(BackendError, match=fault):
-        prove(cross_entropy=FAULTS[fault], importance_sampling=FAULTS[fault])
+        proved(cross_entropy=FAULTS[fault], importance_sampling=FAULTS[fault])

@@ -1,0 +1,70 @@
+"""What a service says of its API, and whether the installed SDK fits it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import httpx
+
+from mint_train.backends.mint.service import API, Service
+from mint_train.errors import UserError
+from mint_train.sdk import ONE_ROUTE, SDK_MINOR, SDK_VERSION, SUPPORTED
+
+DESCRIPTION_SECONDS = 10.0
+SKYRL, TUFT = "Tinker API Mock", "TuFT"
+"""The titles of the descriptions that two servers give."""
+OLD_SDK, NEW_SDK = "tinker==0.22.0", "tinker==0.25.0"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDescription:
+    """A service's OpenAPI description; empty if it has none."""
+
+    title: str = ""
+    paths: frozenset[str] = frozenset()
+    digest: str = ""
+    """Changes with the version of the service."""
+
+    @property
+    def forgets_states(self) -> bool:
+        """Whether saved states are lost when their adapter is given up."""
+        return self.title == TUFT
+
+
+def describe_server(service: Service) -> ServerDescription:
+    """Read a service's description of its API; one that has none is not worse for it."""
+    try:
+        answer = httpx.get(f"{service.url}/openapi.json", timeout=DESCRIPTION_SECONDS)
+        described = answer.raise_for_status().json()
+        title, paths = str(described["info"]["title"]), frozenset(described["paths"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return ServerDescription()
+    return ServerDescription(title, paths, hashlib.sha256(answer.content).hexdigest())
+
+
+def check_sdk(server: ServerDescription, url: str) -> None:
+    """Refuse an SDK that no server was driven with, or whose requests this service does not know.
+
+    Raises:
+        UserError: with what is installed, what is needed, and how to install it.
+    """
+    oldest, newest = (".".join(map(str, bound)) for bound in SUPPORTED)
+    if not SUPPORTED[0] <= SDK_MINOR <= SUPPORTED[1]:
+        raise UserError(
+            f"tinker {SDK_VERSION} is installed, and mint-train works with {oldest} to {newest}: "
+            f'run `pip install "{NEW_SDK}"`'
+        )
+    if f"{API}/forward_backward" not in server.paths:
+        return  # it says nothing of its API
+    takes_old = f"{API}/forward" in server.paths
+    if SDK_MINOR < ONE_ROUTE and not takes_old:
+        raise UserError(
+            f"the service at {url} needs tinker 0.25 to {newest}, and {SDK_VERSION} is installed: "
+            f'run `pip install --no-deps "{NEW_SDK}" zstandard`'
+        )
+    if SDK_MINOR >= ONE_ROUTE and takes_old and server.title == SKYRL:
+        raise UserError(
+            f"the service at {url} needs tinker {oldest} to 0.24, and {SDK_VERSION} is installed: "
+            f'run `pip install "{OLD_SDK}"`'
+        )

@@ -120,7 +120,7 @@ def run_killed(
 def check_files(folder: Path) -> None:
     """Read every file of a run: none may be torn, whenever the run was killed."""
     for path in folder.rglob("*"):
-        if ".part" in "".join(path.relative_to(folder).parts):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue  # what is written beside does not count yet
         if path.suffix == ".jsonl":
             text = path.read_text()

@@ -84,7 +84,7 @@ def test_good_pairs_pass(dpo: Loss) -> None:
 def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: Path, kind: str) -> None:
     datums, problem = BROKEN[kind]
     settings = load_settings({"loss": "dpo", "batch_size": 3, "backend": "local"})
-    folder = RunFolder.create(tmp_path / "run", overwrite=False)
+    folder = RunFolder(tmp_path)
     rows: Any = None
     run = Run(settings, dpo, Observers(), choose_backend(settings), folder, rows, None)
     dataset = Dataset(ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]), [])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from killed_runs import assert_same_to_the_bit, run, run_killed
+from run_files import run_description
 
 from mint_train.errors import OptionError
 from mint_train.run_folder.folder import RunFolder
@@ -32,30 +33,43 @@ def test_a_killed_run_ends_as_the_unbroken_one(short_pairs: Path, tmp_path: Path
         assert trials < 10, "the runs end before they are killed"
 
 
+def killed_before_its_first_step(folder: Path, *, overwrite: bool) -> None:
+    """Leave what a run leaves that is killed while its data is prepared."""
+    with RunFolder.create(folder, overwrite=overwrite):
+        (folder / "base_model").mkdir()
+        (folder / "base_model" / "config.json").write_text("{}")
+        (folder / "reference").mkdir()
+        (folder / "reference" / ".abc.arrow.0123456789ab.part").write_text("half")
+
+
 def test_what_a_kill_before_the_first_step_leaves_is_cleared(tmp_path: Path) -> None:
     path = tmp_path / "run"
+    killed_before_its_first_step(path, overwrite=False)
     with RunFolder.create(path, overwrite=False):
-        (path / "base_model").mkdir()
-        (path / "reference").mkdir()
-        (path / "reference" / "abc.arrow.part").write_text("half")
-    with RunFolder.create(path, overwrite=False):
-        assert [entry.name for entry in path.iterdir()] == [".lock"]
+        assert {entry.name for entry in path.iterdir()} == {".lock", ".starting"}
 
 
 def test_a_run_that_was_to_be_replaced_comes_back_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()
-    (path / "run.json").write_text("{}")
-    with RunFolder.create(path, overwrite=True):
-        (path / "base_model").mkdir()
+    (path / "run.json").write_text(run_description().to_json())
+    before = (path / "run.json").read_bytes()
+    killed_before_its_first_step(path, overwrite=True)
     assert not (path / "run.json").exists()
-    with pytest.raises(OptionError, match="already holds a run"):
-        RunFolder.create(path, overwrite=False)
-    assert (path / "run.json").read_text() == "{}"
+    with (
+        pytest.raises(OptionError, match="already holds a run"),
+        RunFolder.create(path, overwrite=False),
+    ):
+        pass
+    assert (path / "run.json").read_bytes() == before
+    assert {entry.name for entry in path.iterdir()} == {".lock", "run.json"}
 
 
 def test_a_folder_of_the_user_s_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
-    with pytest.raises(OptionError, match="is not a run folder"):
-        RunFolder.create(tmp_path, overwrite=True)
-    assert (tmp_path / "adapter").exists()
+    with (
+        pytest.raises(OptionError, match="is not a run folder"),
+        RunFolder.create(tmp_path, overwrite=True),
+    ):
+        pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]

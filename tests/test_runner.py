@@ -29,7 +29,7 @@ from mint_train.errors import LossError, MintTrainError
 from mint_train.groups.order import Order, steps_per_epoch
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.renderer import Renderer
-from mint_train.run_folder.names import unused_folder
+from mint_train.run_folder.names import make_unused_folder
 
 Train = Callable[..., Any]
 
@@ -312,15 +312,16 @@ def test_overwrite_keeps_what_is_no_part_of_a_run(train: Train) -> None:
 
 
 def test_what_a_run_writes_is_what_overwrite_replaces(train: Train, short_pairs: Path) -> None:
-    from mint_train.run_folder.folder import LOCK_FILE, PARTS
+    from mint_train.run_folder.replacing import LOCK_FILE
+    from mint_train.run_folder.written import PARTS
 
     short_pairs.write_text(short_pairs.read_text() + "{}\n")
     everything = {"model": None, "options": {"reference": "initial"}, "on_bad_row": "skip"}
     train(steps=1, eval_fraction=0.4, **everything)
     of_other_commands = {"observers", "report.html", "report.png"}
-    of_a_crash = {"adapter.part", "adapter.old"}
-    assert written("run") == {*PARTS, LOCK_FILE} - of_other_commands - of_a_crash
-    for part in of_other_commands | of_a_crash:
+    assert written("run") == {*PARTS, LOCK_FILE} - of_other_commands
+    for part in ("observers/figures", "report.html", "report.png", ".adapter.0123456789ab.part/README.md"):
+        Path("run", part).parent.mkdir(exist_ok=True)
         Path("run", part).write_text("")
     train(steps=1, overwrite=True, on_bad_row="skip")
     plain = {"adapter", "checkpoints", "checkpoints.jsonl", "metrics.jsonl", "run.json", "run.toml"}
@@ -827,10 +828,6 @@ def test_an_epoch_of_dialogues(
 def test_two_runs_in_one_second_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mint_train.run_folder.names.strftime", lambda _: "2026-01-01-000000")
-    names = []
-    for _ in range(3):
-        path = unused_folder("dpo+0.1*sft")
-        path.mkdir(parents=True)
-        names.append(path.name)
+    names = [make_unused_folder("dpo+0.1*sft").name for _ in range(3)]
     stem = "dpo-0-1-sft-2026-01-01-000000"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]

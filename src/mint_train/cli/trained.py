@@ -10,7 +10,7 @@ from typing import Any
 from mint_train.backends.base import Backend
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import OptionError, UserError
-from mint_train.run_folder.folder import CHECKPOINT_PATHS, RUN_FILE, RunFolder
+from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
@@ -54,7 +54,7 @@ def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Train
         weights = None if SAVED_STATE in name else name
         return Trained(name, settings, choose_backend(settings), Checkpoint(0, name, weights, {}), None)
     path = Path(name)
-    folder = next((RunFolder(at) for at in (path, *path.parents[:2]) if (at / RUN_FILE).exists()), None)
+    folder = next((RunFolder(at) for at in (path, *path.parents[:2]) if holds_run(at)), None)
     if folder is None:
         raise UserError(
             f"{name} is neither a run folder nor a checkpoint in one, nor a path on the service "

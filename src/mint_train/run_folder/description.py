@@ -113,7 +113,7 @@ def parse_description(text: str, path: Path) -> RunDescription:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if isinstance(values, dict) and "settings" in values and values.get("format") != FORMAT:
         raise UserError(
@@ -124,7 +124,7 @@ def parse_description(text: str, path: Path) -> RunDescription:
         seal = values.pop("seal")
         description = RunDescription(**values)
     except (AttributeError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path} is not a run description; start the run again with --overwrite") from error
+        raise UserError(f"{path} is not a run description; name another folder with --output") from error
     if seal != description.seal():
         raise UserError(
             f"{path} has been edited: its settings are no longer those of the run; undo the edit, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         MintTrainError: the file cannot be written; the old file stays.
     """
-    beside = path.with_name(path.name + ".part")
+    beside = drawn_beside(path)
+    try:
+        beside.touch(exist_ok=False)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     try:
         yield beside
         sync_file(beside)
@@ -29,6 +34,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def drawn_beside(path: Path, kind: str = "part") -> Path:
+    """Draw a name for a temp file or folder beside a path; nobody else's file has it."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.{kind}")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -85,7 +95,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         whole = path.read_text(encoding="utf-8").split("\n")[:-1]
         lines = [json.loads(line) for line in whole]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is broken: {error}") from error
     if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
         raise UserError(f"{path} is broken: a line of it has no step")
@@ -112,30 +122,41 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temp folder, which replaces the folder once it is whole and on the disk.
+    """Yield a temp folder, which takes the folder's name once it is whole and on the disk.
+
+    What the new folder has no file of, stays from the old one.
 
     Raises:
         MintTrainError: the folder cannot be written; the old folder stays.
     """
-    beside, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old")
+    beside, old = drawn_beside(path), drawn_beside(path, "old")
     try:
-        for left_over in (beside, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        beside.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
         yield beside
         for file in beside.rglob("*"):
             if file.is_file():
                 sync_file(file)
-        if path.exists():
-            path.replace(old)
-        beside.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists() and any(path.iterdir()):
+            path.rename(old)
+        beside.rename(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        if old.exists() and not path.exists():
-            old.replace(path)
+        if old.exists():
+            leave_old(old, path)
+
+
+def leave_old(old: Path, path: Path) -> None:
+    """Give a replaced folder its name back, or move what the new one lacks into that, and remove it."""
+    if not path.exists():
+        old.rename(path)
+        return
+    for entry in old.iterdir():
+        if not (path / entry.name).exists():
+            entry.rename(path / entry.name)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def cannot_write(path: Path, error: OSError) -> MintTrainError:

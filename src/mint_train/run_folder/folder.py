@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from mint_train.errors import OptionError, UserError
 from mint_train.run_folder.description import RunDescription, parse_description
 from mint_train.run_folder.files import (
     append_line,
+    cannot_write,
     read_lines,
     sync_file,
     write_lines,
@@ -20,9 +23,20 @@ from mint_train.run_folder.files import (
     write_whole,
 )
 from mint_train.run_folder.records import Checkpoint, Evaluation, StepRecord
+from mint_train.run_folder.replacing import (
+    LOCK_FILE,
+    RUN_FILE,
+    STARTING,
+    STARTING_TEXT,
+    forget_replaced,
+    is_replaced,
+    is_starting,
+    put_back,
+    recover,
+    set_aside,
+)
 from mint_train.settings.config_files import config_text
 
-RUN_FILE = "run.json"
 CONFIG_FILE = "run.toml"
 METRICS_FILE = "metrics.jsonl"
 SKIPPED_FILE = "skipped_rows.jsonl"
@@ -30,27 +44,6 @@ EVALUATIONS_FILE = "evaluations.jsonl"
 EVALUATION_ROWS = "evaluations"
 """The folder with a file per evaluation: a line for each held-out row."""
 CHECKPOINTS_FILE = "checkpoints.jsonl"
-PARTS = (
-    RUN_FILE,
-    CONFIG_FILE,
-    METRICS_FILE,
-    EVALUATIONS_FILE,
-    CHECKPOINTS_FILE,
-    EVALUATION_ROWS,
-    SKIPPED_FILE,
-    "adapter",
-    "adapter.part",
-    "adapter.old",
-    "base_model",
-    "checkpoints",
-    "observers",
-    "report.html",
-    "report.png",
-    "reference",
-)
-"""What a run writes; nothing else in its folder is ever removed."""
-REPLACED = ".replaced"
-LOCK_FILE = ".lock"
 LOCATION = frozenset({"output", "overwrite"})
 """Settings that say where a run is written, and nothing about the run."""
 CHECKPOINT_PATHS = ("state", "sampler")
@@ -59,12 +52,16 @@ CHECKPOINT_PATHS = ("state", "sampler")
 class RunFolder:
     """The folder of one run; while it is entered, no other process may write to it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, made: bool = False) -> None:
+        """Take a folder, and whether this process made it."""
         self.path = path
+        self.made = made
         self._lock = FileLock(path / LOCK_FILE)
 
     def __enter__(self) -> RunFolder:
         """Take the lock, which the operating system releases however this process ends.
+
+        What a killed process left half done is finished or undone.
 
         Raises:
             UserError: another process has it.
@@ -75,6 +72,13 @@ class RunFolder:
             raise UserError(f"{self.path} is in use by another process; wait until its run ends") from None
         except OSError as error:
             raise UserError(f"{self.path} cannot be written to: {error.strerror or error}") from error
+        try:
+            recover(self.path)
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, OSError):
+                raise cannot_write(self.path, error) from error
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,37 +86,54 @@ class RunFolder:
         self._lock.release()
 
     @classmethod
-    def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
-        """Create the folder of a new run.
+    @contextmanager
+    def create(cls, path: Path, *, overwrite: bool, made: bool = False) -> Iterator[RunFolder]:
+        """Create the folder of a new run, and yield it locked.
+
+        Args:
+            path: the folder.
+            overwrite: replace the run that it holds.
+            made: whether this process made the folder, which is then empty.
 
         Raises:
             OptionError: it already holds a run and `overwrite` is not set, or it is not a run folder.
         """
-        if is_left_over(path):
-            with cls(path) as folder:
-                folder.discard()
-        if (path / RUN_FILE).exists():
-            if not overwrite:
-                raise OptionError(
-                    f"--output {path} already holds a run: continue it with `mint-train resume {path}`, "
-                    "replace it with --overwrite, or name another folder"
-                )
-            with cls(path):
-                move_parts(path, path / REPLACED)
-        elif path.exists() and not (path.is_dir() and is_empty(path)):
-            raise OptionError(f"--output {path} exists and is not a run folder; name a new or empty folder")
         try:
+            if path.exists() and not may_be_ours(path):
+                raise not_a_run_folder(path)
+            made = made or not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"--output {path}: {error.strerror or error}") from error
-        return cls(path)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"--output {path}: {getattr(error, 'strerror', None) or error}") from error
+        with cls(path, made=made) as folder:
+            folder.claim(overwrite=overwrite)
+            yield folder
+
+    def claim(self, *, overwrite: bool) -> None:
+        """Make the folder that of a new run; what another run wrote is set aside."""
+        if not (self.path / RUN_FILE).exists():
+            if not is_empty(self.path):
+                raise not_a_run_folder(self.path)
+            write_whole(self.path / STARTING, STARTING_TEXT)
+            return
+        try:
+            self.read_description()
+        except UserError as error:
+            raise OptionError(f"--output {self.path} is not replaced: {error}") from error
+        if not overwrite:
+            raise OptionError(
+                f"--output {self.path} already holds a run: continue it with `mint-train resume {self.path}`,"
+                " replace it with --overwrite, or name another folder"
+            )
+        set_aside(self.path)
 
     def discard(self) -> None:
         """Remove a run that never began, and restore the one that it was to replace."""
-        remove_parts(self.path)
-        if (self.path / REPLACED).exists():
-            move_parts(self.path / REPLACED, self.path)
-        elif is_empty(self.path):
+        if is_replaced(self.path):
+            put_back(self.path)
+            return
+        recover(self.path)
+        if self.made and is_empty(self.path):
             shutil.rmtree(self.path)
 
     def begin(self, description: RunDescription) -> None:
@@ -120,7 +141,8 @@ class RunFolder:
         repeatable = {name: value for name, value in description.settings.items() if name not in LOCATION}
         write_whole(self.path / CONFIG_FILE, config_text(repeatable))
         self.write_description(description)
-        shutil.rmtree(self.path / REPLACED, ignore_errors=True)
+        (self.path / STARTING).unlink(missing_ok=True)
+        forget_replaced(self.path)
 
     def write_description(self, description: RunDescription) -> None:
         """Write `run.json`, sealed against edits of what decides the run."""
@@ -133,6 +155,9 @@ class RunFolder:
             UserError: the folder does not hold a run, or the file is broken, edited or of another version.
         """
         path = self.path / RUN_FILE
+        if is_replaced(self.path):
+            with self:  # which moves it back
+                pass
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -243,28 +268,16 @@ def is_empty(folder: Path) -> bool:
     return all(path.name == LOCK_FILE for path in folder.iterdir())
 
 
-def is_left_over(folder: Path) -> bool:
-    """Return whether a folder holds only what a run that was killed before its first step leaves."""
-    if not (folder / LOCK_FILE).exists() or (folder / RUN_FILE).exists():
-        return False
-    return all(path.name.removesuffix(".part") in {LOCK_FILE, REPLACED, *PARTS} for path in folder.iterdir())
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder holds a run, or one that was to be replaced and comes back."""
+    return (folder / RUN_FILE).exists() or is_replaced(folder)
 
 
-def move_parts(source: Path, target: Path) -> None:
-    """Move what a run wrote into another folder on the same disk, replacing what is there."""
-    remove_parts(target)
-    target.mkdir(exist_ok=True)
-    for part in PARTS:
-        if (source / part).exists():
-            (source / part).replace(target / part)
-    if source.name == REPLACED:
-        source.rmdir()
+def may_be_ours(folder: Path) -> bool:
+    """Return whether a folder is empty, or holds what tells a run folder, so that it may be locked."""
+    return folder.is_dir() and (holds_run(folder) or is_starting(folder) or is_empty(folder))
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
-    for path in (folder / name for part in PARTS for name in (part, part + ".part")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def not_a_run_folder(path: Path) -> OptionError:
+    """Return the error that refuses to write a run beside other files."""
+    return OptionError(f"--output {path} exists and is not a run folder; name a new or empty folder")

@@ -19,7 +19,7 @@ from mint_train.observers.registry import Observers, open_observers
 from mint_train.rows.readers import DataSource
 from mint_train.run_folder.description import DataDescription, RunDescription
 from mint_train.run_folder.folder import RunFolder
-from mint_train.run_folder.names import file_name, unused_folder
+from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import change_settings, different_run, restore_settings
@@ -56,12 +56,13 @@ class Run:
         Raises:
             UserError: the data, a row, an observer or the folder is wrong.
         """
-        path = settings.output or unused_folder(loss.name)
         with open_observers(settings, loss, silent=silent) as observers:
             sources = open_sources(settings, loss)
             examples, held_out = read_sources(settings, loss, *sources)
             backend = announce(settings, observers)
-            with RunFolder.create(path, overwrite=settings.overwrite) as folder:
+            path, made = settings.output, settings.output is None
+            path = path or make_unused_folder(loss.name)
+            with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
                 yield cls(settings, loss, observers, backend, folder, examples, held_out)
 
     @classmethod

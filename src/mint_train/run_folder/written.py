@@ -1,0 +1,103 @@
+"""Which files of a run folder mint-train wrote: only these are ever moved, replaced or deleted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+PARTS = (
+    "run.json",
+    "run.toml",
+    "metrics.jsonl",
+    "evaluations.jsonl",
+    "checkpoints.jsonl",
+    "evaluations",
+    "skipped_rows.jsonl",
+    "adapter",
+    "base_model",
+    "checkpoints",
+    "observers",
+    "report.html",
+    "report.png",
+    "reference",
+)
+"""What a run and the commands on it write, by its name in the run folder."""
+UNLOCKED = ("reference", "evaluations")
+FILES = re.compile(
+    r"run\.(json|toml)|(metrics|evaluations|checkpoints|skipped_rows)\.jsonl|report\.(html|png)"
+    r"|evaluations/([^/]+-)?step-\d{6,}\.jsonl"
+    r"|adapter/(adapter_config\.json|adapter_model\.safetensors|README\.md)"
+    r"|base_model/((config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json"
+    r"|model\.safetensors|chat_template\.jinja)"
+    r"|checkpoints/step-\d{6,}/state\.safetensors"
+    r"|reference/[0-9a-f]+\.arrow"
+    r"|observers/.+"
+)
+TEMPORARY = re.compile(r"\.(?P<name>.{1,40})\.[0-9a-f]{12}\.(part|old)")
+"""A name that `files.drawn_beside` drew."""
+
+
+def ours(relative: str) -> bool:
+    """Return whether mint-train writes a file of this name, relative to the run folder, with slashes."""
+    parts = relative.split("/")
+    for depth, part in enumerate(parts):
+        drawn = TEMPORARY.fullmatch(part)
+        if drawn is not None and (depth > 0 or drawn["name"] in PARTS) and parts[0] not in {"", ".."}:
+            return depth == 0 or parts[0] in PARTS
+    return FILES.fullmatch(relative) is not None
+
+
+def our_files(folder: Path) -> list[str]:
+    """Return the files in a folder that mint-train wrote, relative to it; links are not followed."""
+    return [name for name in walk(folder) if ours(name)]
+
+
+def temporary_files(folder: Path) -> list[str]:
+    """Return those of them that a killed run left half written.
+
+    What is in `reference` and `evaluations` may be that of a command, which takes no lock.
+    """
+    drawn = [name for name in walk(folder) if any(map(TEMPORARY.fullmatch, name.split("/")))]
+    return [name for name in drawn if ours(name) and name.split("/")[0] not in UNLOCKED]
+
+
+def old_folders(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each folder that was to be replaced when a run was killed, and the path that it had."""
+    for at in (folder, folder / "checkpoints"):
+        for path in sorted(at.glob(".*.old")):
+            drawn = TEMPORARY.fullmatch(path.name)
+            if drawn is not None and ours(f"{path.relative_to(folder).as_posix()}/file"):
+                yield path, path.with_name(drawn["name"])
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the files below a folder, relative to it; of folders that begin with a dot only drawn ones."""
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") or TEMPORARY.fullmatch(name)]
+        for name in files:
+            yield Path(at, name).relative_to(folder).as_posix()
+
+
+def remove_files(folder: Path, names: list[str]) -> None:
+    """Remove some files of a folder, and the folders below it that this leaves empty."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    remove_empty(folder, names)
+
+
+def remove_empty(folder: Path, names: list[str]) -> None:
+    """Remove the folders of some files that are no longer there, where nothing else is in them."""
+    parents = {parent for name in names for parent in Path(name).parents if parent != Path()}
+    for parent in sorted(parents, reverse=True):
+        with suppress(OSError):  # something else is in it
+            (folder / parent).rmdir()
+
+
+def prune(folder: Path) -> None:
+    """Remove a folder if no file is in it, with the empty folders below it."""
+    for at, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # something is in it
+            Path(at).rmdir()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mint_train.errors import UserError
 
@@ -41,4 +43,22 @@ From 0.32 on the SDK ignores the HTTP client that it is given, so nothing could 
 ONE_ROUTE = (0, 25)
 """The minor version from which a forward goes to the route of gradients, in a binary form."""
 
-__all__ = ["ONE_ROUTE", "SDK_MINOR", "SDK_VERSION", "SUPPORTED", "Datum", "mint", "types"]
+__all__ = ["ONE_ROUTE", "SDK_MINOR", "SDK_VERSION", "SUPPORTED", "Datum", "mint", "types", "without_remote_code"]
+
+
+@contextmanager
+def without_remote_code() -> Iterator[None]:
+    """Keep the SDK from running Python code that comes with a tokenizer, as it does for some models."""
+    from transformers import AutoTokenizer
+
+    kept = AutoTokenizer.__dict__["from_pretrained"]
+    load = AutoTokenizer.from_pretrained
+
+    def from_pretrained(*arguments: Any, **options: Any) -> Any:
+        return load(*arguments, **options | {"trust_remote_code": False})
+
+    AutoTokenizer.from_pretrained = staticmethod(from_pretrained)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        AutoTokenizer.from_pretrained = kept  # type: ignore[method-assign]

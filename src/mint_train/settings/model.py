@@ -55,6 +55,15 @@ def path_to_text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+def without_credentials(value: object) -> object:
+    """Strip a user and a password from an address, so that no file and no message ever holds them."""
+    if not isinstance(value, str) or "@" not in value:
+        return value
+    scheme, slashes, rest = value.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+
+
 DataName = Annotated[str | None, BeforeValidator(path_to_text)]
 Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
 Arguments = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
@@ -217,7 +226,9 @@ class Settings(BaseModel):
         "your own.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="The loss's options.")
-    base_url: str | None = Field(default=None, description="URL of the service [MINT_BASE_URL].")
+    base_url: Annotated[str | None, BeforeValidator(without_credentials)] = Field(
+        default=None, description="URL of the service [MINT_BASE_URL]."
+    )
     api_key: SecretStr | None = Field(default=None, description="Key of the service, from MINT_API_KEY only.")
 
     def public(self) -> dict[str, Any]:

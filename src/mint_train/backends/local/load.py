@@ -77,7 +77,10 @@ def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedToken
     half = dtype == "bfloat16" or (dtype == "auto" and device == "cuda")
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.bfloat16 if half else torch.float32, use_safetensors=True
+            name,
+            dtype=torch.bfloat16 if half else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except LOADING_ERRORS as error:
         raise cannot_load(name, "model", error) from error
@@ -97,7 +100,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     # Otherwise it logs every attempt to reach the hub.
     hub_logging.set_verbosity_error()
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise cannot_load(name, "tokenizer", error) from error
     # If files are missing, some tokenizer classes load with an empty vocabulary.

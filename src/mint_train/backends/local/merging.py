@@ -38,7 +38,7 @@ def merge_adapter(model: str, adapter: Path, target: Path) -> None:
             warnings.simplefilter("ignore", FutureWarning)
             adapted: Any = PeftModel.from_pretrained(base, str(adapter))
             merged = adapted.merge_and_unload(safe_merge=True)
-        merged.to(AutoConfig.from_pretrained(model).dtype or torch.float32)
+        merged.to(AutoConfig.from_pretrained(model, trust_remote_code=False).dtype or torch.float32)
         merged.save_pretrained(str(target))
         tokenizer.save_pretrained(str(target))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -20,7 +20,7 @@ from mint_train.backends.mint.http_client import FATE_UNKNOWN
 from mint_train.backends.mint.service import API, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
-from mint_train.sdk import Datum, mint, types
+from mint_train.sdk import Datum, mint, types, without_remote_code
 from mint_train.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class MintTrainingClient:
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer that the service names for the base model."""
         try:
-            tokenizer: PreTrainedTokenizerBase = self.client.get_tokenizer()
+            with without_remote_code():
+                tokenizer: PreTrainedTokenizerBase = self.client.get_tokenizer()
         except mint.TinkerError as error:
             raise self.service.explain(error, "name its tokenizer", running=True) from None
         except (OSError, ValueError, ImportError) as error:

@@ -13,7 +13,11 @@ SENT_ONCE = frozenset({"forward_backward", "optim_step", "save_weights", "save_w
 RETRIEVE, HEARTBEAT = "retrieve_future", "session_heartbeat"
 FATE_UNKNOWN = 424
 """The status of an answer that this module makes up; the SDK repeats 408, 409, 429 and 5xx only."""
+REFUSED = 421
+"""The same for an answer that is neither followed nor waited for, with a sentence that says why."""
 PAUSE_SECONDS = 0.5
+SHOWN = 300
+"""Characters of an answer that a message repeats."""
 KEEP_ALIVE = httpx.Limits(max_connections=1000, max_keepalive_connections=20, keepalive_expiry=30.0)
 
 
@@ -29,7 +33,7 @@ class Connection(httpx.AsyncClient):
     """
 
     def __init__(self) -> None:
-        super().__init__(follow_redirects=True, limits=KEEP_ALIVE)
+        super().__init__(follow_redirects=True, limits=KEEP_ALIVE, event_hooks={"response": [stay_at_origin]})
         self._failing_since: dict[str, float] = {}
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
@@ -41,6 +45,8 @@ class Connection(httpx.AsyncClient):
         name = request.url.path.rpartition("/")[2]
         try:
             response = await super().send(request, **options)
+        except LeavesOriginError as error:
+            return made_up(REFUSED, request, str(error))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             self._note(name, failed=True)  # nothing was sent yet
             raise
@@ -49,12 +55,15 @@ class Connection(httpx.AsyncClient):
             if not (name == RETRIEVE and isinstance(error, httpx.ReadTimeout)):
                 self._note(name, failed=True)
             if name in SENT_ONCE:
-                return fate_unknown(request, str(error) or type(error).__name__)
+                return made_up(FATE_UNKNOWN, request, str(error) or type(error).__name__)
             raise
+        if response.status_code == httpx.codes.PAYMENT_REQUIRED:  # the SDK would wait for an hour
+            says = " ".join(response.text.split())
+            return made_up(REFUSED, request, f"wants to be paid (HTTP 402); it says: {says[:SHOWN]}")
         forget_stream(response)
         self._note(name, failed=response.is_server_error)
         if name in SENT_ONCE and may_be_done(response):
-            return fate_unknown(request, f"HTTP {response.status_code}")
+            return made_up(FATE_UNKNOWN, request, f"HTTP {response.status_code}")
         if name == RETRIEVE and response.is_server_error:
             await asyncio.sleep(PAUSE_SECONDS)  # the SDK would ask again at once
         return response
@@ -88,6 +97,32 @@ def may_be_done(response: httpx.Response) -> bool:
     return response.is_server_error and response.status_code != httpx.codes.SERVICE_UNAVAILABLE
 
 
-def fate_unknown(request: httpx.Request, reason: str) -> httpx.Response:
-    """Make the answer that stands for a lost one."""
-    return httpx.Response(FATE_UNKNOWN, json={"detail": reason}, request=request)
+def made_up(status: int, request: httpx.Request, reason: str) -> httpx.Response:
+    """Make the answer that stands for one that is lost or refused."""
+    return httpx.Response(status, json={"detail": reason}, request=request)
+
+
+class LeavesOriginError(Exception):
+    """A redirect to another origin, which would get the key and the rows."""
+
+
+async def stay_at_origin(response: httpx.Response) -> None:
+    """Refuse a redirect to another scheme, host or port.
+
+    Raises:
+        LeavesOriginError: with the other origin.
+    """
+    if not response.has_redirect_location:
+        return
+    target = response.url.join(response.headers["location"])
+    if origin(target) != origin(response.url):
+        raise LeavesOriginError(
+            f"sends its requests on to {target.scheme}://{target.host}"
+            f"{'' if target.port is None else f':{target.port}'}, which is another origin and gets neither "
+            "key nor rows; if you trust it, set MINT_BASE_URL to it"
+        )
+
+
+def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    """Return scheme, host and port, where they are not the scheme's own."""
+    return url.scheme, url.host, url.port

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 from pydantic import SecretStr
 
-from mint_train.backends.mint.http_client import FATE_UNKNOWN, Connection
+from mint_train.backends.mint.http_client import FATE_UNKNOWN, REFUSED, SHOWN, Connection
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
 from mint_train.sdk import SDK_VERSION, mint
 
@@ -22,8 +22,6 @@ Result = TypeVar("Result")
 
 API = "/api/v1"
 
-SHOWN = 300
-"""Characters of a service's answer that a message repeats: it may be a whole web page."""
 PATIENCE_SECONDS = 300.0
 """How long a service may be silent while a result is awaited: as long as the SDK repeats a request."""
 LOOK_SECONDS = 1.0
@@ -77,10 +75,13 @@ class Service:
                     f"the service at {self.url} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes"
                 )
 
+    def hide_key(self, text: str) -> str:
+        """Return a text without the key."""
+        return text.replace(self.key.get_secret_value(), "***")
+
     def explain(self, error: BaseException, doing: str, *, running: bool = False) -> MintTrainError:
         """Say in one line what failed and what to do next."""
-        text = " ".join(TERMINAL_CODE.sub("", str(error)).split())
-        text = text.replace(self.key.get_secret_value(), "***")
+        text = self.hide_key(" ".join(TERMINAL_CODE.sub("", str(error)).split()))
         # the cause of a traceback stands at its end
         says = (text if len(text) <= SHOWN else f"... {text[-SHOWN:]}") or type(error).__name__
         where = f"the service at {self.url}"
@@ -108,6 +109,8 @@ class Service:
             if running:
                 return ServiceError(f"{where} was asked to {doing}, and its answer was cut off or garbled")
             return UserError(f"{where} is no training service: check MINT_BASE_URL ({text})")
+        if isinstance(error, mint.APIStatusError) and error.status_code == REFUSED:
+            return BackendError(f"{where} {self.hide_key(error.response.json()['detail'])}")
         if isinstance(error, mint.APIStatusError) and error.status_code == FATE_UNKNOWN:
             reason = error.response.json()["detail"]
             return ServiceError(f"{where} may or may not have done what it was asked: to {doing} ({reason})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from mint_train.backends.mint.service import API, Service
 from mint_train.errors import ServiceError, UserError
 from mint_train.sdk import mint
 
+NO_BLANK = re.compile(r"[!-~]+")
+"""Printable ASCII without blanks: what an HTTP header can carry, and every key is made of."""
 KEY_PREFIXES = ("sk-", "tml-", "eyJ")
 CONNECT_SECONDS = 10.0
 CONNECT_TRIES = 3
@@ -95,6 +98,10 @@ def check_key(api_key: SecretStr | None) -> SecretStr:
     if not api_key.get_secret_value().startswith(KEY_PREFIXES):
         raise UserError(
             f"the key in MINT_API_KEY is of no known kind: it must start with {' or '.join(KEY_PREFIXES[:2])}"
+        )
+    if not NO_BLANK.fullmatch(api_key.get_secret_value()):
+        raise UserError(
+            "the key in MINT_API_KEY holds a blank, a line break or a letter that no key has: copy it again"
         )
     return api_key
 

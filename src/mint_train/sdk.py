@@ -43,7 +43,16 @@ From 0.32 on the SDK ignores the HTTP client that it is given, so nothing could 
 ONE_ROUTE = (0, 25)
 """The minor version from which a forward goes to the route of gradients, in a binary form."""
 
-__all__ = ["ONE_ROUTE", "SDK_MINOR", "SDK_VERSION", "SUPPORTED", "Datum", "mint", "types", "without_remote_code"]
+__all__ = [
+    "ONE_ROUTE",
+    "SDK_MINOR",
+    "SDK_VERSION",
+    "SUPPORTED",
+    "Datum",
+    "mint",
+    "types",
+    "without_remote_code",
+]
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.groups import Groups
-from mint_train.cli.trained import Trained, find_trained
+from mint_train.cli.trained import Trained
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import open_held_out
@@ -27,22 +25,18 @@ from mint_train.run_folder.records import Evaluation
 from mint_train.training.evaluation import Evaluator
 
 
-def evaluate_and_print(
-    name: str, step: int | None, data: str | None, output: Path | None, given: Mapping[str, Any]
-) -> Evaluation:
+def evaluate_and_print(trained: Trained, data: str | None, output: Path | None) -> Evaluation:
     """Evaluate the policy of a run or a checkpoint, print the result, and write a line for each row.
 
     Args:
-        name: a run folder, a checkpoint in one, or a path on the service.
-        step: which checkpoint of a run folder; by default the last.
+        trained: what is evaluated.
         data: held-out rows; by default those of the run.
         output: JSON Lines file for the rows; by default one in the run folder.
-        given: other settings.
 
     Raises:
         MintTrainError: the run, the data or a setting is wrong, or the backend fails.
     """
-    trained = find_trained(name, step, given)
+    name = trained.name
     if trained.checkpoint.state == trained.checkpoint.sampler:
         raise UserError(f"{name} holds weights for sampling only; evaluate a saved state (.../weights/...)")
     loss = open_loss(trained.settings.loss, trained.settings.options)

@@ -42,7 +42,7 @@ def export_run(path: Path, output: Path | None, *, merge: bool) -> None:
         OptionError: the folder exists and is not empty.
         BackendError: the weights cannot be merged.
     """
-    trained = find_trained(str(path), None, {})
+    trained = find_trained(str(path), None, {}, only_read=True)
     folder = trained.folder
     if folder is None or folder.path != path:
         raise UserError(f"{path} is not a run folder; name the folder that holds its run.json")
@@ -85,6 +85,8 @@ def write_weights(
 ) -> None:
     """Fill a folder with the adapter or the merged model, and the model card."""
     adapter = Path(str(checkpoint.sampler))
+    if not adapter.resolve().is_relative_to(folder.path.resolve()):
+        raise UserError(f"{adapter} is not in {folder.path}, so it is not an adapter that this run wrote")
     if not adapter.is_dir():
         raise UserError(f"{adapter} is gone: `mint-train resume {folder.path}` writes it again")
     if merge:

@@ -6,6 +6,7 @@ It stays thin: options become settings, and the work is done elsewhere.
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -115,6 +116,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a row or a bar may hold what the terminal cannot show
+    logging.raiseExceptions = False  # a library's broken log call is not the user's business
     try:
         status = cli(standalone_mode=False)
     except MintTrainError as error:

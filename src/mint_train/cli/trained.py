@@ -10,6 +10,7 @@ from typing import Any
 from mint_train.backends.base import Backend
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import OptionError, UserError
+from mint_train.losses.trust import check_address, check_loss_files
 from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
@@ -33,7 +34,14 @@ class Trained:
     """The run that it belongs to; None for a path on the service."""
 
 
-def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Trained:
+def find_trained(
+    name: str,
+    step: int | None,
+    given: Mapping[str, Any],
+    *,
+    trust_loss: bool = False,
+    only_read: bool = False,
+) -> Trained:
     """Find a run folder, a checkpoint in one, or a path on the service.
 
     Args:
@@ -41,6 +49,8 @@ def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Train
         step: which checkpoint of a run folder; without it, the last.
         given: settings on the command line, which for a run folder change the recorded ones; None counts as
             not given.
+        trust_loss: run a loss file that is not one of the current folder's own.
+        only_read: neither the key nor the loss will be used.
 
     Raises:
         UserError: it is none of these, or the run does not have that checkpoint.
@@ -62,6 +72,10 @@ def find_trained(name: str, step: int | None, given: Mapping[str, Any]) -> Train
         )
     recorded = folder.read_description()
     settings = restore_settings(recorded.settings | {"backend": recorded.backend})
+    if not only_read:
+        check_address(settings, given.get("base_url"))
+    if not only_read and "loss" not in given:
+        check_loss_files(settings.loss, recorded.loss_files, folder.path, trust_loss=trust_loss)
     checkpoint = choose_checkpoint(folder, path, step)
     if (
         given.get("loss", settings.loss) != settings.loss

@@ -73,6 +73,8 @@ class RunDescription(Part):
     losses: list[LossDescription]
     metrics: dict[str, Metric]
     """What the loss says of its metrics, by name."""
+    loss_files: dict[str, str] = {}
+    """The SHA-256 of each loss file, by its path."""
     backend: Literal["mint", "local"]
     model: str
     gradients: str
@@ -96,7 +98,7 @@ class RunDescription(Part):
 
     def seal(self) -> str:
         """Digest what decides the run: its settings, its backend, its data."""
-        decisive = self.model_dump(mode="json", include={"settings", "backend", "data"})
+        decisive = self.model_dump(mode="json", include={"settings", "backend", "data", "loss_files"})
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:

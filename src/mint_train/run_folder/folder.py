@@ -248,7 +248,8 @@ class RunFolder:
 
     def found(self, path: str | None) -> str | None:
         """Undo `relative`."""
-        return str(self.path / path) if path is not None and (self.path / path).exists() else path
+        inside = path is not None and "://" not in path and (self.path / path).exists()
+        return str(self.path / str(path)) if inside else path
 
     def keep_steps_until(self, step: int) -> None:
         """Drop the lines of steps after a checkpoint, which will be repeated, and torn last lines."""

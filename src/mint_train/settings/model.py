@@ -60,8 +60,7 @@ def without_credentials(value: object) -> object:
     if not isinstance(value, str) or "@" not in value:
         return value
     scheme, slashes, rest = value.rpartition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 
 
 DataName = Annotated[str | None, BeforeValidator(path_to_text)]

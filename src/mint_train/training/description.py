@@ -12,6 +12,7 @@ from typing import Any
 from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
 from mint_train.losses.loss import Loss
+from mint_train.losses.trust import loss_file_digests
 from mint_train.rows.readers import absolute_name
 from mint_train.run_folder.description import (
     DataDescription,
@@ -51,6 +52,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         loss=run.loss.name,
         losses=list(describe_losses(run.loss)),
         metrics=run.loss.metrics,
+        loss_files=loss_file_digests(run.loss.plugins),
         backend=run.backend.name,
         model=run.backend.model,
         gradients=prepared.client.gradients.form,

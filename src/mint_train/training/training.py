@@ -67,19 +67,20 @@ def start_run(settings: Settings, loss: Loss, *, silent: bool = False) -> RunRes
         return train_prepared(run, Runner(run, prepared))
 
 
-def resume_run(path: Path, given: Mapping[str, Any] | None = None) -> RunResult:
+def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss: bool = False) -> RunResult:
     """Continue the run in a folder from its last checkpoint.
 
     Args:
         path: the run folder.
         given: settings to change, of those that do not make it a different run.
+        trust_loss: run a loss file that is not one of the current folder's own.
 
     Raises:
         UserError: the folder does not hold a run or a checkpoint, is in use, or its data has changed; a
             changed setting would make it a different run.
         MintTrainError: a step failed.
     """
-    with Run.resume(path, given or {}) as run:
+    with Run.resume(path, given or {}, trust_loss=trust_loss) as run:
         prepared = prepare(run)
         taken = run.checkpoint.step if run.checkpoint else 0
         if prepared.steps < taken:
@@ -103,6 +104,7 @@ def train_prepared(run: Run, runner: Runner) -> RunResult:
         metrics=run.loss.metrics,
         description=run.folder.read_description(),
     )
-    run.observers.add(CardWriter(run.folder))
+    if not run.backend.remote:  # a path that a service names is none on this machine
+        run.observers.add(CardWriter(run.folder))
     run.observers.hook.run_started(run=record)
     return runner.train()

@@ -121,7 +121,13 @@ class LocalTrainingClient:
         return completed(types.SaveWeightsForSamplerResponse(path=str(path)))
 
     def delete_state(self, path: str) -> None:
-        """Delete a state that `save_state` saved."""
+        """Delete a state that `save_state` saved.
+
+        Raises:
+            BackendError: the path is not in this client's folder.
+        """
+        if not Path(path).resolve().is_relative_to((self.folder / "checkpoints").resolve()):
+            raise BackendError(f"{path} is not a state in {self.folder}, and is not deleted")
         delete_state(Path(path))
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
@@ -16,7 +17,7 @@ from mint_train.backends.base import Gradients
 from mint_train.backends.mint.gradient_form import CROSS_ENTROPY
 from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.gradient_probe import was_without_gradients
-from mint_train.backends.mint.http_client import FATE_UNKNOWN
+from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
 from mint_train.backends.mint.service import API, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
@@ -26,6 +27,7 @@ from mint_train.settings.model import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ON_A_SERVICE = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]{1,1000}")
 PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
@@ -126,7 +128,7 @@ class MintTrainingClient:
     def save_state(self, name: str) -> ServiceFuture[types.SaveWeightsResponse]:
         """Submit a save of weights and optimiser."""
         self.has_states = True
-        return self._submit("save the state", lambda: self.client.save_state(name))
+        return self._submit("save the state", lambda: self.client.save_state(name), check=self._check_path)
 
     def load_state_with_optimizer(self, path: str) -> ServiceFuture[types.LoadWeightsResponse]:
         """Submit a load of weights and optimiser, into a fresh adapter: services need not allow another."""
@@ -140,7 +142,9 @@ class MintTrainingClient:
 
     def save_weights_for_sampler(self, name: str) -> ServiceFuture[types.SaveWeightsForSamplerResponse]:
         """Submit a save of the weights for sampling."""
-        return self._submit("save the weights", lambda: self.client.save_weights_for_sampler(name))
+        return self._submit(
+            "save the weights", lambda: self.client.save_weights_for_sampler(name), check=self._check_path
+        )
 
     def delete_state(self, path: str) -> None:
         """Ask the service to delete a saved state; one that cannot says so once, and keeps it."""
@@ -206,6 +210,13 @@ class MintTrainingClient:
         self.used = True
         with self.service.translated(doing, running=running):
             return ServiceFuture(self._run(call().result_async()), self.service, doing, running, check)
+
+    def _check_path(self, answer: types.SaveWeightsResponse | types.SaveWeightsForSamplerResponse) -> None:
+        if not ON_A_SERVICE.fullmatch(str(answer.path)):
+            raise BackendError(
+                f"the service at {self.service.url} named {str(answer.path)[:SHOWN]!r} as what it saved, "
+                "which is not a path on a service (tinker://...)"
+            )
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         # a result is awaited beside the SDK's own future, whose result(timeout) would give it up

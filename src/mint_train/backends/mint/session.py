@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -14,10 +15,12 @@ from mint_train.backends.mint.server_description import ServerDescription, check
 from mint_train.backends.mint.service import API, Service
 from mint_train.errors import ServiceError, UserError
 from mint_train.sdk import mint
+from mint_train.settings.model import without_credentials
 
 NO_BLANK = re.compile(r"[!-~]+")
 """Printable ASCII without blanks: what an HTTP header can carry, and every key is made of."""
 KEY_PREFIXES = ("sk-", "tml-", "eyJ")
+LOGGERS = ("tinker", "httpx", "httpcore")
 CONNECT_SECONDS = 10.0
 CONNECT_TRIES = 3
 PAUSE_SECONDS = 0.5
@@ -62,6 +65,7 @@ def open_session(model: str, base_url: str | None, api_key: SecretStr | None) ->
         BackendError: the service cannot be reached or fails.
     """
     service = Service(service_url(base_url), check_key(api_key))
+    hide_key_in_logs(service)
     check_reachable(service)
     server = describe_server(service)
     check_sdk(server, service.url)
@@ -84,7 +88,18 @@ def service_url(base_url: str | None) -> str:
     url = base_url or os.environ.get("TINKER_BASE_URL")
     if not url:
         raise UserError("no service is named: set MINT_BASE_URL to its address, or install mindlab-toolkit")
-    return url.rstrip("/")
+    return str(without_credentials(url)).rstrip("/")
+
+
+def hide_key_in_logs(service: Service) -> None:
+    """Keep the key out of what the SDK logs: a service may repeat it."""
+
+    def hide(record: logging.LogRecord) -> bool:
+        record.msg, record.args = service.hide_key(record.getMessage()), ()
+        return True
+
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] in LOGGERS]:
+        logging.getLogger(name).addFilter(hide)
 
 
 def check_key(api_key: SecretStr | None) -> SecretStr:

@@ -27,6 +27,7 @@ EVAL_SETTINGS = (
     metavar="FILE",
     help="File to write each row's own figures to.",
 )
+@click.option("--trust-loss", is_flag=True, help="Run a loss file that RUN names outside the current folder.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="An option of the loss.")
 def evaluate(
     name: str,
@@ -42,10 +43,11 @@ def evaluate(
     --loss. The settings below may differ from those of the run.
     """
     from mint_train.cli.evaluate import evaluate_and_print
+    from mint_train.cli.trained import find_trained
 
     if assignments:
         given["options"] = parse_assignments(assignments)
-    evaluate_and_print(name, step, data, rows, given)
+    evaluate_and_print(find_trained(name, step, given, trust_loss=given.pop("trust_loss")), data, rows)
 
 
 settings_options(evaluate, EVAL_SETTINGS, others=False)

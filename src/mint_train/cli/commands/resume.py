@@ -15,8 +15,11 @@ from mint_train.settings.recorded import LENGTH, MAY_CHANGE
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folder)
 @click.option("--set", "assignments", multiple=True, hidden=True)
+@click.option("--trust-loss", is_flag=True, help="Run a loss file that RUN names outside the current folder.")
 @click.pass_context
-def resume(ctx: click.Context, /, run: Path, assignments: tuple[str, ...], **given: Any) -> None:
+def resume(
+    ctx: click.Context, /, run: Path, assignments: tuple[str, ...], trust_loss: bool, **given: Any
+) -> None:
     """Continue the run in the folder RUN from its last checkpoint.
 
     It keeps the settings that it was started with. Those below may be changed; --steps and --epochs only if
@@ -24,7 +27,7 @@ def resume(ctx: click.Context, /, run: Path, assignments: tuple[str, ...], **giv
     """
     from mint_train.training.training import resume_run
 
-    result = resume_run(run, given | {"options": parse_assignments(assignments)})
+    result = resume_run(run, given | {"options": parse_assignments(assignments)}, trust_loss=trust_loss)
     ctx.exit(INTERRUPTED if result.status == "interrupted" else 0)
 
 

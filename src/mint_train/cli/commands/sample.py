@@ -40,6 +40,7 @@ SAMPLE_SETTINGS = (
     show_default=True,
     help="0 always takes the most likely token.",
 )
+@click.option("--trust-loss", is_flag=True, help="Run a loss file that RUN names outside the current folder.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 def sample(
     name: str, prompt: str | None, data: str | None, rows: int, step: int | None, **given: Any
@@ -55,7 +56,8 @@ def sample(
     if prompt is not None and data is not None:
         raise OptionError("--prompt and --data are both given; give one of them")
     drawn = {part: given.pop(part) for part in ("samples", "max_tokens", "temperature", "seed")}
-    sample_and_print(find_trained(name, step, given), prompt, data, rows, Sampling(**drawn))
+    trained = find_trained(name, step, given, trust_loss=given.pop("trust_loss"))
+    sample_and_print(trained, prompt, data, rows, Sampling(**drawn))
 
 
 settings_options(sample, SAMPLE_SETTINGS, others=False)

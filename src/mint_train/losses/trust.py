@@ -1,0 +1,79 @@
+"""What a run folder may make this program do: it may come from somebody else, and its seal has no key."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mint_train.errors import OptionError, UserError
+from mint_train.losses.weighted_sum import parse_terms
+from mint_train.plugins.discovery import NamedPlugin
+from mint_train.settings.loss_names import is_loss_file
+from mint_train.settings.merge import VARIABLES
+from mint_train.settings.model import Settings, without_credentials
+
+ADDRESS_VARIABLE = VARIABLES["base_url"]
+
+
+def loss_file_digests(plugins: Iterable[NamedPlugin]) -> dict[str, str]:
+    """Return the SHA-256 of each file among the plugins of a loss, by its path."""
+    return {plugin.origin: file_sha256(plugin.origin) for plugin in plugins if Path(plugin.origin).is_file()}
+
+
+def file_sha256(path: str) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def check_loss_files(
+    expression: str, digests: Mapping[str, str], folder: Path, *, trust_loss: bool = False
+) -> None:
+    """Refuse to run the code of a loss file that a run folder names, unless it is plainly the user's own.
+
+    Args:
+        expression: the loss that the folder names.
+        digests: by path, the SHA-256 of each loss file as the folder has it.
+        folder: the run folder.
+        trust_loss: the user has said that the file may be run.
+
+    Raises:
+        UserError: a file is not the one that the run was trained with.
+        OptionError: a file is outside the current folder, or came with the run folder.
+    """
+    names = [expression] if Path(expression).is_file() else [name for _, name in parse_terms(expression)]
+    for name in names:
+        if not is_loss_file(name) or not Path(name).is_file():
+            continue
+        if digests.get(name) != file_sha256(name):
+            raise UserError(
+                f"{name} has changed since {folder} was trained with it; restore it, or start a new run"
+            )
+        path = Path(name).resolve()
+        own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
+        if not own and not trust_loss:
+            raise OptionError(
+                f"{folder} names {name} as its loss, whose code would be run; it is not one of the current "
+                "folder's own files: read it, and add --trust-loss"
+            )
+
+
+def check_address(recorded: Settings, base_url: str | None) -> None:
+    """Refuse to send the key to an address that only a run folder names.
+
+    Args:
+        recorded: the settings of the run folder.
+        base_url: the address that the command line gives.
+
+    Raises:
+        OptionError: with the address.
+    """
+    address = recorded.base_url
+    if recorded.backend != "mint" or recorded.api_key is None or address is None or base_url is not None:
+        return
+    if without_credentials(os.environ.get(ADDRESS_VARIABLE)) != address:
+        raise OptionError(
+            f"the run was trained on {address}, which {ADDRESS_VARIABLE} does not name; if that service may "
+            f"have your key, add --base-url {address}"
+        )

@@ -22,7 +22,7 @@ from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
-from mint_train.run_folder.names import file_name, unused_folder
+from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.training.interrupts import Interrupts
@@ -132,19 +132,19 @@ def compare_and_print(
         UserError: a loss, an option or a setting is wrong; nothing has been started.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    output = output or unused_folder("compare")
     if len({file_name(loss) for loss in losses}) < len(losses):
         raise OptionError("two of the losses have the same name; name each loss once")
     shares = share_assignments(losses, assignments)
+    chosen = {loss: settings_of(loss, shares[loss], config, given) for loss in losses}
+    described = {loss: open_loss(loss, settings.options).metrics for loss, settings in chosen.items()}
+    output = output or make_unused_folder("compare")
     contenders: list[Contender] = []
-    for loss in losses:
-        settings = settings_of(loss, shares[loss], config, given)
+    for loss, settings in chosen.items():
         folder = output / file_name(loss)
-        metrics = open_loss(loss, settings.options).metrics
         held_out = {} if given.keys() & {"eval_data", "eval_fraction"} else eval_share(settings)
         own = {**given, **held_out, "output": folder, "progress": "json"}
         command = command_of(loss, shares[loss], config, own)
-        contenders.append(Contender(loss, metrics, folder, command, settings.progress))
+        contenders.append(Contender(loss, described[loss], folder, command, settings.progress))
     at_once = len(losses) if choose_backend(settings).remote else 1
     interrupted = train_all(contenders, at_once=at_once)
     results = [contender.result() for contender in contenders]

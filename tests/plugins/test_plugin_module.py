@@ -18,6 +18,7 @@ from mint_train.losses.term import Term
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugin import (
     NO_REFERENCE,
+    PROMPTS,
     Batch,
     Form,
     Forms,
@@ -25,6 +26,8 @@ from mint_train.plugin import (
     NeededReference,
     OptionalReference,
     Options,
+    Survey,
+    combine,
     hookimpl,
     loss,
     require_distinct,
@@ -37,13 +40,13 @@ from mint_train.run_folder.metric import shown_formats
 from mint_train.testing import make_batch, make_group, make_logprobs
 
 NAMES = """
-CONTRACT_VERSION NO_REFERENCE PROMPTS AttachedDatum Batch ChatMessage Checkpoint ContractError
-DataError Datum DoesNotFit Evaluation Form Forms Group Metric NeededReference OptionalReference
-Options Prompt Renderer RowError RunRecord RunResult StepRecord attach build_datum chat_messages
-combine completion dialogue hookimpl is_dialogue kind log_ratios loss mean_logprobs number
-packed_logprobs packed_reference_logprobs prompt reference_sequence_logprobs require_distinct
-require_group_size require_same_prompt require_trained segment_sums sequence_logprobs split_shared
-text truth
+CONTRACT_VERSION NO_REFERENCE PROMPTS Answers AttachedDatum Batch ChatMessage Checkpoint Completion
+ContractError Conversation DataError Datum DoesNotFit Evaluation Form Forms Group Metric
+NeededReference OptionalReference Options Prompt Renderer RowError RunRecord RunResult StepRecord
+Survey are_messages attach build_datum chat_messages combine compared_answers from_json graded_lists
+hookimpl is_good kind log_ratios loss mean_logprobs number packed_logprobs packed_reference_logprobs
+read_answer read_answers reference_sequence_logprobs require_distinct require_group_size
+require_same_prompt require_trained segment_sums sequence_logprobs text
 """.split()  # noqa: SIM905
 
 
@@ -82,21 +85,28 @@ def no_example(row: Any) -> None:
     return None
 
 
-ONE_FORM = Forms([Form("a word", ("word",), lambda row: row["word"])])
+def forms(field: str) -> Forms:
+    """The forms of rows of a prompt and a field."""
+    return combine(PROMPTS, [Form(field, (field,), lambda row: row[field])], lambda _, value: value)
+
+
+def read(loss: Loss, row: dict[str, Any]) -> tuple[Any, str | None]:
+    reading = loss.read_row({"prompt": "Say it.", **row}, Survey())
+    return reading.example, reading.form
 
 
 def test_the_more_derived_of_forms_and_parser_reads_the_rows(
     install_loss: Callable[[str, object], None],
 ) -> None:
-    install_loss("words", extending(row_forms=lambda: ONE_FORM, flatten=no_datums))
-    assert opened(extending("words", data_note=lambda: None)).read_row({"word": "yes"}) == ("yes", "a word")
+    install_loss("words", extending(row_forms=lambda: forms("word"), flatten=no_datums))
+    from_forms = ("yes", "text prompts with word")
+    assert read(opened(extending("words", data_note=lambda: None)), {"word": "yes"}) == from_forms
     parser = extending("words", parse_row=lambda row: row["word"].upper())
-    assert opened(parser).read_row({"word": "yes"}) == ("YES", "a word")
-    falling_through = extending("words", parse_row=no_example)
-    assert opened(falling_through).read_row({"word": "yes"}) == ("yes", "a word")
+    assert read(opened(parser), {"word": "yes"}) == ("YES", "text prompts with word")
+    assert read(opened(extending("words", parse_row=no_example)), {"word": "yes"}) == from_forms
     install_loss("parsed", parser)
-    other = Forms([Form("a number", ("number",), lambda row: row["number"])])
-    assert opened(extending("parsed", row_forms=lambda: other)).read_row({"number": 1}) == (1, "a number")
+    other = opened(extending("parsed", row_forms=lambda: forms("number")))
+    assert read(other, {"number": 1}) == (1, "text prompts with number")
 
 
 def test_metrics_are_merged_and_the_derived_description_counts() -> None:

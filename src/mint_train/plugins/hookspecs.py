@@ -72,7 +72,7 @@ class LossSpec:
         gets.
 
         Example:
-            >>> FORMS = combine(PROMPTS, [Form("a grade", ("answer", "grade"), read_grade)], GradedAnswer)
+            >>> FORMS = Forms([Form("a grade", ("answer", "grade"), read_graded)], make_graded)
             >>> @hookimpl
             ... def row_forms() -> Forms:
             ...     return FORMS

@@ -44,7 +44,8 @@ def what_stops(report: DataReport, fail: bool) -> str:
     stopping = report.problems if fail else len(report.broken)
     if stopping:
         advice = "; --on-bad-row skip leaves out those that cannot be read" if report.bad_rows else ""
-        return f"{stopping} rows would stop this run{advice}"
+        rows = "1 row" if stopping == 1 else f"{stopping} rows"
+        return f"{rows} would stop this run{advice}"
     if not report.groups:
         return "nothing is left to train, which would stop this run"
     if report.nothing_held_out:

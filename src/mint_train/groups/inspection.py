@@ -99,17 +99,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     )
     report.notes = rendering_notes(tokenizer, report.rendering)
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
-    seen: dict[bytes, Source] = {}
-    first: list[Group] = []
-    for group, form in look(examples, loss, guarded, report):
-        digest = digest_of(group)
-        if digest in seen:
-            report.repeated.append((group.source, seen[digest]))
-        seen.setdefault(digest, group.source)
-        if len(first) < REMARKED:
-            first.append(group)
-        if len(report.examples) < shown:
-            report.examples.append((group, form))
+    seen, first = inspect_trained(examples, loss, guarded, report, shown)
     if first:
         report.remarks = loss.data_notes(Batch(first))
         report.steps = count_steps(settings, report.groups)
@@ -121,6 +111,28 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     skipped = {bad.source for bad in report.bad_rows}
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     return report
+
+
+def inspect_trained(
+    examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport, shown: int
+) -> tuple[dict[bytes, Source], list[Group]]:
+    """Add to a report what is in the rows to train on.
+
+    Returns:
+        Where each different group is, by its digest, and the first `REMARKED` groups.
+    """
+    seen: dict[bytes, Source] = {}
+    first: list[Group] = []
+    for group, form in look(examples, loss, tokenizer, report):
+        digest = digest_of(group)
+        if digest in seen:
+            report.repeated.append((group.source, seen[digest]))
+        seen.setdefault(digest, group.source)
+        if len(first) < REMARKED:
+            first.append(group)
+        if len(report.examples) < shown:
+            report.examples.append((group, form))
+    return seen, first
 
 
 def inspect_held_out(

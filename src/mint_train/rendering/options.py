@@ -22,6 +22,8 @@ GENERATION = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")
 """A tag that transformers adds to the language of templates."""
 CLOCK = "strftime_now"
 """The function of chat templates that prints the time."""
+PRINTED = re.compile(CLOCK + r"""\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
+"""A call of it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Rendering:
         """Return the arguments of `apply_chat_template` for a row that gives some of its own."""
         arguments = {**self.arguments, **more}
         if self.prints_time(tokenizer):
-            arguments[CLOCK] = print_today
+            return arguments | {"chat_template": with_date(self.template or str(tokenizer.chat_template))}
         return arguments if self.template is None else arguments | {"chat_template": self.template}
 
 
@@ -75,9 +77,10 @@ def today() -> datetime:
     return datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def print_today(written: str) -> str:
-    """Print the date as a chat template asks for it; the same in every row."""
-    return today().strftime(written)
+@cache
+def with_date(template: str) -> str:
+    """Return a chat template that prints today's midnight wherever it would print the time."""
+    return PRINTED.sub(lambda call: json.dumps(today().strftime(call["format"])), template)
 
 
 def read_template(path: str | Path) -> str:

@@ -21,7 +21,7 @@ def text_messages(conversation: Conversation) -> list[ChatMessage]:
         RowError: it has tools, or a message of it is not text alone.
     """
     if conversation.tools:
-        raise RowError("tools", f"defines tools; {ADVICE}, and --columns tools= leaves them out")
+        raise RowError("tools", f"defines tools; {ADVICE}")
     for index, message in enumerate(conversation.messages):
         if problem := more_than_text(message):
             raise RowError("prompt", f"message {index} {problem}; {ADVICE}")

@@ -108,9 +108,56 @@ def load_rows(label: str, path: str, **arguments: Any) -> Iterator[dict[str, Any
     import datasets
 
     try:
-        yield from datasets.load_dataset(path, **{"split": DEFAULT_SPLIT} | arguments)
+        rows = datasets.load_dataset(path, **{"split": DEFAULT_SPLIT} | arguments)
+        yield from map(without_absent, undecoded(rows))
     except Exception as error:
         raise DataError(f"{label}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+
+
+def undecoded(rows: Any) -> Any:
+    """Return a data set whose images and sounds stay bytes: decoding them needs other libraries."""
+    if rows.features is None or not any(map(has_media, rows.features.values())):
+        return rows
+    features = rows.features.copy()
+    for feature in features.values():
+        set_undecoded(feature)
+    return rows.cast(features)
+
+
+def inner_features(feature: Any) -> list[Any]:
+    """Return the features that a list or an object of them is made of."""
+    if isinstance(feature, dict):
+        return list(feature.values())
+    if isinstance(feature, list):
+        return feature
+    return [feature.feature] if hasattr(feature, "feature") else []
+
+
+def has_media(feature: Any) -> bool:
+    """Return whether a feature is decoded when it is read."""
+    return hasattr(feature, "decode") or any(map(has_media, inner_features(feature)))
+
+
+def set_undecoded(feature: Any) -> None:
+    """Leave whatever is decoded in a feature as the bytes that it is."""
+    if hasattr(feature, "decode"):
+        feature.decode = False
+    for inner in inner_features(feature):
+        set_undecoded(inner)
+
+
+def without_absent(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without the nulls in its objects: a table has them where a row has no such key."""
+    return {name: pruned(value) for name, value in values.items()}
+
+
+def pruned(value: Any) -> Any:
+    """Return a value without the keys of objects that are null."""
+    if isinstance(value, dict):
+        return {key: pruned(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return [pruned(inner) for inner in value]
+    return value
 
 
 def as_json_line(values: dict[str, Any]) -> bytes:

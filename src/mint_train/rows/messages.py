@@ -33,6 +33,7 @@ ROLES = {
 }
 """Roles of other vocabularies, in lower case, and what a chat template calls them."""
 ASSISTANT = "assistant"
+PLAIN_ROLES = ("user", ASSISTANT, "system")
 CALL_ROLES = ("function_call", "tool_call")
 """Roles of ShareGPT and ms-swift for a turn of the assistant that is a call written as JSON text."""
 ROLE_KEYS = ("role", "from", "speaker")
@@ -77,6 +78,8 @@ def chat_message(value: object, field: str) -> ChatMessage:
     Raises:
         RowError: it is not a message, its role is unknown, it is empty, or a key of it would be dropped.
     """
+    if (plain := plain_message(value)) is not None:
+        return plain
     if not isinstance(value, Mapping):
         raise RowError(field, f"must be a message with role and content, not {kind(value)}")
     role_key = next((key for key in ROLE_KEYS if value.get(key) is not None), None)
@@ -99,6 +102,20 @@ def chat_message(value: object, field: str) -> ChatMessage:
         add_parts(message, value, field)
     require_something(message, f"{field}.{text_key}")
     return message
+
+
+def plain_message(value: object) -> ChatMessage | None:
+    """Return a message that is a known role and a text and nothing else, as most are; None for others."""
+    if type(value) is not dict or len(value) != 2:
+        return None
+    role, content = value.get("role"), value.get("content")
+    if type(content) is not str or role not in PLAIN_ROLES or not content or content.isspace():
+        return None
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return None
+    return {"role": role, "content": content}
 
 
 def refuse_unread(value: Mapping[str, Any], field: str) -> None:

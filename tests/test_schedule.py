@@ -11,7 +11,7 @@ from mint_train.groups.step_count import count_steps
 from mint_train.sdk import types
 from mint_train.settings.merge import load_settings
 from mint_train.training.lr_schedule import Shape, learning_rate
-from mint_train.training.training import adam_params
+from mint_train.training.runner import adam_params
 
 SHAPES: list[Shape] = ["constant", "linear", "cosine"]
 

@@ -136,7 +136,6 @@ def test_bad_options_are_found(model: type[BaseModel], detail: str) -> None:
 
 def test_options_without_defaults_are_an_option_error() -> None:
     class Needy(mint_train_dpo.plugin.DPOOptions):
-        beta: float
         needed: float
 
     with pytest.raises(OptionError, match="needed"):

@@ -100,8 +100,8 @@ def test_a_base_that_is_not_installed_is_named() -> None:
         (lambda scores: scores.detach().mean(), "is detached from the logprobs"),
         (lambda scores: (scores * float("nan")).mean(), "the loss is nan at rows:1"),
         (lambda scores: (scores.mean(), {"m": float("inf")}), 'metric "m" of the loss "mine" is inf'),
-        (lambda scores: (scores.mean(), {"m": "text"}), 'metric "m" of the loss "mine" is no number'),
-        (lambda scores: (scores.mean(), {"m": scores}), 'metric "m" of the loss "mine" is no number'),
+        (lambda scores: (scores.mean(), {"m": "text"}), 'metric "m" of the loss "mine" is not a number'),
+        (lambda scores: (scores.mean(), {"m": scores}), 'metric "m" of the loss "mine" is not a number'),
         (lambda scores: scores[5].mean(), 'the loss "mine" failed|mine.*test_errors.py'),
     ],
 )

@@ -337,7 +337,7 @@ def test_skipped_rows_are_counted_shown_and_listed(
     status, out, err = run_cli(*given, "--on-bad-row", "skip")
     assert (status, err) == (0, "")
     assert "a.jsonl: 3 rows: text prompts" in out
-    assert "Skipped, as they are no rows for dpo: 6" in out
+    assert "Skipped, as dpo cannot use them: 6" in out
     assert '  a.jsonl:3: field "rejected": missing' in out
     assert "  ... and 1 more, listed in skipped_rows.jsonl" in out
     listed = [json.loads(line) for line in Path("run/skipped_rows.jsonl").read_text().splitlines()]

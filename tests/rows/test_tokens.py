@@ -212,7 +212,7 @@ def test_a_tokenizer_that_was_left_cutting_and_padding_does_neither(
 
 
 def test_tokens_must_be_whole_numbers() -> None:
-    with pytest.raises(TypeError, match="whole numbers, not float64"):
+    with pytest.raises(TypeError, match="integers, not float64"):
         build_datum([1, 2], [3.5], None)  # type: ignore[list-item]
 
 

@@ -16,6 +16,7 @@ from mint_train.errors import MintTrainError, ServiceError
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.run_folder.records import Checkpoint, RunResult, RunStatus, StepRecord
 from mint_train.sdk import types
+from mint_train.settings.model import Settings
 from mint_train.training.evaluation import Evaluator
 from mint_train.training.interrupts import Interrupts
 from mint_train.training.lr_schedule import learning_rate
@@ -117,7 +118,7 @@ class Runner:
     def submit(self, step: int) -> None:
         """Submit one optimiser step: loss, gradients, update. It blocks once, on the policy's logprobs."""
         batches = self.batches(step)
-        adam_params = self.adam_params(step)
+        params = adam_params(self.run.settings, self.steps, step)
         state = dict(self.in_flight[-1].custom_loss.state if self.in_flight else self.loss_state)
         custom_loss = CustomLoss(self.run.loss, batches, state)
         try:
@@ -126,7 +127,7 @@ class Runner:
             backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss)
             if self.pipelining is None:
                 backward.result()  # waiting for it on every step would cost a cycle of the service
-            update = self.client.optim_step(adam_params)
+            update = self.client.optim_step(params)
         except ServiceError as error:
             error.locate(f"step {step}")
             raise
@@ -135,7 +136,7 @@ class Runner:
             self.keep_last_good_state()
             error.locate(f"step {step}")
             raise
-        self.in_flight.append(Submitted(step, custom_loss, adam_params, (backward, update)))
+        self.in_flight.append(Submitted(step, custom_loss, params, (backward, update)))
 
     def collect(self, remaining: int = 0) -> None:
         """Await the oldest steps until at most `remaining` are in flight, and record each."""
@@ -173,20 +174,6 @@ class Runner:
         indices, size = self.order.step(step), self.run.settings.batch_size
         starts = range(0, len(indices), size)
         return [Batch(self.groups.take(indices[start : start + size])) for start in starts]
-
-    def adam_params(self, step: int) -> types.AdamParams:
-        """Return the optimiser's parameters for a step; those without a setting have the SDK's defaults."""
-        settings = self.run.settings
-        return types.AdamParams(
-            learning_rate=learning_rate(
-                step, self.steps, settings.lr, settings.schedule, settings.warmup_steps
-            ),
-            beta1=settings.adam_beta1,
-            beta2=settings.adam_beta2,
-            eps=settings.adam_eps,
-            weight_decay=settings.weight_decay,
-            grad_clip_norm=settings.grad_clip,
-        )
 
     def save(self, *, sampler: bool = False) -> None:
         """Save weights and optimiser, and also the weights alone for a sampler if asked."""
@@ -271,3 +258,15 @@ def rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def adam_params(settings: Settings, steps: int, step: int) -> types.AdamParams:
+    """Return the optimiser's parameters for one of the run's steps."""
+    return types.AdamParams(
+        learning_rate=learning_rate(step, steps, settings.lr, settings.schedule, settings.warmup_steps),
+        beta1=settings.adam_beta1,
+        beta2=settings.adam_beta2,
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+        grad_clip_norm=settings.grad_clip,
+    )

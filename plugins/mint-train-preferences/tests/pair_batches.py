@@ -22,19 +22,25 @@ JUNK = -7.25  # stands where nothing is trained: no loss may see it
 FAMILY = sorted(
     entry.name
     for entry in entry_points(group="mint_train.losses")
-    if entry.dist is not None and entry.dist.name in ("mint-train-dpo", "mint-train-preferences")
+    if entry.dist is not None
+    and entry.dist.name in ("mint-train-dpo", "mint-train-preferences")
+    and entry.name not in ("tpo", "tpo-l")  # on triples
 )
 
 
 @dataclass(frozen=True)
 class PairLogprobs:
-    """The logprobs of a pair's completion tokens under policy and reference, and a judge's scores."""
+    """The logprobs of a pair's completion tokens under policy and reference, and what else its row says."""
 
     chosen: Sequence[float]
     rejected: Sequence[float]
     reference_chosen: Sequence[float]
     reference_rejected: Sequence[float]
     scores: tuple[float, float] = (2.0, 1.0)
+    p_chosen: float = 0.8
+    tie: bool = False
+    token_weights: tuple[Sequence[float], Sequence[float]] | None = None
+    """By default 1 for each token."""
 
 
 def make_batch(
@@ -44,13 +50,16 @@ def make_batch(
     groups, logprobs = [], []
     for number, pair in enumerate(pairs):
         flattened, references = [], []
+        token_weights = pair.token_weights or ([1.0] * len(pair.chosen), [1.0] * len(pair.rejected))
         sides = (
-            (pair.chosen, pair.reference_chosen, pair.scores[0], 100),
-            (pair.rejected, pair.reference_rejected, pair.scores[1], 200),
+            (pair.chosen, pair.reference_chosen, pair.scores[0], token_weights[0], 100),
+            (pair.rejected, pair.reference_rejected, pair.scores[1], token_weights[1], 200),
         )
-        for policy, reference, score, first_token in sides:
+        for policy, reference, score, weights, first_token in sides:
             completion = [first_token + place for place in range(len(policy))]
-            flattened.append(attach(build_datum(PROMPT, completion, None), score=score))
+            said = {"score": score, "p_chosen": pair.p_chosen, "tie": float(pair.tie)}
+            said["token_weights"] = [0.0] * (len(PROMPT) - 1) + list(weights)
+            flattened.append(attach(build_datum(PROMPT, completion, None), **said))
             references.append(with_prompt(reference, dtype))
             logprobs.append(with_prompt(policy, dtype).requires_grad_())
         group = Group.of(flattened, Source("pairs.jsonl", number + 1))
@@ -91,7 +100,7 @@ def random_pairs(generator: torch.Generator, count: int, spread: float = 2.0) ->
         return (-spread * torch.rand(length, generator=generator, dtype=torch.float64)).tolist()
 
     pairs = []
-    for _ in range(count):
+    for number in range(count):
         longs = torch.randint(1, 8, (2,), generator=generator).tolist()
         scores = torch.rand(2, generator=generator, dtype=torch.float64).sort(descending=True).values
         pairs.append(
@@ -101,6 +110,9 @@ def random_pairs(generator: torch.Generator, count: int, spread: float = 2.0) ->
                 draw(longs[0]),
                 draw(longs[1]),
                 scores=(float(scores[0]) + 1, float(scores[1])),
+                p_chosen=0.5 + float(scores[0]) / 2,
+                tie=number % 3 == 2,
+                token_weights=tuple([-weight for weight in draw(length)] for length in longs),
             )
         )
     return pairs

@@ -31,6 +31,10 @@ class PlainPair:
     ref_l: Tensor
     score_w: float
     score_l: float
+    p_chosen: float
+    tie: bool
+    v_w: Tensor
+    v_l: Tensor
 
     @property
     def hw(self) -> Tensor:
@@ -151,6 +155,45 @@ def wpo(p: PlainPair) -> Tensor:
     return -weight * log(sigma(0.01 * (p.hw - p.hl)))
 
 
+def coin_kl(p: Tensor, q: Tensor) -> Tensor:
+    return p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
+
+
+def gaps(p: PlainPair, beta: float = 0.2) -> tuple[Tensor, Tensor]:
+    """What the scores and what the policy say of a pair, as probabilities."""
+    return sigma(torch.tensor(p.score_w - p.score_l, dtype=torch.float64)), sigma(beta * (p.hw - p.hl))
+
+
+def rao_kupper(p: PlainPair) -> Tensor:
+    won, lost = exp(0.1 * p.hw), exp(0.1 * p.hl)
+    if p.tie:
+        return -log((3**2 - 1) * won * lost / ((won + 3 * lost) * (lost + 3 * won)))
+    return -log(won / (won + 3 * lost))
+
+
+def davidson(p: PlainPair) -> Tensor:
+    won, lost = exp(0.1 * p.hw), exp(0.1 * p.hl)
+    tied = 2 * (won * lost) ** 0.5
+    return -log((tied if p.tie else won) / (won + lost + tied))
+
+
+def gamma_po(pairs: list[PlainPair]) -> Tensor:
+    """The authors' mirror descent, on probabilities."""
+    found = torch.stack([10 * (p.w.mean() - p.l.mean()) for p in pairs])
+    held, n = found.detach(), len(pairs)
+    q = torch.full((n,), 1 / n, dtype=torch.float64)
+    for _ in range(20):
+        margins = 4 * n * q
+        slope = 10 * (1 + log(n * q)) + 4 * n / (1 + exp(held - margins)) / n
+        q = q * exp(-0.05 * slope)
+        q = q / q.sum()
+    return -log(sigma(found - margins)).mean()
+
+
+def tis(p: PlainPair) -> Tensor:
+    return -log(sigma(0.1 * ((p.v_w * (p.w - p.ref_w)).sum() - (p.v_l * (p.l - p.ref_l)).sum())))
+
+
 FORMULAS: dict[str, Callable[[list[PlainPair]], Tensor]] = {
     "dpo": each(lambda p: -log(sigma(p.hw - p.hl))),
     "cdpo": each(lambda p: -0.9 * log(sigma(0.1 * (p.hw - p.hl))) - 0.1 * log(sigma(0.1 * (p.hl - p.hw)))),
@@ -229,6 +272,17 @@ FORMULAS: dict[str, Callable[[list[PlainPair]], Tensor]] = {
             )
         )
     ),
+    "repo": each(lambda p: torch.clamp(0.6 - p.w.mean() + p.l.mean(), min=0)),
+    "h-dpo": each(
+        lambda p: -log(sigma(0.1 * (0.9 * (p.w.sum() - p.l.sum()) - p.ref_w.sum() + p.ref_l.sum())))
+    ),
+    "gamma-po": gamma_po,
+    "reward-aware-rpo": each(lambda p: coin_kl(*gaps(p))),
+    "mappo": each(lambda p: -log(sigma(0.1 * (p.hw - (p.score_w - p.score_l) * p.hl)))),
+    "gdpo": each(lambda p: -log(sigma(0.1 * (2 * p.p_chosen - 1) * (p.hw - p.hl)))),
+    "dpo-rk": each(rao_kupper),
+    "dpo-davidson": each(davidson),
+    "tis-dpo": each(tis),
     "rebel": each(lambda p: (p.hw - p.hl - (p.score_w - p.score_l)) ** 2),
 }
 
@@ -253,6 +307,12 @@ VARIANTS: list[tuple[str, dict[str, object], Callable[[list[PlainPair]], Tensor]
     ("gpo", {"function": "savage"}, each(lambda p: 1 / (1 + exp(0.1 * (p.hw - p.hl))) ** 2)),
     ("gpo", {"function": "squared"}, each(lambda p: (0.1 * (p.hw - p.hl) - 1) ** 2)),
     ("alphapo", {"alpha": 0.0}, each(lambda p: -log(sigma(2.5 * (p.w.mean() - p.l.mean()) - 0.1)))),
+    ("reward-aware-rpo", {"distance": "forward-kl"}, each(lambda p: coin_kl(*reversed(gaps(p))))),
+    (
+        "reward-aware-rpo",
+        {"distance": "squared", "eta": 0.5, "beta": 0.1},
+        each(lambda p: (0.1 * (p.hw - p.hl) - 0.5 * (p.score_w - p.score_l)) ** 2),
+    ),
     (
         "odpo",
         {"scale": "linear"},
@@ -281,6 +341,9 @@ def assert_agrees(
             torch.tensor(pair.reference_chosen, dtype=torch.float64),
             torch.tensor(pair.reference_rejected, dtype=torch.float64),
             *pair.scores,
+            pair.p_chosen,
+            pair.tie,
+            *(torch.tensor(weights, dtype=torch.float64) for weights in pair.token_weights or ()),
         )
         for number, pair in enumerate(drawn)
     ]

@@ -1,6 +1,7 @@
 """Each loss on two small pairs, with numbers that can be followed on paper.
 
-The two pairs, with h the log-ratio of policy and reference, p the policy's logprob, n the tokens:
+The two pairs (the second one a tie, where a loss asks), with h the log-ratio of policy and reference,
+p the policy's logprob, n the tokens:
 
     pair 1   chosen   p -1.5  h  1.0  n 2      rejected  p -5.0  h -1.0  n 4      margin  2.0
     pair 2   chosen   p -2.0  h -0.5  n 1      rejected  p -2.0  h  1.0  n 2      margin -1.5
@@ -24,6 +25,8 @@ PAIRS = (
         reference_chosen=(-1.0, -1.5),
         reference_rejected=(-0.75, -0.5, -1.5, -1.25),
         scores=(4.0, 1.0),
+        p_chosen=0.9,
+        token_weights=((2.0, 1.0), (1.0, 0.0, 1.0, 2.0)),
     ),
     PairLogprobs(
         chosen=(-2.0,),
@@ -31,6 +34,9 @@ PAIRS = (
         reference_chosen=(-1.5,),
         reference_rejected=(-1.5, -1.5),
         scores=(3.0, 2.0),
+        p_chosen=0.75,
+        tie=True,
+        token_weights=((0.5,), (1.0, 1.0)),
     ),
 )
 
@@ -208,6 +214,30 @@ CASES = [
         1.305531894768,
         {"scale": "linear", "alpha": 0.5},
     ),
+    Case("repo", "(0.6 - 0.5 + 0.6 + 1.0) / 2", 0.850000000000),
+    Case("h-dpo", "(-L(0.1 * (0.9 * 3.5 - 1.5)) - L(0.1 * (0.9 * 0.0 - 1.5))) / 2", 0.692501749961),
+    Case("gamma-po", "(-L(10 * 0.5 - 4) - L(10 * -1.0 - 4)) / 2", 7.156631259523, {"tau": 1000000000000.0}),
+    Case(
+        "reward-aware-rpo",
+        "(S(3.0) * (L(3.0) - L(0.4)) + S(-3.0) * (L(-3.0) - L(-0.4))"
+        " + S(1.0) * (L(1.0) - L(-0.3)) + S(-1.0) * (L(-1.0) - L(0.3))) / 2",
+        0.266295169867,
+    ),
+    Case(
+        "reward-aware-rpo",
+        "((0.4 - 3.0) ** 2 + (-0.3 - 1.0) ** 2) / 2",
+        4.225000000000,
+        {"distance": "squared"},
+    ),
+    Case("mappo", "(-L(0.1 * (1.0 + 0.75)) - L(0.1 * (-0.5 - 0.25))) / 2", 0.670410285745, {"scale": 4.0}),
+    Case("gdpo", "(-L(0.1 * 0.8 * 2.0) - L(0.1 * 0.5 * -1.5)) / 2", 0.673846956934),
+    Case("dpo-rk", "(-L(0.2 - log(3)) - log(8) - L(-0.15 - log(3)) - L(0.15 - log(3))) / 2", 0.968766209674),
+    Case(
+        "dpo-davidson",
+        "(log(1 + exp(-0.2) + 2 * exp(-0.1)) + log(1 + exp(0.15) + 2 * exp(0.075)) - log(2) - 0.075) / 2",
+        0.991673210620,
+    ),
+    Case("tis-dpo", "(-L(0.1 * (1.5 + 1.25)) - L(0.1 * (-0.25 - 1.0))) / 2", 0.661334851503),
     Case("rebel", "((2.0 / 2 - 3) ** 2 + (-1.5 / 2 - 1) ** 2) / 2", 3.53125, {"eta": 2.0}),
 ]
 

@@ -23,11 +23,11 @@ from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
 from mint_train.errors import OptionError, PluginError, RowError
 
-REFERENCE_FREE = {"alphapo", "cpo", "dft", "orpo", "sft", "simnpo", "simper", "simpo"}
+REFERENCE_FREE = {"alphapo", "cpo", "dft", "gamma-po", "orpo", "repo", "sft", "simnpo", "simper", "simpo"}
 REGULARISERS = {"kl", "squared-log-ratio"}
 UNLEARNING = {"npo", "simnpo"}
 IMITATION = {"dft", "sft"}
-SCORED = {"odpo", "rebel"}
+SCORED = {"mappo", "odpo", "rebel", "reward-aware-rpo"}
 
 # a function of beta times the margin alone, with sigma(z) and sigma(-z) for the two orders of a pair
 BRADLEY_TERRY = ["dpo", "dpo-norm", "d2po", "ld-dpo", "sampo"]
@@ -90,7 +90,7 @@ def shifted(pair: PairLogprobs, constant: float) -> PairLogprobs:
 
 
 # wpo weighs pairs, alpha-dpo compares them, and rpo imitates by the policy's own logprobs
-ONLY_RATIOS = sorted(set(FAMILY) - REFERENCE_FREE - {"wpo", "alpha-dpo", "rpo"})
+ONLY_RATIOS = sorted(set(FAMILY) - REFERENCE_FREE - {"wpo", "alpha-dpo", "rpo", "h-dpo"})
 
 
 @settings(max_examples=8, deadline=None)
@@ -113,7 +113,19 @@ def test_order_of_groups_does_not_matter(pairs: list[PairLogprobs], seed: int) -
 # apo-down lowers both, targets may be overshot, some are not monotonic, and the others see one side only
 SIGNED = sorted(
     set(FAMILY)
-    - {"apo-down", "ipo", "rebel", "bco", "exo", "discopop", "robust", "minor-dpo", "cdpo", "nca"}
+    - {
+        "apo-down",
+        "ipo",
+        "rebel",
+        "bco",
+        "exo",
+        "discopop",
+        "robust",
+        "minor-dpo",
+        "cdpo",
+        "nca",
+        "reward-aware-rpo",
+    }
     - REGULARISERS
     - UNLEARNING
     - IMITATION

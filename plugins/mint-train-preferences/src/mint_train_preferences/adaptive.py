@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import MutableMapping
 
+import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train.plugin import Batch, Metric, loss
+from mint_train.plugin import Batch, Metric, Options, loss
 from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_preferences.options import AnchoredOptions, Beta
 from mint_train_preferences.running_mean import running_mean
@@ -22,6 +23,7 @@ from mint_train_preferences.whole_batch import note_single_pair
 SMALLEST_BETA = 1e-3
 SMALLEST_SPREAD = 1e-6
 TIE = 1e-5
+MIRROR_STEPS = 19
 
 
 class BetaDPOOptions(AnchoredOptions):
@@ -30,6 +32,14 @@ class BetaDPOOptions(AnchoredOptions):
     alpha: float = Field(default=0.6, ge=0, description="How strongly beta follows the batch's margin.")
     keep: float = Field(default=0.8, gt=0, le=1, description="Share of the pairs kept (rho).")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="How much of the old mean a step keeps.")
+
+
+class GammaPOOptions(Options):
+    """SimPO's beta and target margin, and how freely margins are dealt out."""
+
+    beta: Beta = 10.0
+    gamma: float = Field(default=4.0, ge=0, description="Target margin of an average pair.")
+    tau: float = Field(default=10.0, gt=0, description="How much alike the margins of a batch are kept.")
 
 
 class WPOOptions(AnchoredOptions):
@@ -133,4 +143,44 @@ def wpo(batch: Batch, logprobs: Logprobs, options: WPOOptions) -> LossAndMetrics
     return losses.mean(), pairs.metrics(pairs.rewards(options.beta)) | {"weight": weight}
 
 
+@loss(extends="dpo", options=GammaPOOptions, traits={"STOPS_GRADIENT": True})
+def gamma_po(batch: Batch, logprobs: Logprobs, options: GammaPOOptions) -> LossAndMetrics:
+    """gamma-PO: SimPO with a target margin per pair, greater where the pair is already told apart.
+
+    The margins average gamma over the batch. They minimise the batch's losses and tau times their divergence
+    from equal margins, by steps of mirror descent. The authors' runs draw past pairs from a queue into the
+    batch; here, as in their other form, the batch stands alone, so that a run can be repeated.
+
+    Formula: -log sigma(beta (m_w - m_l) - sg(gamma n q)), n the pairs of the batch, q the probabilities that
+        minimise the sum of -log sigma(beta (m_w - m_l) - gamma n q)/n + tau q log(n q)
+    Paper: Sun et al., 2025, arXiv 2506.03690; as in the authors' code
+    Defaults: the authors' llama-3-8b-it-gmsimpo-beta10-gm0.4-tau10-lr1e-6.yaml
+    Use: SimPO on pairs of which some are ambiguous or mislabelled; wants larger batches
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
+    targets = deal_margins((chosen - rejected).detach(), options.gamma, options.tau)
+    return bradley_terry(chosen - rejected - targets), pairs.metrics((chosen, rejected))
+
+
+def deal_margins(gaps: torch.Tensor, gamma: float, tau: float) -> torch.Tensor:
+    """Deal target margins, gamma on average, to pairs: more to those with greater gaps, `[pairs]`.
+
+    Args:
+        gaps: chosen minus rejected reward, `[pairs]`, no gradient.
+        gamma: the mean target margin.
+        tau: weight of the divergence from equal margins.
+    """
+    count = len(gaps)
+    rate = min(0.5 / tau, 1)
+    log_shares = torch.full_like(gaps, -math.log(count))
+    for _ in range(MIRROR_STEPS):
+        targets = gamma * count * log_shares.exp()
+        pull = gamma * torch.sigmoid(targets - gaps)
+        slope = tau * (1 + math.log(count) + log_shares) + pull
+        log_shares = torch.log_softmax(log_shares - rate * slope, dim=0)
+    return gamma * count * log_shares.exp()
+
+
 beta_dpo.answer("data_note", note_single_pair)
+gamma_po.answer("data_note", note_single_pair)

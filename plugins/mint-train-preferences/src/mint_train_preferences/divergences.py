@@ -31,6 +31,12 @@ class FDPOOptions(AnchoredOptions):
     )
 
 
+class HDPOOptions(AnchoredOptions):
+    """Beta, and what the policy's entropy counts."""
+
+    alpha: float = Field(default=0.9, gt=0, description="Weight of the policy's entropy; 1 is DPO.")
+
+
 class ChiPOOptions(AnchoredOptions):
     """Beta, and the bound of chi-PO's rewards."""
 
@@ -64,6 +70,22 @@ def divergence_reward(log_ratios: torch.Tensor, options: FDPOOptions) -> torch.T
         return math.log(2) + logsigmoid(log_ratios)
     alpha = {"reverse-kl": 0.0, "forward-kl": 1.0, "alpha": options.alpha}[options.divergence]
     return power_reward(log_ratios, alpha)
+
+
+@loss(extends="dpo", options=HDPOOptions)
+def h_dpo(batch: Batch, logprobs: Logprobs, options: HDPOOptions) -> LossAndMetrics:
+    """H-DPO: DPO whose regulariser leaves the policy a part of its entropy only.
+
+    Formula: -log sigma(beta (alpha (p_w - p_l) - (p_ref_w - p_ref_l))), p a completion's logprob
+    Paper: Omura et al., 2024, arXiv 2411.07595; formula second hand
+    Defaults: beta is DPO's; alpha is a choice made here
+    Use: a sharper policy (alpha below 1) or a more diverse one (above)
+    """
+    pairs = Pairs.of(batch, logprobs)
+    reference = pairs.reference or (torch.zeros_like(pairs.chosen), torch.zeros_like(pairs.rejected))
+    chosen = options.beta * (options.alpha * pairs.chosen - reference[0])
+    rejected = options.beta * (options.alpha * pairs.rejected - reference[1])
+    return bradley_terry(chosen - rejected), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=ChiPOOptions)

@@ -6,6 +6,7 @@ p = log pi(y) the policy's logprob, p_t that of one token of a chosen completion
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
@@ -44,6 +45,12 @@ class ORPOOptions(Options):
     beta: float = Field(default=0.1, gt=0, description="Weight of the odds ratio (lambda in the paper).")
 
 
+class RePOOptions(Options):
+    """RePO's target margin."""
+
+    gamma: float = Field(default=0.6, ge=0, description="Margin per token at which a pair stops pulling.")
+
+
 class SimNPOOptions(Options):
     """Beta, and the margin at which a completion is forgotten."""
 
@@ -65,6 +72,21 @@ def simpo(batch: Batch, logprobs: Logprobs, options: SimPOOptions) -> LossAndMet
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
     return bradley_terry(chosen - rejected - options.gamma), pairs.metrics((chosen, rejected))
+
+
+@loss(extends="dpo", options=RePOOptions)
+def repo(batch: Batch, logprobs: Logprobs, options: RePOOptions) -> LossAndMetrics:
+    """RePO: SimPO without beta, a hinge at the target margin.
+
+    Formula: max(0, gamma - (m_w - m_l))
+    Paper: Wu et al., 2025, arXiv 2503.07426; as in the authors' code
+    Defaults: the authors' llama-3-8b-instruct-repo.yaml (gamma_beta_ratio 0.6)
+    Use: as simpo, with one number to tune; pairs that are won stop pulling
+    """
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    chosen, rejected = pairs.mean_logprobs
+    losses = torch.relu(options.gamma - (chosen - rejected))
+    return losses.mean(), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=AlphaPOOptions)

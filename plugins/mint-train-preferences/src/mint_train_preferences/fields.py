@@ -1,0 +1,59 @@
+"""Rows of pairs that say more: further fields beside a pair, in any of DPO's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from mint_train.plugin import AttachedDatum, Forms, Prompt, Renderer, RowError, attach, number
+from mint_train_dpo import plugin as dpo
+from mint_train_dpo.rows import FORMS, PreferencePair
+
+Values: TypeAlias = Mapping[str, tuple[float, float]]
+"""By name, what is attached to the chosen and to the rejected datum."""
+
+
+@dataclass(frozen=True)
+class RicherPair:
+    """A pair, and what else its row says."""
+
+    pair: PreferencePair
+    values: Values
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of the pair."""
+        return self.pair.prompt
+
+
+def forms_with(read_values: Callable[[Mapping[str, Any]], Values], columns: Sequence[str]) -> Forms:
+    """Return every form of a pair, with further fields beside it.
+
+    Args:
+        read_values: reads the further fields of a row; raises RowError where one is missing or wrong.
+        columns: their names.
+    """
+    return FORMS.extended(lambda row: (read_values(row), columns), RicherPair)
+
+
+def flatten_richer(example: RicherPair, renderer: Renderer) -> Sequence[AttachedDatum]:
+    """Flatten a pair into [chosen, rejected], each with its values attached."""
+    return [
+        attach(datum, **{name: sides[side] for name, sides in example.values.items()})
+        for side, datum in enumerate(dpo.flatten(example.pair, renderer))
+    ]
+
+
+def bounded(row: Mapping[str, Any], name: str, least: float, most: float) -> float:
+    """Read a field that holds a number within bounds.
+
+    Raises:
+        RowError: it is missing, not a number, or outside the bounds.
+    """
+    if row.get(name) is None:
+        raise RowError(name, f"is missing; this loss needs a number from {least:g} to {most:g}")
+    value = number(row[name], name)
+    if not least <= value <= most:
+        raise RowError(name, f"is {value:g}; it must be from {least:g} to {most:g}")
+    return value

@@ -1,0 +1,153 @@
+"""`--columns`, verdicts and labels: values read as a whole, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mint_train.errors import DataError, OptionError, RowError
+from mint_train.groups.examples import read_examples
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.rows.columns import rename
+from mint_train.rows.known import known_columns, known_data_sets
+from mint_train.rows.readers import open_data
+from mint_train.settings.model import parse_columns
+
+ROW = {"prompt": "p", "response_a": "x", "response_b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("prompt=question.full_text", {"prompt": "deep"}),
+        ("prompt=answers.1.text", {"prompt": "second"}),
+        ("label=score>=3", {"label": True}),
+        ("label=score<3", {"label": False}),
+        ("label=score>3", {"label": False}),
+        ("winner=score(3=a;0=b)", {"winner": "a"}),
+        ("preference=score(min=4)", {"preference": 0}),
+        ("preference=score(min=3)", {"preference": 3.0}),
+        ("odd=a>=b", {"odd": "a name"}),
+    ],
+)
+def test_what_stands_behind_a_field(columns: str, expected: dict[str, Any]) -> None:
+    row = {
+        "question": {"full_text": "deep"},
+        "answers": '[{"text": "first"}, {"text": "second"}]',
+        "score": 3.0,
+        "a>=b": "a name",
+    }
+    given: Any = parse_columns(columns)
+    assert rename(row, given).items() >= expected.items()
+
+
+@pytest.mark.parametrize("columns", ["prompt=missing.path", "label=text>=3", "winner=score(1=a)"])
+def test_a_column_without_a_meaning_is_named(columns: str) -> None:
+    given: Any = parse_columns(columns)
+    with pytest.raises(RowError):
+        rename({"score": 3, "text": "x"}, given)
+    with pytest.raises(OptionError, match="write the values"):
+        rename({"score": 3}, {"winner": "score(1)"})
+
+
+def better(write_rows: Callable[..., Path], column: str, values: list[Any], **fields: str) -> list[str]:
+    """The answers that a column of verdicts prefers: x stands in the first, y in the second."""
+    rows = [{"prompt": f"p{n}", **(fields or ROW), column: value} for n, value in enumerate(values)]
+    rows = [row | {"prompt": f"p{n}"} for n, row in enumerate(rows)]
+    examples = read_examples(open_data(write_rows(rows)), open_loss("dpo", {}), {}, "skip")
+    return [example.value.chosen for example in examples]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("winner", ["a", "b", "tie"], "xy"),
+        ("winner", ["model_b", "Model_A"], "yx"),
+        ("label", [1, 0], "xy"),
+        ("labels", [1.0, 0.0, 1.0], "xyx"),
+        ("preference", [-2, 1, 0], "xy"),
+        ("overall_preference", [1, 2], "yy"),
+    ],
+)
+def test_all_values_of_a_column_say_what_each_means(
+    write_rows: Callable[..., Path], column: str, values: list[Any], expected: str
+) -> None:
+    assert "".join(better(write_rows, column, values)) == expected
+
+
+def test_numbers_that_name_the_sides(write_rows: Callable[..., Path]) -> None:
+    sides = {"response_1": "x", "response_2": "y"}
+    assert better(write_rows, "preference", [1, 2], **sides) == ["x", "y"]
+    # with one negative value among them, they are strengths
+    assert better(write_rows, "preference", [1, 2, -1], **sides) == ["y", "y", "x"]
+
+
+@pytest.mark.parametrize("values", [[0, 1], [True, False], ["a", "c"], [1, 2, 3], ["a", 0]])
+def test_a_column_of_no_one_reading_is_refused_whole(
+    write_rows: Callable[..., Path], values: list[Any]
+) -> None:
+    with pytest.raises(DataError, match=r'field "choice": holds .*--columns "choice=choice'):
+        better(write_rows, "choice", values)
+
+
+def test_the_refusal_can_be_pasted(write_rows: Callable[..., Path]) -> None:
+    rows = [ROW | {"choice": 1}, ROW | {"prompt": "q", "choice": 0}]
+    path = write_rows(rows)
+    with pytest.raises(DataError) as refused:
+        read_examples(open_data(path), open_loss("dpo", {}))
+    flag = str(refused.value).partition('--columns "')[2].partition('"')[0]
+    given: Any = parse_columns(flag)
+    assert [one.value.chosen for one in read_examples(open_data(path), open_loss("dpo", {}), given)] == [
+        "x",
+        "y",
+    ]
+
+
+def ratings(write_rows: Callable[..., Path], values: list[Any]) -> list[bool]:
+    rows = [{"prompt": f"p{n}", "completion": f"c{n}", "label": value} for n, value in enumerate(values)]
+    return [
+        example.value.desirable
+        for example in read_examples(open_data(write_rows(rows)), open_loss("kto", {}))
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [[True, False], [1, 0], ["1", "0"], ["yes", "No"], ["up", "down"], [1, -1], ["good", "bad"]]
+)
+def test_labels(write_rows: Callable[..., Path], values: list[Any]) -> None:
+    assert ratings(write_rows, values) == [True, False]
+
+
+@pytest.mark.parametrize("values", [[1, 0, 2], [4, 1], ["yes", "perhaps"], [1, 0, -1]])
+def test_labels_that_are_more_than_two_are_refused_whole(
+    write_rows: Callable[..., Path], values: list[Any]
+) -> None:
+    with pytest.raises(DataError, match=r'field "label": holds .*--columns "label=label'):
+        ratings(write_rows, values)
+
+
+def test_a_second_verdict_is_named(write_rows: Callable[..., Path]) -> None:
+    row = {
+        "prompt": "p",
+        "response_0": "x",
+        "response_1": "y",
+        "better_response_id": 0,
+        "safer_response_id": 1,
+    }
+    with pytest.raises(DataError, match="better_response_id= or --columns safer_response_id="):
+        read_examples(open_data(write_rows([row])), open_loss("dpo", {}))
+    columns = {"safer_response_id": ""}
+    rows = [row, row | {"better_response_id": 1}]
+    examples = read_examples(open_data(write_rows(rows)), open_loss("dpo", {}), columns)
+    assert [example.value.chosen for example in examples] == ["x", "y"]
+
+
+def test_known_data_sets() -> None:
+    assert known_columns("hf:openai/summarize_from_feedback/comparisons:train") == {"prompt": "info.post"}
+    assert known_columns("hf-stream:OpenAI/webgpt_comparisons") == {"prompt": "question.full_text"}
+    assert known_columns("hf:somebody/else") == known_columns("openai/webgpt_comparisons") == {}
+    for entry in known_data_sets().values():
+        assert set(entry) == {"columns"}

@@ -68,7 +68,7 @@ def find_trained(
     if folder is None:
         raise UserError(
             f"{name} is neither a run folder nor a checkpoint in one, nor a path on the service "
-            f"({ON_THE_SERVICE}...)"
+            f"({ON_THE_SERVICE[0]}...)"
         )
     recorded = folder.read_description()
     settings = restore_settings(recorded.settings | {"backend": recorded.backend})

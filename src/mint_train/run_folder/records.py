@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.metric import Metric
 
-ON_THE_SERVICE = "tinker://"
+ON_THE_SERVICE = ("tinker://", "mint://")
 """How the path of a saved state or of weights on the service begins."""
 
 RunStatus = Literal["done", "interrupted", "failed"]

@@ -27,9 +27,7 @@ PATIENCE_SECONDS = 300.0
 LOOK_SECONDS = 1.0
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]")
 FULL = re.compile(r"maximum number of lora adapters|no (free|available) (adapter|lora)", re.IGNORECASE)
-GONE = re.compile(
-    r"not (loaded|found)|expired|unloaded|no longer|unknown (model|session)", re.IGNORECASE
-)
+GONE = re.compile(r"not (loaded|found)|expired|unloaded|no longer|unknown (model|session)", re.IGNORECASE)
 """What services say of an adapter, a session or a result that they had."""
 
 

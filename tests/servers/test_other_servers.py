@@ -1,0 +1,136 @@
+"""Servers that want a newer SDK: `mint-train` with that SDK, as a user has it, from training to sampling."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from environments import installed_sdk, newer_skyrl
+from few_rows import PAIRS, write_lines
+from run_files import checkpoints, description, metrics
+from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
+
+SDK = "0.25.0"
+TOO_NEW = "0.38.0"
+ADAPTERS = 6
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module", params=["tuft", "skyrl-0.4.0"])
+def server(
+    request: pytest.FixtureRequest, starter_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SkyrlServer]:
+    work = tmp_path_factory.mktemp(request.param)
+    if request.param == "tuft":
+        with running_tuft(starter_model_folder, work) as server:
+            yield server
+        return
+    environment = newer_skyrl()
+    if environment is None:
+        pytest.skip("SkyRL 0.4.0 needs Python 3.12 or newer, and there is none")
+    with running_server(starter_model_folder, work, ADAPTERS, environment) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows to train on and others to evaluate on."""
+    folder = tmp_path_factory.mktemp("runs")
+    rows = [row | {"prompt": f"{row['prompt']} {turn}"} for turn in "ab" for row in PAIRS]
+    write_lines(folder / "pairs.jsonl", rows[:8])
+    write_lines(folder / "others.jsonl", [{**row, "prompt": f"Now: {row['prompt']}"} for row in PAIRS])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(server: SkyrlServer, folder: Path) -> Cli:
+    """Run `mint-train` with an SDK against the server."""
+
+    def run_with(*arguments: object, sdk: str | None = SDK) -> subprocess.CompletedProcess[str]:
+        variables = os.environ | {
+            "MINT_API_KEY": TUFT_KEY,
+            "MINT_BASE_URL": server.base_url,
+            "MINT_BASE_MODEL": server.model,
+            "MINT_TRAIN_CACHE": str(folder / "cache"),
+        }
+        if sdk is not None:
+            variables["PYTHONPATH"] = str(installed_sdk(sdk))
+        command = [sys.executable, "-m", "mint_train", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    return run_with
+
+
+@pytest.fixture(scope="module")
+def trained(run: Cli, server: SkyrlServer, folder: Path) -> str:
+    """A run of DPO with its reference, checkpoints after 4 and 8 steps."""
+    output = Path(server.log).parent.name
+    done = run(
+        "--loss", "dpo", "--data", "pairs.jsonl", "--set", "reference=initial", "--lr", "1e-3", "--steps", 8,
+        "--save-every", 4, "--output", output,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Gradients are sent as" in done.stdout
+    return output
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["metrics"]["loss"] for line in metrics(folder)]
+
+
+def test_dpo_learns(trained: str, folder: Path) -> None:
+    found = losses(folder / trained)
+    assert found == sorted(found, reverse=True)
+    assert found[-1] <= 0.3
+    assert description(folder / trained)["versions"]["tinker"] == SDK
+    form = "cross_entropy" if trained.startswith("tuft") else "importance_sampling"
+    assert description(folder / trained)["gradients"] == form
+
+
+def test_a_run_is_resumed(trained: str, run: Cli, folder: Path) -> None:
+    whole = losses(folder / trained)
+    lines = (folder / trained / "checkpoints.jsonl").read_text().splitlines()
+    (folder / trained / "checkpoints.jsonl").write_text(lines[0] + "\n")  # as if killed after the first
+    # without them the reference is computed again, on an adapter that then may not load a state
+    for kept in (folder / trained / "reference").iterdir():
+        kept.unlink()
+    done = run("resume", trained)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(folder / trained) == pytest.approx(whole, rel=1e-3)
+
+
+def test_new_rows_are_evaluated_with_their_reference(trained: str, run: Cli) -> None:
+    done = run("eval", trained, "--data", "others.jsonl")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rewards/margin" in done.stdout
+
+
+def test_the_policy_is_sampled_from(trained: str, run: Cli, folder: Path) -> None:
+    if trained.startswith("tuft"):
+        pytest.skip("TuFT samples by vLLM, which is not installed")
+    done = run("sample", trained, "--prompt", "Say one.", "--max-tokens", 4, "--temperature", 0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "After:" in done.stdout
+    assert checkpoints(folder / trained)[-1]["sampler"]
+
+
+def test_the_kit_trusts_the_server(run: Cli) -> None:
+    done = run("check-server", "--rank", 8)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
+
+
+@pytest.mark.parametrize("sdk", [None, TOO_NEW])
+def test_an_sdk_that_does_not_fit_is_refused_at_once(run: Cli, sdk: str | None) -> None:
+    done = run("--loss", "dpo", "--output", "never", sdk=sdk)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "is installed" in done.stderr
+    assert "pip install" in done.stderr

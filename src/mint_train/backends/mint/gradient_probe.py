@@ -38,8 +38,8 @@ from mint_train.sdk import Datum, types
 EPSILON = 1e5
 FIRST_RATE = 1e-6
 """Step per gradient that calibration begins with."""
-LARGE_RATE = 1e-3
-"""Step per gradient that shows the least gradient where none should be."""
+SIGN_STEP = types.AdamParams(learning_rate=1e-3, beta1=0.0, beta2=0.0, eps=1e-12)
+"""A step that moves each weight alike, however small its gradient is, and none without a gradient."""
 AIMS = (5e-4, 5e-3, 1e-1)
 """Movements in nats to aim for: the least that repeats itself, since larger ones are less linear."""
 FACTOR = 3.0
@@ -124,7 +124,7 @@ class Probe:
             CannotMeasureError: no step repeats itself.
             MintTrainError: the service fails or refuses.
         """
-        left, still = self.moved([STILL, STILL], LARGE_RATE)
+        left, still = self.moved([STILL, STILL], SIGN_STEP)
         largest = float(np.abs(left).max())
         if not self.note(
             "no gradients, zero weights",
@@ -145,7 +145,7 @@ class Probe:
         if (fault := self.first_fault(SIGNED_CHECKS, found, base, tail)) is not None:
             return Verdict(fault)
         precise = self.agrees("weights of 1000 and -1001 on one token", cancelling, -base)
-        (clipped,) = self.moved([BASE], clip=CLIP_NORM)
+        (clipped,) = self.moved([BASE], descent_step(self.rate, CLIP_NORM))
         share = float(np.linalg.norm(clipped) / np.linalg.norm(base))
         detail = f"a step clipped to a norm of {CLIP_NORM:.0e} moves {share:.3f} of one that is not"
         return Verdict(None, precise, self.note("gradient clipping", share < CLIPPED, detail))
@@ -202,7 +202,7 @@ class Probe:
         raise CannotMeasureError("no step of an update repeats itself")
 
     def moved(
-        self, experiments: Sequence[Experiment], rate: float | None = None, clip: float = 0.0
+        self, experiments: Sequence[Experiment], step: types.AdamParams | None = None
     ) -> list[np.ndarray]:
         """Return how far each experiment moves the long text's logprobs, nats, float32 `[LONG]`.
 
@@ -211,7 +211,7 @@ class Probe:
         """
         series = (*experiments, STILL)
         for _ in range(TRIES):
-            sent = [self.submit(experiment, rate or self.rate, clip) for experiment in series]
+            sent = [self.submit(experiment, step or descent_step(self.rate)) for experiment in series]
             before, overtaken = [], False
             for experiment, (passes, update) in zip(series, sent, strict=True):
                 before.append(read_logprobs([one.result() for one in passes]))
@@ -223,11 +223,9 @@ class Probe:
                 break
         return [after - start for start, after in pairwise(before)]
 
-    def submit(
-        self, experiment: Experiment, rate: float, clip: float = 0.0
-    ) -> tuple[list[Future[Any]], Future[Any]]:
+    def submit(self, experiment: Experiment, step: types.AdamParams) -> tuple[list[Future[Any]], Future[Any]]:
         """Send an experiment's gradients and its update, without waiting."""
-        return self.submit_gradients(experiment), self.adapter.optim_step(descent_step(rate, clip))
+        return self.submit_gradients(experiment), self.adapter.optim_step(step)
 
     def submit_gradients(self, experiment: Experiment) -> list[Future[Any]]:
         """Send an experiment's gradients, without waiting."""

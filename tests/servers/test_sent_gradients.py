@@ -1,0 +1,278 @@
+"""Gradients on a real server: the guard, falsified ones, and runs beside the embedded backend."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from few_rows import PAIRS
+from proxy import Proxy, running_proxy
+from pydantic import SecretStr
+from run_files import description, metrics
+from safetensors.torch import load_file
+from server import SkyrlServer
+
+from mint_train.backends.local import load
+from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
+from mint_train.errors import BackendError
+from mint_train.losses.loss import Loss
+from mint_train.sdk import mint
+from mint_train.settings.model import Settings
+
+RunCli = Callable[..., tuple[int, str, str]]
+Weights = list[list[float]]
+KEY = SecretStr("tml-x")
+LOSSES = {"dpo": ("--set", "reference=initial")}
+
+
+@pytest.fixture(autouse=True)
+def service(skyrl_server: SkyrlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINT_BASE_URL", skyrl_server.base_url)
+    monkeypatch.setenv("MINT_BASE_MODEL", skyrl_server.model)
+
+
+@pytest.fixture
+def eight_pairs(write_rows: Callable[..., Path]) -> Path:
+    return write_rows([row | {"prompt": f"{row['prompt']} {turn}"} for turn in "ab" for row in PAIRS][:8])
+
+
+def opened(server: SkyrlServer, url: str, rank: int = 8, *, trains: bool = True) -> MintTrainingClient:
+    settings = Settings(loss="any", rank=rank, base_url=url, api_key=KEY)
+    return open_mint_client(settings, print, model=server.model, trains=trains)
+
+
+def train(
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, backend: str, *arguments: object
+) -> list[dict[str, Any]]:
+    """Train on a backend, and return each step's metrics."""
+    if backend == "mint":
+        monkeypatch.setenv("MINT_API_KEY", KEY.get_secret_value())
+    status, _, err = run_cli("--backend", backend, "--output", backend, "--overwrite", *arguments)
+    assert status == 0, err
+    return [line["metrics"] for line in metrics(backend)]
+
+
+# --- the guard
+
+
+def normalised(weights: Weights) -> Weights:
+    return [[one / (sum(row) or 1.0) for one in row] for row in weights]
+
+
+def without_negative(weights: Weights) -> Weights:
+    return [[max(one, 0.0) for one in row] for row in weights]
+
+
+def negated(weights: Weights) -> Weights:
+    return [[-one for one in row] for row in weights]
+
+
+def mean_of_batch(weights: Weights) -> Weights:
+    return [[one / len(weights) for one in row] for row in weights]
+
+
+def rounded(weights: Weights) -> Weights:
+    return [torch.tensor(row).bfloat16().tolist() for row in weights]
+
+
+def falsified(change: Callable[[Weights], Weights]) -> Callable[[str, Any], Any]:
+    """Return what a proxy does to requests whose weights it changes, in whichever form they come."""
+
+    def change_request(name: str, body: Any) -> Any:
+        if name == "forward_backward":
+            inputs = [datum["loss_fn_inputs"] for datum in body["forward_backward_input"]["data"]]
+            for key in ("weights", "advantages"):
+                if all(key in one for one in inputs):
+                    for one, row in zip(inputs, change([one[key]["data"] for one in inputs]), strict=True):
+                        one[key]["data"] = row
+        return body
+
+    return change_request
+
+
+@pytest.fixture
+def proxy(skyrl_server: SkyrlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path / "cache"))
+    with running_proxy(Proxy(skyrl_server.base_url)) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (normalised, "it normalises weights"),
+        (without_negative, "it does not carry out negative weights"),
+        (negated, "the sign is wrong"),
+        (mean_of_batch, "it takes the mean over the datums of a request"),
+    ],
+)
+def test_falsified_gradients_are_refused(
+    proxy: Proxy, skyrl_server: SkyrlServer, change: Callable[[Weights], Weights], fault: str
+) -> None:
+    proxy.change = falsified(change)
+    with pytest.raises(BackendError, match=fault):
+        opened(skyrl_server, proxy.url)
+    assert proxy.requests["create_model"] == proxy.requests["unload_model"]
+
+
+def test_rounded_gradients_are_said(proxy: Proxy, skyrl_server: SkyrlServer) -> None:
+    proxy.change = falsified(rounded)
+    client = opened(skyrl_server, proxy.url)
+    client.close()
+    assert "precision" in client.gradients.note
+
+
+def test_gradients_of_another_adapter_are_found(proxy: Proxy, skyrl_server: SkyrlServer) -> None:
+    served = set()
+
+    def left_over(name: str, body: Any) -> Any:
+        if name == "optim_step" and body["model_id"] not in served:
+            served.add(body["model_id"])
+            other = {"target_tokens": {"data": [5, 6, 7]}, "weights": {"data": [1.0, 2.0, 1.0]}}
+            datum = {
+                "model_input": {"chunks": [{"tokens": [3, 4, 5], "type": "encoded_text"}]},
+                "loss_fn_inputs": other,
+            }
+            httpx.post(
+                f"{skyrl_server.base_url}/api/v1/forward_backward",
+                json={
+                    "model_id": body["model_id"],
+                    "forward_backward_input": {"data": [datum], "loss_fn": "cross_entropy"},
+                },
+            ).raise_for_status()
+            time.sleep(0.5)  # an update must not overtake it
+        return body
+
+    proxy.change = left_over
+    client = opened(skyrl_server, proxy.url)
+    client.close()
+    assert "it kept those of another one" in client.gradients.note
+
+
+# --- whole runs
+
+
+def test_dpo_with_a_reference_learns(
+    run_cli: RunCli, eight_pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = (
+        "--loss",
+        "dpo",
+        "--data",
+        eight_pairs,
+        "--set",
+        "reference=initial",
+        "--lr",
+        "1e-3",
+        "--steps",
+        8,
+    )
+    losses = [line["loss"] for line in train(run_cli, monkeypatch, "mint", *common)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] <= 0.3
+    assert description("mint")["gradients"] == "importance_sampling"
+    compute = Loss.compute
+
+    def detached(loss: Any, batch: Any, logprobs: Any, state: Any) -> Any:
+        return compute(
+            loss,
+            batch,
+            [one if number % 2 else one.detach() + 0 * one for number, one in enumerate(logprobs)],
+            state,
+        )
+
+    monkeypatch.setattr(Loss, "compute", detached)
+    without = [line["loss"] for line in train(run_cli, monkeypatch, "mint", *common)]
+    assert abs(without[3] / losses[3] - 1) > 0.01
+
+
+@pytest.fixture
+def without_unembedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SkyRL saves no adapter of the output layer, so these runs train none."""
+    create = mint.ServiceClient.create_lora_training_client
+
+    def created(*arguments: Any, **options: Any) -> Any:
+        return create(*arguments, **options | {"train_unembed": False})
+
+    monkeypatch.setattr(mint.ServiceClient, "create_lora_training_client", created)
+
+
+@pytest.fixture
+def first_adapter(without_unembedding: None, skyrl_server: SkyrlServer) -> dict[str, torch.Tensor]:
+    """The fresh adapter that the server gives a run of seed 0."""
+    client = opened(skyrl_server, skyrl_server.base_url, rank=16, trains=False)
+    path = client.save_weights_for_sampler("fresh").result().path
+    client.close()
+    return saved_adapter(skyrl_server, path)
+
+
+def saved_adapter(server: SkyrlServer, path: str) -> dict[str, torch.Tensor]:
+    """Read the adapter of weights for a sampler from the server's own disk, with PEFT's names."""
+    model, _, name = path.removeprefix("tinker://").partition("/")
+    folder = server.log.parent / "checkpoints" / model / "sampler_weights"
+    with tarfile.open(folder / f"{name}.tar.gz") as archive:
+        archive.extractall(folder / name, filter="data")
+    return load_file(folder / name / "adapter_model.safetensors")
+
+
+def trained_adapter(folder: str) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder, "adapter", "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_both_backends_take_the_same_steps(
+    loss: str,
+    run_cli: RunCli,
+    skyrl_server: SkyrlServer,
+    first_adapter: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From one adapter, twenty steps: the losses agree, and so does the direction of the whole update."""
+    common = ("--loss", loss, "--lr", "1e-4", "--steps", 20, "--seed", 0, *LOSSES[loss])
+    there = train(run_cli, monkeypatch, "mint", *common)
+    open_local_client = load.open_local_client
+
+    def from_there(*arguments: Any, **options: Any) -> LocalTrainingClient:
+        client = open_local_client(*arguments, **options)
+        for name, parameter in client.parameters.items():
+            with torch.no_grad():
+                # where both matrices are 0, neither has a gradient
+                parameter.copy_(first_adapter.get(name.replace(".default", ""), torch.zeros(())))
+        return client
+
+    monkeypatch.setattr(load, "open_local_client", from_there)
+    here = train(run_cli, monkeypatch, "local", *common)
+    assert [one["loss"] for one in there] == pytest.approx([one["loss"] for one in here], abs=1e-3)
+    last = json.loads(Path("mint/checkpoints.jsonl").read_text().splitlines()[-1])
+    assert 1 - cosine(
+        moved(first_adapter, trained_adapter("local")),
+        moved(first_adapter, saved_adapter(skyrl_server, last["sampler"])),
+    ) < 1e-4  # fmt: skip
+
+
+def moved(first: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return how far an adapter moved, without the matrices A that SkyRL has once for several projections."""
+    shared = ("q_proj.lora_A", "k_proj.lora_A", "v_proj.lora_A", "gate_proj.lora_A", "up_proj.lora_A")
+    own = sorted(name for name in first if not any(part in name for part in shared))
+    return torch.cat([(last[name].double() - first[name].double()).flatten() for name in own])
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+
+
+def test_the_kit_trusts_the_server_with_one_form(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINT_API_KEY", KEY.get_secret_value())
+    status, out, err = run_cli("check-server", "--rank", "8")
+    assert status == 0, out + err
+    assert "no      cross_entropy: it normalises weights" in out
+    assert "ok      gradients: a run sends them as importance_sampling" in out
+    assert "FAILED" not in out

@@ -13,7 +13,8 @@ from mint_train.errors import ContractError, OptionError, RowError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.testing import Check, conformance_checks, make_batch, make_group, make_logprobs
-from mint_train_ranking import lipo, listmle, plackett_luce
+from mint_train_ranking import infonca, lipo, listmle, nca_list, plackett_luce
+from mint_train_ranking.infonca import InfoNCAOptions
 from mint_train_ranking.listmle import ListMLEOptions
 from mint_train_ranking.lists import ranking_metrics
 from mint_train_ranking.plackett_luce import PlackettLuceOptions, plackett_luce_nll
@@ -21,7 +22,7 @@ from mint_train_ranking.rows import FORMS
 
 ReadLosses = Callable[[Path], list[float]]
 
-LOSSES = ["plackett-luce", "listmle", "lipo"]
+LOSSES = ["plackett-luce", "listmle", "lipo", "infonca", "nca-list"]
 
 
 def labels(count: int) -> list[dict[str, float]]:
@@ -111,6 +112,63 @@ def test_lipo_by_hand() -> None:
     assert value.item() == pytest.approx(expected, abs=1e-12)
 
 
+SCORES = [3.0, 2.5, -1.0], [0.25, 0.0]
+"""What a judge gave the completions of the two lists."""
+
+
+def scored_lists() -> tuple[mint_train.Batch, list[torch.Tensor]]:
+    """The two lists, with the scores of a judge."""
+    batch, policy = two_lists()
+    groups = [
+        Group(
+            group.datums,
+            group.source,
+            tuple({**said, "score": score} for said, score in zip(group.attached, scores, strict=True)),
+            group.reference_logprobs,
+        )
+        for group, scores in zip(batch.groups, SCORES, strict=True)
+    ]
+    return make_batch(*groups), policy
+
+
+def softmax(numbers: list[float]) -> list[float]:
+    total = sum(map(math.exp, numbers))
+    return [math.exp(number) / total for number in numbers]
+
+
+def log_sigmoid(number: float) -> float:
+    return -math.log(1 + math.exp(-number))
+
+
+def test_infonca_by_hand() -> None:
+    batch, policy = scored_lists()
+    value, _ = infonca.compute_loss(batch, policy, InfoNCAOptions(beta=0.5, temperature=2.0))
+    expected = 0.0
+    for ratios, scores in zip((THREE, TWO), SCORES, strict=True):
+        weights = softmax([score / 2 for score in scores])
+        model = softmax([0.5 * ratio for ratio in ratios])
+        expected -= sum(weight * math.log(own) for weight, own in zip(weights, model, strict=True)) / 2
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_nca_on_lists_by_hand() -> None:
+    batch, policy = scored_lists()
+    value, _ = nca_list.compute_loss(batch, policy, InfoNCAOptions(beta=0.5, temperature=2.0))
+    expected = 0.0
+    for ratios, scores in zip((THREE, TWO), SCORES, strict=True):
+        for weight, ratio in zip(softmax([score / 2 for score in scores]), ratios, strict=True):
+            expected -= weight * log_sigmoid(0.5 * ratio) / 2
+            expected -= log_sigmoid(-0.5 * ratio) / len(ratios) / 2
+    assert value.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_with_the_defaults_the_best_completion_gets_all_the_weight() -> None:
+    batch, policy = scored_lists()
+    value, _ = infonca.compute_loss(batch, policy, InfoNCAOptions(beta=0.5))
+    best = [softmax([0.5 * ratio for ratio in ratios])[0] for ratios in (THREE, TWO)]
+    assert value.item() == pytest.approx(-sum(map(math.log, best)) / 2, abs=1e-12)
+
+
 def test_metrics_of_lists_in_order() -> None:
     metrics = ranking_metrics(torch.tensor([3.0, 2.0, 1.0, 5.0, 4.0]), torch.tensor([3, 2]))
     assert metrics == {"top1_accuracy": 1.0, "pair_accuracy": 1.0, "mean_margin": 1.5}
@@ -125,6 +183,7 @@ def test_rows_are_put_best_first() -> None:
     ranked = FORMS.read({"prompt": "a", "completions": ["x", "y", "z"], "scores": [2, 10, 6]}).example
     assert ranked.completions == ("y", "z", "x")
     assert ranked.labels == pytest.approx((1.0, 0.5, 0.0))
+    assert ranked.grades == (10, 6, 2)
     assert FORMS.read({"prompt": "a", "completions": ["x", "y", "z"]}).example.labels == (1.0, 0.5, 0.0)
 
 

@@ -17,6 +17,8 @@ class RankedCompletions:
     completions: tuple[Completion, ...]
     labels: tuple[float, ...]
     """How good each is, falling from 1.0 (the best) to 0.0 (the worst): its score or its rank, rescaled."""
+    grades: tuple[float, ...] = ()
+    """Its score, or its rank below 0, as the row has it."""
 
 
 def make_ranking(
@@ -40,7 +42,7 @@ def make_ranking(
             )
     low, high = grades[-1], grades[0]
     labels = tuple(grade / (high - low) - low / (high - low) for grade in grades)
-    return RankedCompletions(prompt, tuple(completions), labels)
+    return RankedCompletions(prompt, tuple(completions), labels, tuple(grades))
 
 
 FORMS = Forms([*graded_lists(implicit=("completions", "output")), *compared_answers()], make_ranking)

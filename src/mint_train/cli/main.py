@@ -28,6 +28,7 @@ from mint_train.cli.commands.sample import sample
 from mint_train.cli.commands.schema import schema
 from mint_train.cli.mistakes import explain_usage
 from mint_train.cli.options import LossGroup, complete_option, parse_assignments, settings_options, show_help
+from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.errors import INTERRUPTED, MintTrainError
 from mint_train.settings.merge import load_settings
 
@@ -87,6 +88,7 @@ def cli(
         from mint_train.cli.dry_run import look_at_data
 
         ctx.exit(look_at_data(settings, examples))
+    load_libraries(f"Loading torch, transformers and the loss {settings.loss} ...")
     from mint_train.training.training import train_with
 
     result = train_with(settings)
@@ -117,6 +119,12 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a row or a bar may hold what the terminal cannot show
     logging.raiseExceptions = False  # a library's broken log call is not the user's business
+    with rarely_collected():
+        raise SystemExit(run_command_line())
+
+
+def run_command_line() -> int:
+    """Run the command line and return its exit status."""
     try:
         status = cli(standalone_mode=False)
     except MintTrainError as error:
@@ -131,4 +139,4 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("mint-train: interrupted", err=True)
         status = INTERRUPTED
-    raise SystemExit(status)
+    return int(status or 0)

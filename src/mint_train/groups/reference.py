@@ -17,7 +17,8 @@ from mint_train.backends.base import Backend, TrainingClient
 from mint_train.backends.forward_logprobs import forward_logprobs
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import BackendError
-from mint_train.groups.token_file import ListColumn, column, joined
+from mint_train.groups.arrow_arrays import list_array
+from mint_train.groups.token_file import ListColumn, joined
 from mint_train.run_folder.files import whole_file
 from mint_train.run_folder.records import ON_THE_SERVICE
 
@@ -127,7 +128,7 @@ def write_file(path: Path, logprobs: Sequence[torch.Tensor], sizes: Sequence[int
         MintTrainError: the disk refuses.
     """
     path.parent.mkdir(exist_ok=True)
-    values = column([logprob.numpy() for logprob in logprobs], pa.list_(pa.float32()))
+    values = list_array([logprob.numpy() for logprob in logprobs], pa.float32())
     with whole_file(path) as beside, pa.OSFile(str(beside), "wb") as file:
         schema = SCHEMA.with_metadata({"sizes": ",".join(map(str, sizes))})
         with pa.ipc.new_file(file, schema) as writer:

@@ -14,6 +14,14 @@ import pyarrow as pa
 from mint_train.batches.datums import ArrayDatum, Attachment, DatumArrays
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import BackendError, Source
+from mint_train.groups.arrow_arrays import (
+    list_array,
+    map_array,
+    number_array,
+    string_array,
+    valid_mask,
+    view_numbers,
+)
 
 DATUM = pa.struct(
     {
@@ -40,16 +48,27 @@ class GroupWriter:
     def write(self, groups: Sequence[Group]) -> None:
         """Append a chunk."""
         encoded = [encode_datum(*pair) for group in groups for pair in with_attached(group)]
-        columns = [column([value[field.name] for value in encoded], field.type) for field in DATUM]
-        offsets = pa.array(np.cumsum([0, *(len(group.datums) for group in groups)], dtype=np.int32))
-        values = pa.StructArray.from_arrays(columns, fields=list(DATUM))
+        columns = {name: [value[name] for value in encoded] for name in DATUM.names}
+        datums = pa.StructArray.from_arrays(
+            [
+                list_array(columns["tokens"], pa.int32()),
+                list_array(columns["targets"], pa.int32()),
+                number_array(columns["untrained"], pa.int32()),
+                list_array(columns["weights"], pa.float32()),
+                map_array(columns["numbers"], lambda values: number_array(values, pa.float64())),
+                map_array(columns["sequences"], lambda values: list_array(values, pa.float64())),
+            ],
+            fields=list(DATUM),
+        )
+        offsets = np.cumsum([0, *(len(group.datums) for group in groups)])
+        sources = [group.source for group in groups]
         self._writer.write_batch(
             pa.record_batch(
                 [
-                    column([group.source.path for group in groups], pa.string()),
-                    column([group.source.line for group in groups], pa.int64()),
-                    column([group.source.unit for group in groups], pa.string()),
-                    pa.ListArray.from_arrays(offsets, values),
+                    string_array([source.path for source in sources]),
+                    number_array([source.line for source in sources], pa.int64()),
+                    string_array([source.unit for source in sources]),
+                    pa.ListArray.from_arrays(number_array(offsets, pa.int32()), datums),
                 ],
                 schema=SCHEMA,
             )
@@ -59,18 +78,6 @@ class GroupWriter:
     def close(self) -> None:
         """Write the end of the file, without which it cannot be read."""
         self._writer.close()
-
-
-def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Make a column; arrays of numbers are copied as they are, not number by number."""
-    if not pa.types.is_list(kind):
-        return pa.array(values, kind)
-    arrays = [np.empty(0) if value is None else value for value in values]
-    offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
-    flat = np.concatenate(arrays).astype(kind.value_type.to_pandas_dtype(), copy=False)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets), pa.array(flat), mask=pa.array([value is None for value in values])
-    )
 
 
 def with_attached(group: Group) -> Iterator[tuple[DatumArrays, Mapping[str, Attachment]]]:
@@ -99,9 +106,9 @@ class ListColumn:
     """A column of lists of numbers, each read as a view of what lies in the file."""
 
     def __init__(self, column: pa.ListArray) -> None:
-        self._offsets = column.offsets.to_numpy()
-        self._values = column.values.to_numpy()
-        self._known = column.is_valid().to_numpy(zero_copy_only=False)
+        self._offsets = view_numbers(column.offsets)
+        self._values = view_numbers(column.values)
+        self._known = valid_mask(column)
 
     def lengths(self) -> np.ndarray:
         """Count the numbers of each list, `[lists]`."""
@@ -169,15 +176,16 @@ class StoredChunk:
 
     def __init__(self, chunk: pa.RecordBatch) -> None:
         self._path, self._line, self._unit, groups = chunk.columns
-        self._starts = groups.offsets.to_numpy()
+        self._starts = view_numbers(groups.offsets)
         datums = groups.values
         self._tokens, self._targets, self._weights = (
             ListColumn(datums.field(name)) for name in ("tokens", "targets", "weights")
         )
-        self._untrained = datums.field("untrained").fill_null(0).to_numpy()
+        untrained = datums.field("untrained")
+        self._untrained = np.where(valid_mask(untrained), view_numbers(untrained), 0)
         columns = [datums.field(name) for name in ("numbers", "sequences")]
         # most losses attach nothing
-        self._attached = [(column, column.offsets.to_numpy()) for column in columns if len(column.keys)]
+        self._attached = [(column, view_numbers(column.offsets)) for column in columns if len(column.keys)]
 
     def group(self, row: int, arrays: tuple[DatumArrays, ...]) -> Group:
         """Make a group of its datums' arrays and what else is in the file."""

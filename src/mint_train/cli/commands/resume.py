@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
+from mint_train.cli.start_up import load_libraries
 from mint_train.errors import INTERRUPTED
 from mint_train.settings.recorded import LENGTH, MAY_CHANGE
 
@@ -25,6 +26,7 @@ def resume(
     It keeps the settings that it was started with. Those below may be changed; --steps and --epochs only if
     the learning-rate schedule is constant.
     """
+    load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.training.training import resume_run
 
     result = resume_run(run, given | {"options": parse_assignments(assignments)}, trust_loss=trust_loss)

@@ -3,8 +3,9 @@
 The function is registered with transformers; the segments reach it as the keyword argument
 `packed_segments` of the model's forward. On a CPU in float32, attention is computed for a block of queries
 at a time with plain matrix products, which stay in cache and are faster there than torch's flash kernel;
-the backward recomputes the weights, so no scores are kept. On other devices, and for sliding windows or
-softcapped scores, each segment is one attention call with the smallest possible mask.
+the backward recomputes the weights, so no scores are kept. On CUDA in half precision all segments are one
+call of torch's variable-length flash attention, if the installed torch has it. Otherwise, and for softcapped
+scores, each segment is one attention call with the smallest possible mask.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from mint_train.backends.local.packing import Segment
+from mint_train.backends.local.varlen import attend_varlen, can_attend_varlen
 
 ATTENTION_NAME = "mint_packed"
 
@@ -69,6 +71,8 @@ def packed_attention_forward(
     if plain and query.device.type == "cpu" and query.element_size() >= HIGH_PRECISION_BYTES:
         out = _BlockedSegments.apply(query, key, value, tuple(packed_segments), scale)
         return cast(torch.Tensor, out), None
+    if softcap is None and can_attend_varlen(query, value):
+        return attend_varlen(query, key, value, tuple(packed_segments), scale, window), None
     return _attend_by_segment(query, key, value, packed_segments, scale, window, softcap), None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,8 +20,9 @@ CPU_BLOCK = (1024, 1040)
 """Rows and tokens per block on a CPU, chosen so that a block stays in cache between its product and its
 softmax. The width is not a power of two, because rows would then compete for the same cache lines."""
 
-GPU_BLOCK_BYTES = 64 * 2**20
-"""Size of a block on other devices: a few rows with the whole vocabulary, so operations are few and large."""
+GPU_BLOCK_BYTES = (64 * 2**20, 512 * 2**20)
+"""Least and most bytes of a block on CUDA: some rows with the whole vocabulary. Every block reads all of the
+projection's weights, so blocks should be few; but none should take more than a 64th of the memory."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,17 @@ def _block_shape(hidden: torch.Tensor, head: Head) -> tuple[int, int]:
     if hidden.device.type == "cpu":
         most, tokens = CPU_BLOCK
     else:
-        most, tokens = max(1, GPU_BLOCK_BYTES // (4 * vocabulary)), vocabulary
+        most, tokens = max(1, _gpu_block_bytes(hidden.device) // (4 * vocabulary)), vocabulary
     # Slices of equal size: a small last one would run at a lower rate.
     return -(-len(hidden) // -(-len(hidden) // most)) if len(hidden) else 1, tokens
+
+
+@cache
+def _gpu_block_bytes(device: torch.device) -> int:
+    least, most = GPU_BLOCK_BYTES
+    if device.type != "cuda":
+        return least
+    return min(most, max(least, torch.cuda.get_device_properties(device).total_memory // 64))
 
 
 def _row_slices(hidden: torch.Tensor, head: Head) -> Iterator[slice]:

@@ -96,5 +96,5 @@ def open_on(
         # the adapter is still the fresh one, so "initial" is the policy of the first step
         initial = reference == INITIAL
         judge = client if initial else open_reference(trained.backend, reference, folder, print_warning)
-        groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER)
+        groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, print_warning)
     return str(held_out.data), groups, client

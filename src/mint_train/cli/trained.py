@@ -10,7 +10,7 @@ from typing import Any
 from mint_train.backends.base import Backend
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import OptionError, UserError
-from mint_train.losses.trust import check_address, check_loss_files
+from mint_train.losses.trust import check_run_folder
 from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
@@ -73,9 +73,7 @@ def find_trained(
     recorded = folder.read_description()
     settings = restore_settings(recorded.settings | {"backend": recorded.backend})
     if not only_read:
-        check_address(settings, given.get("base_url"))
-    if not only_read and "loss" not in given:
-        check_loss_files(settings.loss, recorded.loss_files, folder.path, trust_loss=trust_loss)
+        check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
     checkpoint = choose_checkpoint(folder, path, step)
     if (
         given.get("loss", settings.loss) != settings.loss

@@ -15,8 +15,10 @@ from typing import Any
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import DataError, DoesNotFit, OptionError, PluginError, RowError, Source
+from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import Examples
-from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, token_key
+from mint_train.groups.flattened import check_groups
+from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, put_away, token_key
 from mint_train.groups.token_file import GroupWriter, StoredGroups
 from mint_train.losses.loss import Loss
 from mint_train.rendering.options import Rendering
@@ -43,6 +45,8 @@ class Dataset:
     """Rows that are trained on though their text holds a special token, with the first one."""
     lengths: Sequence[int] = ()
     """Tokens of each group's longest datum."""
+    note: str = ""
+    """What the user is told of where the groups come from."""
 
 
 def build_dataset(
@@ -73,15 +77,19 @@ def build_dataset(
     """
     renderer = Renderer(GuardedTokenizer(tokenizer, special_tokens), max_length, rendering or Rendering())
     key = token_key(describe(examples, renderer, special_tokens), loss, tokenizer)
-    kept = cache_folder() / key
+    kept, note = cache_folder() / key, ""
+    if kept.exists() and not is_whole(kept, GROUPS_FILE, SUMMARY_FILE):
+        note = f"The tokenised data in {kept} was broken; it is made anew."
+        put_away(kept)
     if not kept.exists():
         kept = write_kept(key, examples, loss, renderer)
+    examples.data.check_unchanged()
     summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
     bad_rows = (*examples.bad_rows, *unsuited)
     special = tuple((Source(*source), token) for *source, token in summary["special"])
     groups = StoredGroups(kept / GROUPS_FILE)
-    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest())
+    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest(), note)
 
 
 def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:
@@ -89,6 +97,8 @@ def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> 
     folder = new_folder()
     try:
         write_groups(folder, examples, loss, renderer)
+        examples.data.check_unchanged(content=True)
+        write_checksums(folder)
         return keep(folder, key)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -128,6 +138,7 @@ def write_groups(folder: Path, examples: Examples, loss: Loss, renderer: Rendere
             if unsuited and examples.on_bad_row == "fail":
                 raise DataError(str(unsuited[0]))
             if groups:
+                check_groups(groups)
                 loss.check_batch(Batch(groups))
                 writer.write(groups)
     if not writer.count:

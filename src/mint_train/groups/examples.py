@@ -13,7 +13,7 @@ from mint_train.losses.loss import Loss
 from mint_train.rows.columns import rename
 from mint_train.rows.forms import Reading
 from mint_train.rows.known import known_columns
-from mint_train.rows.readers import DataSource, open_data
+from mint_train.rows.readers import DataSource, changed, open_data
 from mint_train.rows.row import BadRow, Example, Row
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
 
@@ -49,14 +49,17 @@ class Examples:
         Raises:
             DataError: the data has changed since it was first read.
         """
-        position = 0
+        position = bad = 0
         for source, reading in read_rows(self.data, self.loss, self.columns, self.survey):
             if isinstance(reading, BadRow):
+                bad += 1
                 continue
             for value in reading.examples:
                 if self.positions is None or position in self.positions:
                     yield Example(value, source, reading.form)
                 position += 1
+        if position != self.count or bad != len(self.bad_rows):
+            raise changed(str(self.data))
 
     def prompts(self) -> Iterator[object]:
         """Yield the prompt of each example, or None where the loss does not say what it is."""

@@ -59,7 +59,13 @@ class ReferencedGroups(Groups):
         return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 
 
-def with_reference(groups: Groups, client: TrainingClient, reference: str, folder: Path) -> ReferencedGroups:
+def with_reference(
+    groups: Groups,
+    client: TrainingClient,
+    reference: str,
+    folder: Path,
+    warn: Callable[[str], None] = lambda _: None,
+) -> ReferencedGroups:
     """Give each group its reference logprobs: those kept in a folder, and forwards for the rest.
 
     Args:
@@ -67,14 +73,15 @@ def with_reference(groups: Groups, client: TrainingClient, reference: str, folde
         client: a training client whose policy is the reference: with "initial", one before its first step.
         reference: the reference's name; logprobs are found again under it and the tokens of their groups.
         folder: a file per chunk of groups is read where it exists, and written whole where it does not.
+        warn: tells the user of a file that is broken and made anew.
 
     Raises:
-        BackendError: a file is broken, or a forward failed.
+        BackendError: a forward failed.
         MintTrainError: the disk refuses; what was kept before stays.
     """
     starts = range(0, len(groups), CHUNK)
     files = [folder / f"{digest(reference, groups[start : start + CHUNK])}.arrow" for start in starts]
-    missing = {path: start for path, start in zip(files, starts, strict=True) if not path.exists()}
+    missing = {path: start for path, start in zip(files, starts, strict=True) if not is_whole(path, warn)}
 
     def missing_groups() -> Iterator[Group]:
         for start in missing.values():
@@ -84,8 +91,6 @@ def with_reference(groups: Groups, client: TrainingClient, reference: str, folde
     for path, start in missing.items():
         sizes = [len(group.datums) for group in groups[start : start + CHUNK]]
         write_file(path, list(islice(logprobs, sum(sizes))), sizes)
-    for path in files:
-        read_file(path)  # what is broken shows now, not in the middle of the run
     return ReferencedGroups(groups, files)
 
 
@@ -130,9 +135,35 @@ def write_file(path: Path, logprobs: Sequence[torch.Tensor], sizes: Sequence[int
     path.parent.mkdir(exist_ok=True)
     values = list_array([logprob.numpy() for logprob in logprobs], pa.float32())
     with whole_file(path) as beside, pa.OSFile(str(beside), "wb") as file:
-        schema = SCHEMA.with_metadata({"sizes": ",".join(map(str, sizes))})
+        written = ",".join(map(str, sizes))
+        schema = SCHEMA.with_metadata({"sizes": written, "sha256": checksum(values, written.encode())})
         with pa.ipc.new_file(file, schema) as writer:
             writer.write_batch(pa.record_batch([values], schema=schema))
+
+
+def checksum(values: pa.ListArray, sizes: bytes) -> str:
+    """Return the SHA-256 of what a file of logprobs holds, hexadecimal."""
+    found = hashlib.sha256(sizes)
+    found.update(np.ascontiguousarray(values.offsets.to_numpy()))
+    found.update(np.ascontiguousarray(values.values.to_numpy()))
+    return found.hexdigest()
+
+
+def is_whole(path: Path, warn: Callable[[str], None]) -> bool:
+    """Return whether a file of logprobs exists and holds what was written; say so where it is broken."""
+    if not path.exists():
+        return False
+    try:
+        with pa.OSFile(str(path)) as opened:
+            file = pa.ipc.open_file(opened)
+            metadata, values = file.schema.metadata, file.get_batch(0).column(0)
+            values.validate(full=True)
+            if metadata[b"sha256"].decode() == checksum(values, metadata[b"sizes"]):
+                return True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):  # ArrowInvalid is one
+        pass
+    warn(f"The reference logprobs in {path} were broken; they are computed again.")
+    return False
 
 
 def read_file(path: Path) -> tuple[ListColumn, Sequence[int]]:

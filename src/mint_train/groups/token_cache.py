@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from mint_train.errors import UserError
 from mint_train.losses.loss import Loss
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
+PART = "part-"
+STALE_SECONDS = 86_400.0
 LIBRARIES = ("mint-train", "tinker", "tokenizers", "transformers")
 CORE_SOURCES = ("rows", "rendering", "batches", "groups")
 
@@ -45,7 +48,33 @@ def new_folder() -> Path:
     cache = cache_folder()
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="part-", dir=cache))
+        remove_stale(cache)
+        return Path(tempfile.mkdtemp(prefix=PART, dir=cache))
+    except OSError as error:
+        raise cannot_keep(error) from error
+
+
+def remove_stale(cache: Path) -> None:
+    """Remove what killed runs left half written, once nothing has been written to it for a day."""
+    for folder in cache.glob(f"{PART}*"):
+        with suppress(OSError):
+            written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - written > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_away(kept: Path) -> None:
+    """Remove tokenised data that is broken; a run that reads it keeps its open files.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=PART, dir=kept.parent))
+        kept.rename(aside / kept.name)
+        shutil.rmtree(aside)
+    except FileNotFoundError:
+        return  # another run was faster
     except OSError as error:
         raise cannot_keep(error) from error
 

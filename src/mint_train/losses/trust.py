@@ -27,6 +27,33 @@ def file_sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def check_run_folder(
+    settings: Settings,
+    digests: Mapping[str, str],
+    folder: Path,
+    given: Mapping[str, object],
+    *,
+    trust_loss: bool = False,
+) -> None:
+    """Refuse what a run folder would do with the user's key and on the user's machine.
+
+    Args:
+        settings: those of the folder.
+        digests: by path, the SHA-256 of each loss file as the folder has it.
+        folder: the run folder.
+        given: settings on the command line.
+        trust_loss: the user has said that the file may be run.
+
+    Raises:
+        UserError: it names a loss file that is another one now, or not the user's own, or an address that
+            neither the environment nor the command line names.
+    """
+    if given.get("base_url") is None:
+        check_address(settings)
+    if given.get("loss") is None:
+        check_loss_files(settings.loss, digests, folder, trust_loss=trust_loss)
+
+
 def check_loss_files(
     expression: str, digests: Mapping[str, str], folder: Path, *, trust_loss: bool = False
 ) -> None:
@@ -59,18 +86,17 @@ def check_loss_files(
             )
 
 
-def check_address(recorded: Settings, base_url: str | None) -> None:
+def check_address(recorded: Settings) -> None:
     """Refuse to send the key to an address that only a run folder names.
 
     Args:
         recorded: the settings of the run folder.
-        base_url: the address that the command line gives.
 
     Raises:
         OptionError: with the address.
     """
     address = recorded.base_url
-    if recorded.backend != "mint" or recorded.api_key is None or address is None or base_url is not None:
+    if recorded.backend != "mint" or recorded.api_key is None or address is None:
         return
     if without_credentials(os.environ.get(ADDRESS_VARIABLE)) != address:
         raise OptionError(

@@ -20,26 +20,49 @@ def read_json(file: IO[bytes], name: str) -> Iterator[Row | BadRow]:
     Raises:
         DataError: the file cannot be read, or an array is broken; with the line.
     """
-    lines = numbered_lines(file, name)
+    parser, lines = Parser(), numbered_lines(file, name)
     for number, line in lines:
         if not line.strip():
             continue
         if line.lstrip().startswith(b"["):
             whole = line + b"".join(rest for _, rest in lines)
-            for value, begins in json_array(decode(whole, name, number), name, number):
-                yield make_row(value, Source(name, begins))
+            for value, begins in json_array(decode(whole, name, number), name, number, parser.decoder):
+                yield parser.checked(make_row(value, Source(name, begins)))
             return
-        yield parse_line(line, Source(name, number))
+        yield parse_line(line, Source(name, number), parser)
         break
     for number, line in lines:
         if line.strip():
-            yield parse_line(line, Source(name, number))
+            yield parse_line(line, Source(name, number), parser)
 
 
-def parse_line(line: bytes, source: Source) -> Row | BadRow:
+class Parser:
+    """A JSON decoder that notes a key that stands twice in an object, of which the later value would win."""
+
+    def __init__(self) -> None:
+        self.twice: str | None = None
+        self.decoder = json.JSONDecoder(object_pairs_hook=self.note)
+
+    def note(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Make an object of its pairs."""
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            names = [name for name, _ in pairs]
+            self.twice = next(name for name in names if names.count(name) > 1)
+        return values
+
+    def checked(self, row: Row | BadRow) -> Row | BadRow:
+        """Return a row that was parsed since the last call, or why it is a bad one."""
+        if self.twice is None:
+            return row
+        reason, self.twice = f'the key "{self.twice}" stands twice in one object; keep one of them', None
+        return BadRow(row.source, reason)
+
+
+def parse_line(line: bytes, source: Source, parser: Parser) -> Row | BadRow:
     """Parse one line of JSON Lines."""
     try:
-        return make_row(json.loads(line.decode("utf-8")), source)
+        return parser.checked(make_row(parser.decoder.decode(line.decode("utf-8")), source))
     except UnicodeDecodeError as error:
         return BadRow(source, not_utf8(error))
     except (ValueError, RecursionError) as error:
@@ -64,9 +87,8 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     return f"not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8"
 
 
-def json_array(text: str, name: str, first_line: int) -> Iterator[tuple[Any, int]]:
+def json_array(text: str, name: str, first_line: int, decoder: json.JSONDecoder) -> Iterator[tuple[Any, int]]:
     """Yield each element of a JSON array with the line that it begins on."""
-    decoder = json.JSONDecoder()
     position, line, counted = skip_space(text, text.index("[") + 1), first_line, 0
     more = text[position : position + 1] != "]"
     while more:

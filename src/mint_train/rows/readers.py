@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,7 @@ from mint_train.rows.json_rows import read_json
 from mint_train.rows.row import BadRow, Row
 from mint_train.rows.tables import BUILDERS, DELIMITERS, as_json_line, read_csv, read_hub, read_table
 
+Signature = tuple[int, ...] | None
 STANDARD_INPUT = "-"
 HUB = {"hf:": False, "hf-stream:": True}
 """Prefixes of data sets on the hub: whether they are streamed."""
@@ -34,6 +36,11 @@ class DataSource:
     copy: IO[bytes] | None = None
     """A temporary file that holds what can be read only once; it goes when this object does."""
     unit: str = "line"
+    opened: Sequence[Signature] = field(init=False, repr=False, compare=False)
+    """The state of each file when the source was opened."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "opened", [signature(shard) for shard in self.shards])
 
     def __str__(self) -> str:
         return self.name
@@ -62,13 +69,39 @@ class DataSource:
             yield replace(row, source=replace(row.source, unit=self.unit))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the file, hexadecimal; of several, that of their own ones in order.
+        """Return the SHA-256 of the file as it was at the first call, hexadecimal.
+
+        Of several files it is that of their own ones in order.
 
         Raises:
             DataError: a file cannot be read.
         """
+        return self.first_digest
+
+    @cached_property
+    def first_digest(self) -> str:
+        """The SHA-256 at the first use."""
+        return self.digest()
+
+    def digest(self) -> str:
+        """Compute the SHA-256 of what the files hold now."""
         digests = [file_digest(shard) for shard in self.shards]
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def check_unchanged(self, *, content: bool = False) -> None:
+        """Refuse data that has been written to since it was opened, even if its old content is back.
+
+        Args:
+            content: read the files again, for file systems that keep no exact times.
+
+        Raises:
+            DataError: a file has changed.
+        """
+        for shard, before in zip(self.shards, self.opened, strict=True):
+            if signature(shard) != before:
+                raise changed(str(shard))
+        if content and self.digest() != self.fingerprint():
+            raise changed(self.name)
 
 
 def open_data(name: str | Path) -> DataSource:
@@ -125,6 +158,20 @@ def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:
         copy.write(as_json_line(values))
     copy.flush()
     return DataSource(name, (Path(copy.name),), copy, "row")
+
+
+def signature(path: Path) -> Signature:
+    """Return what changes when a file is written to or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def changed(name: str) -> DataError:
+    """Return the error for data that is not what was checked."""
+    return DataError(f"{name} was changed while it was read; start again once it stays as it is")
 
 
 def read_file(path: Path, name: str) -> Iterator[Row | BadRow]:

@@ -79,7 +79,7 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
         judge = client if reference == INITIAL else open_judge(run, reference)
         kept = run.folder.path / REFERENCE_FOLDER
         dataset, held_out = (
-            replace(part, groups=with_reference(part.groups, judge, reference, kept))
+            replace(part, groups=with_reference(part.groups, judge, reference, kept, run.observers.warn))
             for part in (dataset, held_out)
         )
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
@@ -122,6 +122,7 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
     groups = f"{len(dataset.groups)} groups, {prepared.steps} steps of at most {prepared.order.batch_size}."
     first = Batch(dataset.groups.take(prepared.order.step(1)))
     lines = [
+        *[part.note for part in (dataset, held_out) if part.note],
         groups,
         *some(f"Skipped, as {run.loss.name} cannot use them", dataset.bad_rows, SKIPPED_FILE),
         *some("Left out, as --max-length leaves nothing to train", dataset.left_out, "run.json"),

@@ -14,7 +14,7 @@ from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.losses.loss import Loss
-from mint_train.losses.trust import check_address, check_loss_files
+from mint_train.losses.trust import check_run_folder
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import Observers, open_observers
 from mint_train.rows.readers import DataSource
@@ -85,8 +85,9 @@ class Run:
         with folder:
             recorded = folder.read_description()
             before = restore_settings(recorded.settings | {"backend": recorded.backend})
-            check_address(before, given.get("base_url"))
-            check_loss_files(before.loss, recorded.loss_files, path, trust_loss=trust_loss)
+            check_run_folder(
+                before, recorded.loss_files, path, {"base_url": given.get("base_url")}, trust_loss=trust_loss
+            )
             settings = change_settings(before, given)
             loss = open_loss(settings.loss, settings.options)
             refuse_other_options(loss, before)

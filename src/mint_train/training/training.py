@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mint_train.errors import OptionError
+from mint_train.errors import BackendError, OptionError, ServiceError
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.run_folder.folder import CHECKPOINTS_FILE
 from mint_train.run_folder.records import RunRecord, RunResult
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
@@ -86,10 +87,24 @@ def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss
         if prepared.steps < taken:
             raise OptionError(f"--steps {prepared.steps}: this run has already taken {taken} steps")
         runner = Runner(run, prepared)
-        runner.continue_from(run.checkpoint)
+        try:
+            runner.continue_from(run.checkpoint)
+        except ServiceError:
+            raise
+        except BackendError as error:
+            raise BackendError(f"{error}{earlier_state(run)}") from error
         run.observers.notice(f"Resuming after step {taken}.")
         run.folder.write_description(describe_run(run, prepared))
         return train_prepared(run, runner)
+
+
+def earlier_state(run: Run) -> str:
+    """Say how to continue from the checkpoint before the last, or that there is none."""
+    steps = sorted({saved.step for saved in run.folder.checkpoints()})[:-1]
+    if not steps:
+        return "; there is no earlier one: start the run again"
+    lines = run.folder.path / CHECKPOINTS_FILE
+    return f"; to continue after step {steps[-1]} instead, delete what is behind it in {lines}"
 
 
 def train_prepared(run: Run, runner: Runner) -> RunResult:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from mint_train.errors import BackendError, MintTrainError
 from mint_train.run_folder.files import whole_folder
 
 STATE_FILE = "state.safetensors"
+CHECKSUM = "sha256"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -32,7 +34,7 @@ def save_state(
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
     try:
         with whole_folder(folder) as beside:
-            save_file(tensors, beside / STATE_FILE)
+            save_file(tensors, beside / STATE_FILE, {CHECKSUM: checksum(tensors)})
     except (MintTrainError, SafetensorError) as error:
         raise BackendError(f"the state cannot be saved to {folder}: {error}") from error
 
@@ -45,10 +47,7 @@ def load_state(
     Raises:
         BackendError: the file is missing or broken, or belongs to another adapter.
     """
-    try:
-        tensors = load_file(folder / STATE_FILE)
-    except (OSError, SafetensorError) as error:
-        raise BackendError(f"the state in {folder} cannot be loaded: {error}") from error
+    tensors = read_state(folder / STATE_FILE)
     for name, parameter in parameters.items():
         saved = tensors.get(f"weight/{name}")
         if saved is None or saved.shape != parameter.shape:
@@ -56,6 +55,10 @@ def load_state(
                 f"the state in {folder} belongs to another model or rank: "
                 f"{name} is missing or has another shape"
             )
+        for key in MOMENTS:
+            moment = tensors.get(f"{key}/{name}")
+            if moment is not None and moment.shape != (parameter.shape if key != "step" else ()):
+                raise BackendError(f"the state in {folder} is broken: {key} of {name} has another shape")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
@@ -63,6 +66,33 @@ def load_state(
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter) for key, value in moments.items()
             }
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a state.
+
+    Raises:
+        BackendError: the file is missing, or is not as it was written.
+    """
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(CHECKSUM)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BackendError(f"the state in {path.parent} cannot be loaded: {error}") from error
+    if written != checksum(tensors):
+        raise BackendError(f"the state in {path.parent} is broken: it is not as it was written")
+    return tensors
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, shapes and dtypes, hexadecimal."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def delete_state(folder: Path) -> None:

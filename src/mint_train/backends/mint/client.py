@@ -18,6 +18,7 @@ from mint_train.backends.mint.gradient_form import CROSS_ENTROPY
 from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.gradient_probe import was_without_gradients
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
+from mint_train.backends.mint.logprobs import logprobs_problem
 from mint_train.backends.mint.service import API, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
@@ -79,7 +80,14 @@ class MintTrainingClient:
 
     def forward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Submit a forward without gradients."""
-        return self._submit("compute logprobs", lambda: self.client.forward(data, loss_fn))  # type: ignore[arg-type]
+        counts = [len(datum.loss_fn_inputs["target_tokens"].data) for datum in data]
+
+        def check(answer: types.ForwardBackwardOutput) -> None:
+            problem = logprobs_problem(answer, counts)
+            if problem is not None:
+                raise BackendError(f"the service at {self.service.url} {problem}")
+
+        return self._submit("compute logprobs", lambda: self.client.forward(data, loss_fn), check=check)  # type: ignore[arg-type]
 
     def forward_backward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Submit a forward and backward of one of the service's own losses."""

@@ -29,6 +29,7 @@ from mint_train.cli.commands.schema import schema
 from mint_train.cli.mistakes import explain_usage
 from mint_train.cli.options import LossGroup, complete_option, parse_assignments, settings_options, show_help
 from mint_train.cli.start_up import load_libraries, rarely_collected
+from mint_train.cli.streams import outlast_readers
 from mint_train.errors import INTERRUPTED, MintTrainError
 from mint_train.settings.merge import load_settings
 
@@ -118,6 +119,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a row or a bar may hold what the terminal cannot show
+    outlast_readers()
     logging.raiseExceptions = False  # a library's broken log call is not the user's business
     with rarely_collected():
         raise SystemExit(run_command_line())

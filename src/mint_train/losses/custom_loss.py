@@ -10,7 +10,7 @@ import torch
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.logprobs import PackedLogprobs
-from mint_train.losses.guard import check_gradients, check_logprobs
+from mint_train.losses.guard import check_gradients, check_logprobs, check_state
 from mint_train.losses.loss import Loss
 from mint_train.sdk import Datum
 
@@ -46,6 +46,7 @@ class CustomLoss:
             packed.append(PackedLogprobs(logprobs[start : start + len(batch.data)]))
             start += len(batch.data)
             value, of_batch = self.loss.compute(batch, packed[-1], self.state)
+            check_state(self.loss.name, self.state)
             values.append(value)
             metrics.append(of_batch)
         value = torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()

@@ -11,6 +11,9 @@ import torch
 from mint_train.batches.batch import Batch
 from mint_train.errors import LossError
 
+RESERVED = frozenset({"step"})
+"""Names that no metric can have: files and trackers use them for something else."""
+
 
 def check_scalar(loss: str, value: object) -> None:
     """Refuse a value that is not a scalar tensor, or that has lost its graph.
@@ -43,6 +46,8 @@ def finite_metrics(loss: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """
     plain: dict[str, float] = {}
     for name, value in metrics.items():
+        if not isinstance(name, str) or name in RESERVED:
+            raise LossError(f'the loss "{loss}" has a metric called {name!r}; give it another name')
         try:
             plain[name] = float(value)
         except (TypeError, ValueError) as error:
@@ -50,6 +55,20 @@ def finite_metrics(loss: str, metrics: Mapping[str, Any]) -> dict[str, float]:
         if not math.isfinite(plain[name]):
             raise LossError(f'the metric "{name}" of the loss "{loss}" is {plain[name]}')
     return plain
+
+
+def check_state(loss: str, state: Mapping[str, Any]) -> None:
+    """Refuse a state that a checkpoint could not hold.
+
+    Raises:
+        LossError: a name is not text, or a value is not a finite number.
+    """
+    for name, value in state.items():
+        number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(name, str) or not number:
+            raise LossError(
+                f'the loss "{loss}" keeps {value!r:.80} as its state {name!r}; a state is a finite float by name'
+            )
 
 
 def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor]) -> None:

@@ -35,6 +35,7 @@ from mint_train.run_folder.replacing import (
     recover,
     set_aside,
 )
+from mint_train.run_folder.written import our_files
 from mint_train.settings.config_files import config_text
 
 CONFIG_FILE = "run.toml"
@@ -200,17 +201,28 @@ class RunFolder:
         """Add a checkpoint's line to `checkpoints.jsonl`; its paths are relative, as the folder may move."""
         paths = {name: self.relative(getattr(checkpoint, name)) for name in CHECKPOINT_PATHS}
         sync_file(self.path / METRICS_FILE)  # steps reach the disk before their checkpoint does
-        append_line(self.path / CHECKPOINTS_FILE, asdict(checkpoint) | paths, durable=True)
+        line = asdict(checkpoint) | paths
+        others = [each for each in read_lines(self.path / CHECKPOINTS_FILE) if each["step"] != line["step"]]
+        if len(others) < len(read_lines(self.path / CHECKPOINTS_FILE)):
+            write_lines(self.path / CHECKPOINTS_FILE, [*others, line])  # it was resumed after its last step
+        else:
+            append_line(self.path / CHECKPOINTS_FILE, line, durable=True)
 
     def forget_checkpoints(self, keep: int) -> list[str]:
         """Drop the lines of all but the newest checkpoints, and return the states that no kept line names."""
         lines = read_lines(self.path / CHECKPOINTS_FILE)
         steps = sorted({line["step"] for line in lines})[-keep:]
         kept = [line for line in lines if line["step"] in steps]
-        if len(kept) == len(lines):
-            return []
-        write_lines(self.path / CHECKPOINTS_FILE, kept)
-        return [str(self.found(line["state"])) for line in lines if line not in kept]
+        if len(kept) < len(lines):
+            write_lines(self.path / CHECKPOINTS_FILE, kept)
+        dropped = [str(self.found(line["state"])) for line in lines if line not in kept]
+        return dropped + [path for path in self.orphan_states(lines) if path not in dropped]
+
+    def orphan_states(self, lines: list[dict[str, Any]]) -> list[str]:
+        """Return the saved states in this folder that no line names: a kill came before they were deleted."""
+        named = {str(self.found(line["state"])) for line in lines}
+        states = [self.path / name for name in our_files(self.path) if name.startswith("checkpoints/step-")]
+        return sorted({str(state.parent) for state in states} - named)
 
     def relative(self, path: str | None) -> str | None:
         """Return a path inside this folder relative to it, any other path unchanged."""

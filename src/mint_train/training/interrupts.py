@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, handled between two steps."""
+"""Ctrl-C, SIGTERM and the SIGHUP of a lost terminal, handled between two steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         """Install the handlers, on the main thread only: Python allows them nowhere else."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in handled_signals():
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -42,3 +42,10 @@ class Interrupts:
             raise KeyboardInterrupt
         self.asked = True
         self._warn("Stopping after this step to save a checkpoint. Press Ctrl-C again to stop immediately.")
+
+
+def handled_signals() -> list[int]:
+    """Return the signals that save a checkpoint; under `nohup` a lost terminal is ignored, and stays so."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    ignored = hangup is None or signal.getsignal(hangup) is signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if hangup is None or ignored else [hangup])]

@@ -1,4 +1,4 @@
-"""Standard output and error that outlast their reader: `mint-train ... | head` must not cost a run its steps."""
+"""Standard output and error that outlast their reader: `... | head` must not cost a run its steps."""
 
 from __future__ import annotations
 

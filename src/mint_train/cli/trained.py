@@ -58,18 +58,8 @@ def find_trained(
     """
     given = {key: value for key, value in given.items() if value is not None}
     if name.startswith(ON_THE_SERVICE):
-        if step is not None:
-            raise OptionError(f"--step {step} is for a run folder; {name} is one checkpoint already")
-        settings = load_settings({**given, "backend": "mint"})
-        weights = None if SAVED_STATE in name else name
-        return Trained(name, settings, choose_backend(settings), Checkpoint(0, name, weights, {}), None)
-    path = Path(name)
-    folder = next((RunFolder(at) for at in (path, *path.parents[:2]) if holds_run(at)), None)
-    if folder is None:
-        raise UserError(
-            f"{name} is neither a run folder nor a checkpoint in one, nor a path on the service "
-            f"({ON_THE_SERVICE[0]}...)"
-        )
+        return on_the_service(name, step, given)
+    path, folder = Path(name), find_folder(name)
     recorded = folder.read_description()
     settings = restore_settings(recorded.settings | {"backend": recorded.backend})
     if not only_read:
@@ -86,6 +76,35 @@ def find_trained(
         given.setdefault("model", str(folder.path / BASE_MODEL))  # created when the run began
     settings = with_given(settings, given)
     return Trained(name, settings, choose_backend(settings), checkpoint, folder)
+
+
+def on_the_service(name: str, step: int | None, given: Mapping[str, Any]) -> Trained:
+    """Return what a path on the service names.
+
+    Raises:
+        OptionError: a setting is wrong, or the loss is not given.
+    """
+    if step is not None:
+        raise OptionError(f"--step {step} is for a run folder; {name} is one checkpoint already")
+    settings = load_settings({**given, "backend": "mint"})
+    weights = None if SAVED_STATE in name else name
+    return Trained(name, settings, choose_backend(settings), Checkpoint(0, name, weights, {}), None)
+
+
+def find_folder(name: str) -> RunFolder:
+    """Return the run folder that a name is of, or of a checkpoint in.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name)
+    folder = next((RunFolder(at) for at in (path, *path.parents[:2]) if holds_run(at)), None)
+    if folder is None:
+        raise UserError(
+            f"{name} is neither a run folder nor a checkpoint in one, nor a path on the service "
+            f"({ON_THE_SERVICE[0]}...)"
+        )
+    return folder
 
 
 def choose_checkpoint(folder: RunFolder, path: Path, step: int | None) -> Checkpoint:

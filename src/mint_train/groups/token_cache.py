@@ -138,7 +138,7 @@ def source_of(function: Any) -> Path | None:
     if package:
         return Path(next(iter(package)))
     with suppress(TypeError):
-        return Path(inspect.getfile(function))
+        return Path(inspect.getfile(inspect.unwrap(function)))
     return None
 
 

@@ -67,7 +67,7 @@ def check_state(loss: str, state: Mapping[str, Any]) -> None:
         number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
         if not isinstance(name, str) or not number:
             raise LossError(
-                f'the loss "{loss}" keeps {value!r:.80} as its state {name!r}; a state is a finite float by name'
+                f'the loss "{loss}" keeps {value!r:.80} as its state {name!r}; keep finite floats by name'
             )
 
 

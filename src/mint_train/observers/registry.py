@@ -103,7 +103,7 @@ def load_observer(name: str) -> NamedPlugin:
         raise PluginError(
             f"{who} needs {error.name}, which is not installed: pip install '{missing}'"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{who} cannot be created from {entry_point.value}: {type(error).__name__}: {error}"
         ) from error
@@ -143,7 +143,7 @@ class Guarded:
             try:
                 with redirect_stdout(sys.stderr):
                     method(*arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.failed = True
                 problem = (str(error).strip().splitlines() or [""])[0][:LONGEST_PROBLEM]
                 self.observers.warn(

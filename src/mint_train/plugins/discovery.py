@@ -12,6 +12,7 @@ from typing import Any
 import pluggy
 
 from mint_train.errors import PluginError, nearest
+from mint_train.plugins.guarding import guard_hooks
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
@@ -86,7 +87,7 @@ def load_plugin(name: str) -> NamedPlugin:
     entry_point = find_installed("loss", name, installed, "install one")
     try:
         plugin = entry_point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f'the loss "{name}" of {origin(entry_point)} cannot be imported from {entry_point.value}: '
             f"{type(error).__name__}: {error}"
@@ -146,6 +147,7 @@ def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
     for link in chain:
         check_hooks(manager, link)
         manager.register(link.plugin, name=link.name)
+    guard_hooks(manager)
     trace_hooks(manager)
     return manager
 

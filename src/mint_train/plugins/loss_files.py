@@ -61,13 +61,13 @@ def import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(f"{path}{failing_line(error, path)}: {type(error).__name__}: {error}") from error
     return module
 
 
-def failing_line(error: Exception, path: Path) -> str:
+def failing_line(error: BaseException, path: Path) -> str:
     """Return `:LINE` of the last line of a file in an error's traceback, or nothing."""
     if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
         return f":{error.lineno}"

@@ -43,11 +43,11 @@ class Parser:
         self.twice: str | None = None
         self.decoder = json.JSONDecoder(object_pairs_hook=self.note)
 
-    def note(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Make an object of its pairs."""
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            names = [name for name, _ in pairs]
+    def note(self, members: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Make an object of its members."""
+        values = dict(members)
+        if len(values) != len(members):
+            names = [name for name, _ in members]
             self.twice = next(name for name in names if names.count(name) > 1)
         return values
 

@@ -85,10 +85,10 @@ def write_weights(
 ) -> None:
     """Fill a folder with the adapter or the merged model, and the model card."""
     adapter = Path(str(checkpoint.sampler))
-    if not adapter.resolve().is_relative_to(folder.path.resolve()):
-        raise UserError(f"{adapter} is not in {folder.path}, so it is not an adapter that this run wrote")
     if not adapter.is_dir():
         raise UserError(f"{adapter} is gone: `mint-train resume {folder.path}` writes it again")
+    if not adapter.resolve().is_relative_to(folder.path.resolve()):
+        raise UserError(f"{adapter} is not in {folder.path}, so it is not an adapter that this run wrote")
     if merge:
         from mint_train.backends.local.merging import merge_adapter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,7 @@ def load_rows(label: str, path: str, **arguments: Any) -> Iterator[dict[str, Any
     """
     import datasets
 
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the error below
     try:
         rows = datasets.load_dataset(path, **{"split": DEFAULT_SPLIT} | arguments)
         yield from map(without_absent, undecoded(rows))

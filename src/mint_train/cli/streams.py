@@ -37,9 +37,9 @@ def outlast_readers() -> None:
         if getattr(sys, name) is None:  # else the next file that is opened would get its number
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if number == 0 else "w"))
     if sys.stdout is sys.__stdout__:
-        sys.stdout = outlasting(sys.stdout, 1, other=2)
+        sys.stdout = outlasting(sys.stdout, 1, other=2)  # type: ignore[arg-type]
     if sys.stderr is sys.__stderr__:
-        sys.stderr = outlasting(sys.stderr, 2, other=1)
+        sys.stderr = outlasting(sys.stderr, 2, other=1)  # type: ignore[arg-type]
 
 
 def outlasting(stream: TextIO, number: int, *, other: int) -> TextIO:

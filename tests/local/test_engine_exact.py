@@ -189,3 +189,18 @@ def test_replaced_modules_agree_over_several_blocks(
     assert sum("Norm" in kind for kind in found) == norms
     assert sum("MLP" in kind for kind in found) == (0 if name == "gemma2-softcap" else 2)
     assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))
+
+
+def test_a_bfloat16_model_with_replaced_modules_agrees_to_its_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The modules are replaced on CUDA only; here they are forced to be, without its kernels."""
+    monkeypatch.setitem(norm_and_mlp.AGREEMENT, ("cpu", torch.bfloat16), 2e-2)
+    sequences = make_sequences(LAYOUTS["pairs"])
+    expected = plain_logprobs(model_of("qwen3"), sequences)
+    model = make_model("qwen3")
+    engine = Engine(model, dtype=torch.bfloat16, max_tokens_in_flight=1000)
+    assert len(norm_and_mlp.lean_forwards(model)) == 11
+    for found, wanted in zip(engine.forward(sequences), expected, strict=True):
+        assert (found - wanted.detach()).abs().mean() < 0.1
+    assert gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))

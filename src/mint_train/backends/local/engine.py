@@ -200,8 +200,9 @@ class Engine:
             layers, hidden = self._scorer.config.num_hidden_layers, self._scorer.config.hidden_size
             per_token = layers * hidden * saved.itemsize + per_token / layers
             self.model.train()
-        free = free_bytes(self._scorer.device) * SHARE_OF_FREE_MEMORY
-        return max(TRIAL_TOKENS, int(free / per_token))
+        device = self._scorer.device
+        share = SHARE_OF_FREE_MEMORY.get(device.type, SHARE_OF_FREE_MEMORY["cpu"])
+        return max(TRIAL_TOKENS, int(free_bytes(device) * share / per_token))
 
 
 @contextmanager

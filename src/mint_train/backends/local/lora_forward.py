@@ -6,7 +6,7 @@ and the sum. Here the adapter's product is added in place. Results agree up to r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -46,22 +46,32 @@ def plain_lora(module: nn.Module) -> LoraWeights | None:
 
 @contextmanager
 def fused_lora(model: nn.Module) -> Iterator[None]:
-    """Replace the forward of every plain LoRA layer of `model`, and restore it afterwards."""
-    layers = [module for module in model.modules() if isinstance(module, PeftLinear)]
+    """Replace the forward of every plain LoRA layer of `model`, and restore it afterwards.
+
+    Inside, adapters must not be switched on or off.
+    """
+    forwards = {layer: _forward_of(layer) for layer in model.modules() if isinstance(layer, PeftLinear)}
     try:
-        for layer in layers:
-            layer.__dict__["forward"] = partial(_forward, layer)
+        for layer, forward in forwards.items():
+            layer.__dict__["forward"] = forward
         yield
     finally:
-        for layer in layers:
+        for layer in forwards:
             layer.__dict__.pop("forward", None)
 
 
-def _forward(layer: PeftLinear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _forward_of(layer: PeftLinear) -> Callable[..., torch.Tensor]:
+    """Return the fastest forward of a layer as it is now, which takes time to find out in every call."""
     if layer.disable_adapters and not layer.merged:
-        return cast(torch.Tensor, layer.base_layer(x, *args, **kwargs))
+        return cast(Callable[..., torch.Tensor], layer.base_layer)
     lora = plain_lora(layer)
-    if lora is None or args or kwargs:
+    return partial(type(layer).forward, layer) if lora is None else partial(_forward, layer, lora)
+
+
+def _forward(
+    layer: PeftLinear, lora: LoraWeights, x: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    if args or kwargs:
         return type(layer).forward(layer, x, *args, **kwargs)
     base = layer.base_layer
     weights = (lora.down, lora.up, base.weight, base.bias, lora.scale)

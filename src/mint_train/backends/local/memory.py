@@ -13,8 +13,8 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt: when freed memory returns to the system, and which sizes use mmap."""
-SHARE_OF_FREE_MEMORY = 0.5
-"""The rest is for gradients, the logits buffer, the optimiser's state and other programs."""
+SHARE_OF_FREE_MEMORY = {"cpu": 0.5, "cuda": 0.8}
+"""Share for activations; the rest is for gradients, blocks of logits, the optimiser and other programs."""
 
 
 def free_bytes(device: torch.device) -> int:

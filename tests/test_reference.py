@@ -104,7 +104,7 @@ def test_a_broken_file_is_made_anew(run_cli: RunCli, tmp_path: Path) -> None:
     kept.write_bytes(whole[:100])
     status, _, err = run_cli("resume", str(run))
     assert status == 0
-    assert err == f"The reference logprobs in {kept} were broken; they are computed again.\n"
+    assert err == f"mint-train: The reference logprobs in {kept} were broken; they are computed again.\n"
     assert kept.read_bytes() == whole
 
 

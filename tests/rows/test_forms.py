@@ -144,11 +144,12 @@ FORMS = [
                 "Plants make food.", "Sun.",
             ),
             (1.0, 0.4375, 0.0),
+            (9.0, 4.5, 1.0),
         )),
     ),
     (
         "ranked_alpaca.jsonl", "listmle", {}, 1, "Alpaca instructions with ranked output",
-        (0, RankedCompletions("Name a prime above 20.", ("23", "27, I think"), (1.0, 0.0))),
+        (0, RankedCompletions("Name a prime above 20.", ("23", "27, I think"), (1.0, 0.0), (1.0, 0.0))),
     ),
     (
         "kto.jsonl", "kto", {}, 3, "text prompts with completion and label",

@@ -340,7 +340,7 @@ def test_a_broken_file_says_what_to_delete(
     whole = (kept / "groups.arrow").read_bytes()
     (kept / "groups.arrow").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BackendError, match=f"delete {kept}"):
-        build(path, dpo, tokenizer)
+        StoredGroups(kept / "groups.arrow")
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(

@@ -114,13 +114,13 @@ class ListColumn:
         """Count the numbers of each list, `[lists]`."""
         return np.diff(self._offsets)
 
-    def view(self, place: int) -> np.ndarray:
+    def view(self, index: int) -> np.ndarray:
         """Return a list; one that is null is empty."""
-        values: np.ndarray = self._values[self._offsets[place] : self._offsets[place + 1]]
+        values: np.ndarray = self._values[self._offsets[index] : self._offsets[index + 1]]
         return values
 
-    def __getitem__(self, place: int) -> np.ndarray | None:
-        return self.view(place) if self._known[place] else None
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        return self.view(index) if self._known[index] else None
 
 
 def joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> Iterator[np.ndarray]:
@@ -192,7 +192,7 @@ class StoredChunk:
         return Group(
             datums=tuple([ArrayDatum(one.inputs, one.targets, one.weights) for one in arrays]),
             source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
-            attached=tuple([self.attached(place) for place in self.places(row)]),
+            attached=tuple([self.attached(index) for index in self.datum_indices(row)]),
             known_arrays=arrays,
         )
 
@@ -201,22 +201,22 @@ class StoredChunk:
         counts: np.ndarray = np.maximum.reduceat(self._tokens.lengths(), self._starts[:-1])
         return counts
 
-    def places(self, row: int) -> range:
+    def datum_indices(self, row: int) -> range:
         """Say where a group's datums are."""
         return range(self._starts[row], self._starts[row + 1])
 
-    def datum(self, place: int) -> StoredDatum:
+    def datum(self, index: int) -> StoredDatum:
         """Find a datum in the file."""
         return StoredDatum(
-            self._tokens.view(place), self._targets[place], self._weights[place], int(self._untrained[place])
+            self._tokens.view(index), self._targets[index], self._weights[index], int(self._untrained[index])
         )
 
-    def attached(self, place: int) -> dict[str, Attachment]:
+    def attached(self, index: int) -> dict[str, Attachment]:
         """Read what is attached to a datum."""
         if not self._attached:
             return {}
-        present = [column for column, starts in self._attached if starts[place] < starts[place + 1]]
-        return dict(chain.from_iterable(column[place].as_py() for column in present))
+        present = [column for column, starts in self._attached if starts[index] < starts[index + 1]]
+        return dict(chain.from_iterable(column[index].as_py() for column in present))
 
 
 class StoredGroups(Groups):
@@ -243,13 +243,15 @@ class StoredGroups(Groups):
         """Count the tokens of each group's longest datum, without reading them."""
         return [int(count) for chunk in self._chunks for count in chunk.longest()]
 
-    def take(self, places: Sequence[int]) -> list[Group]:
-        """Read groups, in the order of their places."""
-        rows = [self._find(place) for place in places]
-        arrays = decode_datums([chunk.datum(place) for chunk, row in rows for place in chunk.places(row)])
-        return [chunk.group(row, tuple(islice(arrays, len(chunk.places(row))))) for chunk, row in rows]
+    def take(self, indices: Sequence[int]) -> list[Group]:
+        """Read groups, in the order of their indices."""
+        rows = [self._find(index) for index in indices]
+        arrays = decode_datums(
+            [chunk.datum(index) for chunk, row in rows for index in chunk.datum_indices(row)]
+        )
+        return [chunk.group(row, tuple(islice(arrays, len(chunk.datum_indices(row))))) for chunk, row in rows]
 
-    def _find(self, place: int) -> tuple[StoredChunk, int]:
+    def _find(self, index: int) -> tuple[StoredChunk, int]:
         """Find the chunk that a group is in, and its row there."""
-        number = bisect.bisect_right(self._ends, place)
-        return self._chunks[number], place - (self._ends[number - 1] if number else 0)
+        number = bisect.bisect_right(self._ends, index)
+        return self._chunks[number], index - (self._ends[number - 1] if number else 0)

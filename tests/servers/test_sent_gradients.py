@@ -30,7 +30,12 @@ from mint_train.settings.model import Settings
 RunCli = Callable[..., tuple[int, str, str]]
 Weights = list[list[float]]
 KEY = SecretStr("tml-x")
-LOSSES = {"dpo": ("--set", "reference=initial")}
+LOSSES = {
+    "dpo": ("--set", "reference=initial"),
+    "kto": (),
+    "plackett-luce": (),
+    "policy-gradient": (),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +162,23 @@ def test_gradients_of_another_adapter_are_found(proxy: Proxy, skyrl_server: Skyr
     assert "it kept those of another one" in client.gradients.note
 
 
+def test_what_was_proved_is_kept_for_a_day(
+    proxy: Proxy, skyrl_server: SkyrlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(skyrl_server, proxy.url)
+    first.close()
+    assert first.gradients.form == "importance_sampling"
+    assert proxy.requests["create_model"] == 2
+    second = opened(skyrl_server, proxy.url)
+    second.close()
+    assert second.gradients == first.gradients
+    assert proxy.requests["create_model"] == 3
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 60 * 60)
+    opened(skyrl_server, proxy.url).close()
+    assert proxy.requests["create_model"] == 5
+
+
 # --- whole runs
 
 
@@ -267,6 +289,37 @@ def moved(first: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> torc
 
 def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+
+
+@pytest.mark.parametrize("mutant", ["sign", "scale", "one side"])
+def test_a_wrong_form_would_not_take_the_same_steps(
+    mutant: str, run_cli: RunCli, eight_pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison sees gradients of the other sign, of another size per datum, of one side only."""
+    common = (
+        "--loss",
+        "dpo",
+        "--data",
+        eight_pairs,
+        "--set",
+        "reference=initial",
+        "--lr",
+        "1e-3",
+        "--steps",
+        4,
+    )
+    right = [line["loss"] for line in train(run_cli, monkeypatch, "mint", *common)]
+    send = MintTrainingClient.forward_backward
+
+    def mutated(client: MintTrainingClient, data: Any, loss_fn: str) -> Any:
+        for number, datum in enumerate(data):
+            factor = {"sign": -1.0, "scale": 1.0 + number, "one side": number % 2}[mutant]
+            datum.loss_fn_inputs["advantages"].data[:] *= factor
+        return send(client, data, loss_fn)
+
+    monkeypatch.setattr(MintTrainingClient, "forward_backward", mutated)
+    wrong = [line["loss"] for line in train(run_cli, monkeypatch, "mint", *common)]
+    assert abs(wrong[-1] - right[-1]) > 1e-3
 
 
 def test_the_kit_trusts_the_server_with_one_form(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,11 @@ def open_mint_client(
         BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
     """
     session = open_session(model, settings.base_url, settings.api_key)
-    if not trains:
-        return MintTrainingClient(session, settings, warn)
-    proof = find_proof(session, lambda: MintTrainingClient(session, settings, warn))
-    return MintTrainingClient(session, settings, warn, proof)
+    try:
+        if not trains:
+            return MintTrainingClient(session, settings, warn)
+        proof = find_proof(session, lambda: MintTrainingClient(session, settings, warn))
+        return MintTrainingClient(session, settings, warn, proof)
+    except BaseException:
+        session.close()  # its heartbeats would go on
+        raise

@@ -84,7 +84,7 @@ def train_at(
         (401, b'{"detail": "bad key tml-never-shown"}', "application/json", 2, "does not accept the key"),
         (403, b"forbidden", "text/plain", 2, "HTTP 403"),
         (404, b"<html>" + b"not here " * 500, "text/html", 2, "check MINT_BASE_URL"),
-        (200, b"<html>a shop</html>", "text/html", 2, "is no training service"),
+        (200, b"<html>a shop</html>", "text/html", 2, "is not a training service"),
         (500, b"broken", "text/plain", 1, "out of order (HTTP 500)"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_service_that_never_answers(
 def test_an_address_that_is_none(train_at: Callable[[str], tuple[int, str]]) -> None:
     status, err = train_at("mint.example")
     assert status == 2
-    assert "is no address" in err
+    assert "is not an address" in err
 
 
 def test_no_key(run_cli: RunCli, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Result:
 
 @contextmanager
 def adapter(open_adapter: OpenAdapter, seed: int = 1) -> Iterator[MintTrainingClient]:
-    """Open an adapter, and give its place back whatever happens."""
+    """Open an adapter, and free its slot whatever happens."""
     client = open_adapter(seed)
     try:
         yield client
@@ -71,7 +71,7 @@ def check_service(open_adapter: OpenAdapter) -> Iterator[Result]:
     """Yield a result for each property; without a right form of gradients there are no more.
 
     Raises:
-        MintTrainError: the service fails, or has no place for an adapter.
+        MintTrainError: the service fails, or has no free adapter slot.
     """
     for form in FORMS:
         with adapter(open_adapter) as client:

@@ -28,9 +28,9 @@ class Order:
 
     def step(self, step: int) -> list[int]:
         """Return the groups of a step (counted from 1), in the data's order within the step."""
-        epoch, place = divmod(step - 1, steps_per_epoch(self.groups, self.batch_size))
+        epoch, position = divmod(step - 1, steps_per_epoch(self.groups, self.batch_size))
         order = epoch_order(self, epoch)
-        return sorted(order[place * self.batch_size : (place + 1) * self.batch_size])
+        return sorted(order[position * self.batch_size : (position + 1) * self.batch_size])
 
 
 @lru_cache(maxsize=2)

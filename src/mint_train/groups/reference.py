@@ -45,18 +45,18 @@ class ReferencedGroups(Groups):
     def __len__(self) -> int:
         return len(self._groups)
 
-    def take(self, places: Sequence[int]) -> list[Group]:
-        """Read groups with their reference logprobs, in the order of their places."""
-        groups = self._groups.take(places)
-        arrays = joined([one for place in places for one in self._logprobs(place)], np.float32)
+    def take(self, indices: Sequence[int]) -> list[Group]:
+        """Read groups with their reference logprobs, in the order of their indices."""
+        groups = self._groups.take(indices)
+        arrays = joined([one for index in indices for one in self._logprobs(index)], np.float32)
         logprobs = map(torch.from_numpy, arrays)
         return [
             replace(group, reference_logprobs=tuple(islice(logprobs, len(group.datums)))) for group in groups
         ]
 
-    def _logprobs(self, place: int) -> list[np.ndarray]:
+    def _logprobs(self, index: int) -> list[np.ndarray]:
         """Find the logprobs of a group's datums, as they lie in their file."""
-        number, row = divmod(place, CHUNK)
+        number, row = divmod(index, CHUNK)
         logprobs, starts = self._open(self._files[number])
         return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 

@@ -37,11 +37,11 @@ class Observers:
         self.hook = self.manager.hook
 
     def notice(self, text: str) -> None:
-        """Tell the user one line."""
+        """Show the user one line."""
         self.hook.notice(text=text, warning=False)
 
     def warn(self, text: str) -> None:
-        """Tell the user one line about something wrong that does not end the run."""
+        """Warn the user in one line of something that does not end the run."""
         self.hook.notice(text=text, warning=True)
 
     def add(self, observer: object) -> None:

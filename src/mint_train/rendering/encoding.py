@@ -20,7 +20,7 @@ OWN_WAYS = ("apply_chat_template", "__call__", "encode", "_encode_plus")
 
 
 def can_batch(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell a tokenizer that encodes as the `tokenizers` library does, with no way of its own."""
+    """Return whether the tokenizer uses the stock fast-tokenizer methods, so texts can be batch-encoded."""
     from transformers import PreTrainedTokenizerFast
 
     return isinstance(tokenizer, PreTrainedTokenizerFast) and all(

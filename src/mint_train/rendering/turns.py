@@ -258,7 +258,7 @@ def reasoning_of(message: ChatMessage) -> str:
 
 
 def parting(one: str, other: str) -> tuple[str, str]:
-    """Return what two texts have around the place where they part."""
+    """Return what two texts have around the position where they part."""
     shared = next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )

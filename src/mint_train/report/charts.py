@@ -24,7 +24,7 @@ LIGHT = ("#0067a5", "#c44601", "#00745a", "#8b4fa3", "#8a6a00", "#5a5a5a")
 DARK = ("#56b4e9", "#ff9e64", "#2fc79a", "#d59bea", "#f0c84b", "#b8b8b8")
 """The same on a dark page."""
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (1, 1.5), (6, 2, 1, 2))
-"""Tell runs apart without colour."""
+"""Line styles that distinguish runs without colour."""
 LONG = 60
 """Steps from which on a curve is smoothed."""
 WINDOWS = 25

@@ -121,7 +121,7 @@ def broken_json(error: ValueError | RecursionError) -> str:
 
 
 def skip_space(text: str, position: int) -> int:
-    """Return the first position at or after one that is no white space."""
+    """Return the first position at or after one that is not white space."""
     while text[position : position + 1].isspace():
         position += 1
     return position

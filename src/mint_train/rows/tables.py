@@ -25,7 +25,7 @@ DEFAULT_SPLIT = "train"
 def read_csv(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row | BadRow]:
     """Read rows of text under the columns of the first line; each keeps the line that it began on.
 
-    Cells stay text: a column of numbers or of "None" is no guess of ours to make.
+    Cells stay text: we do not infer types.
 
     Raises:
         DataError: the file is not UTF-8, its header names a column twice, or a quote is never closed.

@@ -1,4 +1,4 @@
-"""What `run.json` says of a run: everything that decides it, and how it stands. Secrets are no part of it."""
+"""What `run.json` says of a run: everything that decides it, and how it stands. It never holds a secret."""
 
 from __future__ import annotations
 

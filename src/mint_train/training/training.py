@@ -108,7 +108,7 @@ def earlier_state(run: Run) -> str:
 
 
 def train_prepared(run: Run, runner: Runner) -> RunResult:
-    """Tell the observers of a run, and train it to its end."""
+    """Announce a run to its observers, and train it to its end."""
     record = RunRecord(
         folder=run.folder.path,
         loss=run.loss.name,

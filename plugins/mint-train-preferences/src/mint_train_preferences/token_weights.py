@@ -140,7 +140,7 @@ def read_span(value: object, field: str) -> Span:
     if not isinstance(value, Mapping) or set(value) != set(SPAN):
         raise RowError(field, 'must be a span, such as {"start": 0, "end": 4, "weight": 2}')
     start, end = (value[name] for name in SPAN[:2])
-    if not all(isinstance(place, int) and not isinstance(place, bool) for place in (start, end)):
+    if not all(isinstance(position, int) and not isinstance(position, bool) for position in (start, end)):
         raise RowError(field, "start and end must be whole numbers of characters")
     if not 0 <= start < end:
         raise RowError(field, f"is from {start} to {end}; it must begin at 0 or later, and end behind that")

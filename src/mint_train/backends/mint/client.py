@@ -48,7 +48,7 @@ class MintTrainingClient:
         """Create a fresh adapter.
 
         Raises:
-            MintTrainError: the service refuses, has no place left, or fails.
+            MintTrainError: the service refuses, has no free adapter slot, or fails.
         """
         self.session, self.settings, self.warn = session, settings, warn
         self.form = proof.form
@@ -168,7 +168,7 @@ class MintTrainingClient:
             self.warn(f"old states stay on the service: {error}")
 
     def close(self) -> None:
-        """Give up what is under way and the adapter's place on the service, which it would else hold."""
+        """Cancel what is in flight and free the adapter's slot on the service."""
         if self.service.connection.is_closed:
             return
         for future in tuple(self.pending):
@@ -179,7 +179,7 @@ class MintTrainingClient:
         self.holder.close()  # type: ignore[no-untyped-call]
 
     def leave(self) -> None:
-        """Give up the adapter's place on the service; the session stays open.
+        """Free the adapter's slot on the service; the session stays open.
 
         It is kept, until the session expires, on a service that would forget the states that were saved.
         """
@@ -189,7 +189,7 @@ class MintTrainingClient:
             self._run(self._leave()).result(CLOSE_SECONDS)
 
     async def _leave(self) -> None:
-        # SkyRL hands a place on with the gradients that no update has taken, so an idle update takes them
+        # SkyRL hands a slot on with gradients that no update has consumed, so an idle update consumes them
         await self._ask("optim_step", adam_params=types.AdamParams(learning_rate=0.0).model_dump())
         await self._ask("unload_model")
 

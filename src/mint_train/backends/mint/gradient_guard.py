@@ -2,7 +2,7 @@
 
 The proof takes an adapter of its own, since its updates leave traces in the weights, the moments and the step
 count of the optimiser, and not every service lets a state be loaded into an adapter that has been used. The
-adapter is created before the one that is trained and given back, so no run needs two places. What is found
+adapter is created before the one that is trained and given back, so no run needs two slots. What is found
 out is kept for a day for each service, version and model.
 """
 
@@ -34,10 +34,10 @@ ROUNDED = "the service rounds weights to bfloat16, or computes at its precision"
 
 
 class OpenAdapter(Adapter, Protocol):
-    """An adapter whose place can be given back."""
+    """An adapter whose slot can be freed."""
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Free the slot."""
         ...
 
 
@@ -65,7 +65,7 @@ def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter]) -> Pro
 
     Raises:
         BackendError: the service carries out no form rightly.
-        MintTrainError: the service fails, or has no place for an adapter.
+        MintTrainError: the service fails, or has no free adapter slot.
     """
     path = proof_path(session)
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -87,7 +87,7 @@ def prove(url: str, open_adapter: Callable[[], OpenAdapter]) -> Proof:
 
     Raises:
         BackendError: there is none.
-        MintTrainError: the service fails, or has no place for an adapter.
+        MintTrainError: the service fails, or has no free adapter slot.
     """
     faults: dict[str, str] = {}
     rounded: Proof | None = None

@@ -51,7 +51,7 @@ class Connection(httpx.AsyncClient):
             self._note(name, failed=True)  # nothing was sent yet
             raise
         except httpx.RequestError as error:
-            # to wait in vain for a result is no failure while it is still being computed
+            # a poll that times out is not a failure: the result is still being computed
             if not (name == RETRIEVE and isinstance(error, httpx.ReadTimeout)):
                 self._note(name, failed=True)
             if name in SENT_ONCE:
@@ -69,7 +69,7 @@ class Connection(httpx.AsyncClient):
         return response
 
     def failing_seconds(self) -> float:
-        """Tell for how long no result could be asked for, or the session not be kept alive."""
+        """Return for how many seconds polling or the session's heartbeat has been failing."""
         now = time.monotonic()
         return max((now - self._failing_since.get(name, now) for name in (RETRIEVE, HEARTBEAT)), default=0.0)
 
@@ -90,7 +90,7 @@ def forget_stream(response: httpx.Response) -> None:
 
 
 def may_be_done(response: httpx.Response) -> bool:
-    """Tell whether a request may have been carried out though its answer is an error.
+    """Return whether a request may have been carried out although its answer is an error.
 
     A 4xx refuses it, and a 503 has not taken it up.
     """

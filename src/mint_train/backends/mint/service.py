@@ -108,7 +108,7 @@ class Service:
         if isinstance(error, mint.APIResponseValidationError | JSONDecodeError):
             if running:
                 return ServiceError(f"{where} was asked to {doing}, and its answer was cut off or garbled")
-            return UserError(f"{where} is no training service: check MINT_BASE_URL ({text})")
+            return UserError(f"{where} is not a training service: check MINT_BASE_URL ({text})")
         if isinstance(error, mint.APIStatusError) and error.status_code == REFUSED:
             return BackendError(f"{where} {self.hide_key(error.response.json()['detail'])}")
         if isinstance(error, mint.APIStatusError) and error.status_code == FATE_UNKNOWN:
@@ -158,7 +158,7 @@ def is_unknown_request(error: BaseException) -> bool:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Tell whether an error is of a kind that a service answers with when it has lost something."""
+    """Return whether a service answers with this kind of error when it has lost something."""
     # the SDK makes plain exceptions of what a result could not be had for
     return not isinstance(error, mint.APIStatusError) or isinstance(
         error, mint.NotFoundError | mint.BadRequestError
@@ -166,7 +166,7 @@ def is_loss(error: BaseException) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether another try of what failed may succeed."""
+    """Return whether trying again may succeed."""
     if isinstance(error, mint.RequestFailedError):
         return error.category is not mint.types.RequestErrorCategory.User
     status: Any = getattr(error, "status_code", None)

@@ -43,7 +43,7 @@ class Session:
         """Create a fresh LoRA adapter on all linear layers.
 
         Raises:
-            MintTrainError: the service refuses, has no place left, or fails.
+            MintTrainError: the service refuses, has no free adapter slot, or fails.
         """
         with self.service.translated(f"create an adapter for {self.model}"):
             return self.client.create_lora_training_client(
@@ -135,7 +135,7 @@ def check_reachable(service: Service) -> None:
             if status < httpx.codes.INTERNAL_SERVER_ERROR:
                 return
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UserError(f"MINT_BASE_URL={service.url} is no address: {error}") from None
+            raise UserError(f"MINT_BASE_URL={service.url} is not an address: {error}") from None
         except httpx.TimeoutException:
             problem = (
                 f"did not answer within {CONNECT_SECONDS:.0f} s; try again later, or check MINT_BASE_URL"

@@ -54,7 +54,7 @@ def resize(folder: Path) -> None:
         (truncate, "the model cannot be loaded"),
         (resize, "the model cannot be loaded"),
         (remove_tokenizer, "the tokenizer (has no vocabulary|cannot be loaded)"),
-        (shutil.rmtree, "there is no such folder"),
+        (shutil.rmtree, "this folder does not exist"),
     ],
     ids=["no-weights", "broken-weights", "other-shapes", "no-tokenizer", "no-folder"],
 )

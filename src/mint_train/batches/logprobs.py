@@ -42,7 +42,7 @@ def sequence_logprobs(
     Args:
         logprobs: per datum, `[target tokens]`, in nats.
         batch: the batch that they belong to.
-        weights: floating `[tokens]`, in place of the batch's own weights.
+        weights: floating `[tokens]`, instead of the batch's own weights.
 
     Returns:
         float64 `[datums]`, differentiable.
@@ -77,7 +77,7 @@ def reference_sequence_logprobs(batch: Batch, weights: torch.Tensor | None = Non
 
     Args:
         batch: the batch.
-        weights: floating `[tokens]`, in place of the batch's own weights.
+        weights: floating `[tokens]`, instead of the batch's own weights.
 
     Raises:
         PluginError: the loss asked for no reference, so there is none.

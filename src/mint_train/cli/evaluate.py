@@ -73,7 +73,7 @@ def open_on(
         folder: where the client and the reference keep their files.
 
     Raises:
-        OptionError: there is no held-out data.
+        OptionError: nothing was held out.
     """
     settings = trained.settings
     if data is not None:

@@ -68,7 +68,7 @@ def adapter(open_adapter: OpenAdapter, seed: int = 1) -> Iterator[MintTrainingCl
 
 
 def check_service(open_adapter: OpenAdapter) -> Iterator[Result]:
-    """Yield a result for each property; without a right form of gradients there are no more.
+    """Yield a result for each property; where no form of gradients is right, nothing follows.
 
     Raises:
         MintTrainError: the service fails, or has no free adapter slot.

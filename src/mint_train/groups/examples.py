@@ -86,7 +86,7 @@ def find_data(data: str | Path | None, loss: Loss) -> DataSource:
 
     Raises:
         OptionError: there are neither.
-        DataError: there is no such data.
+        DataError: the data does not exist.
     """
     if data is not None:
         return open_data(data)

@@ -19,7 +19,7 @@ def find_held_out(settings: Settings) -> DataSource | None:
     """Open the file of held-out rows; None where the settings do not name one.
 
     Raises:
-        DataError: there is no such file, or it cannot be read.
+        DataError: the file is missing or unreadable.
     """
     return None if settings.eval_data is None else open_data(settings.eval_data)
 

@@ -32,7 +32,7 @@ class Rendering:
 
     form: Form = "recipe"
     template: str | None = None
-    """A chat template in place of the model's own."""
+    """A chat template instead of the model's own."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """What the chat template gets in every row, such as `enable_thinking`."""
     turns: Turns = "all"

@@ -121,7 +121,7 @@ class Forms:
         suiting = [prompt for prompt in self._prompts_with(present) if prompt.suits(row)]
         suiting = [one for one in suiting if not set(one.needs) & read or one.name == "trees of replies"]
         if not suiting and answers.completions and isinstance(answers.completions[0], list):
-            problem = "begins with the assistant, and there is no prompt beside it"
+            problem = "begins with the assistant, without a prompt beside it"
             raise RowError(answers.fields[0], problem)
         if not suiting:
             raise no_prompt(row, self.prompts, read)
@@ -261,7 +261,7 @@ def whole_conversations(
         conversations.append(answer)
     shared, rest = split_shared(conversations, answers.fields)
     if not shared:
-        raise RowError(answers.fields[0], "begins with the assistant; there is no prompt before it")
+        raise RowError(answers.fields[0], "begins with the assistant, without a prompt before it")
     mentioned = row.get(form.needs[0])
     dialogues = isinstance(mentioned, str) and kind_of_prompt(mentioned) == "dialogue"
     kind = "Anthropic HH dialogues" if dialogues else "chat messages"

@@ -89,7 +89,7 @@ def with_unrelated(examples: Iterable[RatedCompletion]) -> Iterator[RatedComplet
         examples: iterated once, and once more as far as the last ones need it.
 
     Raises:
-        DataError: there is no such example.
+        DataError: for some example, no other one has both another prompt and another completion.
     """
     waiting: deque[RatedCompletion] = deque()
     done = 0

@@ -34,7 +34,7 @@ def ipo(batch: Batch, logprobs: Logprobs, options: IPOOptions) -> LossAndMetrics
     The paper's formula has sums over tokens; its authors confirmed to TRL's that their results are with means
     over tokens, which is the default here too.
 
-    Formula: (h_w/|y_w| - h_l/|y_l| - 1/(2 beta))^2; sums in place of means with `length_normalized=false`
+    Formula: (h_w/|y_w| - h_l/|y_l| - 1/(2 beta))^2; sums instead of means with `length_normalized=false`
     Paper: Azar et al., 2023, arXiv 2310.12036, eq. 17
     Defaults: beta is DPO's and TRL's
     Use: few or near-certain labels, on which DPO overfits
@@ -49,7 +49,7 @@ def ipo(batch: Batch, logprobs: Logprobs, options: IPOOptions) -> LossAndMetrics
 def sppo(batch: Batch, logprobs: Logprobs, options: SelfPlayOptions) -> LossAndMetrics:
     """SPPO: regress each log-ratio onto what its win (1) or loss (0) earns in self-play.
 
-    The hard form, with win probabilities of 1 and 0 in place of a judge's.
+    The hard form, with win probabilities of 1 and 0 instead of a judge's.
 
     The authors' code takes half of this sum; TRL takes the sum. It matters where losses are added.
 

@@ -1,7 +1,7 @@
 """TIS-DPO: DPO whose tokens have weights of their own, from the row.
 
 A row's `chosen_token_weights` and `rejected_token_weights` hold a number for each token of the completion,
-the end-of-sequence token last (where they are one short, it counts 1). In place of them, `chosen_spans` and
+the end-of-sequence token last (where they are one short, it counts 1). Instead of them, `chosen_spans` and
 `rejected_spans` hold spans of the text in characters, `{"start": 5, "end": 9, "weight": 2}`, and tokens
 outside of all of them count 1.
 

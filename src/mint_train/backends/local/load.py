@@ -96,7 +96,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         UserError: it cannot be loaded, or has no vocabulary or end-of-sequence token.
     """
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise UserError(f"--model {name}: there is no such folder")
+        raise UserError(f"--model {name}: this folder does not exist")
     # Otherwise it logs every attempt to reach the hub.
     hub_logging.set_verbosity_error()
     try:

@@ -246,7 +246,7 @@ def open_mint_client(
         trains: whether gradients will be sent; otherwise nothing is proved about them.
 
     Raises:
-        UserError: there is no key, it is of the wrong kind or refused, or the service lacks the model.
+        UserError: the key is missing, malformed or refused, or the service lacks the model.
         BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
     """
     session = open_session(model, settings.base_url, settings.api_key)

@@ -65,7 +65,7 @@ CHECKS = (
         base=1,
     ),
     Check(
-        "one datum in place of two",
+        "one datum instead of two",
         "it takes the mean over the datums of a request, not their sum",
         [[(True, PREFIX_WEIGHTS)]],
         base=1,

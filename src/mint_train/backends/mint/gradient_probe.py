@@ -47,7 +47,7 @@ FACTOR = 3.0
 LEAST, MOST = 1e-5, 1.0
 """Movements in nats that are taken for none, and for a step that was not the one asked for."""
 SPOILED = 0.3
-"""Movement in nats after which an adapter is no longer like a fresh one."""
+"""Movement in nats after which an adapter has moved too far to count as fresh."""
 REPEATS = 0.02
 """How far two equal experiments may differ, relative to their movement."""
 TOLERANCE = 0.05

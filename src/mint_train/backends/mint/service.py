@@ -148,7 +148,7 @@ def is_unknown_request(error: BaseException) -> bool:
     if not isinstance(error, mint.APIStatusError):
         return False
     if error.status_code == httpx.codes.NOT_FOUND:
-        body: Any = error.body  # what web frameworks answer where there is no route
+        body: Any = error.body  # what web frameworks answer for an unknown route
         return isinstance(body, dict) and body.get("detail") == "Not Found"
     return error.status_code in (
         httpx.codes.METHOD_NOT_ALLOWED,

@@ -60,7 +60,7 @@ def open_session(model: str, base_url: str | None, api_key: SecretStr | None) ->
     """Check key, address and model, and open a session.
 
     Raises:
-        UserError: there is no key, it is of the wrong kind or refused, the SDK does not fit, or the service
+        UserError: the key is missing, malformed or refused, the SDK does not fit, or the service
             lacks the model.
         BackendError: the service cannot be reached or fails.
     """
@@ -83,7 +83,7 @@ def service_url(base_url: str | None) -> str:
     """Return the address of the service, by default MinT's, which `mindlab-toolkit` names.
 
     Raises:
-        UserError: without that package there is no default: a key must not go to a service of another maker.
+        UserError: without that package no default exists: a key must not go to a service of another maker.
     """
     url = base_url or os.environ.get("TINKER_BASE_URL")
     if not url:

@@ -19,5 +19,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     complete = get_completion_class(shell)
     if complete is None:
-        raise OptionError(f"there is no completion for {shell}")
+        raise OptionError(f"{shell} has no completion here")
     click.echo(complete(ctx.find_root().command, {}, "mint-train", "_MINT_TRAIN_COMPLETE").source())

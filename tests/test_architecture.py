@@ -205,6 +205,17 @@ def test_only_the_program_imports_the_command_line() -> None:
             assert "mint_train.cli.main" not in imports(path), path
 
 
+def test_all_output_passes_the_layer_that_makes_it_printable() -> None:
+    """What rows, plugins and servers say may hold codes that control a terminal."""
+    layer = {CORE / "observers" / name for name in ("terminal.py", "screen.py")}
+    for path in sources(CORE):
+        if path not in layer:
+            assert "rich.console.Console" not in imports(path), path
+            for node in ast.walk(tree(path)):
+                name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                assert name not in ("print", "click.echo", "click.secho"), f"{path}:{node.lineno}"
+
+
 def test_no_module_reaches_into_the_private_names_of_another() -> None:
     for path in sources(CORE) + sources(PLUGINS):
         for name in imports(path):

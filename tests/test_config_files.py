@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_both_languages_say_the_same(tmp_path: Path, name: str, write: Callable[
         ("loss: dpo\noptions: 3", "belong in a table"),
         ("loss: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("loss: dpo\nsteps: many", "steps"),
+        ("loss: dpo\nlr: 1\nlr: 2", 'the key "lr" is given twice'),
+        ("loss: dpo\noptions: {beta: 1, beta: 2}", 'the key "beta" is given twice'),
+        ("loss: " + "[" * 5000, "nested too deeply"),
+        ("loss: &a [*a]", "more than 10,000 values"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(
+                f"{two}: &{two} [{','.join(f'*{one}' for _ in range(9))}]\n"
+                for one, two in pairwise("abcdefghij")
+            ),
+            "more than 10,000 values",
+        ),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -56,6 +69,26 @@ def test_a_broken_file_is_one_line(tmp_path: Path, text: str, problem: str) -> N
     assert problem in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "sk-1" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("lr = 1\nlr = 2", "Cannot overwrite"), ("[options]\nbeta = 1\nbeta = 2", "Cannot overwrite"),
+     ("loss = " + "[" * 5000, "nested too deeply")],
+)  # fmt: skip
+def test_a_broken_toml_file_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=problem) as refused:
+        load_settings({}, path)
+    assert "\n" not in str(refused.value)
+
+
+def test_aliases_and_merged_keys_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("loss: &a dpo\nmodel: *a\noptions:\n  <<: {beta: 1}\n  beta: 2\n")
+    read = load_settings({}, path)
+    assert (read.model, read.options) == ("dpo", {"beta": 2})
 
 
 def test_settings_written_are_the_settings_read(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
 from mint_train.backends.mint.server_description import SKYRL, ServerDescription, check_sdk
 from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, ServiceError, UserError
-from mint_train.observers.console import print_warning
+from mint_train.observers.terminal import echo_problem
 from mint_train.sdk import SDK_VERSION, types
 from mint_train.settings.model import Settings
 
@@ -233,7 +233,7 @@ def small_service() -> Iterator[SmallService]:
 @pytest.fixture
 def client(small_service: SmallService) -> Iterator[MintTrainingClient]:
     settings = Settings(loss="any", rank=8, seed=1, base_url=small_service.url, api_key=SecretStr(KEY))
-    client = open_mint_client(settings, print_warning, model="small", trains=False)
+    client = open_mint_client(settings, echo_problem, model="small", trains=False)
     yield client
     client.close()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
-
+from mint_train.observers.terminal import echo
 from mint_train.rows.readers import read_rows
 from mint_train.testing import check_loss
 
@@ -25,9 +24,7 @@ def check_and_print(name: str, options: Mapping[str, str], data: Path | None) ->
     rows = None if data is None else [row.values for row in read_rows(data)]
     results = check_loss(name, rows=rows, options=options)
     for result in results:
-        click.echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {result.detail}")
+        echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {result.detail}")
     failed = sum(not result.passed for result in results)
-    click.echo(
-        f"{failed} of {len(results)} checks failed." if failed else f"All {len(results)} checks passed."
-    )
+    echo(f"{failed} of {len(results)} checks failed." if failed else f"All {len(results)} checks passed.")
     return not failed

@@ -5,12 +5,10 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-import click
-
 from mint_train.backends.mint.client import MintTrainingClient
 from mint_train.backends.mint.session import open_session
 from mint_train.conformance.service_checks import check_service
-from mint_train.observers.console import print_warning
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.sdk import SDK_VERSION
 from mint_train.settings.model import MINT_DEFAULT_MODEL, Settings
 
@@ -27,9 +25,9 @@ def check_server_and_print(settings: Settings) -> bool:
     session = open_session(settings.model or MINT_DEFAULT_MODEL, settings.base_url, settings.api_key)
 
     def open_adapter(seed: int) -> MintTrainingClient:
-        return MintTrainingClient(session, settings.model_copy(update={"seed": seed}), print_warning)
+        return MintTrainingClient(session, settings.model_copy(update={"seed": seed}), echo_problem)
 
-    click.echo(
+    echo(
         f"mint-train {version('mint-train')}, tinker {SDK_VERSION}, Python {platform.python_version()}; "
         f"model {session.model}, LoRA rank {settings.rank}"
     )
@@ -37,11 +35,11 @@ def check_server_and_print(settings: Settings) -> bool:
     try:
         for result in check_service(open_adapter):
             label = "ok" if result.passed else "FAILED" if result.needed else "no"
-            click.echo(f"{label:<6}  {result.name}: {result.detail}")
+            echo(f"{label:<6}  {result.name}: {result.detail}")
             failed += result.needed and not result.passed
     finally:
         session.close()
-    click.echo(
+    echo(
         f"A run cannot rely on this service: {failed} checks failed."
         if failed
         else "A run can rely on this service."

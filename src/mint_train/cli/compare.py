@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
-
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.console import Console, FinalLines, print_warning
+from mint_train.observers.console import Console, FinalLines
 from mint_train.observers.json_lines import parse_event, show_event
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
@@ -88,7 +87,7 @@ class Contender:
 
     def echo(self, text: str) -> None:
         """Print a line under the loss's name."""
-        click.echo(f"[{self.loss}] {text}")
+        echo(f"[{self.loss}] {text}")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Ask the process to end, if it has begun and not ended."""
@@ -150,7 +149,7 @@ def compare_and_print(
     results = [contender.result() for contender in contenders]
     print_comparison(results)
     draw(contenders, output)
-    click.echo(f"Runs: {output}")
+    echo(f"Runs: {output}")
     return all(result.problem is None for result in results), interrupted
 
 
@@ -163,9 +162,9 @@ def draw(contenders: Sequence[Contender], output: Path) -> None:
 
     try:
         for written in plot_runs(folders, output / PLOT):
-            click.echo(f"Wrote {written}")
+            echo(f"Wrote {written}")
     except MintTrainError as error:
-        click.echo(f"No plot: {error}")
+        echo(f"No plot: {error}")
 
 
 def share_assignments(losses: Sequence[str], assignments: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -225,7 +224,7 @@ def command_of(
 
 def train_all(contenders: Sequence[Contender], *, at_once: int) -> bool:
     """Train `at_once` losses at a time, pass an interrupt on, and return whether there was one."""
-    with Interrupts(print_warning) as interrupts, ThreadPoolExecutor(at_once) as pool:
+    with Interrupts(echo_problem) as interrupts, ThreadPoolExecutor(at_once) as pool:
         waiting = {pool.submit(contender.train) for contender in contenders}
         passed_on = False
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
 from mint_train.backends.choose import choose_backend
 from mint_train.cli.dry_run_events import print_events
 from mint_train.cli.dry_run_report import print_report
 from mint_train.errors import USER_MISTAKE
 from mint_train.groups.inspection import DataReport, inspect_data
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.observers.terminal import echo_problem
 from mint_train.settings.model import Settings
 
 
@@ -30,7 +29,7 @@ def look_at_data(settings: Settings, examples: int = 1) -> int:
     show(report, tokenizer)
     problem = what_stops(report, settings.on_bad_row == "fail")
     if problem:
-        click.echo(f"mint-train: {problem}", err=True)
+        echo_problem(problem)
     return USER_MISTAKE if problem else 0
 
 

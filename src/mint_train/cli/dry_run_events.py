@@ -6,17 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
 from mint_train.batches.groups import Group
 from mint_train.groups.inspection import DataReport
+from mint_train.observers.terminal import echo
 
 
 def print_events(report: DataReport, tokenizer: Any) -> None:
     """Print a report as events: `data`, then an `example` for each row that is shown."""
     events = [data_event(report), *(example_event(report, *shown, tokenizer) for shown in report.examples)]
     for event in events:
-        click.echo(json.dumps(event, ensure_ascii=False, default=str))
+        echo(json.dumps(event, ensure_ascii=False, default=str))
 
 
 def data_event(report: DataReport) -> dict[str, Any]:

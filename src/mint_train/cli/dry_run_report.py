@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from mint_train.batches.datums import Attachment, DatumArrays
 from mint_train.batches.groups import Group
 from mint_train.cli.dry_run_events import datum_name
 from mint_train.groups.inspection import DataReport
+from mint_train.observers.screen import Screen
 from mint_train.rendering.special_tokens import TAKEN
 
 SHOWN = 5
@@ -26,7 +26,7 @@ OPENED, CLOSED = "\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET
 
 def print_report(report: DataReport, tokenizer: Any) -> None:
     """Print a report; on a terminal in colour."""
-    screen = Console(highlight=False)
+    screen = Screen(highlight=False)
 
     def line(text: object, style: str = "") -> None:
         screen.print(Text(str(text), style), soft_wrap=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import click
-
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.groups import Groups
 from mint_train.cli.trained import Trained
@@ -16,7 +14,8 @@ from mint_train.groups.held_out import open_held_out
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.console import batch_means_note, evaluation_line, print_warning
+from mint_train.observers.console import batch_means_note, evaluation_line
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
@@ -48,16 +47,16 @@ def evaluate_and_print(trained: Trained, data: str | None, output: Path | None) 
         evaluation = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
         client.close()
     after = f" after step {evaluation.step}" if trained.folder else ""
-    click.echo(f"Eval of {name}{after} on {source}, {evaluation.groups} groups:")
-    click.echo(evaluation_line(evaluation, shown_formats(loss.metrics)))
+    echo(f"Eval of {name}{after} on {source}, {evaluation.groups} groups:")
+    echo(evaluation_line(evaluation, shown_formats(loss.metrics)))
     if evaluation.batch_means:
-        click.echo(batch_means_note(evaluation))
+        echo(batch_means_note(evaluation))
     if output is None and trained.folder is not None:
         rows = f"{Path(source).stem}-step-{evaluation.step:06d}.jsonl"
         output = trained.folder.path / EVALUATION_ROWS / rows
     if output is not None:
         write_rows(output, evaluation.rows)
-    click.echo(f"Rows: {output or 'not kept; --rows FILE writes them'}")
+    echo(f"Rows: {output or 'not kept; --rows FILE writes them'}")
     return evaluation
 
 
@@ -81,7 +80,7 @@ def open_on(
     held_out = open_held_out(settings, loss)
     if held_out is None:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
-    client = trained.backend.open_client(folder, print_warning, trains=False)
+    client = trained.backend.open_client(folder, echo_problem, trains=False)
     dataset = build_dataset(
         held_out,
         loss,
@@ -95,6 +94,6 @@ def open_on(
     if reference is not None:
         # the adapter is still the fresh one, so "initial" is the policy of the first step
         initial = reference == INITIAL
-        judge = client if initial else open_reference(trained.backend, reference, folder, print_warning)
-        groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, print_warning)
+        judge = client if initial else open_reference(trained.backend, reference, folder, echo_problem)
+        groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
     return str(held_out.data), groups, client

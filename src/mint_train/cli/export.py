@@ -6,11 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import click
-
 from mint_train.cli.trained import Trained, find_trained
 from mint_train.errors import OptionError, UserError
 from mint_train.observers.model_card import MERGED, write_card
+from mint_train.observers.terminal import echo
 from mint_train.run_folder.files import whole_folder
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import Checkpoint
@@ -55,7 +54,7 @@ def export_run(path: Path, output: Path | None, *, merge: bool) -> None:
             )
         address = trained.settings.base_url
         address = "" if address is None else f'base_url="{address}"'
-        click.echo(SAMPLE_ON_THE_SERVICE.format(address=address, path=checkpoint.sampler))
+        echo(SAMPLE_ON_THE_SERVICE.format(address=address, path=checkpoint.sampler))
         return
     output = output or path.with_name(f"{path.name}-{'merged' if merge else 'adapter'}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -63,7 +62,7 @@ def export_run(path: Path, output: Path | None, *, merge: bool) -> None:
     with whole_folder(output) as beside:
         write_weights(trained, folder, checkpoint, beside, merge=merge)
     what = "merged model" if merge else "adapter"
-    click.echo(f"The {what} after step {checkpoint.step}: {output}")
+    echo(f"The {what} after step {checkpoint.step}: {output}")
 
 
 def weights_of(folder: RunFolder) -> Checkpoint:

@@ -31,6 +31,7 @@ from mint_train.cli.options import LossGroup, complete_option, parse_assignments
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
 from mint_train.errors import INTERRUPTED, MintTrainError
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.settings.merge import load_settings
 
 
@@ -80,7 +81,7 @@ def cli(
     if ctx.invoked_subcommand is not None:
         return
     if len(sys.argv) == 1:
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
         return
     if assignments:
         given["options"] = parse_assignments(assignments)
@@ -130,15 +131,15 @@ def run_command_line() -> int:
     try:
         status = cli(standalone_mode=False)
     except MintTrainError as error:
-        click.echo(f"mint-train: {error}", err=True)
+        echo_problem(error)
         status = error.exit_status
     except click.UsageError as error:
-        click.echo(f"mint-train: {explain_usage(error)}", err=True)
+        echo_problem(explain_usage(error))
         status = error.exit_code
     except click.ClickException as error:
-        error.show()
+        echo_problem(error.format_message())
         status = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("mint-train: interrupted", err=True)
+        echo_problem("interrupted")
         status = INTERRUPTED
     return int(status or 0)

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from mint_train.cli.mistakes import no_such_command, repeated
 from mint_train.errors import OptionError
+from mint_train.observers.terminal import echo
 from mint_train.settings.model import SECRET_FIELDS, Settings
 
 HELP = ("-h", "--help")
@@ -183,5 +184,5 @@ COMPLETERS = {
 def show_help(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     """Print the help once the other options are known."""
     if asked and not ctx.resilient_parsing:
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
         ctx.exit()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +14,8 @@ from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.console import print_warning
+from mint_train.observers.screen import Screen
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
@@ -40,7 +39,7 @@ def sample_and_print(
         MintTrainError: the data is wrong, or the backend fails.
     """
     folder = trained.folder.path if trained.folder else Path()
-    samplers = trained.backend.open_samplers(folder, trained.checkpoint, print_warning)
+    samplers = trained.backend.open_samplers(folder, trained.checkpoint, echo_problem)
     tokenizer = samplers.tokenizer
     if prompt is not None:
         guarded = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
@@ -88,7 +87,7 @@ def printable(text: str) -> str:
 
 def print_side_by_side(completed: list[tuple[str, list[str], list[str]]]) -> None:
     """Print prompts with their completions before and after: a table on a terminal, otherwise plain lines."""
-    console = Console()
+    console = Screen()
     if console.is_terminal:
         table = Table("prompt", "before", "after", show_lines=True)
         for prompt, before, after in completed:
@@ -97,7 +96,7 @@ def print_side_by_side(completed: list[tuple[str, list[str], list[str]]]) -> Non
         console.print(table)
         return
     for prompt, before, after in completed:
-        click.echo(f"Prompt: {prompt}")
+        echo(f"Prompt: {prompt}")
         for old, new in zip(before, after, strict=True):
-            click.echo(f"Before: {old}")
-            click.echo(f"After:  {new}")
+            echo(f"Before: {old}")
+            echo(f"After:  {new}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
-import click
+from mint_train.observers.terminal import echo
 
 OBJECTS_PER_COLLECTION = 100_000
 
@@ -37,7 +37,7 @@ def load_libraries(message: str) -> None:
         UserError: the SDK is not installed.
     """
     if sys.stderr.isatty():
-        click.echo(message, err=True)
+        echo(message, err=True)
     # ctypes releases the interpreter's lock while it loads a library; `import torch` would hold it
     Thread(target=_load_torch_library, daemon=True).start()
     import mint_train.sdk  # noqa: F401 - needs no torch

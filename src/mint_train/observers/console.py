@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import click
-
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.metric import Metric, shown_formats
 from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord, RunResult, StepRecord
@@ -14,7 +13,7 @@ from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord,
 class FinalLines:
     """Prints warnings, and at the end where the run's results are: all that `--quiet` prints."""
 
-    def __init__(self, echo: Callable[[str], None] = click.echo) -> None:
+    def __init__(self, echo: Callable[[str], None] = echo) -> None:
         """Take a function that prints a line."""
         self.echo = echo
 
@@ -22,7 +21,7 @@ class FinalLines:
     def notice(self, text: str, warning: bool) -> None:
         """Print a warning to standard error."""
         if warning:
-            print_warning(text)
+            echo_problem(text)
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:
@@ -47,7 +46,7 @@ class Console(FinalLines):
     """Prints a run's progress."""
 
     def __init__(
-        self, echo: Callable[[str], None] = click.echo, metrics: Mapping[str, Metric] | None = None
+        self, echo: Callable[[str], None] = echo, metrics: Mapping[str, Metric] | None = None
     ) -> None:
         """Take a function that prints a line, and the metrics if no `run_started` will describe them."""
         super().__init__(echo)
@@ -58,7 +57,7 @@ class Console(FinalLines):
     def notice(self, text: str, warning: bool) -> None:
         """Print a line about the run, a warning to standard error."""
         if warning:
-            print_warning(text)
+            echo_problem(text)
         else:
             self.echo(text)
 
@@ -91,11 +90,6 @@ class Console(FinalLines):
     def run_rolled_back(self, step: int, problem: str) -> None:
         """Print what failed, and after which step the run continues."""
         self.echo(f"{problem}; going back to step {step}.")
-
-
-def print_warning(text: str) -> None:
-    """Print a line to standard error, as the program's errors are."""
-    click.echo(f"mint-train: {text}", err=True)
 
 
 def shown_metrics(step: StepRecord, formats: Mapping[str, str]) -> str:

@@ -8,9 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import click
-
-from mint_train.observers.console import print_warning
+from mint_train.observers.terminal import echo, echo_problem
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
 
@@ -20,13 +18,13 @@ class JsonLines:
 
     def print(self, event: str, values: Mapping[str, Any]) -> None:
         """Print an event; paths become texts."""
-        click.echo(json.dumps({"event": event, **values}, ensure_ascii=False, allow_nan=False, default=str))
+        echo(json.dumps({"event": event, **values}, ensure_ascii=False, allow_nan=False, default=str))
 
     @hookimpl
     def notice(self, text: str, warning: bool) -> None:
         """Print a line about the run; a warning goes to standard error, as errors do."""
         if warning:
-            print_warning(text)
+            echo_problem(text)
         else:
             self.print("notice", {"text": text})
 

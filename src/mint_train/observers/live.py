@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import timedelta
 
-from rich.console import Console as Terminal
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from mint_train.observers.console import Console, shown_metrics
+from mint_train.observers.screen import Screen
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
 
@@ -38,7 +38,7 @@ class LiveConsole(Console):
 
     def __init__(self) -> None:
         super().__init__(self.print_above)
-        self.terminal = Terminal()
+        self.terminal = Screen()
         self.bar = StepBar(
             MofNCompleteColumn(),
             BarColumn(bar_width=None),

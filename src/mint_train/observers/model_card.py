@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mint_train.observers.console import with_interval
+from mint_train.observers.terminal import printable
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines, write_whole
@@ -14,14 +17,16 @@ from mint_train.run_folder.folder import METRICS_FILE, RunFolder
 from mint_train.run_folder.records import Checkpoint
 
 CARD_FILE = "README.md"
+MARKDOWN = re.compile(r"([\\`*_\[\]<>#~&$])")
+ADDRESS = re.compile(r"https?://[^\s<>`|()\[\]]+")
 ADAPTER, MERGED = "LoRA adapter", "merged model"
 LOAD_ADAPTER = """\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("{base}")
+tokenizer = AutoTokenizer.from_pretrained({base})
 """
 LOAD_MERGED = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,15 +77,15 @@ def model_card(folder: RunFolder, step: int, kind: str = ADAPTER) -> str:
     load = LOAD_ADAPTER if kind == ADAPTER else LOAD_MERGED
     sections = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {run.loss} on {base}",
-        f"A {kind} trained with mint-train {run.versions['mint-train']}.",
+        f"# {plain(run.loss)} on {plain(base)}",
+        f"A {kind} trained with mint-train {plain(run.versions['mint-train'])}.",
         "## Training",
         table(("what", "value"), training_rows(run, base, step)),
         *results(folder, run, step),
         "## How to load it",
-        f"```python\n{load.format(base=base)}```",
+        f"```python\n{load.format(base=literal(base))}```",
         "## Versions",
-        ", ".join(f"{name} {number}" for name, number in run.versions.items()) + ".",
+        ", ".join(plain(f"{name} {number}") for name, number in run.versions.items()) + ".",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -101,19 +106,20 @@ def base_model(run: RunDescription) -> str:
 
 def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[str, str]]:
     """Say what was trained, how, and on what."""
-    yield "base model", f"`{base}`" + (" (a local folder)" if is_private(run) else "")
+    yield "base model", code(base) + (" (a local folder)" if is_private(run) else "")
     for loss in run.losses:
         weight = "" if loss.weight is None else f"{loss.weight} * "
         plugin = next(reversed(loss.plugins.values()))
-        yield "loss", f"{weight}`{loss.name}` ({plugin}): {loss.description}"
+        yield "loss", f"{weight}{code(loss.name)} ({plain(plugin)}): {plain(loss.description)}"
         if loss.paper:
-            yield "paper", loss.paper
-        yield "its options", ", ".join(f"{name}={value}" for name, value in loss.options.items()) or "none"
-    yield "data", f"`{Path(run.data.path).name}`, SHA-256 `{run.data.sha256}`"
+            yield "paper", loss.paper if ADDRESS.fullmatch(loss.paper) else plain(loss.paper)
+        options = ", ".join(f"{name}={value}" for name, value in loss.options.items())
+        yield "its options", plain(options) or "none"
+    yield "data", f"{code(Path(run.data.path).name)}, SHA-256 {code(run.data.sha256)}"
     yield "trained groups", f"{run.data.groups}, and {len(run.data.left_out)} left out"
     yield "steps", f"{step} of {run.steps}"
     for name in ("batch_size", "accumulate", "lr", "schedule", "rank", "max_length", "seed"):
-        yield name.replace("_", " "), str(run.settings[name])
+        yield name.replace("_", " "), plain(str(run.settings[name]))
 
 
 def results(folder: RunFolder, run: RunDescription, step: int) -> Iterable[str]:
@@ -124,23 +130,37 @@ def results(folder: RunFolder, run: RunDescription, step: int) -> Iterable[str]:
         yield "## Results"
         yield f"The batch of step {steps[-1]['step']}:"
         metrics = steps[-1]["metrics"]
-        yield table(("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items()])
+        yield table(("metric", "value"), [(plain(name), f"{value:.6g}") for name, value in metrics.items()])
     held_out = run.data.held_out
     if evaluations and held_out is not None:
         first, last = evaluations[0], evaluations[-1]
         yield (
-            f"{last['groups']} held-out groups of `{Path(held_out.path).name}` "
-            f"(SHA-256 `{held_out.sha256}`), with 95 % confidence intervals:"
+            f"{last['groups']} held-out groups of {code(Path(held_out.path).name)} "
+            f"(SHA-256 {code(held_out.sha256)}), with 95 % confidence intervals:"
         )
         header = ("metric", f"after step {first['step']}", f"after step {last['step']}")
-        yield table(
-            header, [(name, evaluated(name, first), evaluated(name, last)) for name in last["metrics"]]
-        )
+        rows = [(plain(name), evaluated(name, first), evaluated(name, last)) for name in last["metrics"]]
+        yield table(header, rows)
 
 
 def evaluated(name: str, line: Mapping[str, Any]) -> str:
     """Format a metric of an evaluation with its interval."""
     return with_interval(name, ".4g", line["metrics"], line["intervals"]) if name in line["metrics"] else ""
+
+
+def plain(text: str) -> str:
+    """Return a text for the body of a card: one line, without Markdown, HTML or control characters in it."""
+    return MARKDOWN.sub(r"\\\1", " ".join(printable(text).split()))
+
+
+def code(name: str) -> str:
+    """Return a name as a code span."""
+    return f"`{' '.join(printable(name).split()).replace('`', chr(39))}`"
+
+
+def literal(text: str) -> str:
+    """Return a text as a Python literal that does not end the block of code that it stands in."""
+    return json.dumps(text).replace("`", "\\u0060")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

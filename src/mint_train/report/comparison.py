@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import click
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mint_train.observers.console import with_interval
+from mint_train.observers.screen import Screen
+from mint_train.observers.terminal import echo
 from mint_train.run_folder.metric import Metric
 
 
@@ -33,16 +33,16 @@ class Compared:
 def print_comparison(results: Sequence[Compared]) -> None:
     """Print the losses, the best first: a table on a terminal, otherwise aligned plain lines."""
     header, rows = comparison_rows(results)
-    console = Console()
+    console = Screen()
     if console.is_terminal:
-        table = Table(*header)
+        table = Table(*(Column(Text(cell)) for cell in header))
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
         return
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def comparison_rows(results: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:

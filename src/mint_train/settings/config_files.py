@@ -22,7 +22,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = parse_yaml(text) if path.suffix in YAML_ENDINGS else tomllib.loads(text)
+        values = parse_config(text, yaml=path.suffix in YAML_ENDINGS)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise OptionError(f"--config {path}: {reason}") from error
@@ -39,18 +39,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse_yaml(text: str) -> Any:
-    """Parse YAML; an empty file holds no settings.
+def parse_config(text: str, *, yaml: bool) -> Any:
+    """Parse YAML, or TOML.
 
     Raises:
-        ValueError: it is malformed.
+        ValueError: it is malformed, has a key twice or is nested too deeply; YAML has too many aliases.
     """
-    import yaml
-
     try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        if not yaml:
+            return tomllib.loads(text)
+        from mint_train.settings.yaml_files import parse_yaml
+
+        return parse_yaml(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def config_text(settings: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from click.shell_completion import get_completion_class
 
 from mint_train.cli.options import Command
 from mint_train.errors import OptionError
+from mint_train.observers.terminal import echo
 
 
 @click.command(cls=Command)
@@ -20,4 +21,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     complete = get_completion_class(shell)
     if complete is None:
         raise OptionError(f"{shell} has no completion here")
-    click.echo(complete(ctx.find_root().command, {}, "mint-train", "_MINT_TRAIN_COMPLETE").source())
+    echo(complete(ctx.find_root().command, {}, "mint-train", "_MINT_TRAIN_COMPLETE").source())

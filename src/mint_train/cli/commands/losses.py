@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mint_train.cli.options import Command
+from mint_train.observers.terminal import echo
 
 
 @click.command(cls=Command)
@@ -12,4 +13,4 @@ def losses() -> None:
     """List the installed losses by distribution, with a line on each."""
     from mint_train.cli.listing import losses_text
 
-    click.echo(losses_text())
+    echo(losses_text())

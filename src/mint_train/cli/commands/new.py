@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mint_train.cli.options import Command
+from mint_train.observers.terminal import echo
 
 
 @click.command(cls=Command)
@@ -19,4 +20,4 @@ def new(name: str, folder: Path | None) -> None:
     from mint_train.plugins.scaffold import new_loss
 
     written = new_loss(name, folder)
-    click.echo(f"Wrote {written}. Next: pip install -e {written}, then mint-train check {name}")
+    echo(f"Wrote {written}. Next: pip install -e {written}, then mint-train check {name}")

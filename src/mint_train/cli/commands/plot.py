@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mint_train.cli.options import Command
+from mint_train.observers.terminal import echo
 
 
 @click.command(cls=Command)
@@ -26,4 +27,4 @@ def plot(runs: tuple[Path, ...], output: Path | None) -> None:
     from mint_train.report.plots import plot_runs, report_path
 
     for written in plot_runs(runs, output or report_path(runs)):
-        click.echo(f"Wrote {written}")
+        echo(f"Wrote {written}")

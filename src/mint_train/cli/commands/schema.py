@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mint_train.cli.options import Command, complete_loss
+from mint_train.observers.terminal import echo
 
 
 @click.command(cls=Command)
@@ -20,4 +21,4 @@ def schema(loss: str | None) -> None:
         from mint_train.losses.weighted_sum import open_loss
 
         options = open_loss(loss, {}).options_model.model_json_schema()
-    click.echo(json.dumps(config_schema(options), indent=2))
+    echo(json.dumps(config_schema(options), indent=2))

@@ -1,0 +1,32 @@
+"""All that is printed goes through here: no row, plugin, server or file name may control the terminal."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+PROGRAM = "mint-train"
+LONGEST_PROBLEM = 2000
+"""Characters of an error that are shown: it may quote a value of any length."""
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control codes but tab and line feed, marks that turn the direction of text, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text with control characters as `\u001b`, which JSON reads as the character that it was."""
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text and a line feed to standard output, or to standard error."""
+    click.echo(printable(text), err=err)
+
+
+def echo_problem(problem: object) -> None:
+    """Print an error or a warning to standard error as one line, cut where it is very long."""
+    line = " ".join(str(problem).splitlines())
+    if len(line) > LONGEST_PROBLEM:
+        half = LONGEST_PROBLEM // 2
+        line = f"{line[:half]} ... {line[-half:]}"
+    echo(f"{PROGRAM}: {line}", err=True)

@@ -319,7 +319,7 @@ def test_a_state_that_is_not_there_is_the_user_s_to_find(
 def test_a_service_that_has_fallen_silent_is_given_up(
     small_service: SmallService, client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mint_train.backends.mint.service.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("mint_train.backends.mint.waiting.PATIENCE_SECONDS", 0.5)
     small_service.instead["result of optim_step"] = [(500, {"detail": "broken"})]
     with pytest.raises(ServiceError, match="has not answered for"):
         client.optim_step(types.AdamParams()).result()
@@ -330,7 +330,7 @@ def test_a_service_that_has_fallen_silent_is_given_up(
 def test_a_service_that_takes_its_time_is_waited_for(
     small_service: SmallService, client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mint_train.backends.mint.service.PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("mint_train.backends.mint.waiting.PATIENCE_SECONDS", 0.5)
     small_service.instead["result of optim_step"] = [(408, {"detail": "not yet"})] * 200 + [(200, {})]
     client.optim_step(types.AdamParams()).result()
 

@@ -22,7 +22,9 @@ def check_server_and_print(settings: Settings) -> bool:
     Raises:
         MintTrainError: the service cannot be reached, refuses the key, lacks the model, or fails.
     """
-    session = open_session(settings.model or MINT_DEFAULT_MODEL, settings.base_url, settings.api_key)
+    session = open_session(
+        settings.model or MINT_DEFAULT_MODEL, settings.base_url, settings.api_key, echo_problem
+    )
 
     def open_adapter(seed: int) -> MintTrainingClient:
         return MintTrainingClient(session, settings.model_copy(update={"seed": seed}), echo_problem)

@@ -21,6 +21,7 @@ from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
 from mint_train.backends.mint.logprobs import logprobs_problem
 from mint_train.backends.mint.service import API, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
+from mint_train.backends.mint.waiting import in_thread
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
 from mint_train.sdk import Datum, mint, types, without_remote_code
 from mint_train.settings.model import Settings
@@ -70,7 +71,9 @@ class MintTrainingClient:
         """Load the tokenizer that the service names for the base model."""
         try:
             with without_remote_code():
-                tokenizer: PreTrainedTokenizerBase = self.client.get_tokenizer()
+                tokenizer: PreTrainedTokenizerBase = self.service.wait(
+                    in_thread(self.client.get_tokenizer), doing="name its tokenizer"
+                )
         except mint.TinkerError as error:
             raise self.service.explain(error, "name its tokenizer", running=True) from None
         except (OSError, ValueError, ImportError) as error:
@@ -162,7 +165,7 @@ class MintTrainingClient:
         doing = f"delete the state {path}"
         try:
             with self.service.translated(doing):
-                self.service.wait(rest.delete_checkpoint_from_tinker_path(path), DELETE_SECONDS)
+                self.service.wait(rest.delete_checkpoint_from_tinker_path(path), DELETE_SECONDS, doing)
         except MintTrainError as error:
             self.deletes = isinstance(error, ServiceError)  # a refusal will be the same the next time
             self.warn(f"old states stay on the service: {error}")
@@ -249,7 +252,7 @@ def open_mint_client(
         UserError: the key is missing, malformed or refused, or the service lacks the model.
         BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
     """
-    session = open_session(model, settings.base_url, settings.api_key)
+    session = open_session(model, settings.base_url, settings.api_key, warn)
     try:
         if not trains:
             return MintTrainingClient(session, settings, warn)

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from mint_train.backends.mint.answers import ACCEPTED, AnswerTooLargeError, check_encoding, read_whole
+
 SENT_ONCE = frozenset({"forward_backward", "optim_step", "save_weights", "save_weights_for_sampler"})
 """Requests that a service may carry out twice when it gets them twice."""
 RETRIEVE, HEARTBEAT = "retrieve_future", "session_heartbeat"
@@ -33,19 +35,28 @@ class Connection(httpx.AsyncClient):
     """
 
     def __init__(self) -> None:
-        super().__init__(follow_redirects=True, limits=KEEP_ALIVE, event_hooks={"response": [stay_at_origin]})
+        super().__init__(
+            follow_redirects=True,
+            limits=KEEP_ALIVE,
+            headers=ACCEPTED,
+            event_hooks={"response": [stay_at_origin, check_answer]},
+        )
         self._failing_since: dict[str, float] = {}
+        self.heard_at = time.monotonic()
+        """When the last answer came that was not an error of the server."""
 
-    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """Send a request as httpx does.
+    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
+        """Send a request as httpx does, and read its answer up to a bound.
 
         Raises:
             httpx.TransportError: there was no answer, and asking again does no harm.
         """
         name = request.url.path.rpartition("/")[2]
         try:
-            response = await super().send(request, **options)
-        except LeavesOriginError as error:
+            response = await super().send(request, stream=True, **options)
+            if not stream:
+                response = await read_whole(response)
+        except (LeavesOriginError, AnswerTooLargeError) as error:
             return made_up(REFUSED, request, str(error))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             self._note(name, failed=True)  # nothing was sent yet
@@ -62,6 +73,8 @@ class Connection(httpx.AsyncClient):
             return made_up(REFUSED, request, f"wants to be paid (HTTP 402); it says: {says[:SHOWN]}")
         forget_stream(response)
         self._note(name, failed=response.is_server_error)
+        if not response.is_server_error:
+            self.heard_at = time.monotonic()
         if name in SENT_ONCE and may_be_done(response):
             return made_up(FATE_UNKNOWN, request, f"HTTP {response.status_code}")
         if name == RETRIEVE and response.is_server_error:
@@ -121,6 +134,19 @@ async def stay_at_origin(response: httpx.Response) -> None:
             f"{'' if target.port is None else f':{target.port}'}, which is another origin and gets neither "
             "key nor rows; if you trust it, set MINT_BASE_URL to it"
         )
+
+
+async def check_answer(response: httpx.Response) -> None:
+    """Refuse compression without a bound, and let go of the body of a redirect, which nobody reads.
+
+    Raises:
+        AnswerTooLargeError: naming the compression.
+    """
+    check_encoding(response)
+    if response.has_redirect_location:
+        await response.aclose()
+        response.stream = httpx.ByteStream(b"")
+        response.is_closed = response.is_stream_consumed = False
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -21,10 +21,12 @@ class MintSampler:
         self.service = client.service
         self.end = client.get_tokenizer().eos_token_id
         self.doing = f"sample from {model_path or base_model}"
-        with self.service.translated(self.doing):
-            self.sampler: mint.SamplingClient = client.service_client.create_sampling_client(
+        self.sampler: mint.SamplingClient = self.service.call(
+            self.doing,
+            lambda: client.service_client.create_sampling_client(
                 model_path=model_path, base_model=base_model
-            )
+            ),
+        )
 
     def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
         """Ask for the completions of all prompts at once."""
@@ -39,7 +41,7 @@ class MintSampler:
                 self.sampler.sample(types.ModelInput.from_ints(prompt), sampling.samples, params)
                 for prompt in prompts
             ]
-            answers = [self.service.wait(future) for future in futures]
+            answers = [self.service.wait(future, doing=self.doing) for future in futures]
         return [
             [[token for token in sequence.tokens if token != self.end] for sequence in answer.sequences]
             for answer in answers

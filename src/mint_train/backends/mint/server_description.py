@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from mint_train.backends.mint.answers import AnswerTooLargeError, get
 from mint_train.backends.mint.service import API, Service
 from mint_train.errors import UserError
 from mint_train.sdk import ONE_ROUTE, SDK_MINOR, SDK_VERSION, SUPPORTED
@@ -35,10 +36,10 @@ class ServerDescription:
 def describe_server(service: Service) -> ServerDescription:
     """Read a service's description of its API; one that has none is not worse for it."""
     try:
-        answer = httpx.get(f"{service.url}/openapi.json", timeout=DESCRIPTION_SECONDS)
+        answer = get(f"{service.url}/openapi.json", DESCRIPTION_SECONDS)
         described = answer.raise_for_status().json()
         title, paths = str(described["info"]["title"]), frozenset(described["paths"])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, AnswerTooLargeError, ValueError, KeyError, TypeError, RecursionError):
         return ServerDescription()
     return ServerDescription(title, paths, hashlib.sha256(answer.content).hexdigest())
 

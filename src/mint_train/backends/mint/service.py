@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, REFUSED, SHOWN, Connection
+from mint_train.backends.mint.waiting import Wait, in_thread
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
 from mint_train.sdk import SDK_VERSION, mint
 
@@ -22,9 +22,6 @@ Result = TypeVar("Result")
 
 API = "/api/v1"
 
-PATIENCE_SECONDS = 300.0
-"""How long a service may be silent while a result is awaited: as long as the SDK repeats a request."""
-LOOK_SECONDS = 1.0
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]")
 FULL = re.compile(r"maximum number of lora adapters|no (free|available) (adapter|lora)", re.IGNORECASE)
 GONE = re.compile(r"not (loaded|found)|expired|unloaded|no longer|unknown (model|session)", re.IGNORECASE)
@@ -38,6 +35,8 @@ class Service:
     url: str
     key: SecretStr
     connection: Connection = field(default_factory=Connection, repr=False, compare=False)
+    tell: Callable[[str], None] = field(default=lambda _: None, repr=False, compare=False)
+    """Tells the user one line, of a long wait."""
 
     @contextmanager
     def translated(self, doing: str, *, running: bool = False) -> Iterator[None]:
@@ -54,26 +53,23 @@ class Service:
         except Exception as error:
             raise self.explain(error, doing, running=running) from None
 
-    def wait(self, future: Future[Result], timeout: float | None = None) -> Result:
+    def wait(self, future: Future[Result], timeout: float | None = None, doing: str = "answer") -> Result:
         """Wait for a future of the SDK's, but not for a service that has fallen silent.
 
         Raises:
             ServiceError: nothing was heard for `PATIENCE_SECONDS`.
             TimeoutError: the timeout is over.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                left = LOOK_SECONDS if end is None else max(0.0, end - time.monotonic())
-                return future.result(min(left, LOOK_SECONDS))
-            except TimeoutError:
-                if future.done() or (end is not None and time.monotonic() >= end):
-                    raise
-            if self.connection.failing_seconds() > PATIENCE_SECONDS:
-                future.cancel()
-                raise ServiceError(
-                    f"the service at {self.url} has not answered for {PATIENCE_SECONDS / 60:.0f} minutes"
-                )
+        return Wait(self.connection, self.url, doing, self.tell).until(future, timeout)
+
+    def call(self, doing: str, function: Callable[[], Result], *, running: bool = False) -> Result:
+        """Call a function of the SDK's that blocks until it has its answer.
+
+        Raises:
+            MintTrainError: it fails, or nothing was heard of the service for `PATIENCE_SECONDS`.
+        """
+        with self.translated(doing, running=running):
+            return self.wait(in_thread(function), doing=doing)
 
     def hide_key(self, text: str) -> str:
         """Return a text without the key."""
@@ -137,7 +133,7 @@ class ServiceFuture(Generic[Result]):
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the answer."""
         with self.service.translated(self.doing, running=self.running):
-            answer = self.service.wait(self.future, timeout)
+            answer = self.service.wait(self.future, timeout, self.doing)
         if self.check is not None:
             self.check(answer)
         return answer

@@ -6,11 +6,13 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
 from pydantic import SecretStr
 
+from mint_train.backends.mint.answers import AnswerTooLargeError, get
 from mint_train.backends.mint.server_description import ServerDescription, check_sdk, describe_server
 from mint_train.backends.mint.service import API, Service
 from mint_train.errors import ServiceError, UserError
@@ -45,36 +47,50 @@ class Session:
         Raises:
             MintTrainError: the service refuses, has no free adapter slot, or fails.
         """
-        with self.service.translated(f"create an adapter for {self.model}"):
-            return self.client.create_lora_training_client(
+        return self.service.call(
+            f"create an adapter for {self.model}",
+            lambda: self.client.create_lora_training_client(
                 base_model=self.model,
                 rank=rank,
                 seed=seed,
                 train_mlp=True,
                 train_attn=True,
                 train_unembed=True,
-            )
+            ),
+        )
 
 
-def open_session(model: str, base_url: str | None, api_key: SecretStr | None) -> Session:
+def open_session(
+    model: str,
+    base_url: str | None,
+    api_key: SecretStr | None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Session:
     """Check key, address and model, and open a session.
+
+    Args:
+        model: the base model.
+        base_url: the address of the service.
+        api_key: its key.
+        tell: tells the user one line, of a wait that lasts.
 
     Raises:
         UserError: the key is missing, malformed or refused, the SDK does not fit, or the service
             lacks the model.
         BackendError: the service cannot be reached or fails.
     """
-    service = Service(service_url(base_url), check_key(api_key))
+    service = Service(service_url(base_url), check_key(api_key), tell=tell)
     hide_key_in_logs(service)
     check_reachable(service)
     server = describe_server(service)
     check_sdk(server, service.url)
-    with service.translated("open a session"):
-        client = mint.ServiceClient(
+    client = service.call(
+        "open a session",
+        lambda: mint.ServiceClient(
             base_url=service.url, api_key=service.key.get_secret_value(), http_client=service.connection
-        )
-    with service.translated("name its models"):
-        supported = client.get_server_capabilities().supported_models
+        ),
+    )
+    supported = service.call("name its models", client.get_server_capabilities).supported_models
     check_model(model, [str(entry.model_name) for entry in supported], service)
     return Session(service, client, model, server)
 
@@ -130,12 +146,14 @@ def check_reachable(service: Service) -> None:
     """
     for tries_left in reversed(range(CONNECT_TRIES)):
         try:
-            status = httpx.get(f"{service.url}{API}/healthz", timeout=CONNECT_SECONDS).status_code
+            status = get(f"{service.url}{API}/healthz", CONNECT_SECONDS).status_code
             problem = f"is out of order (HTTP {status}); try again later"
             if status < httpx.codes.INTERNAL_SERVER_ERROR:
                 return
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise UserError(f"MINT_BASE_URL={service.url} is not an address: {error}") from None
+        except AnswerTooLargeError as error:
+            raise UserError(f"the service at {service.url} {error}; check MINT_BASE_URL") from None
         except httpx.TimeoutException:
             problem = (
                 f"did not answer within {CONNECT_SECONDS:.0f} s; try again later, or check MINT_BASE_URL"

@@ -9,9 +9,10 @@
   `Completion` is a text or messages.
 - **Datums.** `flatten` gets a `Renderer`, which builds a `Datum` of a prompt and a completion; `attach` adds
   numbers to it, and `build_datum` builds one from token ids.
-- **Batches.** `Batch` holds the `Group`s of a step. `sequence_logprobs`, `mean_logprobs`, `log_ratios` and
-  `reference_sequence_logprobs` sum over its tokens; `packed_logprobs`, `packed_reference_logprobs` and
-  `segment_sums` are for a loss that weighs tokens itself.
+- **Batches.** `Batch` holds the `Group`s of a step, and `Batch.mean` averages a value of each by its row's
+  weight. `sequence_logprobs`, `mean_logprobs`, `log_ratios` and `reference_sequence_logprobs` sum over its
+  tokens; `packed_logprobs`, `packed_reference_logprobs` and `segment_sums` are for a loss that weighs tokens
+  itself.
 - **Contracts.** `require_group_size`, `require_trained`, `require_same_prompt` and `require_distinct` refuse
   a batch with a `ContractError`.
 - **Options.** `Options` is the base of a loss's options; `NeededReference` and `OptionalReference` are the

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mint_train.conformance import data_checks, math_checks
+from mint_train.conformance import data_checks, math_checks, weight_checks
 from mint_train.conformance.by_hand import make_batch, make_group, make_logprobs
 from mint_train.conformance.material import ConformanceError, Material
 from mint_train.losses.loss import Loss
@@ -62,6 +62,7 @@ CHECKS: Mapping[str, Callable[[Material], str]] = {
     "logprobs without weight do not matter": math_checks.weightless_logprobs_do_not_matter,
     "float32 stays finite at margins of 1e4": math_checks.float32_stays_finite,
     "the order of groups does not matter": math_checks.order_of_groups_does_not_matter,
+    "weights of rows count as rows do": weight_checks.weights_count_as_rows,
     "an evaluation changes nothing": math_checks.evaluation_changes_nothing,
     "metrics are plain finite floats": math_checks.metrics_are_plain,
     "the described metrics are computed": math_checks.described_metrics_are_computed,

@@ -40,14 +40,14 @@ def margins(batch: Any, logprobs: Any) -> torch.Tensor:
 def test_a_sound_function_passes_all() -> None:
     @loss(extends="dpo")
     def sound(batch, logprobs):
-        return torch.nn.functional.softplus(-margins(batch, logprobs)).mean()
+        return batch.mean(torch.nn.functional.softplus(-margins(batch, logprobs)))
 
     assert failures(sound) == {}
     assert [check.name for check in conformance_checks(sound)] == list(CHECKS)
 
 
 def left_out(batch, logprobs):
-    return sequence_logprobs(logprobs, batch)[::2].mean() + 0 * logprobs[1].sum()
+    return batch.mean(sequence_logprobs(logprobs, batch)[::2]) + 0 * logprobs[1].sum()
 
 
 def detached_part(batch, logprobs):
@@ -74,6 +74,18 @@ def with_memory(batch, logprobs, memory=[0.0]):  # noqa: B006 - the fault is the
     return memory[0] * torch.nn.functional.softplus(-margins(batch, logprobs)).mean()
 
 
+def without_weights(batch, logprobs):
+    return torch.nn.functional.softplus(-margins(batch, logprobs)).mean()
+
+
+def weights_in_a_metric(batch, logprobs):
+    return without_weights(batch, logprobs), {"margin": float(batch.mean(margins(batch, logprobs).detach()))}
+
+
+def weighted_sum(batch, logprobs):
+    return (batch.group_weights * torch.nn.functional.softplus(-margins(batch, logprobs))).mean()
+
+
 def tensor_metric(batch, logprobs):
     scores = margins(batch, logprobs)
     return torch.nn.functional.softplus(-scores).mean(), {"margin": scores}
@@ -93,6 +105,9 @@ def tensor_metric(batch, logprobs):
             "an evaluation changes nothing",
             "changes the loss",
         ),
+        (without_weights, "weights of rows count as rows do", "does not use it"),
+        (weights_in_a_metric, "weights of rows count as rows do", "at weight 2, not 2 times, the loss is"),
+        (weighted_sum, "weights of rows count as rows do", "at weight 2, not 2 times, the loss is"),
         (tensor_metric, "metrics are plain finite floats", "make it a float"),
     ],
 )

@@ -22,7 +22,7 @@ from mint_train import loss, sequence_logprobs
 def {name}(batch, logprobs):
     """Push each chosen above its rejected."""
     scores = sequence_logprobs(logprobs, batch)
-    return torch.nn.functional.softplus(scores[1::2] - scores[::2]).mean()
+    return batch.mean(torch.nn.functional.softplus(scores[1::2] - scores[::2]))
 '''
 
 

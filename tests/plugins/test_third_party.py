@@ -26,7 +26,7 @@ def test_it_is_listed(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_passes_the_check(installed: Path, tmp_path: Path) -> None:
-    assert "All 17 checks passed." in mint_train(installed, tmp_path, "check", NAME)
+    assert "All 18 checks passed." in mint_train(installed, tmp_path, "check", NAME)
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     done = run(*command, folder=tmp_path, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stdout
-    assert "18 passed" in done.stdout
+    assert "19 passed" in done.stdout
 
 
 @pytest.mark.slow

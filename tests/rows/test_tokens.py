@@ -45,7 +45,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def said(group: Group) -> Any:
     """All that a group holds, as plain values."""
     return (
-        group.source,
+        (group.source, group.weight),
         [datum.model_input.to_ints() for datum in group.datums],
         [datum.loss_fn_inputs["target_tokens"].data for datum in group.datums],
         [datum.loss_fn_inputs["weights"].data for datum in group.datums],
@@ -91,14 +91,16 @@ def datums(draw: st.DrawFn) -> tuple[Datum, dict[str, Any]]:
 
 groups = st.lists(
     st.builds(
-        lambda made, line, unit: Group(
+        lambda made, line, unit, weight: Group(
             tuple(datum for datum, _ in made),
             Source("data/ö.jsonl", line, unit),
             tuple(own for _, own in made),
+            weight=weight,
         ),
         st.lists(datums(), min_size=1, max_size=3),
         st.integers(1, 2**40),
         st.sampled_from(["line", "row"]),
+        st.sampled_from([1.0, 0.0, 2.5]),
     ),
     min_size=1,
     max_size=5,
@@ -118,8 +120,8 @@ def test_groups_come_back_as_they_were_written(tmp_path: Path, chunks: list[list
     assert [said(group) for group in stored] == [said(group) for group in expected]
     assert said(stored[-1]) == said(expected[-1])
     assert [said(group) for group in stored[1:3]] == [said(group) for group in expected[1:3]]
-    places = [*reversed(range(len(expected))), 0]
-    assert [said(group) for group in stored.take(places)] == [said(expected[place]) for place in places]
+    order = [*reversed(range(len(expected))), 0]
+    assert [said(group) for group in stored.take(order)] == [said(expected[index]) for index in order]
     with pytest.raises(IndexError):
         stored[len(expected)]
 

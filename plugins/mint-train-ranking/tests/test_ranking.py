@@ -82,7 +82,7 @@ def test_plackett_luce_by_hand() -> None:
 
 def test_lists_of_two_are_dpo() -> None:
     scores = torch.tensor([0.3, -0.4, 2.0, 2.5], dtype=torch.float64)
-    value = plackett_luce_nll(scores, torch.tensor([2, 2]))
+    value = plackett_luce_nll(scores, torch.tensor([2, 2])).mean()
     margins = scores[::2] - scores[1::2]
     assert value.item() == pytest.approx(float(-torch.nn.functional.logsigmoid(margins).mean()))
 

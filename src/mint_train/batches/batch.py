@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,49 @@ class Batch:
     def lengths(self) -> torch.Tensor:
         """Target tokens per datum, int64 `[datums]`."""
         return torch.tensor([length for group in self.groups for length in group.lengths])
+
+    @cached_property
+    def group_weights(self) -> torch.Tensor:
+        """What each group counts, its row's field `weight`, float64 `[groups]`; 1.0 where a row has none."""
+        return torch.tensor([group.weight for group in self.groups], dtype=torch.float64)
+
+    @property
+    def weights_were_read(self) -> bool:
+        """Whether a loss has asked for `group_weights`, or for a mean, which needs them."""
+        return "group_weights" in self.__dict__
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the groups' weights: their number where no row has a weight."""
+        return math.fsum(group.weight for group in self.groups)
+
+    @cached_property
+    def carries_weights(self) -> bool:
+        """Whether a row has a weight other than 1."""
+        return any(group.weight != 1.0 for group in self.groups)
+
+    def mean(self, values: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        """Average a value of each group, each counting by its row's weight: sum(w v) / sum(w).
+
+        Where all weights are equal this is the plain mean, to the bit.
+
+        Args:
+            values: floating `[groups]`.
+            sizes: `[groups]`; the mean is then sum(w v) / sum(w size), as for sums over tokens that are to be
+                averaged over all tokens of the batch.
+
+        Raises:
+            PluginError: there is not one value per group.
+        """
+        if len(values) != len(self.groups):
+            raise PluginError(
+                f"batch.mean needs a value per group: {len(self.groups)} groups, {list(values.shape)} values"
+            )
+        weights = self.group_weights
+        if bool((weights == weights[0]).all()):
+            return values.mean() if sizes is None else values.sum() / sizes.sum()
+        weights = weights.to(values.dtype)
+        return (weights * values).sum() / (weights if sizes is None else weights * sizes).sum()
 
     @cached_property
     def weights(self) -> torch.Tensor:

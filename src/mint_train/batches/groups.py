@@ -30,10 +30,12 @@ class Group:
     reference_logprobs: tuple[torch.Tensor, ...] | None = None
     known_arrays: tuple[DatumArrays, ...] | None = field(default=None, repr=False, compare=False)
     """The arrays the datums were built from, if known; avoids re-reading long lists."""
+    weight: float = 1.0
+    """What the group counts in its batch's mean: its row's field `weight`."""
 
     @classmethod
-    def of(cls, flattened: Sequence[Datum | AttachedDatum], source: Source) -> Group:
-        """Make a group of what a `flatten` hook returned."""
+    def of(cls, flattened: Sequence[Datum | AttachedDatum], source: Source, weight: float = 1.0) -> Group:
+        """Make a group of what a `flatten` hook returned, and of its row's weight."""
         datums = [item.datum if isinstance(item, AttachedDatum) else item for item in flattened]
         for datum in datums:
             if not isinstance(datum, Datum):
@@ -42,7 +44,7 @@ class Group:
                     "build it with the renderer, or with mint_train.plugin.build_datum"
                 )
         attached = [item.attached if isinstance(item, AttachedDatum) else {} for item in flattened]
-        return cls(datums=tuple(datums), source=source, attached=tuple(attached))
+        return cls(datums=tuple(datums), source=source, attached=tuple(attached), weight=weight)
 
     @cached_property
     def arrays(self) -> tuple[DatumArrays, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def make_group(
     attached: Sequence[Mapping[str, Any]] | None = None,
     reference: Sequence[Sequence[float]] | None = None,
     prompt: Sequence[int] = PROMPT,
+    weight: float = 1.0,
 ) -> Group:
     """Make a group of completions of one prompt.
 
@@ -30,15 +32,15 @@ def make_group(
         attached: what `flatten` would attach to each datum.
         reference: the reference's logprobs of each completion's tokens, nats.
         prompt: the token ids of the prompt.
+        weight: what the group counts in its batch's mean.
     """
     datums = [build_datum(prompt, completion, None) for completion in completions]
     values = attached or [{} for _ in completions]
-    group = Group.of(
-        [attach(datum, **own) for datum, own in zip(datums, values, strict=True)], Source("rows", 1)
-    )
+    flattened = [attach(datum, **own) for datum, own in zip(datums, values, strict=True)]
+    group = Group.of(flattened, Source("rows", 1), weight)
     if reference is None:
         return group
-    return Group(group.datums, group.source, group.attached, tuple(make_logprobs(reference, prompt)))
+    return replace(group, reference_logprobs=tuple(make_logprobs(reference, prompt)))
 
 
 def make_batch(*groups: Group) -> Batch:

@@ -21,6 +21,7 @@ from mint_train.losses.term import Term
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.readers import read_rows
 from mint_train.rows.row import Row
+from mint_train.rows.row_weights import split_weight
 
 SEED = 20240607
 MOST_GROUPS = 8
@@ -62,7 +63,7 @@ class Material:
         """The rows given, else the loss's bundled ones."""
         if self.given_rows is not None:
             return [
-                Row(dict(row), Source("given rows", line))
+                Row(dict(split_weight(row)[1]), Source("given rows", line))
                 for line, row in enumerate(self.given_rows, start=1)
             ]
         path = self.loss.bundled_rows
@@ -102,6 +103,11 @@ class Material:
         generator = make_generator(seed)
         lengths = [length for group in self.groups for length in group.lengths]
         return [random_logprobs(length, generator, spread).requires_grad_() for length in lengths]
+
+    def logprobs_by_group(self) -> list[Logprobs]:
+        """Draw logprobs for all datums, those of each group together."""
+        drawn = iter(self.logprobs())
+        return [[next(drawn) for _ in group.datums] for group in self.groups]
 
     def evaluate(self, batch: Batch, logprobs: Logprobs) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """Compute loss and raw metrics from a fresh state."""

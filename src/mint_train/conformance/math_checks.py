@@ -141,12 +141,8 @@ def order_of_groups_does_not_matter(material: Material) -> str:
     if material.has_trait("ORDER_MATTERS"):
         return "not compared: the loss says that order matters to it (ORDER_MATTERS)"
     order = shuffled(len(material.groups))
-    logprobs = material.logprobs()
-    per_group: list[Logprobs] = []
-    start = 0
-    for group in material.groups:
-        per_group.append(logprobs[start : start + len(group.datums)])
-        start += len(group.datums)
+    per_group = material.logprobs_by_group()
+    logprobs = [logprob for own in per_group for logprob in own]
     moved = [logprob for index in order for logprob in per_group[index]]
     value, metrics = material.evaluate(material.batch(), logprobs)
     other, others = material.evaluate(material.batch([material.groups[index] for index in order]), moved)

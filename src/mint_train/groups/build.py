@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def flatten_chunk(
     """Yield a group for each example that fits, and note the others."""
     for example in chunk:
         try:
-            yield Group.of(flatten(example.value), example.source)
+            yield Group.of(flatten(example.value), example.source, example.weight)
         except DoesNotFit as reason:
             left_out.append(f"{example.source}: {reason}")
         except RowError as error:
@@ -203,7 +203,7 @@ def related(examples: Examples, loss: Loss) -> Iterator[Example]:
     for example in examples:
         if (value := next(values, nothing)) is nothing:
             raise miscounted(loss, "fewer", examples)
-        yield Example(value, example.source, example.form)
+        yield replace(example, value=value)
     if next(values, nothing) is not nothing:
         raise miscounted(loss, "more", examples)
 

@@ -15,6 +15,7 @@ from mint_train.rows.forms import Reading
 from mint_train.rows.known import known_columns
 from mint_train.rows.readers import DataSource, changed, open_data
 from mint_train.rows.row import BadRow, Example, Row
+from mint_train.rows.row_weights import split_weight, weighted
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
 
 OnBadRow = Literal["fail", "skip"]
@@ -56,7 +57,7 @@ class Examples:
                 continue
             for value in reading.examples:
                 if self.positions is None or position in self.positions:
-                    yield Example(value, source, reading.form)
+                    yield Example(value, source, reading.form, reading.weight)
                 position += 1
         if position != self.count or bad != len(self.bad_rows):
             raise changed(str(self.data))
@@ -176,7 +177,9 @@ def read_rows(
             continue
         try:
             values = rename(row.values, columns) if columns else row.values
-            yield row.source, loss.read_row(values, survey)
+            weight, rest = split_weight(values)
+            reading = loss.read_row(rest, survey)
+            yield row.source, reading if weight is None else weighted(reading, weight)
         except RowError as error:
             yield row.source, BadRow(row.source, str(error))
         except ColumnRefusedError as error:

@@ -35,7 +35,15 @@ DATUM = pa.struct(
         "sequences": pa.map_(pa.string(), pa.list_(pa.float64())),
     }
 )
-SCHEMA = pa.schema({"path": pa.string(), "line": pa.int64(), "unit": pa.string(), "datums": pa.list_(DATUM)})
+SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "line": pa.int64(),
+        "unit": pa.string(),
+        "weight": pa.float64(),
+        "datums": pa.list_(DATUM),
+    }
+)
 
 
 class GroupWriter:
@@ -68,6 +76,7 @@ class GroupWriter:
                     string_array([source.path for source in sources]),
                     number_array([source.line for source in sources], pa.int64()),
                     string_array([source.unit for source in sources]),
+                    number_array([group.weight for group in groups], pa.float64()),
                     pa.ListArray.from_arrays(number_array(offsets, pa.int32()), datums),
                 ],
                 schema=SCHEMA,
@@ -175,7 +184,8 @@ class StoredChunk:
     """The groups of one chunk of the file."""
 
     def __init__(self, chunk: pa.RecordBatch) -> None:
-        self._path, self._line, self._unit, groups = chunk.columns
+        self._path, self._line, self._unit, weights, groups = chunk.columns
+        self._group_weights = view_numbers(weights)
         self._starts = view_numbers(groups.offsets)
         datums = groups.values
         self._tokens, self._targets, self._weights = (
@@ -194,6 +204,7 @@ class StoredChunk:
             source=Source(self._path[row].as_py(), self._line[row].as_py(), self._unit[row].as_py()),
             attached=tuple([self.attached(index) for index in self.datum_indices(row)]),
             known_arrays=arrays,
+            weight=float(self._group_weights[row]),
         )
 
     def longest(self) -> np.ndarray:

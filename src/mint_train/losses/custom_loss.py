@@ -18,9 +18,9 @@ from mint_train.sdk import Datum
 class CustomLoss:
     """A loss bound to the batches of a step, as `forward_backward_custom` calls it.
 
-    The step's loss is the mean of the batches' losses, weighted by their groups. It is differentiated here,
-    so that a missing or non-finite gradient stops the step before anything is sent. The caller gets the
-    loss's value, with exactly these gradients attached.
+    The step's loss is the mean of the batches' losses, each batch counting by the weight of its groups. It is
+    differentiated here, so that a missing or non-finite gradient stops the step before anything is sent. The
+    caller gets the loss's value, with exactly these gradients attached.
     """
 
     def __init__(self, loss: Loss, batches: Sequence[Batch], state: dict[str, float]) -> None:
@@ -40,7 +40,7 @@ class CustomLoss:
             LossError: the value, a metric or a gradient is detached or not finite.
         """
         check_logprobs(self.step, logprobs)
-        shares = [len(batch.groups) / len(self.step.groups) for batch in self.batches]
+        shares = [batch.total_weight / self.step.total_weight for batch in self.batches]
         values, metrics, packed, start = [], [], [], 0
         for batch in self.batches:
             packed.append(PackedLogprobs(logprobs[start : start + len(batch.data)]))

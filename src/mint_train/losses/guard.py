@@ -71,6 +71,35 @@ def check_state(loss: str, state: Mapping[str, Any]) -> None:
             )
 
 
+def check_total_weight(batch: Batch) -> None:
+    """Refuse a batch whose rows all weigh nothing, which has no mean.
+
+    Raises:
+        LossError: naming the file and line of its first group.
+    """
+    if batch.total_weight == 0:
+        sources = [str(group.source) for group in batch.groups]
+        others = f" and the {len(sources) - 1} other rows of its batch" * (len(sources) > 1)
+        raise LossError(
+            f"{sources[0]}{others} have the weight 0, so there is nothing to average: "
+            "raise --batch-size, or leave such rows out of the data"
+        )
+
+
+def check_weights_were_read(loss: str, batch: Batch) -> None:
+    """Refuse rows that carry a weight where the loss has not asked for it, and so ignores it.
+
+    Raises:
+        LossError: naming the file and line of the first such row, and both ways out.
+    """
+    if batch.carries_weights and not batch.weights_were_read:
+        source = next(group.source for group in batch.groups if group.weight != 1.0)
+        raise LossError(
+            f'{source}: the row has a weight, and the loss "{loss}" does not use it: average with batch.mean '
+            "in the loss, or leave the column out with --columns weight="
+        )
+
+
 def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor]) -> None:
     """Refuse logprobs from the model that are not finite, or do not fit the batch's datums.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
 from mint_train.errors import ContractError, LossError, OptionError, PluginError
-from mint_train.losses.guard import finite_metrics
+from mint_train.losses.guard import check_total_weight, finite_metrics
 from mint_train.losses.term import Term
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
@@ -189,8 +189,9 @@ class Loss:
 
         Raises:
             LossError: the loss is not a scalar tensor, does not depend on the logprobs, or is not finite; a
-                metric is not a finite number.
+                metric is not a finite number; all rows weigh nothing.
         """
+        check_total_weight(batch)
         value, metrics = self.evaluate(batch, logprobs, state)
         if not torch.isfinite(value):
             where = self.where_not_finite(batch, logprobs, state)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
 from mint_train.errors import LossError, MintTrainError, PluginError, RowError
-from mint_train.losses.guard import check_scalar
+from mint_train.losses.guard import check_scalar, check_weights_were_read
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
 from mint_train.plugins.options import NO_REFERENCE
@@ -128,6 +128,8 @@ class Term:
         Raises:
             LossError: the plugin raised, with its own file and line, or returned something else.
         """
+        # a fresh batch knows whether this loss, and not another term, has asked for the weights
+        batch = Batch(batch.groups) if batch.carries_weights else batch
         try:
             result = self.first("compute_loss", batch=batch, logprobs=logprobs, state=state)
         except MintTrainError:
@@ -140,6 +142,7 @@ class Term:
             ) from error
         value, metrics = result if isinstance(result, tuple) else (result, {})
         check_scalar(self.name, value)
+        check_weights_were_read(self.name, batch)
         return value, metrics
 
     def describe(self) -> dict[str, Any]:

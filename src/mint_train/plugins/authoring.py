@@ -101,7 +101,7 @@ def loss(
         ... def margin_of_one(batch, logprobs):
         ...     '''Push each chosen completion one nat above its rejected one.'''
         ...     pairs = Pairs.of(batch, logprobs, reference=False)
-        ...     return torch.relu(1 - pairs.margins).mean(), pairs.metrics()
+        ...     return batch.mean(torch.relu(1 - pairs.margins)), pairs.metrics()
     """
 
     def make(function: Callable[..., Any]) -> FunctionLoss:

@@ -41,6 +41,8 @@ class Reading:
     """As the user reads it: "text prompts with chosen and rejected"."""
     unread: tuple[str, ...] = ()
     """Columns that nothing was read of, and that change nothing."""
+    weight: float = 1.0
+    """What each of the examples counts in its batch's mean."""
 
     @property
     def example(self) -> Any:

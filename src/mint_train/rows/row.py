@@ -39,6 +39,8 @@ class Example:
     source: Source
     form: str | None = None
     """The form that the row was read in, where the loss knows forms."""
+    weight: float = 1.0
+    """What the example counts in its batch's mean."""
 
 
 def make_row(value: object, source: Source) -> Row | BadRow:

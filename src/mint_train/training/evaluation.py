@@ -8,6 +8,7 @@ baseline) is averaged over batches of the run's size.
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -40,6 +41,19 @@ class Measured:
     """The file and line of each group."""
     metrics: Metrics
     by_group: Sequence[Metrics]
+    weights: Sequence[float]
+    """What each group counts in the mean of a loss."""
+
+    def weighted(self, name: str, *, by_row: bool) -> tuple[list[float], list[float]]:
+        """Return a metric of each group that has it, and what each counts: its row's weight, or 1."""
+        having = [index for index, own in enumerate(self.by_group) if name in own]
+        weights = [self.weights[index] if by_row else 1.0 for index in having]
+        return [self.by_group[index][name] for index in having], weights
+
+    @property
+    def size(self) -> float:
+        """The weights of the groups together."""
+        return math.fsum(self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +85,8 @@ class Evaluator:
             own = [values.requires_grad_() for values in islice(logprobs, len(batch.data))]
             _, metrics = self.loss.compute(batch, own, dict(state))
             sources = [group.source for group in batch.groups]
-            measured.append(Measured(sources, metrics, self.measure_groups(batch, own, state)))
+            weights = [group.weight for group in batch.groups]
+            measured.append(Measured(sources, metrics, self.measure_groups(batch, own, state), weights))
         shares = {name for name, metric in self.loss.metrics.items() if metric.kind == "share"}
         return summarise(step, measured, shares)
 
@@ -108,15 +123,20 @@ def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Eval
     intervals: dict[str, tuple[float, float]] = {}
     by_group: list[str] = []
     for name in dict.fromkeys(name for part in measured for name in part.metrics):
-        if all(is_mean(name, part) for part in measured):
-            values = [group[name] for part in measured for group in part.by_group if name in group]
-            metrics[name] = math.fsum(values) / len(values)
+        # most metrics are means over rows; a loss is one over rows that count by their weights
+        found = [by_row for by_row in (False, True) if all(is_mean(name, part, by_row) for part in measured)]
+        if found:
+            parts = [part.weighted(name, by_row=found[0]) for part in measured]
+            values, weights = ([number for part in parts for number in part[side]] for side in (0, 1))
+            metrics[name] = weighted_mean(values, weights)
             by_group.append(name)
             if len(values) > 1:
-                intervals[name] = confidence_interval(values, share=is_share(values, name in shares))
+                share = is_share(values, name in shares)
+                intervals[name] = confidence_interval(values, weights, share=share)
         else:
-            sized = [(part.metrics[name], len(part.by_group)) for part in measured if name in part.metrics]
-            metrics[name] = math.fsum(value * size for value, size in sized) / sum(size for _, size in sized)
+            having = [part for part in measured if name in part.metrics]
+            batch_values = [part.metrics[name] for part in having]
+            metrics[name] = weighted_mean(batch_values, [part.size for part in having])
     rows = tuple(
         {"source": str(source), "metrics": {name: own[name] for name in by_group if name in own}}
         for part in measured
@@ -126,14 +146,20 @@ def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Eval
     return Evaluation(step, len(rows), metrics, intervals, batch_means, rows)
 
 
-def is_mean(name: str, measured: Measured) -> bool:
-    """Return whether a batch's metric is the mean over those of its groups that have it."""
-    values = [group[name] for group in measured.by_group if name in group]
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Average values, each with its weight."""
+    return math.fsum(map(operator.mul, values, weights)) / math.fsum(weights)
+
+
+def is_mean(name: str, measured: Measured, by_row: bool) -> bool:
+    """Return whether a batch's metric is the mean over its groups that have it, weighted or plain."""
+    values, weights = measured.weighted(name, by_row=by_row)
     if not values or name not in measured.metrics:
         return not values and name not in measured.metrics
-    mean = math.fsum(values) / len(values)
-    size = math.fsum(abs(value) for value in values) / len(values)
-    return abs(mean - measured.metrics[name]) <= TOLERANCE * max(size, TOLERANCE)
+    if not math.fsum(weights):
+        return False
+    size = weighted_mean([abs(value) for value in values], weights)
+    return abs(weighted_mean(values, weights) - measured.metrics[name]) <= TOLERANCE * max(size, TOLERANCE)
 
 
 def is_share(values: Sequence[float], declared: bool) -> bool:
@@ -145,7 +171,9 @@ def is_share(values: Sequence[float], declared: bool) -> bool:
     return set(values) == {0.0, 1.0} or (declared and set(values) <= {0.0, 1.0})
 
 
-def confidence_interval(values: Sequence[float], *, share: bool) -> tuple[float, float]:
+def confidence_interval(
+    values: Sequence[float], weights: Sequence[float] | None = None, *, share: bool
+) -> tuple[float, float]:
     """Return the 95 % confidence interval of a mean.
 
     For a share it is Wilson's score interval (Wilson, 1927), which stays within 0 and 1 and keeps a width
@@ -153,15 +181,17 @@ def confidence_interval(values: Sequence[float], *, share: bool) -> tuple[float,
 
     Args:
         values: two or more.
-        share: whether each is 0 or 1.
+        weights: what each counts; without them, 1.
+        share: whether each is 0 or 1; such values all count the same.
     """
     count = len(values)
-    mean = math.fsum(values) / count
+    weights = weights or [1.0] * count
+    mean = weighted_mean(values, weights)
     if share:
         shrink = 1 + QUANTILE**2 / count
         centre = (mean + QUANTILE**2 / (2 * count)) / shrink
         half = QUANTILE / shrink * math.sqrt(mean * (1 - mean) / count + QUANTILE**2 / (4 * count**2))
         return max(0.0, centre - half), min(1.0, centre + half)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    half = QUANTILE * math.sqrt(variance / count)
+    squares = math.fsum((weight * (value - mean)) ** 2 for value, weight in zip(values, weights, strict=True))
+    half = QUANTILE * math.sqrt(squares / (count - 1) / (math.fsum(weights) ** 2 / count))
     return mean - half, mean + half

@@ -153,9 +153,9 @@ def comparison(chosen: torch.Tensor, rejected: torch.Tensor) -> list[torch.Tenso
 
 
 def bradley_terry(margins: torch.Tensor) -> torch.Tensor:
-    """Compute -log sigma(margin), the mean over pairs (Rafailov et al., 2023, arXiv 2305.18290, eq. 7).
+    """Compute -log sigma(margin) of each pair, `[pairs]` (Rafailov et al., 2023, arXiv 2305.18290, eq. 7).
 
     Args:
         margins: chosen minus rejected reward, `[pairs]`.
     """
-    return -logsigmoid(margins).mean()
+    return -logsigmoid(margins)

@@ -94,7 +94,7 @@ def compute_loss(batch: Batch, logprobs: Logprobs, options: DPOOptions) -> LossA
     has_reference = options.reference != NO_REFERENCE
     pairs = Pairs.of(batch, logprobs, reference=has_reference)
     rewards = pairs.rewards(options.beta) if has_reference else None
-    return bradley_terry(options.beta * pairs.margins), pairs.metrics(rewards)
+    return batch.mean(bradley_terry(options.beta * pairs.margins)), pairs.metrics(rewards)
 
 
 @hookimpl

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from mint_train.plugin import Batch
 
-def kl_baseline(ratios: torch.Tensor) -> torch.Tensor:
+
+def kl_baseline(batch: Batch, ratios: torch.Tensor) -> torch.Tensor:
     """Estimate z_0 = KL(pi || pi_ref) as max(0, mean of the log-ratios), a scalar without gradient.
 
     Ethayarajh et al. (2024, arXiv 2402.01306), section 4.1: the log-ratios are those of completions y' on
     prompts x that they were not written for, and no gradient passes through z_0.
 
     Args:
+        batch: the examples.
         ratios: log-ratios, nats, `[examples]`.
     """
-    return ratios.detach().mean().clamp(min=0)
+    return batch.mean(ratios.detach()).clamp(min=0)
 
 
 def kahneman_tversky(
@@ -25,7 +28,7 @@ def kahneman_tversky(
     desirable_weight: float,
     undesirable_weight: float,
 ) -> torch.Tensor:
-    """Compute the mean of lambda_y - v(x, y) (Ethayarajh et al., 2024, arXiv 2402.01306, eq. 8).
+    """Compute lambda_y - v(x, y), `[examples]` (Ethayarajh et al., 2024, arXiv 2402.01306, eq. 8).
 
     v is lambda_D sigma(beta (r - z_0)) for a desirable completion and lambda_U sigma(beta (z_0 - r)) for an
     undesirable one. It is computed as lambda_y sigma(-...), which loses nothing where sigma is close to 1.
@@ -40,7 +43,7 @@ def kahneman_tversky(
     """
     gains = torch.where(desirable, ratios - baseline, baseline - ratios)
     weights = torch.where(desirable, desirable_weight, undesirable_weight).to(gains.dtype)
-    return (weights * torch.sigmoid(-beta * gains)).mean()
+    return weights * torch.sigmoid(-beta * gains)
 
 
 def rating_metrics(

@@ -140,16 +140,16 @@ def compute_loss(
     if options.baseline == "unrelated":
         # the SDK wants a gradient for each datum, and that of the unrelated ones is zero
         measured = 0.0 * ratios[1::2].sum()
-        baseline = kl_baseline(ratios[1::2])
+        baseline = kl_baseline(batch, ratios[1::2])
         ratios, desirable = ratios[::2], desirable[::2]
     elif options.baseline == "batch":
-        baseline = kl_baseline(ratios)
+        baseline = kl_baseline(batch, ratios)
     else:
         baseline = measured
-    loss = kahneman_tversky(
+    losses = kahneman_tversky(
         ratios, baseline, desirable, options.beta, options.desirable_weight, options.undesirable_weight
     )
-    return loss + measured, rating_metrics(ratios, baseline, desirable, options.beta)
+    return batch.mean(losses) + measured, rating_metrics(ratios, baseline, desirable, options.beta)
 
 
 @hookimpl

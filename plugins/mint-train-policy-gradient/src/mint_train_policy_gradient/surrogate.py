@@ -50,7 +50,7 @@ def average_tokens(values: torch.Tensor, batch: Batch, average: Average) -> torc
     """
     sums = segment_sums(values, batch.lengths, batch.weights)
     if average == "tokens":
-        return sums.sum() / batch.trained_tokens.sum()
+        return batch.mean(sums, batch.trained_tokens)
     if average == "sequences":
         sums = sums / batch.trained_tokens
-    return sums.mean()
+    return batch.mean(sums)

@@ -23,6 +23,8 @@ from mint_train_preferences.whole_batch import note_single_pair
 SMALLEST_BETA = 1e-3
 SMALLEST_SPREAD = 1e-6
 TIE = 1e-5
+NO_WEIGHT = 1e-300
+"""Stands for a weight of 0, which has no logarithm."""
 MIRROR_STEPS = 19
 
 
@@ -80,15 +82,13 @@ def beta_dpo(
     """
     pairs = Pairs.of(batch, logprobs)
     margins = pairs.margins.detach()
-    center = running_mean(state, "mean_margin", margins.mean(), options.momentum)
-    distances = (margins - center).abs()
-    count = max(1, math.floor(options.keep * len(margins)))
-    # rounding must not part pairs that are equally far
-    kept = distances <= distances.kthvalue(count).values * (1 + TIE)
-    beta = options.beta * (1 + options.alpha * float(margins[kept].mean() - center))
+    center = running_mean(state, "mean_margin", batch.mean(margins), options.momentum)
+    kept = nearest(batch, (margins - center).abs(), options.keep)
+    part = Batch([group for group, is_kept in zip(batch.groups, kept.tolist(), strict=True) if is_kept])
+    beta = options.beta * (1 + options.alpha * float(part.mean(margins[kept]) - center))
     beta = max(beta, SMALLEST_BETA)
     metrics = pairs.metrics(pairs.rewards(beta)) | {"beta": beta, "kept": float(kept.double().mean())}
-    return bradley_terry(beta * pairs.margins[kept]), metrics
+    return part.mean(bradley_terry(beta * pairs.margins[kept])), metrics
 
 
 @loss(extends="dpo", options=AlphaDPOOptions, traits={"STOPS_GRADIENT": True})
@@ -110,12 +110,12 @@ def alpha_dpo(
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = (log_ratios.detach() for log_ratios in pairs.mean_log_ratios)
     moved = chosen - rejected
-    deviations = moved - running_mean(state, "mean_margin", moved.mean(), options.momentum)
-    variance = running_mean(state, "margin_variance", deviations.square().mean(), options.momentum)
+    deviations = moved - running_mean(state, "mean_margin", batch.mean(moved), options.momentum)
+    variance = running_mean(state, "margin_variance", batch.mean(deviations.square()), options.momentum)
     surplus = options.alpha * deviations / (math.sqrt(variance) + SMALLEST_SPREAD)
     target = options.gamma + options.beta * surplus
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
-    return bradley_terry(chosen - rejected - target), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(chosen - rejected - target)), pairs.metrics((chosen, rejected))
 
 
 @loss(
@@ -140,7 +140,7 @@ def wpo(batch: Batch, logprobs: Logprobs, options: WPOOptions) -> LossAndMetrics
     chosen, rejected = (probabilities(m.detach()) for m in pairs.mean_logprobs)
     losses = -chosen * rejected * logsigmoid(options.beta * pairs.margins)
     weight = float((chosen * rejected).mean())
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta)) | {"weight": weight}
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta)) | {"weight": weight}
 
 
 @loss(extends="dpo", options=GammaPOOptions, traits={"STOPS_GRADIENT": True})
@@ -159,26 +159,48 @@ def gamma_po(batch: Batch, logprobs: Logprobs, options: GammaPOOptions) -> LossA
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
-    targets = deal_margins((chosen - rejected).detach(), options.gamma, options.tau)
-    return bradley_terry(chosen - rejected - targets), pairs.metrics((chosen, rejected))
+    targets = deal_margins(batch, (chosen - rejected).detach(), options)
+    return batch.mean(bradley_terry(chosen - rejected - targets)), pairs.metrics((chosen, rejected))
 
 
-def deal_margins(gaps: torch.Tensor, gamma: float, tau: float) -> torch.Tensor:
+def nearest(batch: Batch, distances: torch.Tensor, share: float) -> torch.Tensor:
+    """Return which pairs are the nearest share of the batch, bool `[pairs]`; one at least.
+
+    A pair of weight 2 is two pairs at the same distance, and counts as kept if one of them is.
+
+    Args:
+        batch: the pairs.
+        distances: `[pairs]`, no gradient.
+        share: how many of the pairs are kept, above 0 and at most 1.
+    """
+    order = distances.argsort(stable=True)
+    weights = batch.group_weights[order]
+    count = max(1, math.floor(share * float(weights.sum())))
+    # the pairs before the first one with which there are enough
+    before = int((weights.cumsum(0) < count).sum())
+    # rounding must not part pairs that are equally far
+    return distances <= distances[order[min(before, len(order) - 1)]] * (1 + TIE)
+
+
+def deal_margins(batch: Batch, gaps: torch.Tensor, options: GammaPOOptions) -> torch.Tensor:
     """Deal target margins, gamma on average, to pairs: more to those with greater gaps, `[pairs]`.
 
     Args:
+        batch: the pairs.
         gaps: chosen minus rejected reward, `[pairs]`, no gradient.
-        gamma: the mean target margin.
-        tau: weight of the divergence from equal margins.
+        options: gamma, the mean target margin, and tau, the weight of the divergence from equal margins.
     """
-    count = len(gaps)
+    gamma, tau, count = options.gamma, options.tau, batch.total_weight
+    log_weights = batch.group_weights.clamp(min=NO_WEIGHT).to(gaps.dtype).log()
     rate = min(0.5 / tau, 1)
     log_shares = torch.full_like(gaps, -math.log(count))
     for _ in range(MIRROR_STEPS):
         targets = gamma * count * log_shares.exp()
         pull = gamma * torch.sigmoid(targets - gaps)
         slope = tau * (1 + math.log(count) + log_shares) + pull
-        log_shares = torch.log_softmax(log_shares - rate * slope, dim=0)
+        # a pair of weight 2 has the share of each of two pairs
+        shares_of_weights = torch.log_softmax(log_shares - rate * slope + log_weights, dim=0)
+        log_shares = shares_of_weights - log_weights
     return gamma * count * log_shares.exp()
 
 

@@ -44,7 +44,7 @@ def apo_zero(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Loss
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = rewards = pairs.rewards(options.beta)
     losses = torch.sigmoid(-chosen) + torch.sigmoid(rejected)
-    return losses.mean(), pairs.metrics(rewards)
+    return batch.mean(losses), pairs.metrics(rewards)
 
 
 @loss(extends="dpo", options=AnchoredOptions)
@@ -59,7 +59,7 @@ def apo_down(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Loss
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = rewards = pairs.rewards(options.beta)
     losses = torch.sigmoid(chosen) + torch.sigmoid(rejected - chosen)
-    return losses.mean(), pairs.metrics(rewards)
+    return batch.mean(losses), pairs.metrics(rewards)
 
 
 @loss(extends="dpo", options=NCAOptions)
@@ -75,7 +75,7 @@ def nca(batch: Batch, logprobs: Logprobs, options: NCAOptions) -> LossAndMetrics
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = rewards = pairs.rewards(options.beta)
     losses = -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
-    return losses.mean(), pairs.metrics(rewards)
+    return batch.mean(losses), pairs.metrics(rewards)
 
 
 @loss(extends="dpo", options=BCOOptions, metrics={"delta": Metric(".6f", "nats", kind="batch")})
@@ -93,9 +93,9 @@ def bco(
     chosen, rejected = rewards = pairs.rewards(options.beta)
     delta = 0.0
     if options.shift:
-        delta = running_mean(state, "delta", (chosen + rejected).mean() / 2, options.momentum)
+        delta = running_mean(state, "delta", batch.mean(chosen + rejected) / 2, options.momentum)
     losses = -logsigmoid(chosen - delta) - logsigmoid(delta - rejected)
-    return losses.mean(), pairs.metrics(rewards) | {"delta": delta}
+    return batch.mean(losses), pairs.metrics(rewards) | {"delta": delta}
 
 
 @loss(extends="dpo", options=AnchoredOptions, traits={"UNTRAINED_DATUMS": (0,)})
@@ -110,4 +110,4 @@ def npo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAndMe
     pairs = Pairs.of(batch, logprobs)
     rewards = pairs.rewards(options.beta)
     losses = -2 / options.beta * logsigmoid(-rewards[1])
-    return losses.mean(), pairs.metrics(rewards)
+    return batch.mean(losses), pairs.metrics(rewards)

@@ -37,4 +37,5 @@ def dpo_davidson(batch: Batch, logprobs: Logprobs, options: DavidsonOptions) -> 
     margins = options.beta * pairs.margins
     tied = math.log(2 * options.nu) - margins / 2
     total = torch.stack([torch.zeros_like(margins), -margins, tied]).logsumexp(dim=0)
-    return torch.where(ties, total - tied, total).mean(), tie_metrics(pairs, ties, options.beta)
+    losses = torch.where(ties, total - tied, total)
+    return batch.mean(losses), tie_metrics(pairs, ties, options.beta)

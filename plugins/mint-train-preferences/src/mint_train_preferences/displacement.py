@@ -49,7 +49,7 @@ def dpo_positive(batch: Batch, logprobs: Logprobs, options: DPOPOptions) -> Loss
     pairs = Pairs.of(batch, logprobs)
     lost = torch.relu(-pairs.log_ratios[0])
     z = options.beta * (pairs.margins - options.penalty * lost)
-    return bradley_terry(z), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(bradley_terry(z)), pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=ShiftOptions)
@@ -64,7 +64,7 @@ def dpo_shift(batch: Batch, logprobs: Logprobs, options: ShiftOptions) -> LossAn
     """
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = rewards = pairs.rewards(options.beta)
-    return bradley_terry(chosen - options.shift * rejected), pairs.metrics(rewards)
+    return batch.mean(bradley_terry(chosen - options.shift * rejected)), pairs.metrics(rewards)
 
 
 @loss(extends="dpo", options=AnchoredOptions)
@@ -78,7 +78,7 @@ def minor_dpo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> Los
     """
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = rewards = pairs.rewards(options.beta)
-    return bradley_terry(chosen - torch.relu(rejected)), pairs.metrics(rewards)
+    return batch.mean(bradley_terry(chosen - torch.relu(rejected))), pairs.metrics(rewards)
 
 
 @loss(extends="dpo", options=RPOOptions, metrics={"nll": NLL})
@@ -91,6 +91,6 @@ def rpo(batch: Batch, logprobs: Logprobs, options: RPOOptions) -> LossAndMetrics
     Use: reasoning, and wherever the chosen completions are worth imitating
     """
     pairs = Pairs.of(batch, logprobs)
-    nll = sequence_nll(pairs)
-    value = bradley_terry(options.beta * pairs.margins) + options.alpha * nll
+    nll = sequence_nll(batch, pairs)
+    value = batch.mean(bradley_terry(options.beta * pairs.margins)) + options.alpha * nll
     return value, pairs.metrics(pairs.rewards(options.beta)) | {"nll": float(nll.detach())}

@@ -61,7 +61,7 @@ def f_dpo(batch: Batch, logprobs: Logprobs, options: FDPOOptions) -> LossAndMetr
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = (divergence_reward(h, options) for h in pairs.log_ratios)
     rewards = options.beta * chosen, options.beta * rejected
-    return bradley_terry(rewards[0] - rewards[1]), pairs.metrics(rewards)
+    return batch.mean(bradley_terry(rewards[0] - rewards[1])), pairs.metrics(rewards)
 
 
 def divergence_reward(log_ratios: torch.Tensor, options: FDPOOptions) -> torch.Tensor:
@@ -85,7 +85,7 @@ def h_dpo(batch: Batch, logprobs: Logprobs, options: HDPOOptions) -> LossAndMetr
     reference = pairs.reference or (torch.zeros_like(pairs.chosen), torch.zeros_like(pairs.rejected))
     chosen = options.beta * (options.alpha * pairs.chosen - reference[0])
     rejected = options.beta * (options.alpha * pairs.rejected - reference[1])
-    return bradley_terry(chosen - rejected), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(chosen - rejected)), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=ChiPOOptions)
@@ -103,4 +103,4 @@ def chi_po(batch: Batch, logprobs: Logprobs, options: ChiPOOptions) -> LossAndMe
     margins = chosen - rejected
     if options.reward_max is not None:
         margins = margins.clamp(-2 * options.reward_max, 2 * options.reward_max)
-    return bradley_terry(margins), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(margins)), pairs.metrics((chosen, rejected))

@@ -66,6 +66,6 @@ def compute_loss(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> 
     """Compute -log sigma(beta (2 p - 1) margin), the mean over pairs."""
     pairs = Pairs.of(batch, logprobs)
     confidence = 2 * batch.attached(P_CHOSEN)[::2] - 1
-    return bradley_terry(options.beta * confidence * pairs.margins), pairs.metrics(
+    return batch.mean(bradley_terry(options.beta * confidence * pairs.margins)), pairs.metrics(
         pairs.rewards(options.beta)
     )

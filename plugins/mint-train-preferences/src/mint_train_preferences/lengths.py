@@ -53,7 +53,7 @@ def dpo_norm(batch: Batch, logprobs: Logprobs, options: NormOptions) -> LossAndM
     """
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = (options.beta * h for h in pairs.mean_log_ratios)
-    return bradley_terry(chosen - rejected), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(chosen - rejected)), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=RDPOOptions)
@@ -68,7 +68,7 @@ def r_dpo(batch: Batch, logprobs: Logprobs, options: RDPOOptions) -> LossAndMetr
     pairs = Pairs.of(batch, logprobs)
     surplus = pairs.chosen_tokens - pairs.rejected_tokens
     z = options.beta * pairs.margins + options.alpha * surplus
-    return bradley_terry(z), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(bradley_terry(z)), pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=AnchoredOptions)
@@ -86,7 +86,7 @@ def sampo(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> LossAnd
     pairs = Pairs.of(batch, logprobs)
     shorter = torch.minimum(pairs.chosen_tokens, pairs.rejected_tokens)
     chosen, rejected = (options.beta * shorter * h for h in pairs.mean_log_ratios)
-    return bradley_terry(chosen - rejected), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(chosen - rejected)), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=LDOptions)
@@ -131,4 +131,4 @@ def weighted_dpo(batch: Batch, logprobs: Logprobs, beta: float, factors: torch.T
     """Compute DPO with a factor per token, `[tokens]`, on both sides of the log-ratio."""
     weighted = Pairs.of(batch, logprobs, weights=batch.weights * factors)
     metrics = Pairs.of(batch, logprobs).metrics(weighted.rewards(beta))
-    return bradley_terry(beta * weighted.margins), metrics
+    return batch.mean(bradley_terry(beta * weighted.margins)), metrics

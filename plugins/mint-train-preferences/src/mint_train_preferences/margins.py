@@ -36,7 +36,7 @@ def hinge(batch: Batch, logprobs: Logprobs, options: HingeOptions) -> LossAndMet
     """
     pairs = Pairs.of(batch, logprobs, reference=options.reference != NO_REFERENCE)
     losses = torch.relu(1 - options.beta * pairs.margins)
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 class DiscoPOPOptions(AnchoredOptions):
@@ -63,7 +63,7 @@ def discopop(batch: Batch, logprobs: Logprobs, options: DiscoPOPOptions) -> Loss
     # sigma(z/tau) exp(-z) as one exponential: apart, the second factor overflows
     exponential = torch.exp(logsigmoid(z / options.tau) - z)
     losses = torch.sigmoid(-z / options.tau) * -logsigmoid(z) + exponential
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 class FocalPOOptions(AnchoredOptions):
@@ -84,7 +84,7 @@ def focalpo(batch: Batch, logprobs: Logprobs, options: FocalPOOptions) -> LossAn
     pairs = Pairs.of(batch, logprobs)
     log_probability = logsigmoid(options.beta * pairs.margins)
     losses = -torch.exp(options.gamma * log_probability) * log_probability
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 CONVEX: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -118,4 +118,4 @@ def gpo(batch: Batch, logprobs: Logprobs, options: GPOOptions) -> LossAndMetrics
     """
     pairs = Pairs.of(batch, logprobs)
     losses = CONVEX[options.function](options.beta * pairs.margins)
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))

@@ -57,7 +57,7 @@ def cdpo(batch: Batch, logprobs: Logprobs, options: SmoothedOptions) -> LossAndM
     """
     pairs = Pairs.of(batch, logprobs)
     losses = smoothed(options.beta * pairs.margins, options.label_smoothing)
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 def smoothed(margins: torch.Tensor, label_smoothing: float) -> torch.Tensor:
@@ -77,7 +77,7 @@ def robust(batch: Batch, logprobs: Logprobs, options: SmoothedOptions) -> LossAn
     pairs = Pairs.of(batch, logprobs)
     z, e = options.beta * pairs.margins, options.label_smoothing
     losses = (-(1 - e) * logsigmoid(z) + e * logsigmoid(-z)) / (1 - 2 * e)
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=EXOOptions)
@@ -93,7 +93,7 @@ def exo(batch: Batch, logprobs: Logprobs, options: EXOOptions) -> LossAndMetrics
     z, e = options.beta * pairs.margins, options.label_smoothing
     chosen = torch.sigmoid(z) * (logsigmoid(z) - math.log1p(-e))
     rejected = torch.sigmoid(-z) * (logsigmoid(-z) - math.log(e))
-    return (chosen + rejected).mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(chosen + rejected), pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=ROPOOptions)
@@ -109,7 +109,7 @@ def ropo(batch: Batch, logprobs: Logprobs, options: ROPOOptions) -> LossAndMetri
     z, alpha = options.beta * pairs.margins, options.alpha
     scale = 4 * alpha / (1 + alpha) ** 2
     losses = scale * (-logsigmoid(z) + alpha * torch.sigmoid(-z))
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=DrDPOOptions)
@@ -123,7 +123,8 @@ def dr_dpo(batch: Batch, logprobs: Logprobs, options: DrDPOOptions) -> LossAndMe
     """
     pairs = Pairs.of(batch, logprobs)
     scaled = logsigmoid(options.beta * pairs.margins) / options.beta_prime
-    log_mean = torch.logsumexp(scaled, dim=0) - math.log(len(scaled))
+    weighted = scaled + batch.group_weights.to(scaled.dtype).log()
+    log_mean = torch.logsumexp(weighted, dim=0) - math.log(batch.total_weight)
     return -options.beta_prime * log_mean, pairs.metrics(pairs.rewards(options.beta))
 
 

@@ -127,4 +127,6 @@ def compute_loss(batch: Batch, logprobs: Logprobs, options: ODPOOptions) -> Loss
     pairs = Pairs.of(batch, logprobs)
     gaps = score_gaps(batch, pairs.margins.dtype)
     offsets = options.alpha * (gaps.log() if options.scale == "log" else gaps)
-    return bradley_terry(options.beta * pairs.margins - offsets), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(bradley_terry(options.beta * pairs.margins - offsets)), pairs.metrics(
+        pairs.rewards(options.beta)
+    )

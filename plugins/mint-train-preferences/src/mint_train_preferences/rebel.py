@@ -32,4 +32,4 @@ def rebel(batch: Batch, logprobs: Logprobs, options: REBELOptions) -> LossAndMet
     """
     pairs = Pairs.of(batch, logprobs)
     losses = (pairs.margins / options.eta - score_gaps(batch, pairs.margins.dtype)).square()
-    return losses.mean(), pairs.metrics(pairs.rewards(1 / options.eta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(1 / options.eta))

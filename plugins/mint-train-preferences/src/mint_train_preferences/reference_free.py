@@ -71,7 +71,7 @@ def simpo(batch: Batch, logprobs: Logprobs, options: SimPOOptions) -> LossAndMet
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
-    return bradley_terry(chosen - rejected - options.gamma), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(chosen - rejected - options.gamma)), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=RePOOptions)
@@ -86,7 +86,7 @@ def repo(batch: Batch, logprobs: Logprobs, options: RePOOptions) -> LossAndMetri
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = pairs.mean_logprobs
     losses = torch.relu(options.gamma - (chosen - rejected))
-    return losses.mean(), pairs.metrics((chosen, rejected))
+    return batch.mean(losses), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=AlphaPOOptions)
@@ -102,7 +102,7 @@ def alphapo(batch: Batch, logprobs: Logprobs, options: AlphaPOOptions) -> LossAn
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (options.beta * power_reward(m, options.alpha) for m in pairs.mean_logprobs)
-    return bradley_terry(chosen - rejected - options.gamma), pairs.metrics((chosen, rejected))
+    return batch.mean(bradley_terry(chosen - rejected - options.gamma)), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=CPOOptions, metrics={"nll": NLL})
@@ -115,8 +115,8 @@ def cpo(batch: Batch, logprobs: Logprobs, options: CPOOptions) -> LossAndMetrics
     Use: translation, and wherever the chosen is near what the model should write
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
-    nll = token_nll(pairs)
-    value = bradley_terry(options.beta * pairs.margins) + options.alpha * nll
+    nll = token_nll(batch, pairs)
+    value = batch.mean(bradley_terry(options.beta * pairs.margins)) + options.alpha * nll
     return value, pairs.metrics(pairs.rewards(options.beta)) | {"nll": float(nll.detach())}
 
 
@@ -135,8 +135,8 @@ def orpo(batch: Batch, logprobs: Logprobs, options: ORPOOptions) -> LossAndMetri
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (m - log1mexp(m) for m in pairs.mean_logprobs)
-    nll = sequence_nll(pairs)
-    value = nll + options.beta * bradley_terry(chosen - rejected)
+    nll = sequence_nll(batch, pairs)
+    value = nll + options.beta * batch.mean(bradley_terry(chosen - rejected))
     return value, pairs.metrics((chosen, rejected)) | {"nll": float(nll.detach())}
 
 
@@ -150,7 +150,7 @@ def simper(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (probabilities(m) for m in pairs.mean_logprobs)
-    return (rejected - chosen).mean(), pairs.metrics((chosen, rejected))
+    return batch.mean(rejected - chosen), pairs.metrics((chosen, rejected))
 
 
 @loss(extends="dpo", options=SimNPOOptions, traits={"UNTRAINED_DATUMS": (0,)})
@@ -167,4 +167,4 @@ def simnpo(batch: Batch, logprobs: Logprobs, options: SimNPOOptions) -> LossAndM
     pairs = Pairs.of(batch, logprobs, reference=False)
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
     losses = -2 / options.beta * logsigmoid(-rejected - options.gamma)
-    return losses.mean(), pairs.metrics((chosen, rejected))
+    return batch.mean(losses), pairs.metrics((chosen, rejected))

@@ -42,7 +42,7 @@ def ipo(batch: Batch, logprobs: Logprobs, options: IPOOptions) -> LossAndMetrics
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = pairs.mean_log_ratios if options.length_normalized else pairs.log_ratios
     losses = (chosen - rejected - 1 / (2 * options.beta)).square()
-    return losses.mean(), pairs.metrics((options.beta * chosen, options.beta * rejected))
+    return batch.mean(losses), pairs.metrics((options.beta * chosen, options.beta * rejected))
 
 
 @loss(extends="dpo", options=SelfPlayOptions)
@@ -62,7 +62,7 @@ def sppo(batch: Batch, logprobs: Logprobs, options: SelfPlayOptions) -> LossAndM
     chosen, rejected = pairs.log_ratios
     target = 1 / (2 * options.beta)
     losses = (chosen - target).square() + (rejected + target).square()
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=SelfPlayOptions)
@@ -81,4 +81,4 @@ def cal_dpo(batch: Batch, logprobs: Logprobs, options: SelfPlayOptions) -> LossA
     target = 1 / (2 * options.beta)
     calibration = (chosen - target).square() + (rejected + target).square()
     losses = -logsigmoid(pairs.margins) + calibration
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))

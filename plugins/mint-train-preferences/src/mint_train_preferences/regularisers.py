@@ -50,4 +50,6 @@ def token_log_ratios(batch: Batch, logprobs: Logprobs) -> torch.Tensor:
 
 def token_mean(batch: Batch, values: torch.Tensor) -> torch.Tensor:
     """Average values `[tokens]` over the batch's trained tokens, weighted; a scalar."""
-    return (values.double() * batch.weights).sum() / batch.trained_tokens.sum()
+    counted = batch.group_weights.repeat_interleave(batch.group_sizes)
+    weights = counted.repeat_interleave(batch.lengths) * batch.weights
+    return (values.double() * weights).sum() / (counted * batch.trained_tokens).sum()

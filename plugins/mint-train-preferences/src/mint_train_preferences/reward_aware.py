@@ -61,7 +61,7 @@ def reward_aware_rpo(batch: Batch, logprobs: Logprobs, options: RewardAwareOptio
         losses = coin_divergence(policy, target)
     else:
         losses = coin_divergence(target, policy)
-    return losses.mean(), pairs.metrics(pairs.rewards(options.beta))
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))
 
 
 def coin_divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -83,7 +83,7 @@ def mappo(batch: Batch, logprobs: Logprobs, options: MaPPOOptions) -> LossAndMet
     pairs = Pairs.of(batch, logprobs)
     chosen, rejected = rewards = pairs.rewards(options.beta)
     gaps = score_gaps(batch, pairs.margins.dtype) / options.scale
-    return bradley_terry(chosen - gaps * rejected), pairs.metrics(rewards)
+    return batch.mean(bradley_terry(chosen - gaps * rejected)), pairs.metrics(rewards)
 
 
 def check_gaps(batch: Batch, options: MaPPOOptions) -> None:

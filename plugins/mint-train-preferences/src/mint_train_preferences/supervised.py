@@ -24,7 +24,7 @@ def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     Use: a first stage before preferences, or a regulariser: `dpo+0.1*sft`
     """
     pairs = Pairs.of(batch, logprobs, reference=False)
-    return token_nll(pairs), pairs.metrics()
+    return token_nll(batch, pairs), pairs.metrics()
 
 
 @loss(
@@ -45,14 +45,15 @@ def dft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     weights = batch.weights * probabilities(packed_logprobs(logprobs).detach())
     weighted = Pairs.of(batch, logprobs, reference=False, weights=weights)
     pairs = Pairs.of(batch, logprobs, reference=False)
-    return token_nll(weighted), pairs.metrics() | {"nll": float(token_nll(pairs).detach())}
+    nll = float(token_nll(batch, pairs).detach())
+    return token_nll(batch, weighted), pairs.metrics() | {"nll": nll}
 
 
-def token_nll(pairs: Pairs) -> torch.Tensor:
+def token_nll(batch: Batch, pairs: Pairs) -> torch.Tensor:
     """Compute the NLL per token over all chosen completions, a scalar, nats: long ones count more."""
-    return -pairs.chosen.sum() / pairs.chosen_tokens.sum()
+    return -batch.mean(pairs.chosen, pairs.chosen_tokens)
 
 
-def sequence_nll(pairs: Pairs) -> torch.Tensor:
+def sequence_nll(batch: Batch, pairs: Pairs) -> torch.Tensor:
     """Compute the mean over completions of their NLL per token, a scalar, nats; all count the same."""
-    return -pairs.mean_logprobs[0].mean()
+    return -batch.mean(pairs.mean_logprobs[0])

@@ -103,7 +103,7 @@ def compute_loss(batch: Batch, logprobs: Logprobs, options: TieOptions) -> LossA
     margins, threshold = options.beta * pairs.margins, math.log(options.nu)
     won, lost = logsigmoid(margins - threshold), logsigmoid(-margins - threshold)
     losses = torch.where(ties, -(math.log(options.nu**2 - 1) + won + lost), -won)
-    return losses.mean(), tie_metrics(pairs, ties, options.beta)
+    return batch.mean(losses), tie_metrics(pairs, ties, options.beta)
 
 
 @hookimpl

@@ -70,4 +70,4 @@ def compute_loss(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> 
     """Compute -log sigma(beta margin of weighted log-ratios), the mean over pairs."""
     weighted = Pairs.of(batch, logprobs, weights=batch.weights * batch.attached(ATTACHED))
     metrics = Pairs.of(batch, logprobs).metrics(weighted.rewards(options.beta))
-    return bradley_terry(options.beta * weighted.margins), metrics
+    return batch.mean(bradley_terry(options.beta * weighted.margins)), metrics

@@ -151,14 +151,14 @@ def compared(batch: Batch, logprobs: Logprobs) -> Pairs:
 def gold_nll(batch: Batch, logprobs: Logprobs) -> torch.Tensor:
     """Compute the NLL per token over all gold completions, a scalar, nats."""
     tokens = batch.trained_tokens[2::3]
-    return -(mean_logprobs(logprobs, batch)[2::3] * tokens).sum() / tokens.sum()
+    return -batch.mean(mean_logprobs(logprobs, batch)[2::3] * tokens, tokens)
 
 
 @hookimpl
 def compute_loss(batch: Batch, logprobs: Logprobs, options: TPOOptions) -> LossAndMetrics:
     """Compute -log sigma(beta margin), the mean over pairs, plus alpha times the gold completions' NLL."""
     pairs, nll = compared(batch, logprobs), gold_nll(batch, logprobs)
-    value = bradley_terry(options.beta * pairs.margins) + options.alpha * nll
+    value = batch.mean(bradley_terry(options.beta * pairs.margins)) + options.alpha * nll
     return value, pairs.metrics(pairs.rewards(options.beta)) | {"nll": float(nll.detach())}
 
 

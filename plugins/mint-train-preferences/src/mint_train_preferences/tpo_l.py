@@ -30,5 +30,5 @@ def tpo_l(batch: Batch, logprobs: Logprobs, options: TPOLOptions) -> LossAndMetr
     """
     pairs, nll = compared(batch, logprobs), gold_nll(batch, logprobs)
     chosen, rejected = (options.beta * m for m in pairs.mean_logprobs)
-    value = bradley_terry(chosen - rejected - options.gamma) + options.alpha * nll
+    value = batch.mean(bradley_terry(chosen - rejected - options.gamma)) + options.alpha * nll
     return value, pairs.metrics((chosen, rejected)) | {"nll": float(nll.detach())}

@@ -6,6 +6,8 @@ and reference, e the label smoothing, and sort the values of a batch in ascendin
 
 from __future__ import annotations
 
+import torch
+
 from mint_train.plugin import Batch, loss
 from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs
 from mint_train_preferences.noise import smoothed
@@ -32,8 +34,8 @@ def aot(batch: Batch, logprobs: Logprobs, options: AOTOptions) -> LossAndMetrics
     """
     pairs = Pairs.of(batch, logprobs)
     policy = pairs.chosen - pairs.rejected
-    z = options.beta * (policy.sort().values - pairs.reference_margins.sort().values)
-    return smoothed(z, options.label_smoothing).mean(), pairs.metrics(pairs.rewards(options.beta))
+    value = transport_cost(batch, policy, pairs.reference_margins, options)
+    return value, pairs.metrics(pairs.rewards(options.beta))
 
 
 @loss(extends="dpo", options=AOTOptions)
@@ -46,9 +48,37 @@ def aot_unpaired(batch: Batch, logprobs: Logprobs, options: AOTOptions) -> LossA
     Use: chosen and rejected completions do not belong together one by one
     """
     pairs = Pairs.of(batch, logprobs)
-    chosen, rejected = (log_ratios.sort().values for log_ratios in pairs.log_ratios)
-    z = options.beta * (chosen - rejected)
-    return smoothed(z, options.label_smoothing).mean(), pairs.metrics(pairs.rewards(options.beta))
+    value = transport_cost(batch, *pairs.log_ratios, options)
+    return value, pairs.metrics(pairs.rewards(options.beta))
+
+
+def transport_cost(batch: Batch, one: torch.Tensor, other: torch.Tensor, options: AOTOptions) -> torch.Tensor:
+    """Compute the mean loss of the differences between two sorted batches, a scalar.
+
+    A pair of weight 2 is two pairs with the same values: the weights are masses, and each part of the mass of
+    one batch meets the part of the other at the same quantile.
+
+    Args:
+        batch: the pairs.
+        one: what should be greater, `[pairs]`.
+        other: what should be smaller, `[pairs]`.
+        options: beta and label smoothing.
+    """
+    if not batch.carries_weights:
+        z = options.beta * (one.sort().values - other.sort().values)
+        return batch.mean(smoothed(z, options.label_smoothing))
+    orders = [values.argsort(stable=True) for values in (one, other)]
+    ends = [batch.group_weights[order].cumsum(0) for order in orders]
+    edges = torch.cat(ends).sort().values
+    masses = edges.diff(prepend=edges.new_zeros(1))
+    middles = edges - masses / 2
+    last = len(one) - 1
+    met = [
+        values[order[torch.searchsorted(end, middles).clamp(max=last)]]
+        for values, order, end in zip((one, other), orders, ends, strict=True)
+    ]
+    losses = smoothed(options.beta * (met[0] - met[1]), options.label_smoothing)
+    return (masses.to(losses.dtype) * losses).sum() / batch.total_weight
 
 
 aot.answer("data_note", note_single_pair)

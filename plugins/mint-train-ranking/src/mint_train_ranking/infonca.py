@@ -77,6 +77,5 @@ def compute_loss(
     weights, padded, real = weights_and_rewards(batch, rewards, options.temperature)
     lowest = torch.finfo(padded.dtype).min
     logs = padded - padded.masked_fill(~real, lowest).logsumexp(1, keepdim=True)
-    return -(weights * torch.where(real, logs, 0.0)).sum(1).mean(), ranking_metrics(
-        rewards, batch.group_sizes
-    )
+    losses = -(weights * torch.where(real, logs, 0.0)).sum(1)
+    return batch.mean(losses), ranking_metrics(rewards, batch.group_sizes)

@@ -56,5 +56,5 @@ def compute_loss(
     rows, real = pad_lists(scores, batch.group_sizes)
     labels, _ = pad_lists(batch.attached(LABEL).to(scores.dtype), batch.group_sizes)
     weights = torch.where(ordered_pairs(real), lambda_weights(labels, rows, real), 0.0)
-    loss = (weights * softplus(rows[:, None, :] - rows[:, :, None])).sum((1, 2)).mean()
-    return loss, ranking_metrics(scores, batch.group_sizes)
+    losses = (weights * softplus(rows[:, None, :] - rows[:, :, None])).sum((1, 2))
+    return batch.mean(losses), ranking_metrics(scores, batch.group_sizes)

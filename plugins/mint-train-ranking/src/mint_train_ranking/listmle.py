@@ -45,4 +45,4 @@ def compute_loss(
     """Compute -log P(ranking) of the scores beta (mean token logprob), the mean over lists."""
     scores = options.beta * mean_log_ratios(batch, logprobs)
     metrics = ranking_metrics(scores, batch.group_sizes)
-    return plackett_luce_nll(scores, batch.group_sizes, options.top_k), metrics
+    return batch.mean(plackett_luce_nll(scores, batch.group_sizes, options.top_k)), metrics

@@ -32,4 +32,4 @@ def compute_loss(
     weights, padded, real = weights_and_rewards(batch, rewards, options.temperature)
     raised = (weights * logsigmoid(padded)).sum(1)
     lowered = torch.where(real, logsigmoid(-padded), 0.0).sum(1) / batch.group_sizes
-    return -(raised + lowered).mean(), ranking_metrics(rewards, batch.group_sizes)
+    return -batch.mean(raised + lowered), ranking_metrics(rewards, batch.group_sizes)

@@ -46,7 +46,7 @@ class PlackettLuceOptions(Options):
 
 
 def plackett_luce_nll(scores: torch.Tensor, sizes: torch.Tensor, top_k: int | None = None) -> torch.Tensor:
-    """Compute -log P(ranking) under the Plackett-Luce model, the mean over lists.
+    """Compute -log P(ranking) under the Plackett-Luce model, `[lists]`.
 
     P = product over k of exp(s_k) / sum over j >= k of exp(s_j): each rank goes to its completion against
     all that are left (Plackett, 1975; Luce, 1959). As a loss of scores it is ListMLE (Xia et al., 2008).
@@ -61,7 +61,7 @@ def plackett_luce_nll(scores: torch.Tensor, sizes: torch.Tensor, top_k: int | No
     lowest = torch.finfo(rows.dtype).min
     left = rows.masked_fill(~real, lowest).flip(1).logcumsumexp(1).flip(1)
     counted = real if top_k is None else real & (torch.arange(real.shape[1]) < top_k)
-    return torch.where(counted, left - rows, 0.0).sum(1).mean()
+    return torch.where(counted, left - rows, 0.0).sum(1)
 
 
 @hookimpl
@@ -115,7 +115,8 @@ def compute_loss(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Compute -log P(ranking) of the scores beta (log pi - log pi_ref), the mean over lists."""
     scores = options.beta * log_ratios(logprobs, batch)
-    return plackett_luce_nll(scores, batch.group_sizes), ranking_metrics(scores, batch.group_sizes)
+    losses = plackett_luce_nll(scores, batch.group_sizes)
+    return batch.mean(losses), ranking_metrics(scores, batch.group_sizes)
 
 
 @hookimpl

@@ -61,20 +61,23 @@ def pytest_make_collect_report() -> Iterator[pytest.CollectReport]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Take the user's own settings and tokenised data away, from fixtures of a whole module too."""
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Take the user's own settings and cache away, from fixtures of a whole module too; return another."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in list(os.environ):
             if name.startswith("MINT_") and name not in KEPT_VARIABLES:
                 monkeypatch.delenv(name)
-        monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path_factory.mktemp("tokenised")))
-        yield
+        cache = tmp_path_factory.mktemp("tokenised")
+        monkeypatch.setenv("MINT_TRAIN_CACHE", str(cache))
+        yield cache
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give each test a cache of its own, so that none finds what another has tokenised."""
-    monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path_factory.mktemp("tokenised")))
+    cache = tmp_path_factory.mktemp("tokenised")
+    monkeypatch.setenv("MINT_TRAIN_CACHE", str(cache))
+    return cache
 
 
 @pytest.fixture(scope="session")

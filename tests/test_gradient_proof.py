@@ -21,18 +21,27 @@ Weights = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
 class FaultyService:
-    """The embedded backend under the service's calls; `spoil` changes what a request asks for."""
+    """The embedded backend under the service's calls; a fault changes the weights that a loss is sent."""
 
     def __init__(self, client: LocalTrainingClient, faults: dict[str, Weights]) -> None:
         self.client, self.faults = client, faults
-        self.places = 0
+        self.taken = 0
+        """Slots in use."""
+        self.opened = 0
+        self.slots = 10
+        """How many adapters are ever opened."""
+        self.steps_alike = False
+        """Whether an update ignores the betas and the epsilon that it is asked for."""
 
     def open(self) -> FaultyService:
-        self.places += 1
+        if self.opened == self.slots:
+            raise BackendError("there is no slot left for an adapter")
+        self.taken += 1
+        self.opened += 1
         return self
 
     def leave(self) -> None:
-        self.places -= 1
+        self.taken -= 1
 
     def forward_backward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:
         if loss_fn not in self.faults:
@@ -62,7 +71,8 @@ class FaultyService:
         return self.client.forward_backward_custom(bare, loss)
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[Any]:
-        return self.client.optim_step(adam_params)
+        asked = types.AdamParams(learning_rate=1e-3) if self.steps_alike else adam_params
+        return self.client.optim_step(asked)
 
 
 def right(weights: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -93,12 +103,13 @@ def client(starter_model_folder: Path, tmp_path: Path) -> LocalTrainingClient:
 
 @pytest.fixture
 def proved(client: LocalTrainingClient) -> Callable[..., Proof]:
-    def run(**faults: Weights) -> Proof:
+    def run(*, slots: int = 10, steps_alike: bool = False, trust: bool = False, **faults: Weights) -> Proof:
         service = FaultyService(client, faults)
+        service.slots, service.steps_alike = slots, steps_alike
         try:
-            return prove("http://service", service.open)
+            return prove("http://service", service.open, trust=trust)
         finally:
-            assert service.places == 0, "a place is not given back"
+            assert service.taken == 0, "a slot is not freed, or is freed twice"
 
     return run
 
@@ -126,3 +137,33 @@ def test_rounded_weights_are_said_and_not_refused(proved: Callable[..., Proof]) 
 def test_a_service_without_a_right_form_is_refused(proved: Callable[..., Proof], fault: str) -> None:
     with pytest.raises(BackendError, match=fault):
         proved(cross_entropy=FAULTS[fault], importance_sampling=FAULTS[fault])
+
+
+def test_a_service_that_knows_one_form_only_is_trusted_with_it(proved: Callable[..., Proof]) -> None:
+    assert proved(cross_entropy=right).form == FORMS[0]
+    other = proved(importance_sampling=right)
+    assert other.form == FORMS[2]
+    assert "with cross_entropy, there is no loss cross_entropy" in other.note
+
+
+def test_a_form_that_is_wrong_is_not_excused_by_one_that_is_unknown(proved: Callable[..., Proof]) -> None:
+    with pytest.raises(BackendError, match="does not carry out gradients"):
+        proved(cross_entropy=FAULTS["the sign"], trust=True)
+
+
+def test_what_cannot_be_measured_is_refused_unless_it_is_trusted(proved: Callable[..., Proof]) -> None:
+    with pytest.raises(BackendError, match="cannot be measured") as refused:
+        proved(cross_entropy=right, importance_sampling=right, steps_alike=True)
+    assert "train with --trust-gradients" in str(refused.value)
+    proof = proved(cross_entropy=right, importance_sampling=right, steps_alike=True, trust=True)
+    assert (proof.form, proof.proved) == (FORMS[0], False)
+    assert proof.form_name == "cross_entropy (not proved)"
+    assert "could not be proved right" in proof.note
+    assert "--trust-gradients" in proof.note
+
+
+def test_a_slot_that_runs_out_in_the_middle_of_the_proof_is_said(proved: Callable[..., Proof]) -> None:
+    """The first form spoils its adapter, and there is no second one."""
+    enlarges = of_each(lambda weight: torch.where(weight < 0, 1e6 * weight, weight))
+    with pytest.raises(BackendError, match="no slot left"):
+        proved(cross_entropy=enlarges, importance_sampling=right, slots=1)

@@ -238,6 +238,28 @@ def client(small_service: SmallService) -> Iterator[MintTrainingClient]:
     client.close()
 
 
+def test_a_service_that_lists_no_models_is_said(
+    small_service: SmallService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_service.instead["get_server_capabilities"] = [(200, {"supported_models": []})]
+    settings = Settings(loss="any", rank=8, seed=1, base_url=small_service.url, api_key=SecretStr(KEY))
+    open_mint_client(settings, print_warning, model="small", trains=False).close()
+    assert "lists no models, so whether it has small is not known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_adapter_is_unloaded_unless_it_is_to_be_kept(small_service: SmallService, *, kept: bool) -> None:
+    settings = Settings(
+        loss="any", rank=8, seed=1, base_url=small_service.url, api_key=SecretStr(KEY), keep_adapters=kept
+    )
+    client = open_mint_client(settings, print_warning, model="small", trains=False)
+    client.load_state_with_optimizer("tinker://model_1/weights/one").result()
+    client.load_state_with_optimizer("tinker://model_1/weights/one").result()  # into a second adapter
+    client.close()
+    assert small_service.requests["create_model"] == 2
+    assert small_service.requests["unload_model"] == (0 if kept else 2)
+
+
 OK = (200, ANSWERS["optim_step"])
 
 

@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server import SkyrlServer, running_server
 
+from mint_train.backends.mint.client import MintTrainingClient
+
 SKIP_VARIABLE = "MINT_TRAIN_SKIP_SERVERS"
 FOLDER = Path(__file__).parent
-OTHERS = "test_other_servers"
-"""The tests of the servers but the first: they run in a process of their own."""
+GROUPS = {"test_sent_gradients": "gradients", "test_other_servers": "other-servers"}
+"""The modules that run beside the others, in a process with a server of its own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and keep those of a server in one process, so that it starts once."""
+    """Mark every test of this folder, and keep those of a group in one process, whose server starts once."""
     skipped = os.environ.get(SKIP_VARIABLE) == "1" and os.environ.get("CI") != "true"
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker(pytest.mark.server)
             if skipped:
                 item.add_marker(pytest.mark.skip(f"{SKIP_VARIABLE}=1: no server is installed and started"))
-            item.add_marker(pytest.mark.xdist_group("other-servers" if OTHERS in item.path.name else "skyrl"))
+            item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.stem, "skyrl")))
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,27 @@ def skyrl_server(
     """A running server that has the starter model; it is never skipped in CI."""
     with running_server(starter_model_folder, tmp_path_factory.mktemp("skyrl")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def kept_proofs(clean_environment: Path, own_cache: Path) -> None:
+    """Let the tests share what was proved about a server, which takes longer than most of them."""
+    proofs = clean_environment / "services"
+    proofs.mkdir(exist_ok=True)
+    (own_cache / "services").symlink_to(proofs)
+
+
+@pytest.fixture(autouse=True)
+def closed_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close each client after its test: its session would be kept alive, and its adapter with it."""
+    opened = list[MintTrainingClient]()
+    create = MintTrainingClient.__init__
+
+    def created(client: MintTrainingClient, *arguments: Any, **options: Any) -> None:
+        create(client, *arguments, **options)
+        opened.append(client)
+
+    monkeypatch.setattr(MintTrainingClient, "__init__", created)
+    yield
+    for client in reversed(opened):
+        client.close()

@@ -22,8 +22,8 @@ from types import FrameType
 import httpx
 from environments import CACHE, LOG_TAIL_LINES, SKYRL, TUFT, Environment, ServerError
 
-ADAPTERS = 32
-"""Places for adapters: a session holds its own until it expires."""
+ADAPTERS = 12
+"""Slots for adapters: a session holds its own until it expires, and each slot costs time in every step."""
 TUFT_KEY = "tml-tuft"
 TUFT_LAUNCHER = Path(__file__).with_name("launch_tuft.py")
 START_SECONDS = 300.0
@@ -61,6 +61,33 @@ def running_server(
 
 
 @contextmanager
+def running_on_two_processes(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServer]:
+    """Run SkyRL on two processes of two devices each, sharded over all four; see `running_server`.
+
+    Its sessions never expire: the second process would not learn that an adapter is unloaded.
+    """
+    installed, port, coordinator = SKYRL.installed(), free_port(), f"127.0.0.1:{free_port()}"
+    variables = server_variables(installed) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = server_command(installed, model_folder, work_folder, port, ADAPTERS)
+    position = command.index("--backend-config") + 1
+    config = json.loads(command[position]) | {
+        "coordinator_address": coordinator,
+        "num_processes": 2,
+        "tensor_parallel_size": 2,
+        "fully_sharded_data_parallel_size": 2,
+    }
+    command[position] = json.dumps(config)
+    command += ["--session-timeout-sec", "-1"]
+    worker = [str(installed / "bin" / "python"), "-m", "skyrl.backends.jax"]
+    worker += ["--coordinator-address", coordinator, "--num-processes", "2", "--process-id", "1"]
+    with (
+        guard(worker, variables, work_folder / "worker.log"),
+        guarded(command, variables, port, model_folder, work_folder) as server,
+    ):
+        yield server
+
+
+@contextmanager
 def running_tuft(model_folder: Path, work_folder: Path) -> Iterator[SkyrlServer]:
     """Install TuFT if need be, run it on a free port, and leave no process behind; see `running_server`."""
     installed, port = TUFT.installed(), free_port()
@@ -89,25 +116,32 @@ def guarded(
 ) -> Iterator[SkyrlServer]:
     """Run a server's command behind the guard."""
     server = SkyrlServer(f"http://127.0.0.1:{port}", str(model_folder), work_folder / "server.log")
+    with guard(command, variables, server.log) as process:
+        wait_until_healthy(server, process)
+        yield server
+
+
+@contextmanager
+def guard(command: list[str], variables: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command behind the guard, in the folder of its log."""
     with (
-        server.log.open("wb") as log,
+        log.open("wb") as output,
         subprocess.Popen(
             [sys.executable, __file__, *command],
             stdin=subprocess.PIPE,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=work_folder,
+            cwd=log.parent,
             env=variables,
             start_new_session=True,  # Ctrl-C in the terminal is for the tests; they end the server
-        ) as guard,
+        ) as process,
     ):
         try:
-            wait_until_healthy(server, guard)
-            yield server
+            yield process
         finally:
-            assert guard.stdin is not None
-            guard.stdin.close()
-            guard.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
 
 
 def server_command(
@@ -136,6 +170,9 @@ def server_variables(environment: Path) -> dict[str, str]:
         "PATH": f"{environment / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}",
         "HF_HUB_OFFLINE": "1",
         "JAX_PLATFORMS": "cpu",
+        # SkyRL compiles for each shape of a batch, and its update for each adapter; here only once
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "UV_CACHE_DIR": str(CACHE / "uv"),
         "UV_NO_CONFIG": "1",
         "UV_OFFLINE": "1",

@@ -198,6 +198,14 @@ class Settings(BaseModel):
         ge=0,
         description="Times in a row that the run rolls back to its last checkpoint when the service fails.",
     )
+    trust_gradients: bool = Field(
+        default=False,
+        description="Train on a service whose gradients cannot be measured, and so not be proved right.",
+    )
+    keep_adapters: bool = Field(
+        default=False,
+        description="Unload no adapter from the service: for SkyRL on several processes, which that stops.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Embedded backend: dtype of the base model; auto: bfloat16 on CUDA, else float32.",

@@ -18,12 +18,14 @@ MAY_CHANGE = frozenset(
         "eval_every",
         "gradient_checkpointing",
         "keep",
+        "keep_adapters",
         "max_retries",
         "max_tokens_in_flight",
         "pipeline",
         "progress",
         "save_every",
         "track",
+        "trust_gradients",
     }
 )
 """Settings that a resume may change, since they do not change what is trained."""

@@ -216,13 +216,24 @@ class Runner:
                 break
             self.client.close()
             try:
-                self.client = self.run.open_client()
-                self.continue_from(self.checkpoint)
+                self.reconnect()
                 return
             except ServiceError as another:
                 error = another
         error.retries = self.retries
         raise error
+
+    def reconnect(self) -> None:
+        """Open another client, and continue from the last checkpoint with it.
+
+        A service may have another version by now, which takes gradients in another form.
+        """
+        before = self.client.gradients
+        self.client = self.run.open_client()
+        if self.client.gradients != before:
+            self.run.observers.notice(self.client.gradients.note)
+            self.run.folder.update_description(gradients=self.client.gradients.form)
+        self.continue_from(self.checkpoint)
 
     def continue_from(self, checkpoint: Checkpoint | None) -> None:
         """Load a checkpoint into the client, whose adapter is fresh, and drop what came after it."""

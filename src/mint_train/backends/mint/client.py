@@ -53,7 +53,7 @@ class MintTrainingClient:
         """
         self.session, self.settings, self.warn = session, settings, warn
         self.form = proof.form
-        self.gradients = Gradients(proof.form.loss_fn, proof.note, proof.clips)
+        self.gradients = Gradients(proof.form_name, proof.note, proof.clips)
         self.service_client, self.service = session.client, session.service
         self.client = session.create_adapter(settings.rank, settings.seed)
         self.holder = self.client.holder
@@ -184,9 +184,10 @@ class MintTrainingClient:
     def leave(self) -> None:
         """Free the adapter's slot on the service; the session stays open.
 
-        It is kept, until the session expires, on a service that would forget the states that were saved.
+        It is kept, until the session expires, if the user wants that, and on a service that would forget the
+        states that were saved.
         """
-        if self.has_states and self.session.server.forgets_states:
+        if self.settings.keep_adapters or (self.has_states and self.session.server.forgets_states):
             return
         with suppress(TimeoutError):
             self._run(self._leave()).result(CLOSE_SECONDS)
@@ -250,13 +251,17 @@ def open_mint_client(
 
     Raises:
         UserError: the key is missing, malformed or refused, or the service lacks the model.
-        BackendError: the service cannot be reached, fails, or carries out no form of gradients rightly.
+        BackendError: the service cannot be reached, fails, or does not provably carry out gradients.
     """
     session = open_session(model, settings.base_url, settings.api_key, warn)
     try:
         if not trains:
             return MintTrainingClient(session, settings, warn)
-        proof = find_proof(session, lambda: MintTrainingClient(session, settings, warn))
+        proof = find_proof(
+            session,
+            lambda: MintTrainingClient(session, settings, warn),
+            trust=settings.trust_gradients,
+        )
         return MintTrainingClient(session, settings, warn, proof)
     except BaseException:
         session.close()  # its heartbeats would go on

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 KEPT_SECONDS = 24 * 60 * 60
 PROOF = 2
 """Counted up where the experiments change."""
+NOT_PROVED = " (not proved)"
 ROUNDED = "the service rounds weights to bfloat16, or computes at its precision"
 
 
@@ -52,19 +53,25 @@ class Proof:
     """Whether the service clips gradients to the norm that an update asks for."""
     proved: bool = False
 
+    @property
+    def form_name(self) -> str:
+        """What `run.json` calls the form."""
+        return self.form.loss_fn + ("" if self.proved else NOT_PROVED)
+
 
 UNPROVED = Proof()
 
 
-def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter]) -> Proof:
+def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter], *, trust: bool = False) -> Proof:
     """Return how gradients are to be sent, as kept from a proof of the last day or proved now.
 
     Args:
         session: an open session.
         open_adapter: creates a fresh adapter for the experiments.
+        trust: go on where no experiment can show whether gradients are carried out.
 
     Raises:
-        BackendError: the service carries out no form rightly.
+        BackendError: the service carries out no form rightly, or none can be measured and `trust` is False.
         MintTrainError: the service fails, or has no free adapter slot.
     """
     path = proof_path(session)
@@ -72,7 +79,7 @@ def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter]) -> Pro
         kept = json.loads(path.read_text(encoding="utf-8"))
         if 0 <= time.time() - kept.pop("at") < KEPT_SECONDS:
             return Proof(**kept | {"form": GradientForm(**kept["form"])})
-    proof = prove(session.service.url, open_adapter)
+    proof = prove(session.service.url, open_adapter, trust=trust)
     if proof.proved:
         with suppress(OSError):  # then the next run proves it again
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,27 +89,25 @@ def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter]) -> Pro
     return proof
 
 
-def prove(url: str, open_adapter: Callable[[], OpenAdapter]) -> Proof:
+def prove(url: str, open_adapter: Callable[[], OpenAdapter], *, trust: bool = False) -> Proof:
     """Try the forms in turn, on adapters that are given back, and return the first that is right.
 
     Raises:
-        BackendError: there is none.
+        BackendError: there is none, or none can be measured and `trust` is False.
         MintTrainError: the service fails, or has no free adapter slot.
     """
     faults: dict[str, str] = {}
     rounded: Proof | None = None
-    unmeasured: str | None = ""
-    adapter = open_adapter()
-    try:
+    measured = False
+    with ExitStack() as slot:  # given back whatever happens
+        adapter = opened(open_adapter, slot)
         for form in FORMS:
             probe = Probe(adapter, form)
             try:
                 verdict = judge(probe)
+                measured = True
             except CannotMeasureError as error:
                 verdict = Verdict(str(error))
-                unmeasured = unmeasured if unmeasured is None else str(error)
-            else:
-                unmeasured = None
             if verdict.fault is None and verdict.precise:
                 return Proof(form, describe(form, faults), verdict.clips, proved=True)
             if verdict.fault is None and rounded is None:
@@ -110,20 +115,32 @@ def prove(url: str, open_adapter: Callable[[], OpenAdapter]) -> Proof:
                 rounded = Proof(form, note, verdict.clips, proved=True)
             faults.setdefault(form.loss_fn, verdict.fault or ROUNDED)
             if probe.spoiled:
-                adapter.leave()
-                adapter = open_adapter()
-    finally:
-        adapter.leave()
+                slot.close()
+                adapter = opened(open_adapter, slot)
     if rounded is not None:
         return rounded
-    if unmeasured:  # in every form
-        note = f"Gradients are sent as {FORMS[0].loss_fn}; this could not be proved right: {unmeasured}."
-        return Proof(note=note)
     reasons = "; ".join(f"{loss_fn}: {fault}" for loss_fn, fault in faults.items())
-    raise BackendError(
-        f"the service at {url} does not carry out gradients as they are sent, so a run would train "
-        f"something else ({reasons}); `mint-train check-server` shows what it does"
+    if measured:
+        raise BackendError(
+            f"the service at {url} does not carry out gradients as they are sent, so a run would train "
+            f"something else ({reasons}); `mint-train check-server` shows what it does"
+        )
+    if not trust:
+        raise BackendError(
+            f"whether the service at {url} carries out gradients as they are sent cannot be measured "
+            f"({reasons}); if you know that it does, train with --trust-gradients"
+        )
+    return Proof(
+        note=f"Gradients are sent as {FORMS[0].loss_fn}, which could not be proved right ({reasons}); "
+        "the run goes on because of --trust-gradients."
     )
+
+
+def opened(open_adapter: Callable[[], OpenAdapter], slot: ExitStack) -> OpenAdapter:
+    """Open an adapter whose slot is freed when the stack is closed."""
+    adapter = open_adapter()
+    slot.callback(adapter.leave)
+    return adapter
 
 
 def judge(probe: Probe) -> Verdict:

@@ -72,7 +72,7 @@ def open_session(
         model: the base model.
         base_url: the address of the service.
         api_key: its key.
-        tell: tells the user one line, of a wait that lasts.
+        tell: tells the user one line: of a wait that lasts, or of what the service leaves open.
 
     Raises:
         UserError: the key is missing, malformed or refused, the SDK does not fit, or the service
@@ -92,6 +92,8 @@ def open_session(
     )
     supported = service.call("name its models", client.get_server_capabilities).supported_models
     check_model(model, [str(entry.model_name) for entry in supported], service)
+    if not supported:
+        tell(f"the service at {service.url} lists no models, so whether it has {model} is not known")
     return Session(service, client, model, server)
 
 

@@ -9,7 +9,7 @@ import click
 from mint_train.cli.options import Command, settings_options
 from mint_train.errors import RUN_FAILED
 
-CHECK_SERVER_SETTINGS = ("model", "rank", "base_url")
+CHECK_SERVER_SETTINGS = ("model", "rank", "base_url", "keep_adapters")
 
 
 @click.command("check-server", cls=Command)

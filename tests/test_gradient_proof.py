@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import SecretStr
 
 from mint_train.backends.base import Future
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.gradient_form import FORMS
-from mint_train.backends.mint.gradient_guard import Proof, prove
+from mint_train.backends.mint.gradient_guard import Proof, find_proof, prove
+from mint_train.backends.mint.server_description import ServerDescription
+from mint_train.backends.mint.service import Service
+from mint_train.backends.mint.session import Session
 from mint_train.errors import BackendError
 from mint_train.sdk import Datum, types
 
@@ -167,3 +171,19 @@ def test_a_slot_that_runs_out_in_the_middle_of_the_proof_is_said(proved: Callabl
     enlarges = of_each(lambda weight: torch.where(weight < 0, 1e6 * weight, weight))
     with pytest.raises(BackendError, match="no slot left"):
         proved(cross_entropy=enlarges, importance_sampling=right, slots=1)
+
+
+def test_another_version_of_a_service_is_proved_again(client: LocalTrainingClient) -> None:
+    service = FaultyService(client, {"cross_entropy": right})
+
+    def find(version: str) -> Proof:
+        described = ServerDescription("A service", digest=version)
+        address = Service("http://service", SecretStr("tml-x"))
+        return find_proof(Session(address, Any, "a model", described), service.open)
+
+    first = find("1")
+    assert find("1") == first
+    assert service.opened == 1
+    service.faults = {"cross_entropy": FAULTS["the sign"], "importance_sampling": right}
+    assert find("2").form == FORMS[2]
+    assert service.opened == 2

@@ -239,12 +239,13 @@ def client(small_service: SmallService) -> Iterator[MintTrainingClient]:
 
 
 def test_a_service_that_lists_no_models_is_said(
-    small_service: SmallService, capsys: pytest.CaptureFixture[str]
+    small_service: SmallService,
 ) -> None:
     small_service.instead["get_server_capabilities"] = [(200, {"supported_models": []})]
     settings = Settings(loss="any", rank=8, seed=1, base_url=small_service.url, api_key=SecretStr(KEY))
-    open_mint_client(settings, print_warning, model="small", trains=False).close()
-    assert "lists no models, so whether it has small is not known" in capsys.readouterr().err
+    told = list[str]()
+    open_mint_client(settings, told.append, model="small", trains=False).close()
+    assert "lists no models, so whether it has small is not known" in told[0]
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -252,7 +253,7 @@ def test_an_adapter_is_unloaded_unless_it_is_to_be_kept(small_service: SmallServ
     settings = Settings(
         loss="any", rank=8, seed=1, base_url=small_service.url, api_key=SecretStr(KEY), keep_adapters=kept
     )
-    client = open_mint_client(settings, print_warning, model="small", trains=False)
+    client = open_mint_client(settings, print, model="small", trains=False)
     client.load_state_with_optimizer("tinker://model_1/weights/one").result()
     client.load_state_with_optimizer("tinker://model_1/weights/one").result()  # into a second adapter
     client.close()
@@ -466,6 +467,7 @@ PATHS = frozenset({"/api/v1/forward_backward"})
     [
         ((0, 22), "SkyRL", PATHS, "needs tinker 0.25 to 0.30"),
         ((0, 25), SKYRL, PATHS | {"/api/v1/forward"}, "needs tinker 0.22 to 0.24"),
+        ((0, 29), "TuFT", PATHS, "needs tinker 0.25 to 0.28"),
         ((0, 38), "", frozenset(), "mint-train works with 0.22 to 0.30"),
     ],
 )

@@ -15,6 +15,8 @@ import torch
 from run_files import adapter, checkpoints, description, flat, metrics, state
 from safetensors.torch import load
 
+from mint_train.backends.base import Gradients
+from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import ServiceError
 from mint_train.groups.reference import read_file
@@ -322,6 +324,24 @@ def test_a_failure_while_the_reference_is_computed_is_met_with_another_client(
     with pytest.raises(ServiceError):
         train(steps=2, options=options, max_retries=1, output=Path("never"))
     assert not Path("never").exists()
+
+
+def test_a_service_that_has_another_version_after_a_failure_is_said(
+    train: Train, failing: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    open_client, forms = LocalBackend.open_client, iter(["cross_entropy", "importance_sampling"])
+
+    def opened(backend: LocalBackend, *arguments: Any, **options: Any) -> Any:
+        client, form = open_client(backend, *arguments, **options), next(forms)
+        client.gradients = Gradients(form, f"Gradients are sent as {form}.")
+        return client
+
+    monkeypatch.setattr(LocalBackend, "open_client", opened)
+    failing("optim_step", {3})
+    assert train(steps=4, save_every=2).status == "done"
+    out = capsys.readouterr().out
+    assert out.index("sent as cross_entropy") < out.index("back to step 2") < out.index("sent as importance")
+    assert description("run")["gradients"] == "importance_sampling"
 
 
 def test_a_service_that_stays_away_ends_the_run_after_the_retries(

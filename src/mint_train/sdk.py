@@ -34,7 +34,7 @@ else:
 
 Datum = types.Datum
 SDK_VERSION = version("tinker")
-SDK_MINOR = tuple(int(part) for part in SDK_VERSION.split(".")[:2])
+SDK_MINOR = (int(SDK_VERSION.split(".")[0]), int(SDK_VERSION.split(".")[1]))
 SUPPORTED = ((0, 22), (0, 30))
 """The oldest and the newest minor version that real servers were driven with.
 

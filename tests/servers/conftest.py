@@ -46,9 +46,9 @@ def kept_proofs(clean_environment: Path, own_cache: Path) -> None:
     (own_cache / "services").symlink_to(proofs)
 
 
-@pytest.fixture(autouse=True)
-def closed_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close each client after its test: its session would be kept alive, and its adapter with it."""
+@pytest.fixture(scope="module", autouse=True)
+def clients() -> Iterator[list[MintTrainingClient]]:
+    """Keep a list of the clients that a module opens."""
     opened = list[MintTrainingClient]()
     create = MintTrainingClient.__init__
 
@@ -56,7 +56,14 @@ def closed_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         create(client, *arguments, **options)
         opened.append(client)
 
-    monkeypatch.setattr(MintTrainingClient, "__init__", created)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(MintTrainingClient, "__init__", created)
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def closed_clients(clients: list[MintTrainingClient]) -> Iterator[None]:
+    """Close each client after its test: its session would be kept alive, and its adapter with it."""
     yield
-    for client in reversed(opened):
-        client.close()
+    while clients:
+        clients.pop().close()

@@ -26,6 +26,7 @@ Kind = Literal["drop", "lose", "slow", "truncate", "error", "error-after"]
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LARGEST_HEAD = 64 * 1024
+FRAMING_HEADERS = (b"host:", b"content-", b"transfer-encoding:")
 ERROR_BODY = b"a fault of the proxy"
 
 
@@ -48,11 +49,21 @@ class Proxy:
     requests: Counter[str] = field(default_factory=Counter)
     """Requests by the last part of their path."""
     spoilt: Counter[tuple[str, Kind]] = field(default_factory=Counter)
+    bare: bool = False
+    """Whether only those headers are passed on without which a message cannot be read."""
     change: Callable[[str, Any], Any] | None = None
     """Changes a request's JSON, given the last part of its path."""
     url: str = ""
 
     def __post_init__(self) -> None:
+        self.reseed(0)
+
+    def heal(self) -> None:
+        """Make the network a good one, which nothing has happened on yet."""
+        self.delay = self.rate = 0.0
+        self.kinds, self.paths, self.at_most, self.bare, self.change = KINDS, (), None, False, None
+        self.requests.clear()
+        self.spoilt.clear()
         self.reseed(0)
 
     def reseed(self, seed: int) -> None:
@@ -88,8 +99,9 @@ class Proxy:
                 else:
                     address = urlsplit(self.target)
                     server = server or await asyncio.open_connection(address.hostname, address.port)
-                    server[1].write(request)
+                    server[1].write(stripped(request) if self.bare else request)
                     answer = await read_message(server[0])
+                    answer = stripped(answer) if self.bare else answer
                 await asyncio.sleep(self.delay)
                 if fault == "lose" or not answer:
                     writer.transport.abort()
@@ -119,6 +131,14 @@ def changed(request: bytes, change: Callable[[Any], Any]) -> bytes:
     body = json.dumps(change(json.loads(body))).encode()
     lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length:")]
     return b"\r\n".join([*lines, b"Content-Length: " + str(len(body)).encode()]) + separator + body
+
+
+def stripped(message: bytes) -> bytes:
+    """Drop all headers but those that frame and type a message."""
+    head, separator, body = message.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    kept = [line for line in lines if line.lower().startswith(FRAMING_HEADERS)]
+    return b"\r\n".join([first, *kept]) + separator + body
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:

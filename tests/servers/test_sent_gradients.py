@@ -136,6 +136,35 @@ def test_rounded_gradients_are_said(proxy: Proxy, skyrl_server: SkyrlServer) -> 
     assert "precision" in client.gradients.note
 
 
+def test_gradients_that_cannot_be_measured_must_be_trusted(
+    proxy: Proxy,
+    skyrl_server: SkyrlServer,
+    run_cli: RunCli,
+    eight_pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The proxy has every update be a step of AdamW's usual betas and epsilon, however small it was asked."""
+
+    def usual_step(name: str, body: Any) -> Any:
+        if name == "optim_step":
+            body["adam_params"] |= {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12}
+        return body
+
+    proxy.change = usual_step
+    monkeypatch.setenv("MINT_BASE_URL", proxy.url)
+    monkeypatch.setenv("MINT_API_KEY", KEY.get_secret_value())
+    common = ("--loss", "dpo", "--data", eight_pairs, "--steps", 1, "--output", "run")
+    status, _, err = run_cli(*common)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "cannot be measured" in err
+    assert "--trust-gradients" in err
+    status, out, err = run_cli(*common, "--trust-gradients")
+    assert status == 0, err
+    assert out.index("could not be proved right") < out.index("Step 1:")
+    assert description("run")["gradients"] == "cross_entropy (not proved)"
+    assert description("run")["settings"]["trust_gradients"] is True
+
+
 def test_gradients_of_another_adapter_are_found(proxy: Proxy, skyrl_server: SkyrlServer) -> None:
     served = set()
 

@@ -15,7 +15,12 @@ from mint_train.sdk import ONE_ROUTE, SDK_MINOR, SDK_VERSION, SUPPORTED
 DESCRIPTION_SECONDS = 10.0
 SKYRL, TUFT = "Tinker API Mock", "TuFT"
 """The titles of the descriptions that two servers give."""
+LAST_TWO_ROUTES, LAST_WITHOUT_OPTIMIZER_CONFIG = (0, 24), (0, 28)
+"""The last minor versions of the SDK before a change that a server does not understand."""
 OLD_SDK, NEW_SDK = "tinker==0.22.0", "tinker==0.25.0"
+
+Span = tuple[tuple[int, int], tuple[int, int]]
+"""The oldest and the newest minor version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +55,31 @@ def check_sdk(server: ServerDescription, url: str) -> None:
     Raises:
         UserError: with what is installed, what is needed, and how to install it.
     """
-    oldest, newest = (".".join(map(str, bound)) for bound in SUPPORTED)
     if not SUPPORTED[0] <= SDK_MINOR <= SUPPORTED[1]:
         raise UserError(
-            f"tinker {SDK_VERSION} is installed, and mint-train works with {oldest} to {newest}: "
+            f"tinker {SDK_VERSION} is installed, and mint-train works with {span(SUPPORTED)}: "
             f'run `pip install "{NEW_SDK}"`'
         )
+    fits = fitting_versions(server)
+    if not fits[0] <= SDK_MINOR <= fits[1]:
+        install = f'"{OLD_SDK}"' if fits[1] < ONE_ROUTE else f'--no-deps "{NEW_SDK}" zstandard'
+        raise UserError(
+            f"the service at {url} needs tinker {span(fits)}, and {SDK_VERSION} is installed: "
+            f"run `pip install {install}`"
+        )
+
+
+def fitting_versions(server: ServerDescription) -> Span:
+    """Return the oldest and the newest minor version of the SDK that a service understands."""
     if f"{API}/forward_backward" not in server.paths:
-        return  # it says nothing of its API
+        return SUPPORTED  # it says nothing of its API
     takes_old = f"{API}/forward" in server.paths
-    if SDK_MINOR < ONE_ROUTE and not takes_old:
-        raise UserError(
-            f"the service at {url} needs tinker 0.25 to {newest}, and {SDK_VERSION} is installed: "
-            f'run `pip install --no-deps "{NEW_SDK}" zstandard`'
-        )
-    if SDK_MINOR >= ONE_ROUTE and takes_old and server.title == SKYRL:
-        raise UserError(
-            f"the service at {url} needs tinker {oldest} to 0.24, and {SDK_VERSION} is installed: "
-            f'run `pip install "{OLD_SDK}"`'
-        )
+    if takes_old and server.title == SKYRL:
+        return SUPPORTED[0], LAST_TWO_ROUTES
+    newest = LAST_WITHOUT_OPTIMIZER_CONFIG if server.title == TUFT else SUPPORTED[1]
+    return SUPPORTED[0] if takes_old else ONE_ROUTE, newest
+
+
+def span(versions: Span) -> str:
+    """Write two minor versions as `0.22 to 0.30`."""
+    return " to ".join(".".join(map(str, bound)) for bound in versions)

@@ -26,6 +26,8 @@ from proxy import Proxy, running_proxy
 from server import running_server
 
 TOLERANCE = 1e-4
+SLOTS = 32
+"""For adapters: a run that is killed, or loses its session, holds its own for five minutes."""
 STEPS = 12
 PAIRS = [
     {"prompt": f"Say {word}.", "chosen": f"{word} it is", "rejected": f"{word} is it not"}
@@ -47,7 +49,7 @@ def main() -> None:
         save_starter_model(folder / "model")
         (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
         runs = Runs(folder, proxy)
-        with running_server(folder / "model", folder / "server") as server:
+        with running_server(folder / "model", folder / "server", SLOTS) as server:
             proxy.target = server.base_url
             for unbroken in ("warm", "unbroken"):  # the server compiles for each new shape
                 runs.finish(unbroken)
@@ -61,7 +63,7 @@ def main() -> None:
             metrics = folder / "restarted" / "metrics.jsonl"
             while not metrics.exists() or len(metrics.read_text().splitlines()) < STEPS // 2:
                 time.sleep(0.1)
-        with running_server(folder / "model", folder / "server") as server:
+        with running_server(folder / "model", folder / "server", SLOTS) as server:
             proxy.target = server.base_url
             restarted.join()
     raise SystemExit(runs.worst > TOLERANCE)

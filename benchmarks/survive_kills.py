@@ -28,6 +28,8 @@ from killed_runs import assert_same_to_the_bit, figures, run, run_killed
 from server import SkyrlServer, running_server
 
 TOLERANCE = 1e-4
+SLOTS = 32
+"""For adapters: a run that is killed, or loses its session, holds its own for five minutes."""
 EMBEDDED_STEPS = 200
 """Enough that most of a run's time is spent in steps rather than in starting."""
 SERVICE_STEPS = 12
@@ -59,7 +61,7 @@ def main() -> None:
             for part in ("model", "server"):
                 (folder / part).mkdir()
             save_starter_model(folder / "model")
-            with running_server(folder / "model", folder / "server") as server:
+            with running_server(folder / "model", folder / "server", SLOTS) as server:
                 kill_on_service(server, folder, options, arguments.service, moments)
 
 

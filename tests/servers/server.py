@@ -22,8 +22,8 @@ from types import FrameType
 import httpx
 from environments import CACHE, LOG_TAIL_LINES, SKYRL, TUFT, Environment, ServerError
 
-ADAPTERS = 12
-"""Slots for adapters: a session holds its own until it expires, and each slot costs time in every step."""
+ADAPTERS, LARGEST_RANK = 10, 16
+"""Slots for adapters, which a session holds until it expires, and their rank: both cost time in every step."""
 TUFT_KEY = "tml-tuft"
 TUFT_LAUNCHER = Path(__file__).with_name("launch_tuft.py")
 START_SECONDS = 300.0
@@ -152,7 +152,7 @@ def server_command(
     options = {
         "--base-model": str(model_folder),
         "--backend": "jax",
-        "--backend-config": json.dumps({"max_lora_adapters": adapters, "max_lora_rank": 32}),
+        "--backend-config": json.dumps({"max_lora_adapters": adapters, "max_lora_rank": LARGEST_RANK}),
         "--checkpoints-base": str(work_folder / "checkpoints"),
         "--database-url": f"sqlite:///{work_folder / 'tinker.db'}",
         "--host": "127.0.0.1",

@@ -23,7 +23,7 @@ import httpx
 from environments import CACHE, LOG_TAIL_LINES, SKYRL, TUFT, Environment, ServerError
 
 ADAPTERS, LARGEST_RANK = 10, 16
-"""Slots for adapters, which a session holds until it expires, and their rank: both cost time in every step."""
+"""Slots for adapters, which a session holds until it expires, and their rank: each costs time in a step."""
 TUFT_KEY = "tml-tuft"
 TUFT_LAUNCHER = Path(__file__).with_name("launch_tuft.py")
 START_SECONDS = 300.0

@@ -98,10 +98,19 @@ def test_help_shows_every_setting_but_the_secrets(run_cli: Callable[..., Any]) -
     assert "--set KEY=VALUE" in out
 
 
-def test_no_arguments_show_the_help(run_cli: Callable[..., Any]) -> None:
-    status, out, _ = run_cli()
-    assert status == 0
-    assert out == run_cli("--help").out
+def test_no_arguments_are_answered_in_one_line(run_cli: Callable[..., Any]) -> None:
+    status, out, err = run_cli()
+    assert (status, out) == (2, "")
+    assert err == (
+        "mint-train: no loss is chosen: give --loss NAME; `mint-train losses` lists what is installed, "
+        "`mint-train --help` all options\n"
+    )
+
+
+def test_the_help_says_of_each_command_what_it_is_for_in_whole_words(run_cli: Callable[..., Any]) -> None:
+    commands = run_cli("--help").out.partition("Commands:")[2]
+    assert set(cli.commands) <= set(commands.split())
+    assert "..." not in commands
 
 
 @pytest.mark.parametrize(
@@ -249,6 +258,8 @@ def test_a_wrong_option_is_one_line(run_cli: Callable[..., Any], arguments: list
         (["dpo"], '"dpo" is a loss, not a command; train with it: mint-train --loss dpo'),
         (["--loss", "dpo", "--learning-rate", "1"], "no such option: --learning-rate; here it is --lr;"),
         (["--loss", "dpo", "--max_steps", "1"], "no such option: --max_steps; here it is --steps;"),
+        (["--loss", "dpo", "--bf16"], "no such option: --bf16; here it is --dtype bfloat16;"),
+        (["--loss", "dpo", "--ref_model", "x"], "--ref_model; here it is --set reference=NAME;"),
         (["--loss", "dpo", "--beta", "1"], "no such option: --beta; here it is --set beta=NUMBER;"),
         # given more than once
         (["--loss", "dpo", "--data", "a", "--data", "b"], "--data is given 2 times; to read several files, "),

@@ -115,8 +115,8 @@ def test_the_best_comes_first_and_what_failed_last(capsys: pytest.CaptureFixture
     print_comparison(results)
     assert capsys.readouterr().out.splitlines() == [
         "loss  steps   accuracy before  accuracy           loss value",
-        "high  9       0.25             0.75 [0.10, 0.90]  0.500000",
-        "low   9       0.25             0.50 [0.10, 0.90]  0.500000",
+        "high  9       0.25             0.75 [0.10, 0.90]  0.5",
+        "low   9       0.25             0.50 [0.10, 0.90]  0.5",
         "bad   failed                                                  no memory",
     ]
 
@@ -140,7 +140,7 @@ def test_losses_without_a_common_metric_keep_their_order() -> None:
         None,
     )
     header, rows = comparison_rows([first, other])
-    assert header == ["loss", "steps", "loss value", ""]
+    assert header == ["loss", "steps", "loss value"]
     assert [row[0] for row in rows] == ["one", "two"]
 
 

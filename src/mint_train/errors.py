@@ -7,6 +7,7 @@ error and knows more than the raiser adds that with `locate` or `retries` and ra
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -119,6 +120,16 @@ class BackendError(MintTrainError):
 
 class ServiceError(BackendError):
     """The service failed in a way that may pass: a retry from the last checkpoint may succeed."""
+
+
+def command_line(*words: object) -> str:
+    """Return a command of this program, quoted so that it can be copied to a shell."""
+    return shlex.join(["mint-train", *map(str, words)])
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 step`, `1,200 steps`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from mint_train.observers.terminal import wrapped
 from mint_train.plugins.discovery import hook_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -135,11 +136,11 @@ def test_the_readme_shows_the_real_output(
     )
     status, out, err = run_cli("--loss", "dpo")
     assert status == 0, err
-    for expected, real in zip(shown.splitlines()[1:], out.splitlines(), strict=True):
+    on_a_terminal = [line for text in out.splitlines() for line in wrapped(text, 80).splitlines()]
+    for expected, real in zip(shown.splitlines()[1:], on_a_terminal, strict=True):
         assert without_numbers(real) == without_numbers(expected)
-        if real.startswith("Step"):
-            # the last digits of a float32 sum differ from one processor to another
-            assert numbers(real) == pytest.approx(numbers(expected), rel=1e-5)
+        if real.startswith("Step"):  # a terminal shows four digits
+            assert numbers(real) == pytest.approx(numbers(expected), rel=1e-3)
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -190,6 +190,18 @@ def test_the_trace_names_who_answered(
     assert lines[1] == 'mint-train: hook reference: answered by nobody (implemented by "mine")'
 
 
+def test_a_note_is_about_the_named_loss_and_not_about_one_that_extends_it() -> None:
+    batch = make_batch(make_group([[3], [4]]))
+    (line,) = open_loss("dpo", {}).options_notes()
+    assert line == "MinT's form: no reference. The paper's: --set reference=initial --set beta=0.1"
+    assert len(line) < 80
+    assert open_loss("dpo", {"reference": "initial"}).options_notes() == []
+    silent = opened(extending(compute_loss=no_loss))
+    assert (silent.options_notes(), silent.data_notes(batch)) == ([], [])
+    own = opened(extending(options_note=lambda: "of its own", data_note=lambda: "of its data"))
+    assert (own.options_notes(), own.data_notes(batch)) == (["of its own"], ["of its data"])
+
+
 def test_nothing_is_traced_unasked(capsys: pytest.CaptureFixture[str]) -> None:
     _ = opened(extending(reference=lambda: None)).datum_names
     assert capsys.readouterr().err == ""

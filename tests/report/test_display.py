@@ -27,6 +27,7 @@ from mint_train.observers.json_lines import JsonLines, parse_event, show_event
 from mint_train.observers.live import LiveConsole
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.training.interrupts import STOPPING
 
 COLUMNS, LINES = 90, 40
 
@@ -191,15 +192,46 @@ def test_a_real_terminal_shows_a_bar_and_keeps_the_step_lines(
     assert b"Backend local" in recorded
 
 
-def record_session(command: list[str], folder: Path) -> bytes:
-    """Run a command whose output is a terminal of `COLUMNS` and `LINES`; return all that it wrote."""
+def test_an_interrupt_leaves_nothing_stale_on_the_screen(arguments: list[object], tmp_path: Path) -> None:
+    """A terminal echoes `^C` behind the bar, whose lines must all be erased nevertheless."""
+    command = [sys.executable, "-m", "mint_train", *map(str, arguments)]
+    command[command.index("--steps") + 1] = "5000"
+    recorded = record_session(command, tmp_path, typed=(b"Step 1:", b"\x03"), status=130)
+    screen = pyte.Screen(COLUMNS, LINES)
+    pyte.ByteStream(screen).feed(recorded)
+    left = [line.rstrip() for line in screen.display if line.strip()]
+    *steps, stopping, press, saved, folder = left[left.index(next(x for x in left if x[:6] == "Step 1")) :]
+    assert all(re.match(r"Step \d+: loss=", line) for line in steps), left
+    assert f"{stopping} {press}" == f"mint-train: {STOPPING}"
+    assert re.fullmatch(r"The state after step \d+ is saved; continue with: mint-train resume run", saved), (
+        left
+    )
+    assert folder == "Run folder: run"
+
+
+def test_a_terminal_shows_four_significant_digits() -> None:
+    console, written = live_console(1)
+    console.step_finished(StepRecord(1, {"loss": 0.0001234567, "mean_margin": 1234.5678}, 1e-5, 100, 0.5))
+    console.run_finished(RunResult("done", Path("my run"), 1, {}, None))
+    assert "Step 1: loss=0.0001235, mean_margin=1234.57\n" in written.getvalue()
+    assert "Next: mint-train sample 'my run' (or eval, or plot)" in written.getvalue()
+
+
+def record_session(
+    command: list[str], folder: Path, *, typed: tuple[bytes, bytes] = (b"", b""), status: int = 0
+) -> bytes:
+    """Run a command whose output is a terminal of `COLUMNS` and `LINES`; return all that it wrote.
+
+    Once it has written the first part of `typed`, the second part is typed.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     unset = ("COLUMNS", "LINES", "NO_COLOR", "CI")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     process = subprocess.Popen(
         command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
-        env=environment | {"TERM": "xterm-256color"},
+        env=environment | {"TERM": "xterm-256color"}, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(theirs)
     recorded = b""
@@ -211,8 +243,11 @@ def record_session(command: list[str], folder: Path) -> bytes:
         if not part:
             break
         recorded += part
+        if typed[1] and typed[0] in recorded:
+            os.write(ours, typed[1])
+            typed = (b"", b"")
     os.close(ours)
-    assert process.wait() == 0, recorded.decode()
+    assert process.wait() == status, recorded.decode()
     return recorded
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mint_train.errors import counted
 from mint_train.observers.terminal import echo
 from mint_train.rows.readers import read_rows
 from mint_train.testing import check_loss
@@ -26,5 +27,9 @@ def check_and_print(name: str, options: Mapping[str, str], data: Path | None) ->
     for result in results:
         echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {result.detail}")
     failed = sum(not result.passed for result in results)
-    echo(f"{failed} of {len(results)} checks failed." if failed else f"All {len(results)} checks passed.")
+    echo(
+        f"{failed} of {counted(len(results), 'check')} failed."
+        if failed
+        else f"All {len(results)} checks passed."
+    )
     return not failed

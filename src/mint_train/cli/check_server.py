@@ -8,6 +8,7 @@ from importlib.metadata import version
 from mint_train.backends.mint.client import MintTrainingClient
 from mint_train.backends.mint.session import open_session
 from mint_train.conformance.service_checks import check_service
+from mint_train.errors import counted
 from mint_train.observers.terminal import echo, echo_problem
 from mint_train.sdk import SDK_VERSION
 from mint_train.settings.model import MINT_DEFAULT_MODEL, Settings
@@ -42,7 +43,7 @@ def check_server_and_print(settings: Settings) -> bool:
     finally:
         session.close()
     echo(
-        f"A run cannot rely on this service: {failed} checks failed."
+        f"A run cannot rely on this service: {counted(failed, 'check')} failed."
         if failed
         else "A run can rely on this service."
     )

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.backends.choose import choose_backend
-from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError
+from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError, command_line
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import Console, FinalLines
 from mint_train.observers.json_lines import parse_event, show_event
-from mint_train.observers.terminal import echo, echo_problem
+from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
@@ -87,7 +87,7 @@ class Contender:
 
     def echo(self, text: str) -> None:
         """Print a line under the loss's name."""
-        echo(f"[{self.loss}] {text}")
+        say(f"[{self.loss}] {text}")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Ask the process to end, if it has begun and not ended."""
@@ -102,7 +102,7 @@ class Contender:
         if self.process is None:
             problem = "not begun"
         elif self.ended == INTERRUPTED:
-            problem = f"interrupted; continue with: mint-train resume {self.folder}"
+            problem = f"interrupted; continue with: {command_line('resume', self.folder)}"
         else:
             problem = self.problem or f"ended with status {self.ended}"
         return Compared(self.loss, self.metrics, {}, {}, problem)
@@ -164,7 +164,7 @@ def draw(contenders: Sequence[Contender], output: Path) -> None:
         for written in plot_runs(folders, output / PLOT):
             echo(f"Wrote {written}")
     except MintTrainError as error:
-        echo(f"No plot: {error}")
+        say(f"No plot: {error}")
 
 
 def share_assignments(losses: Sequence[str], assignments: Mapping[str, str]) -> dict[str, dict[str, str]]:

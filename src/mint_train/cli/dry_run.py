@@ -5,7 +5,7 @@ from __future__ import annotations
 from mint_train.backends.choose import choose_backend
 from mint_train.cli.dry_run_events import print_events
 from mint_train.cli.dry_run_report import print_report
-from mint_train.errors import USER_MISTAKE
+from mint_train.errors import USER_MISTAKE, counted
 from mint_train.groups.inspection import DataReport, inspect_data
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.terminal import echo_problem
@@ -43,8 +43,7 @@ def what_stops(report: DataReport, fail: bool) -> str:
     stopping = report.problems if fail else len(report.broken)
     if stopping:
         advice = "; --on-bad-row skip leaves out those that cannot be read" if report.bad_rows else ""
-        rows = "1 row" if stopping == 1 else f"{stopping} rows"
-        return f"{rows} would stop this run{advice}"
+        return f"{counted(stopping, 'row')} would stop this run{advice}"
     if not report.groups:
         return "nothing is left to train, which would stop this run"
     if report.nothing_held_out:

@@ -15,6 +15,7 @@ from mint_train.batches.groups import Group
 from mint_train.cli.dry_run_events import datum_name
 from mint_train.groups.inspection import DataReport
 from mint_train.observers.screen import Screen
+from mint_train.observers.terminal import wrapped
 from mint_train.rendering.special_tokens import TAKEN
 
 SHOWN = 5
@@ -29,7 +30,8 @@ def print_report(report: DataReport, tokenizer: Any) -> None:
     screen = Screen(highlight=False)
 
     def line(text: object, style: str = "") -> None:
-        screen.print(Text(str(text), style), soft_wrap=True)
+        shown = wrapped(str(text), screen.width) if screen.is_terminal else str(text)
+        screen.print(Text(shown, style), soft_wrap=True)
 
     line(f"{report.data}.")
     if report.unread:
@@ -92,14 +94,19 @@ def summary(report: DataReport) -> Table:
 
 def histogram(tokens: Sequence[int]) -> Table:
     """Draw how many tokens the datums have."""
-    counts, edges = np.histogram(tokens, bins=BINS)
+    width = -(
+        -(max(tokens) - min(tokens) + 1) // BINS
+    )  # of whole numbers, so that no bin is empty by rounding
+    edges = range(min(tokens), max(tokens) + width + 1, width)
+    counts, _ = np.histogram(tokens, bins=np.array(edges))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("tokens", justify="right")
     table.add_column("datums", justify="right")
     table.add_column("")
     for count, start, end in zip(counts, edges[:-1], edges[1:], strict=True):
         bar = "█" * round(BAR * count / max(counts))
-        table.add_row(f"{start:.0f} to {end:.0f}", f"{count:,}", Text(bar, style="cyan"))
+        bounds = str(start) if width == 1 else f"{start} to {end - 1}"
+        table.add_row(bounds, f"{count:,}", Text(bar, style="cyan"))
     return table
 
 

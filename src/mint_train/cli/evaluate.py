@@ -8,18 +8,18 @@ from pathlib import Path
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.groups import Groups
 from mint_train.cli.trained import Trained
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import OptionError, UserError, counted
 from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import batch_means_note, evaluation_line
-from mint_train.observers.terminal import echo, echo_problem
+from mint_train.observers.terminal import echo_problem, say
 from mint_train.rendering.options import Rendering
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
-from mint_train.run_folder.metric import shown_formats
+from mint_train.run_folder.metric import screen_format, shown_formats
 from mint_train.run_folder.records import Evaluation
 from mint_train.training.evaluation import Evaluator
 
@@ -47,16 +47,17 @@ def evaluate_and_print(trained: Trained, data: str | None, output: Path | None) 
         evaluation = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
         client.close()
     after = f" after step {evaluation.step}" if trained.folder else ""
-    echo(f"Eval of {name}{after} on {source}, {evaluation.groups} groups:")
-    echo(evaluation_line(evaluation, shown_formats(loss.metrics)))
+    formats = {metric: screen_format(form) for metric, form in shown_formats(loss.metrics).items()}
+    say(f"Eval of {name}{after} on {source}, {counted(evaluation.groups, 'group')}:")
+    say(evaluation_line(evaluation, formats))
     if evaluation.batch_means:
-        echo(batch_means_note(evaluation))
+        say(batch_means_note(evaluation))
     if output is None and trained.folder is not None:
         rows = f"{Path(source).stem}-step-{evaluation.step:06d}.jsonl"
         output = trained.folder.path / EVALUATION_ROWS / rows
     if output is not None:
         write_rows(output, evaluation.rows)
-    echo(f"Rows: {output or 'not kept; --rows FILE writes them'}")
+    say(f"Rows: {output or 'not kept; --rows FILE writes them'}")
     return evaluation
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from mint_train.cli.trained import Trained, find_trained
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import OptionError, UserError, command_line
 from mint_train.observers.model_card import MERGED, write_card
 from mint_train.observers.terminal import echo
 from mint_train.run_folder.files import whole_folder
@@ -74,7 +74,8 @@ def weights_of(folder: RunFolder) -> Checkpoint:
     saved = [checkpoint for checkpoint in folder.checkpoints() if checkpoint.sampler is not None]
     if not saved:
         raise UserError(
-            f"{folder.path} has no adapter yet: `mint-train resume {folder.path}` continues it to its end"
+            f"{folder.path} has no adapter yet: `{command_line('resume', folder.path)}` continues it to its "
+            "end"
         )
     return saved[-1]
 
@@ -85,7 +86,7 @@ def write_weights(
     """Fill a folder with the adapter or the merged model, and the model card."""
     adapter = Path(str(checkpoint.sampler))
     if not adapter.is_dir():
-        raise UserError(f"{adapter} is gone: `mint-train resume {folder.path}` writes it again")
+        raise UserError(f"{adapter} is gone: `{command_line('resume', folder.path)}` writes it again")
     if not adapter.resolve().is_relative_to(folder.path.resolve()):
         raise UserError(f"{adapter} is not in {folder.path}, so it is not an adapter that this run wrote")
     if merge:

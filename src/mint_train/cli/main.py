@@ -31,7 +31,7 @@ from mint_train.cli.options import LossGroup, complete_option, parse_assignments
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
 from mint_train.errors import INTERRUPTED, MintTrainError
-from mint_train.observers.terminal import echo, echo_problem
+from mint_train.observers.terminal import echo_problem
 from mint_train.settings.merge import load_settings
 
 
@@ -80,13 +80,11 @@ def cli(
     """
     if ctx.invoked_subcommand is not None:
         return
-    if len(sys.argv) == 1:
-        echo(ctx.get_help())
-        return
     if assignments:
         given["options"] = parse_assignments(assignments)
     settings = load_settings(given, config)
     if dry_run:
+        load_libraries("Loading transformers and the tokenizer ...")
         from mint_train.cli.dry_run import look_at_data
 
         ctx.exit(look_at_data(settings, examples))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 
-from mint_train.errors import OptionError
+from mint_train.errors import OptionError, counted
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.losses.loss import Loss
 from mint_train.rows.conversations import texts_of
@@ -47,7 +47,7 @@ def split_examples(
     positions = hold_out(examples, settings.eval_fraction)
     if not 0 < len(positions) < len(examples):
         raise OptionError(
-            f"--eval-fraction {settings.eval_fraction}: of {len(examples)} rows it holds out "
+            f"--eval-fraction {settings.eval_fraction}: of {counted(len(examples), 'row')} it holds out "
             f"{len(positions)} (rows of one prompt stay together); leave some on both sides"
         )
     return examples.only(frozenset(range(len(examples))) - positions), examples.only(positions)

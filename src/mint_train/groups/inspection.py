@@ -97,7 +97,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
         rendering=Rendering.of(settings),
         unread=every.unread,
     )
-    report.notes = rendering_notes(tokenizer, report.rendering)
+    report.notes = [*loss.options_notes(), *rendering_notes(tokenizer, report.rendering)]
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
     seen, first = inspect_trained(examples, loss, guarded, report, shown)
     if first:

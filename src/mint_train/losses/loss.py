@@ -168,12 +168,13 @@ class Loss:
                     error.locate(batch.groups[error.group].source)
                 raise
 
+    def options_notes(self) -> list[str]:
+        """Collect what the terms have to say about their options, each line once."""
+        return distinct(term.own_note("options_note") for term in self.terms)
+
     def data_notes(self, batch: Batch) -> list[str]:
-        """Collect what the plugins have to say about the data, each line once."""
-        lines = [
-            line for term in self.terms for line in term.hook.data_note(batch=batch, options=term.options)
-        ]
-        return list(dict.fromkeys(lines))
+        """Collect what the terms have to say about the data, each line once."""
+        return distinct(term.own_note("data_note", batch=batch) for term in self.terms)
 
     def describe(self) -> dict[str, Any]:
         """Return what `run.json` records of the loss: for a sum, each term's weight and description."""
@@ -239,6 +240,11 @@ class Loss:
             if not torch.isfinite(value):
                 return f" at {group.source}"
         return ""
+
+
+def distinct(notes: Iterable[str | None]) -> list[str]:
+    """Return the notes that there are, each once."""
+    return list(dict.fromkeys(note for note in notes if note is not None))
 
 
 def check_same_data(terms: Sequence[Term]) -> None:

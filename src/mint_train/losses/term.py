@@ -145,6 +145,15 @@ class Term:
         check_weights_were_read(self.name, batch)
         return value, metrics
 
+    def own_note(self, hook: str, **arguments: Any) -> str | None:
+        """Return what the term's own plugin answers to a hook that is not inherited; bases are not asked."""
+        available = {"options": self.options, **arguments}
+        for implementation in getattr(self.hook, hook).get_hookimpls():
+            if implementation.plugin is self.chain[-1].plugin:
+                note: str | None = implementation.function(*(available[n] for n in implementation.argnames))
+                return note
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Return what `run.json` records of the term: its text, its options, its plugins (the base first)."""
         text = inspect.cleandoc(self.chain[-1].plugin.__doc__ or "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from mint_train.observers.terminal import echo, echo_problem
+from mint_train.errors import command_line
+from mint_train.observers.terminal import echo_problem, say
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.metric import Metric, shown_formats
 from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord, RunResult, StepRecord
@@ -13,7 +14,7 @@ from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord,
 class FinalLines:
     """Prints warnings, and at the end where the run's results are: all that `--quiet` prints."""
 
-    def __init__(self, echo: Callable[[str], None] = echo) -> None:
+    def __init__(self, echo: Callable[[str], None] = say) -> None:
         """Take a function that prints a line."""
         self.echo = echo
 
@@ -30,7 +31,7 @@ class FinalLines:
         if result.status != "done" and checkpoint is not None:
             self.echo(
                 f"The state after step {checkpoint.step} is saved; "
-                f"continue with: mint-train resume {result.folder}"
+                f"continue with: {command_line('resume', result.folder)}"
             )
         elif checkpoint is not None:
             self.echo(f"Final checkpoint: {checkpoint.sampler}")
@@ -46,11 +47,11 @@ class Console(FinalLines):
     """Prints a run's progress."""
 
     def __init__(
-        self, echo: Callable[[str], None] = echo, metrics: Mapping[str, Metric] | None = None
+        self, echo: Callable[[str], None] = say, metrics: Mapping[str, Metric] | None = None
     ) -> None:
         """Take a function that prints a line, and the metrics if no `run_started` will describe them."""
         super().__init__(echo)
-        self.formats = shown_formats(metrics or {})
+        self.formats = self.formats_of(metrics or {})
         self.batch_means_said = False
 
     @hookimpl
@@ -61,10 +62,14 @@ class Console(FinalLines):
         else:
             self.echo(text)
 
+    def formats_of(self, metrics: Mapping[str, Metric]) -> dict[str, str]:
+        """Return the formats of the metrics to show: as the loss wants them."""
+        return shown_formats(metrics)
+
     @hookimpl
     def run_started(self, run: RunRecord) -> None:
         """Note which metrics the step line shows."""
-        self.formats = shown_formats(run.metrics)
+        self.formats = self.formats_of(run.metrics)
 
     @hookimpl
     def evaluated(self, evaluation: Evaluation) -> None:
@@ -84,7 +89,7 @@ class Console(FinalLines):
         """Print where the results are, and what to do with them."""
         super().run_finished(result)
         if result.status == "done":
-            self.echo(f"Next: mint-train sample {result.folder} (or eval, or plot)")
+            self.echo(f"Next: {command_line('sample', result.folder)} (or eval, or plot)")
 
     @hookimpl
     def run_rolled_back(self, step: int, problem: str) -> None:

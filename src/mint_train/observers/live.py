@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import textwrap
+import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
-from rich.console import RenderableType
+from rich.console import Console as Terminal
+from rich.console import ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from mint_train.observers.console import Console, shown_metrics
 from mint_train.observers.screen import Screen
+from mint_train.observers.terminal import PROGRAM, echo_problem, wrapped
 from mint_train.plugins.hookspecs import hookimpl
+from mint_train.run_folder.metric import Metric, screen_format, shown_formats
 from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
 
 SHOWN_STEPS = 100
 """Roughly how many step lines a run leaves on the screen; the bar shows every step."""
 RECENT_STEPS = 50
 """Steps over which speed and time left are measured."""
+
+
+class RoomForEcho:
+    """Something shown so narrow that the terminal's echo of Ctrl-C behind it does not begin another line."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, terminal: Terminal, options: ConsoleOptions) -> RenderResult:
+        """Render it in less than the terminal's width."""
+        yield from terminal.render(self.shown, options.update_width(options.max_width - len("^C") - 1))
 
 
 class StepBar(Progress):
@@ -30,7 +44,7 @@ class StepBar(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yield the figures, cut to the terminal's width, then the bar."""
         yield Text(self.figures, no_wrap=True, overflow="ellipsis")
-        yield from super().get_renderables()
+        yield from map(RoomForEcho, super().get_renderables())
 
 
 class LiveConsole(Console):
@@ -56,9 +70,19 @@ class LiveConsole(Console):
 
     def print_above(self, text: str) -> None:
         """Print a line above the bar, wrapped on words, but not coloured or taken for markup."""
-        # a path that is too long stays whole, so that it can be copied
-        lines = textwrap.wrap(text, self.terminal.width, break_long_words=False, break_on_hyphens=False)
-        self.terminal.out("\n".join(lines), highlight=False)
+        self.terminal.out(wrapped(text, self.terminal.width), highlight=False)
+
+    def formats_of(self, metrics: Mapping[str, Metric]) -> dict[str, str]:
+        """Return the formats of the metrics to show, in four significant digits."""
+        return {name: screen_format(form) for name, form in shown_formats(metrics).items()}
+
+    @hookimpl
+    def notice(self, text: str, warning: bool) -> None:
+        """Print a line above the bar; a warning too, unless standard error goes elsewhere."""
+        if warning and not sys.stderr.isatty():
+            echo_problem(text)
+        else:
+            self.print_above(f"{PROGRAM}: {text}" if warning else text)
 
     def stop(self) -> None:
         """Remove the bar and restore the terminal; safe to call twice."""

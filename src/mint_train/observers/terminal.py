@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import textwrap
 
 import click
 
@@ -23,10 +26,24 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a sentence or more, wrapped on words where it goes to a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    echo(wrapped(text, shutil.get_terminal_size().columns) if stream.isatty() else text, err=err)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Wrap a line on words; a path that is too long stays whole, so that it can be copied."""
+    indent = text[: len(text) - len(text.lstrip())]
+    return textwrap.fill(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def echo_problem(problem: object) -> None:
     """Print an error or a warning to standard error as one line, cut where it is very long."""
     line = " ".join(str(problem).splitlines())
     if len(line) > LONGEST_PROBLEM:
         half = LONGEST_PROBLEM // 2
         line = f"{line[:half]} ... {line[-half:]}"
-    echo(f"{PROGRAM}: {line}", err=True)
+    say(f"{PROGRAM}: {line}", err=True)

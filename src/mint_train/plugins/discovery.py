@@ -13,7 +13,7 @@ import pluggy
 
 from mint_train.errors import PluginError, nearest
 from mint_train.plugins.guarding import guard_hooks
-from mint_train.plugins.hookspecs import CONTRACT_VERSION, PROJECT, LossSpec, ObserverSpec
+from mint_train.plugins.hookspecs import CONTRACT_VERSION, NOT_INHERITED, PROJECT, LossSpec, ObserverSpec
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.plugins.tracing import trace_hooks
@@ -172,6 +172,8 @@ def check_options(manager: pluggy.PluginManager, chain: list[NamedPlugin]) -> No
 
     final = model_at(len(chain) - 1)
     for hook in hook_arguments(LossSpec):
+        if hook in NOT_INHERITED:
+            continue
         caller = getattr(manager.hook, hook)
         implementations = caller.get_hookimpls()
         if caller.spec.opts["firstresult"]:

@@ -6,7 +6,8 @@ the hooks of `LossSpec` that it needs, and imports what it needs of mint-train f
 
 A plugin that extends another loss (`EXTENDS = "dpo"`) inherits every hook that it leaves out. A hook marked
 *first result* is answered by the most derived plugin that returns a value: None means "ask the loss that I
-extend". `MINT_TRAIN_TRACE=1` prints which plugin answered each call.
+extend". Every plugin of the chain answers a hook marked *all*; one marked *not inherited* is answered by the
+plugin of the named loss only. `MINT_TRAIN_TRACE=1` prints which plugin answered each call.
 
 An implementation declares only the arguments that it uses, by name. `options` is always an instance of the
 model that `loss_options` returned. A plugin may replace the options of the loss that it extends; where it
@@ -39,6 +40,9 @@ CONTRACT_VERSION = 2
 PROJECT = "mint_train"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+NOT_INHERITED = frozenset({"data_note", "options_note"})
+"""The hooks that only the plugin of the named loss answers."""
 
 
 class LossSpec:
@@ -210,7 +214,19 @@ class LossSpec:
 
     @hookspec
     def data_note(self, batch: Batch, options: BaseModel) -> str | None:
-        """Return one line for the user about the data of the first batch, or None (*all*)."""
+        """Return one line for the user about the data of the first batch, or None (*not inherited*).
+
+        What it says of a loss need not hold for one that extends it, so that one says it itself. In a dry
+        run the batch has no reference logprobs, whatever the loss.
+        """
+
+    @hookspec
+    def options_note(self, options: BaseModel) -> str | None:
+        """Return one line for the user about what these options make of the loss, or None (*not inherited*).
+
+        It says, for example, that the defaults are not the paper's. A terminal of 80 columns should show it
+        whole.
+        """
 
 
 class ObserverSpec:

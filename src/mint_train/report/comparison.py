@@ -12,7 +12,7 @@ from rich.text import Text
 from mint_train.observers.console import with_interval
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo
-from mint_train.run_folder.metric import Metric
+from mint_train.run_folder.metric import Metric, screen_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def comparison_rows(results: Sequence[Compared]) -> tuple[list[str], list[list[s
         for name, metric in result.metrics.items()
         if metric.shown and name in result.last["metrics"]
     ]
-    formats = {name: metric.format for name, metric in described.items()}
+    formats = {name: screen_format(metric.format) for name, metric in described.items()}
     common = [name for name in dict.fromkeys(shown) if shown.count(name) == len(done)]
     if common:
         highest_first = described[common[0]].better != "lower"
@@ -71,11 +71,13 @@ def comparison_rows(results: Sequence[Compared]) -> tuple[list[str], list[list[s
                 with_interval(name, formats[name], result.last["metrics"], result.last["intervals"])
                 for name in common
             ),
-            f"{result.last['metrics']['loss']:.6f}",
+            f"{result.last['metrics']['loss']:.4g}",
             "",
         ]
         for result in done
     ]
+    if not failed:
+        return header[:-1], [row[:-1] for row in rows]
     blank = [""] * (len(header) - 3)
     rows += [[result.loss, "failed", *blank, str(result.problem)] for result in failed]
     return header, rows

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mint_train.errors import counted
 from mint_train.report.charts import DARK, DASHES, LIGHT, LONG, axis_label, metrics_of, svg, title
 from mint_train.report.curves import Run, row_text
 
@@ -47,7 +48,7 @@ def make_page(runs: Sequence[Run]) -> str:
 def status(run: Run) -> str:
     """Return a run's status, its steps, and why it failed."""
     described = run.description
-    steps = f"{described.status}, {run.lines[-1]['step']} of {described.steps} steps"
+    steps = f"{described.status}, {run.lines[-1]['step']} of {counted(described.steps, 'step')}"
     return f"{steps}, {described.problem}" if described.problem else steps
 
 

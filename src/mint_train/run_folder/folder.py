@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import OptionError, UserError, command_line
 from mint_train.run_folder.description import RunDescription, parse_description
 from mint_train.run_folder.files import (
     append_line,
@@ -123,8 +123,8 @@ class RunFolder:
             raise OptionError(f"--output {self.path} is not replaced: {error}") from error
         if not overwrite:
             raise OptionError(
-                f"--output {self.path} already holds a run: continue it with `mint-train resume {self.path}`,"
-                " replace it with --overwrite, or name another folder"
+                f"--output {self.path} already holds a run: continue it with "
+                f"`{command_line('resume', self.path)}`, replace it with --overwrite, or name another folder"
             )
         set_aside(self.path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ class Metric:
     """Whether each step's line shows it."""
 
 
+FIXED = re.compile(r"\.([4-9]|\d\d)f")
 LOSS = Metric(".6f", better="lower", shown=True)
 """The value of a loss that does not describe it."""
 
@@ -32,3 +34,8 @@ def shown_formats(metrics: Mapping[str, Metric]) -> dict[str, str]:
     """Return the format of each metric that a step's line shows, the loss first."""
     shown = {name: metric.format for name, metric in metrics.items() if metric.shown}
     return {"loss": metrics.get("loss", LOSS).format, **shown}
+
+
+def screen_format(form: str) -> str:
+    """Return a number's format for a person at a terminal: many decimals become four significant digits."""
+    return ".4g" if FIXED.fullmatch(form) else form

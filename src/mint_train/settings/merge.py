@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mint_train.errors import OptionError, nearest
+from mint_train.errors import OptionError, counted, nearest
 from mint_train.settings.config_files import read_config
 from mint_train.settings.loss_names import loss_label
 from mint_train.settings.model import SECRET_FIELDS, Settings
@@ -39,7 +39,10 @@ def load_settings(given: Mapping[str, Any], config: Path | None = None) -> Setti
     from_file = read_config(config) if config else {}
     loss = given.get("loss", from_file.get("loss"))
     if loss is None:
-        raise OptionError("no loss is chosen: give --loss NAME; `mint-train losses` lists what is installed")
+        raise OptionError(
+            "no loss is chosen: give --loss NAME; `mint-train losses` lists what is installed, "
+            "`mint-train --help` all options"
+        )
     environment = environment_values(str(loss))
     options = {**from_file.get("options", {}), **given.get("options", {})}
     try:
@@ -75,8 +78,8 @@ def check_warmup(settings: Settings, steps: int) -> None:
     """
     if settings.warmup_steps > steps:
         raise OptionError(
-            f"--warmup-steps {settings.warmup_steps}: the warm-up is longer than the run's {steps} steps, "
-            "so the learning rate never reaches --lr; shorten it, or raise --steps"
+            f"--warmup-steps {settings.warmup_steps}: the warm-up is longer than the run's "
+            f"{counted(steps, 'step')}, so the learning rate never reaches --lr; shorten it, or raise --steps"
         )
 
 

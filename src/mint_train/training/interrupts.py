@@ -6,8 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from threading import Thread
 from types import FrameType
 from typing import Any
+
+STOPPING = "Stopping after this step to save a checkpoint. Press Ctrl-C again to stop immediately."
 
 
 class Interrupts:
@@ -17,6 +20,7 @@ class Interrupts:
         """Take a function that tells the user one line."""
         self.asked = False
         self._warn = warn
+        self._warning: Thread | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -27,7 +31,9 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put the handlers of before back."""
+        """Put the handlers of before back, once the user has been told."""
+        if self._warning is not None:
+            self._warning.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -41,7 +47,9 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._warn("Stopping after this step to save a checkpoint. Press Ctrl-C again to stop immediately.")
+        # the handler may have interrupted a write to the same stream, which cannot be entered twice
+        self._warning = Thread(target=self._warn, args=(STOPPING,))
+        self._warning.start()
 
 
 def handled_signals() -> list[int]:

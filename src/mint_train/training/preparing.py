@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import ListedGroups
-from mint_train.errors import ServiceError
+from mint_train.errors import ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.order import Order
@@ -70,6 +70,8 @@ def pause_seconds(failures: int) -> float:
 def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     """Flatten and check the data, add the reference if the loss needs one, and tell the user about it."""
     run.observers.notice(f"{run.examples.describe()}.")
+    for note in run.loss.options_notes():
+        run.observers.notice(note)
     for note in rendering_notes(client.get_tokenizer(), Rendering.of(run.settings)):
         run.observers.notice(note)
     dataset, held_out = (flattened(run, examples, client) for examples in (run.examples, run.held_out))
@@ -119,7 +121,8 @@ def open_judge(run: Run, reference: str) -> TrainingClient:
 def data_lines(run: Run, prepared: Prepared) -> list[str]:
     """Say which part of the data is trained, what is left out or held out, and what the loss notes."""
     dataset, held_out = prepared.dataset, prepared.held_out
-    groups = f"{len(dataset.groups)} groups, {prepared.steps} steps of at most {prepared.order.batch_size}."
+    size = prepared.order.batch_size
+    groups = f"{counted(len(dataset.groups), 'group')}, {counted(prepared.steps, 'step')} of at most {size}."
     first = Batch(dataset.groups.take(prepared.order.step(1)))
     lines = [
         *[part.note for part in (dataset, held_out) if part.note],
@@ -136,7 +139,7 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
     if held_out.groups:
         left_out = len(held_out.left_out)
         note = f", and {left_out} left out, listed in run.json" if left_out else ""
-        lines.append(f"{len(held_out.groups)} groups held out{note}.")
+        lines.append(f"{counted(len(held_out.groups), 'group')} held out{note}.")
     return lines
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mint_train.errors import BackendError, OptionError, ServiceError
+from mint_train.errors import BackendError, OptionError, ServiceError, counted
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
@@ -85,7 +85,9 @@ def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss
         prepared = prepare(run)
         taken = run.checkpoint.step if run.checkpoint else 0
         if prepared.steps < taken:
-            raise OptionError(f"--steps {prepared.steps}: this run has already taken {taken} steps")
+            raise OptionError(
+                f"--steps {prepared.steps}: this run has already taken {counted(taken, 'step')}"
+            )
         runner = Runner(run, prepared)
         try:
             runner.continue_from(run.checkpoint)

@@ -104,9 +104,17 @@ def metrics() -> dict[str, Metric]:
 
 
 @hookimpl
-def data_note(batch: Batch) -> str | None:
+def options_note(options: DPOOptions) -> str | None:
+    """Say that the default is not the paper's form, and how to get that."""
+    if "reference" in options.model_fields_set:
+        return None
+    return "MinT's form: no reference. The paper's: --set reference=initial --set beta=0.1"
+
+
+@hookimpl
+def data_note(batch: Batch, options: DPOOptions) -> str | None:
     """Explain why accuracy may start at 0.00 on summed logprobs."""
-    if batch.reference_logprobs is not None:
+    if options.reference != NO_REFERENCE:
         return None
     chosen, rejected = (float(tokens.double().mean()) for tokens in chosen_and_rejected(batch.trained_tokens))
     if chosen < MUCH_LONGER * rejected:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from mint_train.plugin import hookimpl
 from mint_train_kto.plugin import KTOOptions
+from mint_train_kto.plugin import data_note as data_note  # a hook that is not inherited
 
 EXTENDS = "kto"
 

@@ -172,7 +172,7 @@ def data_note(batch: Batch, options: KTOOptions) -> str | None:
         only = "desirable" if up else "undesirable"
         return (
             f"The first batch has {only} completions only. If all the data are so, no weight can balance "
-            "them: KTO needs both labels."
+            "them: the loss needs both labels."
         )
     weighted = sorted((options.desirable_weight * up, options.undesirable_weight * down))
     if weighted[1] <= MUCH_MORE * weighted[0]:

@@ -10,7 +10,7 @@ from mint_train.cli.options import Command, parse_assignments
 from mint_train.errors import RUN_FAILED
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Check that a loss fulfils the plugin contract.")
 @click.argument("name")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="An option of the loss.")
 @click.option(

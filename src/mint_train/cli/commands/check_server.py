@@ -12,7 +12,7 @@ from mint_train.errors import RUN_FAILED
 CHECK_SERVER_SETTINGS = ("model", "rank", "base_url", "keep_adapters")
 
 
-@click.command("check-server", cls=Command)
+@click.command("check-server", cls=Command, short_help="Prove that a service trains as a run relies on.")
 @click.pass_context
 def check_server(ctx: click.Context, /, **given: Any) -> None:
     """Prove by experiment that a service trains as a run relies on. It takes a minute and a fresh adapter.

@@ -10,7 +10,7 @@ from mint_train.errors import OptionError
 from mint_train.observers.terminal import echo
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
+from mint_train.cli.start_up import load_libraries
 
 EVAL_SETTINGS = (
     *("loss", "model", "rank", "batch_size", "max_length", "base_url"),
@@ -15,7 +16,7 @@ EVAL_SETTINGS = (
 )
 
 
-@click.command("eval", cls=Command)
+@click.command("eval", cls=Command, short_help="Evaluate a run or a checkpoint on held-out rows.")
 @click.argument("name", metavar="RUN_OR_CHECKPOINT", shell_complete=complete_folder)
 @click.option("--data", metavar="PATH", help="Held-out rows; by default the run's.")
 @click.option(
@@ -42,6 +43,7 @@ def evaluate(
     RUN_OR_CHECKPOINT is a run folder, a checkpoint in one, or a tinker:// path of a saved state, which needs
     --loss. The settings below may differ from those of the run.
     """
+    load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.cli.evaluate import evaluate_and_print
     from mint_train.cli.trained import find_trained
 

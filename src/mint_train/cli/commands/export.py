@@ -9,7 +9,7 @@ import click
 from mint_train.cli.options import Command
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Copy a run's adapter, or write the merged model.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from mint_train.cli.options import Command
 from mint_train.observers.terminal import echo
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Write a loss plugin as a start for your own.")
 @click.argument("name")
 @click.option(
     "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Folder to create; by default NAME."
@@ -20,4 +21,4 @@ def new(name: str, folder: Path | None) -> None:
     from mint_train.plugins.scaffold import new_loss
 
     written = new_loss(name, folder)
-    echo(f"Wrote {written}. Next: pip install -e {written}, then mint-train check {name}")
+    echo(f"Wrote {written}. Next: pip install -e {shlex.quote(str(written))}, then mint-train check {name}")

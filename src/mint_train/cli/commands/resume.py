@@ -13,7 +13,7 @@ from mint_train.errors import INTERRUPTED
 from mint_train.settings.recorded import LENGTH, MAY_CHANGE
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Continue a run from its last checkpoint.")
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_folder)
 @click.option("--set", "assignments", multiple=True, hidden=True)
 @click.option("--trust-loss", is_flag=True, help="Run a loss file that RUN names outside the current folder.")

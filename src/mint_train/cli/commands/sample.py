@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mint_train.cli.options import Command, complete_folder, settings_options
+from mint_train.cli.start_up import load_libraries
 from mint_train.errors import OptionError
 
 SAMPLE_SETTINGS = (
@@ -15,7 +16,7 @@ SAMPLE_SETTINGS = (
 )
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Show completions before and after training.")
 @click.argument("name", metavar="RUN_OR_CHECKPOINT", shell_complete=complete_folder)
 @click.option("--prompt", metavar="TEXT", help="A user's message to complete.")
 @click.option("--data", metavar="PATH", help="Rows with prompts; by default the run's.")
@@ -49,6 +50,7 @@ def sample(
 
     RUN_OR_CHECKPOINT is a run folder, a checkpoint in one, or a tinker:// path.
     """
+    load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.backends.base import Sampling
     from mint_train.cli.sample import sample_and_print
     from mint_train.cli.trained import find_trained

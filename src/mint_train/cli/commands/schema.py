@@ -8,7 +8,7 @@ from mint_train.cli.options import Command, complete_loss
 from mint_train.observers.terminal import echo
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Print the JSON Schema of a config file.")
 @click.option("--loss", metavar="NAME", help="Add the options of this loss.", shell_complete=complete_loss)
 def schema(loss: str | None) -> None:
     """Print the JSON Schema of a config file, with which an editor checks and completes one."""

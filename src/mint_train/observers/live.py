@@ -6,8 +6,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from typing import Any
 
-from rich.console import Console as Terminal
 from rich.console import ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -31,7 +31,7 @@ class RoomForEcho:
     def __init__(self, shown: RenderableType) -> None:
         self.shown = shown
 
-    def __rich_console__(self, terminal: Terminal, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, terminal: Any, options: ConsoleOptions) -> RenderResult:
         """Render it in less than the terminal's width."""
         yield from terminal.render(self.shown, options.update_width(options.max_width - len("^C") - 1))
 

@@ -49,6 +49,16 @@ def test_what_a_kill_before_the_first_step_leaves_is_cleared(tmp_path: Path) -> 
         assert {entry.name for entry in path.iterdir()} == {".lock", ".starting"}
 
 
+@pytest.mark.parametrize("text", ["", "half"])
+def test_a_kill_while_a_folder_is_claimed_leaves_it_to_the_next_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / "..starting.0123456789ab.part").write_text(text)
+    for overwrite in (False, True):
+        with RunFolder.create(tmp_path, overwrite=overwrite) as run:
+            assert {entry.name for entry in tmp_path.iterdir()} == {".lock", ".starting"}
+            run.discard()
+
+
 def test_a_run_that_was_to_be_replaced_comes_back_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()

@@ -67,6 +67,7 @@ def test_command_line_over_environment_over_file_over_default(
 FILE_ONLY = [
     ("data", "rows.jsonl"),
     ("on_bad_row", "skip"),
+    ("max_row_bytes", 1000),
     ("special_tokens", "allow"),
     ("render", "template"),
     ("chat_template", "/a/template.jinja"),

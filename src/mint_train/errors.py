@@ -132,6 +132,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def unusable_text(text: str) -> str:
+    """Return why a name or a value cannot be written down as text, or nothing if it can."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return f"{text}: a name that is not UTF-8 cannot be recorded; rename the file"
+    return f"{text}: no name holds a null character" if "\0" in text else ""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean "..."?` for the closest of some names, or nothing where none is close."""
     by_lower = {known.lower(): known for known in names}

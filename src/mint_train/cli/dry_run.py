@@ -8,7 +8,8 @@ from mint_train.cli.dry_run_report import print_report
 from mint_train.errors import USER_MISTAKE, counted
 from mint_train.groups.inspection import DataReport, inspect_data
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.terminal import echo_problem
+from mint_train.observers.terminal import echo, echo_problem
+from mint_train.rows.readers import waits_for_writer
 from mint_train.settings.model import Settings
 
 
@@ -24,6 +25,8 @@ def look_at_data(settings: Settings, examples: int = 1) -> int:
     """
     loss = open_loss(settings.loss, settings.options)
     tokenizer = choose_backend(settings).tokenizer()
+    if waits_for_writer(settings.data):
+        echo(f"Reading the pipe {settings.data} until its writer closes it ...", err=True)
     report = inspect_data(settings, loss, tokenizer, examples)
     show = print_events if settings.progress == "json" else print_report
     show(report, tokenizer)

@@ -97,7 +97,13 @@ def write_weights(
         return
     shutil.copytree(adapter, target, dirs_exist_ok=True)
     config_path = target / ADAPTER_CONFIG
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        broken = adapter / ADAPTER_CONFIG
+        raise UserError(f"{broken} is broken ({error}); `mint-train resume` writes it again") from error
     if Path(str(trained.settings.model)).exists():  # PEFT resolves a relative path from the working directory
         config[BASE_FIELD] = str(Path(str(trained.settings.model)).resolve())
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

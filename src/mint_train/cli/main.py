@@ -5,6 +5,7 @@ It stays thin: options become settings, and the work is done elsewhere.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -30,7 +31,7 @@ from mint_train.cli.mistakes import explain_usage
 from mint_train.cli.options import LossGroup, complete_option, parse_assignments, settings_options, show_help
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
-from mint_train.errors import INTERRUPTED, MintTrainError
+from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError
 from mint_train.observers.terminal import echo_problem
 from mint_train.settings.merge import load_settings
 
@@ -124,6 +125,12 @@ def main() -> None:
         raise SystemExit(run_command_line())
 
 
+def system_refusal(error: OSError) -> str:
+    """Say what the operating system refuses, and for which file."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
 def run_command_line() -> int:
     """Run the command line and return its exit status."""
     try:
@@ -137,6 +144,9 @@ def run_command_line() -> int:
     except click.ClickException as error:
         echo_problem(error.format_message())
         status = error.exit_code
+    except OSError as error:
+        echo_problem(system_refusal(error))
+        status = USER_MISTAKE if error.errno == errno.ENAMETOOLONG else RUN_FAILED
     except (KeyboardInterrupt, click.Abort):
         echo_problem("interrupted")
         status = INTERRUPTED

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mint_train.cli.mistakes import no_such_command, repeated
-from mint_train.errors import OptionError
+from mint_train.errors import OptionError, unusable_text
 from mint_train.observers.terminal import echo
 from mint_train.settings.model import SECRET_FIELDS, Settings
 
@@ -30,9 +30,11 @@ class Command(click.Command):
         """Parse the arguments.
 
         Raises:
-            OptionError: an option that takes one value is given more than once.
+            OptionError: an option that takes one value is given more than once, or an argument is no text.
         """
         if not ctx.resilient_parsing:
+            for unusable in filter(None, map(unusable_text, args)):
+                raise OptionError(unusable)
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
             if problem := repeated(order):
                 raise OptionError(problem)

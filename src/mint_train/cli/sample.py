@@ -70,7 +70,7 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[
         settings = settings.model_copy(update={"eval_data": data, "eval_fraction": None})
     examples = open_held_out(settings, loss)
     if examples is None:
-        rows = find_data(settings.data, loss)
+        rows = find_data(settings.data, loss, settings.max_row_bytes)
         examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)
     groups = build_dataset(
         examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)

@@ -116,6 +116,7 @@ def describe(examples: Examples, renderer: Renderer, special_tokens: SpecialToke
         "sha256": examples.data.fingerprint(),
         "columns": dict(examples.columns),
         "on_bad_row": examples.on_bad_row,
+        "max_row_bytes": examples.data.most_bytes,
         "positions": chosen,
         "max_length": renderer.max_length,
         "rendering": renderer.rendering.describe(renderer.tokenizer),

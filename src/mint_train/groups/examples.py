@@ -11,6 +11,7 @@ from typing import Literal
 from mint_train.errors import DataError, OptionError, RowError, Source
 from mint_train.losses.loss import Loss
 from mint_train.rows.columns import rename
+from mint_train.rows.compression import MAX_ROW_BYTES
 from mint_train.rows.forms import Reading
 from mint_train.rows.known import known_columns
 from mint_train.rows.readers import DataSource, changed, open_data
@@ -82,15 +83,20 @@ class Examples:
         )
 
 
-def find_data(data: str | Path | None, loss: Loss) -> DataSource:
+def find_data(data: str | Path | None, loss: Loss, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
     """Return the rows to train on: the user's, or the loss's bundled ones.
+
+    Args:
+        data: what `--data` names.
+        loss: the loss.
+        most_bytes: the size of a row above which it is a bad one.
 
     Raises:
         OptionError: there are neither.
         DataError: the data does not exist.
     """
     if data is not None:
-        return open_data(data)
+        return open_data(data, most_bytes)
     bundled = loss.bundled_rows
     if bundled is None:
         raise OptionError(f'the loss "{loss.name}" brings no rows of its own; give --data')

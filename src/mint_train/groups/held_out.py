@@ -21,7 +21,7 @@ def find_held_out(settings: Settings) -> DataSource | None:
     Raises:
         DataError: the file is missing or unreadable.
     """
-    return None if settings.eval_data is None else open_data(settings.eval_data)
+    return None if settings.eval_data is None else open_data(settings.eval_data, settings.max_row_bytes)
 
 
 def split_examples(
@@ -97,5 +97,7 @@ def open_held_out(settings: Settings, loss: Loss) -> Examples | None:
         return read_examples(eval_data, loss, settings.columns, settings.on_bad_row)
     if settings.eval_fraction is None:
         return None
-    rows = read_examples(find_data(settings.data, loss), loss, settings.columns, settings.on_bad_row)
+    rows = read_examples(
+        find_data(settings.data, loss, settings.max_row_bytes), loss, settings.columns, settings.on_bad_row
+    )
     return split_examples(settings, loss, rows, eval_data)[1]

@@ -86,7 +86,9 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
         UserError: the data cannot be read at all, or no row of it is good.
     """
     lenient = settings.model_copy(update={"on_bad_row": "skip"})
-    every = read_examples(find_data(settings.data, loss), loss, settings.columns, "skip")
+    every = read_examples(
+        find_data(settings.data, loss, settings.max_row_bytes), loss, settings.columns, "skip"
+    )
     examples, held_out = split_examples(lenient, loss, every, find_held_out(settings))
     report = DataReport(
         every.describe(),

@@ -34,9 +34,18 @@ def cache_folder() -> Path:
 
     The platform decides which that is: `~/.cache` or XDG_CACHE_HOME on Linux. It may be deleted whenever no
     run uses it.
+
+    Raises:
+        UserError: the user has no home folder, and none is given.
     """
     given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else user_cache_path("mint-train", appauthor=False)
+    if given:
+        return Path(given)
+    with suppress(RuntimeError):  # a new platformdirs raises it, an old one returns a path that begins with ~
+        folder = user_cache_path("mint-train", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    raise UserError(f"this user has no home folder to keep tokenised data in; name one in {CACHE_VARIABLE}")
 
 
 def new_folder() -> Path:

@@ -91,7 +91,7 @@ def read_template(path: str | Path) -> str:
     """
     try:
         template = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise OptionError(f"--chat-template {path}: {getattr(error, 'strerror', None) or error}") from error
     check_syntax(template, f"--chat-template {path}")
     return template
@@ -112,3 +112,5 @@ def check_syntax(template: str, name: str) -> None:
         )
     except TemplateSyntaxError as error:
         raise OptionError(f"{name}:{error.lineno}: {error.message}") from error
+    except RecursionError as error:
+        raise OptionError(f"{name}: it is nested too deeply") from error

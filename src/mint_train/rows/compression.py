@@ -16,6 +16,8 @@ ZSTANDARD = b"\x28\xb5\x2f\xfd"
 SUFFIXES = (".gz", ".zst")
 BUFFER = 1 << 18
 """Bytes that are decompressed at once."""
+MAX_ROW_BYTES = 16_000_000
+"""Bytes of a row, decompressed, above which it is not read unless more are allowed."""
 
 
 def open_plain(path: Path, name: str) -> IO[bytes]:
@@ -44,8 +46,13 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
     return file
 
 
-def numbered_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(
+    file: IO[bytes], name: str, most_bytes: int = MAX_ROW_BYTES
+) -> Iterator[tuple[int, bytes]]:
     """Yield each line, its end included, with its number from 1; a byte order mark is taken away.
+
+    Of a line of more than `most_bytes` only the first `most_bytes` + 1 are yielded, and the others are
+    skipped unless the caller takes them from the file.
 
     Raises:
         DataError: the file cannot be read further, as where its compressed data is broken.
@@ -53,10 +60,23 @@ def numbered_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         # a bytes file breaks at \\n alone, so U+2028 inside a JSON string ends nothing
-        for number, line in enumerate(file, start=1):
+        while line := file.readline(most_bytes + 1):
+            number += 1
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            while line and not line.endswith(b"\n"):
+                line = file.readline(BUFFER)
     except (OSError, EOFError, zlib.error) as error:
         raise cannot_read(name, number, error) from error
+
+
+def too_large(most_bytes: int) -> str:
+    """Say that a row is larger than is read."""
+    return f"holds more than {most_bytes:,} bytes; --max-row-bytes allows more"
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Say which byte is not UTF-8."""
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8"
 
 
 def cannot_read(name: str, number: int, error: Exception) -> DataError:

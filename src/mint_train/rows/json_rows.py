@@ -6,34 +6,39 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any
 
-from mint_train.errors import DataError, Source
-from mint_train.rows.compression import numbered_lines
+from mint_train.errors import Source
+from mint_train.rows.compression import MAX_ROW_BYTES, not_utf8, numbered_lines, too_large
+from mint_train.rows.json_arrays import JsonArray
 from mint_train.rows.row import BadRow, Row, make_row
 
 
-def read_json(file: IO[bytes], name: str) -> Iterator[Row | BadRow]:
+def read_json(file: IO[bytes], name: str, most_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
     """Read rows as they come; the two forms are told apart by content: an array begins with `[`.
 
-    JSON Lines are read line by line, whatever their number; a broken line is a bad row. An array is held in
-    memory whole, and what breaks it hides the rows behind, so that it ends the reading.
+    JSON Lines are read line by line, whatever their number; a broken line is a bad row. What breaks an array
+    hides the rows behind, so that it ends the reading. Memory holds one row at a time.
+
+    Args:
+        file: the bytes.
+        name: what an error calls the file.
+        most_bytes: the size of a row above which it is a bad one, or ends an array.
 
     Raises:
         DataError: the file cannot be read, or an array is broken; with the line.
     """
-    parser, lines = Parser(), numbered_lines(file, name)
+    parser, lines = Parser(), numbered_lines(file, name, most_bytes)
     for number, line in lines:
         if not line.strip():
             continue
         if line.lstrip().startswith(b"["):
-            whole = line + b"".join(rest for _, rest in lines)
-            for value, begins in json_array(decode(whole, name, number), name, number, parser.decoder):
+            for value, begins in JsonArray(file, name, line, number, most_bytes).rows(parser.decoder):
                 yield parser.checked(make_row(value, Source(name, begins)))
             return
-        yield parse_line(line, Source(name, number), parser)
+        yield parse_line(line, Source(name, number), parser, most_bytes)
         break
     for number, line in lines:
         if line.strip():
-            yield parse_line(line, Source(name, number), parser)
+            yield parse_line(line, Source(name, number), parser, most_bytes)
 
 
 class Parser:
@@ -59,8 +64,10 @@ class Parser:
         return BadRow(row.source, reason)
 
 
-def parse_line(line: bytes, source: Source, parser: Parser) -> Row | BadRow:
+def parse_line(line: bytes, source: Source, parser: Parser, most_bytes: int) -> Row | BadRow:
     """Parse one line of JSON Lines."""
+    if len(line) > most_bytes:
+        return BadRow(source, too_large(most_bytes))
     try:
         return parser.checked(make_row(parser.decoder.decode(line.decode("utf-8")), source))
     except UnicodeDecodeError as error:
@@ -69,59 +76,8 @@ def parse_line(line: bytes, source: Source, parser: Parser) -> Row | BadRow:
         return BadRow(source, broken_json(error))
 
 
-def decode(raw: bytes, name: str, first_line: int) -> str:
-    """Decode a whole array.
-
-    Raises:
-        DataError: it is not UTF-8, with the line.
-    """
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = first_line + raw[: error.start].count(b"\n")
-        raise DataError(f"{name}:{line}: {not_utf8(error)}") from error
-
-
-def not_utf8(error: UnicodeDecodeError) -> str:
-    """Say which byte is not UTF-8."""
-    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8"
-
-
-def json_array(text: str, name: str, first_line: int, decoder: json.JSONDecoder) -> Iterator[tuple[Any, int]]:
-    """Yield each element of a JSON array with the line that it begins on."""
-    position, line, counted = skip_space(text, text.index("[") + 1), first_line, 0
-    more = text[position : position + 1] != "]"
-    while more:
-        line += text.count("\n", counted, position)
-        counted = position
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            broken = first_line - 1 + getattr(error, "lineno", line - first_line + 1)
-            raise DataError(f"{name}:{broken}: {broken_json(error)}") from error
-        yield value, line
-        position = skip_space(text, position)
-        separator = text[position : position + 1]
-        if separator not in (",", "]"):
-            broken = first_line + text.count("\n", 0, position)
-            raise DataError(f"{name}:{broken}: broken JSON: expected , or ] after a row")
-        more = separator == ","
-        if more:
-            position = skip_space(text, position + 1)
-    if text[position + 1 :].strip():
-        broken = first_line + text.count("\n", 0, position)
-        raise DataError(f"{name}:{broken}: broken JSON: something follows the closing ]")
-
-
 def broken_json(error: ValueError | RecursionError) -> str:
     """Say what is broken; beside syntax, Python refuses huge integers and very deep nesting."""
     if isinstance(error, json.JSONDecodeError):
         return f"broken JSON at column {error.colno}: {error.msg}"
     return f"JSON that cannot be read: {error}"
-
-
-def skip_space(text: str, position: int) -> int:
-    """Return the first position at or after one that is not white space."""
-    while text[position : position + 1].isspace():
-        position += 1
-    return position

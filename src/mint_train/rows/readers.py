@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -14,9 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO
 
-from mint_train.errors import DataError
-from mint_train.rows.compression import SUFFIXES, open_plain
+from mint_train.errors import DataError, MintTrainError, unusable_text
+from mint_train.rows.compression import MAX_ROW_BYTES, SUFFIXES, open_plain
 from mint_train.rows.json_rows import read_json
+from mint_train.rows.patterns import matching_files
 from mint_train.rows.row import BadRow, Row
 from mint_train.rows.tables import BUILDERS, DELIMITERS, as_json_line, read_csv, read_hub, read_table
 
@@ -36,6 +38,8 @@ class DataSource:
     copy: IO[bytes] | None = None
     """A temporary file that holds what can be read only once; it goes when this object does."""
     unit: str = "line"
+    most_bytes: int = MAX_ROW_BYTES
+    """Bytes of a row above which it is a bad one."""
     opened: Sequence[Signature] = field(init=False, repr=False, compare=False)
     """The state of each file when the source was opened."""
 
@@ -63,9 +67,9 @@ class DataSource:
 
     def _read(self, shard: Path) -> Iterator[Row | BadRow]:
         if self.copy is None:
-            yield from read_file(shard, str(shard))
+            yield from read_file(shard, str(shard), self.most_bytes)
             return
-        for row in read_file(shard, self.name):
+        for row in read_file(shard, self.name, self.most_bytes):
             yield replace(row, source=replace(row.source, unit=self.unit))
 
     def fingerprint(self) -> str:
@@ -104,32 +108,51 @@ class DataSource:
             raise changed(self.name)
 
 
-def open_data(name: str | Path) -> DataSource:
-    """Find what `--data` names; standard input and the hub are read now, once, into a temporary file.
+def open_data(name: str | Path, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
+    """Find what `--data` names; what can be read only once is read now, into a temporary file.
 
     Args:
         name: a file, a pattern of files (`data/*.jsonl.gz`), `-` for standard input, or a data set on the
             hub: `hf:org/name`, `hf:org/name/config`, each perhaps with `:split`; `hf-stream:` streams it.
+        most_bytes: the size of a row above which it is a bad one.
 
     Raises:
         DataError: there is no such file, or it cannot be read.
     """
-    text = str(name)
+    return replace(find_source(str(name)), most_bytes=most_bytes)
+
+
+def find_source(text: str) -> DataSource:
+    """Find what `--data` names; as `open_data`, whatever the size of a row."""
+    if problem := unusable_text(text):
+        raise DataError(problem)
     if text == STANDARD_INPUT:
         return copy_standard_input()
     for prefix, streaming in HUB.items():
         if text.startswith(prefix):
             return copy_hub(text, text.removeprefix(prefix), streaming=streaming)
     path = Path(text)
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{text}: {error.strerror}") from error
     if path.is_dir():
         raise DataError(
             f"{text}: Is a directory; name its files (`{text}/*.jsonl`), or a data set (`hf:{text}`)"
         )
+    if path.is_fifo():
+        with path.open("rb") as pipe:
+            return copy_stream(text, pipe)
+    if path.is_char_device() or path.is_block_device():
+        raise DataError(f"{text} is a device, not a file of rows")
     if path.exists() or glob.escape(text) == text:
         return DataSource(text, (path,))
-    shards = tuple(Path(found) for found in sorted(glob.glob(text, recursive=True)) if Path(found).is_file())
+    shards = tuple(Path(found) for found in matching_files(text))
     if not shards:
         raise DataError(f"{text}: no file matches")
+    for problem in filter(None, (unusable_text(str(shard)) for shard in shards)):
+        raise DataError(problem)
     return DataSource(text, shards)
 
 
@@ -141,10 +164,35 @@ def copy_standard_input() -> DataSource:
     """
     if sys.stdin.isatty():
         raise DataError("--data -: standard input is a terminal; pipe the rows in")
+    return copy_stream("standard input", sys.stdin.buffer)
+
+
+def copy_stream(name: str, stream: IO[bytes]) -> DataSource:
+    """Copy what can be read only once to a temporary file.
+
+    Raises:
+        MintTrainError: it cannot be read, or the disk refuses.
+    """
     copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
-    shutil.copyfileobj(sys.stdin.buffer, copy)
-    copy.flush()
-    return DataSource("standard input", (Path(copy.name),), copy)
+    try:
+        shutil.copyfileobj(stream, copy)
+        copy.flush()
+    except OSError as error:
+        raise cannot_copy(name, error) from error
+    return DataSource(name, (Path(copy.name),), copy)
+
+
+def cannot_copy(name: str, error: OSError) -> MintTrainError:
+    """Return the error that says why what can be read only once cannot be kept."""
+    folder = tempfile.gettempdir()
+    return MintTrainError(
+        f"{name} cannot be copied to {folder}: {error.strerror or error}; TMPDIR names another folder"
+    )
+
+
+def waits_for_writer(name: str | Path | None) -> bool:
+    """Return whether `--data` names a pipe, which is read once, to its end."""
+    return name is not None and Path(name).is_fifo()
 
 
 def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:
@@ -154,9 +202,12 @@ def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:
         DataError: it cannot be reached or read.
     """
     copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
-    for values in read_hub(name, reference, streaming=streaming):
-        copy.write(as_json_line(values))
-    copy.flush()
+    try:
+        for values in read_hub(name, reference, streaming=streaming):
+            copy.write(as_json_line(values))
+        copy.flush()
+    except OSError as error:
+        raise cannot_copy(name, error) from error
     return DataSource(name, (Path(copy.name),), copy, "row")
 
 
@@ -174,18 +225,18 @@ def changed(name: str) -> DataError:
     return DataError(f"{name} was changed while it was read; start again once it stays as it is")
 
 
-def read_file(path: Path, name: str) -> Iterator[Row | BadRow]:
+def read_file(path: Path, name: str, most_bytes: int) -> Iterator[Row | BadRow]:
     """Read one file: CSV, Parquet and Arrow by its suffix, JSON Lines or a JSON array under any other."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in SUFFIXES]
     suffix = suffixes[-1] if suffixes else ""
     if suffix in BUILDERS:
-        yield from read_table(path, BUILDERS[suffix], name)
+        yield from read_table(path, BUILDERS[suffix], name, most_bytes)
         return
     with open_plain(path, name) as file:
         if suffix in DELIMITERS:
-            yield from read_csv(file, name, DELIMITERS[suffix])
+            yield from read_csv(file, name, DELIMITERS[suffix], most_bytes)
         else:
-            yield from read_json(file, name)
+            yield from read_json(file, name, most_bytes)
 
 
 def read_rows(data: str | Path) -> list[Row]:

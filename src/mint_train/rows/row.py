@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from mint_train.errors import Source
@@ -50,7 +52,24 @@ def make_row(value: object, source: Source) -> Row | BadRow:
     return BadRow(source, f"a row must be an object with fields, not {kind(value)}")
 
 
+KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+    bytes: "bytes",
+    Decimal: "a decimal",
+    datetime: "a time",  # a table's types, which JSON does not have
+    time: "a time",
+    date: "a date",
+    timedelta: "a duration",
+}
+
+
 def kind(value: object) -> str:
-    """Name the JSON type of a value as a user would."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    """Name the type of a value as a user would."""
+    known = (name for base in type(value).__mro__ if (name := KINDS.get(base)))
+    return next(known, type(value).__name__)

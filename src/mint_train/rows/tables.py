@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mint_train.errors import DataError, Source
-from mint_train.rows.compression import numbered_lines, one_line
-from mint_train.rows.json_rows import not_utf8
+from mint_train.rows.compression import MAX_ROW_BYTES, not_utf8, numbered_lines, one_line, too_large
 from mint_train.rows.row import BadRow, Row
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -22,19 +21,24 @@ BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
 DEFAULT_SPLIT = "train"
 
 
-def read_csv(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row | BadRow]:
+def read_csv(
+    file: IO[bytes], name: str, delimiter: str, most_bytes: int = MAX_ROW_BYTES
+) -> Iterator[Row | BadRow]:
     """Read rows of text under the columns of the first line; each keeps the line that it began on.
 
     Cells stay text: we do not infer types.
 
     Raises:
-        DataError: the file is not UTF-8, its header names a column twice, or a quote is never closed.
+        DataError: the file is not UTF-8, its header names a column twice, a quote is never closed, or a row
+            holds more than `most_bytes`.
     """
+    lines = RowLines(file, name, most_bytes)
     csv.field_size_limit(sys.maxsize)  # a completion may be longer than the module's 128 KiB
-    reader = csv.reader(decoded_lines(file, name), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines.texts(), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
-        begins = reader.line_num + 1
+        begins = lines.begins = reader.line_num + 1
+        lines.size = 0
         try:
             cells = next(reader)
         except StopIteration:
@@ -54,20 +58,32 @@ def read_csv(file: IO[bytes], name: str, delimiter: str) -> Iterator[Row | BadRo
             yield BadRow(source, f"holds {len(cells)} cells; the header names {len(header)} columns")
 
 
-def decoded_lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Yield a file's lines as text.
+class RowLines:
+    """The lines of a file as text, and how many bytes the row has that they are read for."""
 
-    Raises:
-        DataError: one is not UTF-8.
-    """
-    for number, line in numbered_lines(file, name):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}:{number}: {not_utf8(error)}") from error
+    def __init__(self, file: IO[bytes], name: str, most_bytes: int) -> None:
+        self.file, self.name, self.most_bytes = file, name, most_bytes
+        self.begins, self.size = 1, 0
+
+    def texts(self) -> Iterator[str]:
+        """Yield the lines.
+
+        Raises:
+            DataError: one is not UTF-8, or the row has become too large.
+        """
+        for number, line in numbered_lines(self.file, self.name, self.most_bytes):
+            self.size += len(line)
+            if self.size > self.most_bytes:
+                raise DataError(f"{self.name}:{self.begins}: {too_large(self.most_bytes)}")
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.name}:{number}: {not_utf8(error)}") from error
 
 
-def read_table(path: Path, builder: str, name: str) -> Iterator[Row]:
+def read_table(
+    path: Path, builder: str, name: str, most_bytes: int = MAX_ROW_BYTES
+) -> Iterator[Row | BadRow]:
     """Stream the rows of a Parquet or Arrow file, numbered from 1.
 
     Raises:
@@ -78,7 +94,20 @@ def read_table(path: Path, builder: str, name: str) -> Iterator[Row]:
     # the library takes a pattern, and a file's name may hold [ or *
     rows = load_rows(name, builder, data_files=[glob.escape(str(path.resolve()))], streaming=True)
     for number, values in enumerate(rows, start=1):
-        yield Row(values, Source(name, number, "row"))
+        source = Source(name, number, "row")
+        large = size_of(values) > most_bytes
+        yield BadRow(source, too_large(most_bytes)) if large else Row(values, source)
+
+
+def size_of(value: Any) -> int:
+    """Return about how many bytes a value would have as text."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(str(key)) + size_of(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return sum(map(size_of, value)) if value and isinstance(value[0], str | dict | list) else len(value)
+    return 1
 
 
 def read_hub(name: str, reference: str, *, streaming: bool) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mint_train.errors import UserError
 from mint_train.run_folder.metric import Metric
@@ -125,9 +125,10 @@ def parse_description(text: str, path: Path) -> RunDescription:
     try:
         seal = values.pop("seal")
         description = RunDescription(**values)
-    except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        own = description.seal()  # of what is nested too deeply there is none
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a run description; name another folder with --output") from error
-    if seal != description.seal():
+    if seal != own:
         raise UserError(
             f"{path} has been edited: its settings are no longer those of the run; undo the edit, "
             "or start a new run"

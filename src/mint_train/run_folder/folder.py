@@ -26,7 +26,6 @@ from mint_train.run_folder.records import Checkpoint, Evaluation, StepRecord
 from mint_train.run_folder.replacing import (
     LOCK_FILE,
     RUN_FILE,
-    STARTING,
     STARTING_TEXT,
     forget_replaced,
     is_replaced,
@@ -35,7 +34,7 @@ from mint_train.run_folder.replacing import (
     recover,
     set_aside,
 )
-from mint_train.run_folder.written import our_files
+from mint_train.run_folder.written import STARTING, is_start, our_files
 from mint_train.settings.config_files import config_text
 
 CONFIG_FILE = "run.toml"
@@ -277,8 +276,8 @@ class RunFolder:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but a lock."""
-    return all(path.name == LOCK_FILE for path in folder.iterdir())
+    """Return whether a folder holds nothing but a lock, and what a run left that was killed as it began."""
+    return all(path.name == LOCK_FILE or is_start(path.name) for path in folder.iterdir())
 
 
 def holds_run(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from mint_train.errors import MintTrainError, UserError
 from mint_train.run_folder.description import parse_description
 from mint_train.run_folder.files import leave_old
 from mint_train.run_folder.written import (
+    STARTING,
     old_folders,
     our_files,
     prune,
@@ -24,8 +25,6 @@ from mint_train.run_folder.written import (
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 REPLACING, REPLACED = ".replacing", ".replaced"
-STARTING = ".starting"
-"""The file that stands in the folder of a new run until it has its `run.json`."""
 STARTING_TEXT = "This run of mint-train has not begun.\n"
 
 

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+STARTING = ".starting"
+"""The file that stands in the folder of a new run until it has its `run.json`."""
 PARTS = (
+    STARTING,
     "run.json",
     "run.toml",
     "metrics.jsonl",
@@ -48,6 +51,12 @@ def ours(relative: str) -> bool:
         if drawn is not None and (depth > 0 or drawn["name"] in PARTS) and parts[0] not in {"", ".."}:
             return depth == 0 or parts[0] in PARTS
     return FILES.fullmatch(relative) is not None
+
+
+def is_start(name: str) -> bool:
+    """Return whether a name is that of a half written `STARTING`: a run was killed as it began."""
+    drawn = TEMPORARY.fullmatch(name)
+    return drawn is not None and drawn["name"] == STARTING
 
 
 def our_files(folder: Path) -> list[str]:

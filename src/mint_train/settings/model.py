@@ -95,6 +95,11 @@ class Settings(BaseModel):
         default="fail",
         description="What to do with an unusable row: stop the run, or skip, count and list it.",
     )
+    max_row_bytes: int = Field(
+        default=16_000_000,
+        ge=1,
+        description="Bytes of a row, decompressed, above which it is not read and counts as unusable.",
+    )
     special_tokens: Literal["allow", "split", "fail"] = Field(
         default="split",
         description="How a special token in a text of the data is read: as plain text (split), as that "

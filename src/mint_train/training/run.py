@@ -17,7 +17,7 @@ from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_run_folder
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import Observers, open_observers
-from mint_train.rows.readers import DataSource
+from mint_train.rows.readers import DataSource, waits_for_writer
 from mint_train.run_folder.description import DataDescription, RunDescription
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.names import file_name, make_unused_folder
@@ -58,7 +58,7 @@ class Run:
             UserError: the data, a row, an observer or the folder is wrong.
         """
         with open_observers(settings, loss, silent=silent) as observers:
-            sources = open_sources(settings, loss)
+            sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
             backend = announce(settings, observers)
             path, made = settings.output, settings.output is None
@@ -93,7 +93,7 @@ class Run:
             refuse_other_options(loss, before)
             with open_observers(settings, loss) as observers:
                 checkpoint = folder.last_checkpoint()
-                sources = open_sources(settings, loss)
+                sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
                 examples, held_out = read_sources(settings, loss, *sources)
                 backend = announce(settings, observers)
@@ -110,9 +110,13 @@ class Run:
         return self.backend.open_client(self.folder.path, self.observers.warn)
 
 
-def open_sources(settings: Settings, loss: Loss) -> tuple[DataSource, DataSource | None]:
+def open_sources(
+    settings: Settings, loss: Loss, observers: Observers
+) -> tuple[DataSource, DataSource | None]:
     """Open the training data, and the file of held-out rows if there is one, each once."""
-    return find_data(settings.data, loss), find_held_out(settings)
+    for name in filter(waits_for_writer, (settings.data, settings.eval_data)):
+        observers.notice(f"Reading the pipe {name} until its writer closes it ...")
+    return find_data(settings.data, loss, settings.max_row_bytes), find_held_out(settings)
 
 
 def read_sources(

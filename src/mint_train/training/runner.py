@@ -64,7 +64,7 @@ class Runner:
 
         Raises:
             MintTrainError: a step failed, or the service kept failing. The run folder is intact and holds
-                the last good checkpoint.
+                the last good checkpoint, whatever is raised.
         """
         try:
             with Interrupts(self.run.observers.warn) as interrupts, rare_collections():
@@ -76,6 +76,10 @@ class Runner:
                         self.roll_back(error, interrupts)
         except MintTrainError as error:
             self.finish("failed", str(error))
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # what nobody foresaw, or a second Ctrl-C
+            status: RunStatus = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.finish(status, f"{type(error).__name__}: {error}")
             raise
         return self.finish("done" if self.finished == self.steps else "interrupted")
 

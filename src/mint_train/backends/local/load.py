@@ -16,11 +16,15 @@ from transformers.pytorch_utils import Conv1D
 
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
+from mint_train.backends.local.memory import free_bytes
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.errors import UserError
+from mint_train.errors import BackendError, UserError
 
 LORA_ALPHA = 32
 """The service's alpha, so that a learning rate means the same on both backends."""
+
+ADAPTER_BYTES = 16
+"""Bytes per parameter of an adapter in float32: the weight, its gradient and two moments."""
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """Errors that transformers raises for missing, broken and incompatible files."""
@@ -56,14 +60,45 @@ def open_local_client(
     transformers.utils.logging.disable_progress_bar()
     if model is None:
         model = str(folder / "base_model")
-        save_starter_model(Path(model))
+        write_starter_model(Path(model))
     base, tokenizer = load_base(model, dtype)
+    check_rank(base, rank)
     adapted = add_adapter(base, rank, seed)
     with model_errors():
         engine = Engine(
             adapted, max_tokens_in_flight=max_tokens_in_flight, gradient_checkpointing=gradient_checkpointing
         )
     return LocalTrainingClient(adapted, tokenizer, engine, folder)
+
+
+def write_starter_model(folder: Path) -> None:
+    """Write the starter model, whole or with the reason why not.
+
+    Raises:
+        BackendError: the disk refuses.
+    """
+    try:
+        save_starter_model(folder)
+    except Exception as error:  # the tokenizers library raises no narrower one
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise BackendError(f"the base model cannot be written to {folder}: {reason}") from error
+
+
+def check_rank(base: PreTrainedModel, rank: int) -> None:
+    """Refuse an adapter that does not fit into the memory, before the system ends the program.
+
+    Raises:
+        UserError: with what it needs and what is free.
+    """
+    names = set(linear_layers(base))
+    modules = [module for name, module in base.named_modules() if name.rpartition(".")[2] in names]
+    needed = ADAPTER_BYTES * rank * sum(sum(module.weight.shape) for module in modules)
+    free = free_bytes(base.device)
+    if needed > free:
+        raise UserError(
+            f"--rank {rank}: the adapter and its optimiser need {needed / 1e9:,.1f} GB, "
+            f"and {free / 1e9:,.1f} GB are free; lower it"
+        )
 
 
 def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

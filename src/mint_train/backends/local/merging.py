@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from mint_train.backends.local.load import load_base
@@ -41,6 +40,6 @@ def merge_adapter(model: str, adapter: Path, target: Path) -> None:
         merged.to(AutoConfig.from_pretrained(model, trust_remote_code=False).dtype or torch.float32)
         merged.save_pretrained(str(target))
         tokenizer.save_pretrained(str(target))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # PEFT checks little of what a config file says
         reason = " ".join(str(error).split())
         raise BackendError(f"the adapter {adapter} cannot be merged into {model}: {reason}") from error

@@ -11,6 +11,7 @@ import torch
 from pydantic import SecretStr
 
 from mint_train.backends.base import Future
+from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.gradient_form import FORMS
@@ -102,7 +103,7 @@ FAULTS = {
 
 @pytest.fixture
 def client(starter_model_folder: Path, tmp_path: Path) -> LocalTrainingClient:
-    return open_local_client(str(starter_model_folder), 8, 1, tmp_path)
+    return open_local_client(str(starter_model_folder), LoraShape(8), 1, tmp_path)
 
 
 @pytest.fixture

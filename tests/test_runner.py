@@ -207,6 +207,7 @@ def test_the_adapter_loads_with_peft_and_gives_the_trained_logprobs(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from mint_train.backends.local.adapter import LoraShape
     from mint_train.backends.local.load import open_local_client
     from mint_train.losses.loss import Loss
     from mint_train.plugins.discovery import load_plugin
@@ -216,7 +217,7 @@ def test_the_adapter_loads_with_peft_and_gives_the_trained_logprobs(
     tokenizer = AutoTokenizer.from_pretrained(starter_model_folder)
     dpo = Loss.of(load_plugin("dpo"))
     data = dpo.flatten(PreferencePair("Say one.", "one", "no"), Renderer(tokenizer))
-    client = open_local_client(str(starter_model_folder), 16, 0, Path("other"))
+    client = open_local_client(str(starter_model_folder), LoraShape(16), 0, Path("other"))
 
     def service_logprobs() -> list[torch.Tensor]:
         outputs = client.forward(data, "cross_entropy").result().loss_fn_outputs

@@ -352,10 +352,11 @@ def test_a_hub_model_is_named_in_the_card_s_metadata(run: Path) -> None:
 def test_an_adapter_that_cannot_be_written_leaves_the_old_one(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mint_train.backends.local.adapter import LoraShape
     from mint_train.backends.local.load import open_local_client
     from mint_train.errors import MintTrainError
 
-    client = open_local_client(str(run / "base_model"), 16, 0, run)
+    client = open_local_client(str(run / "base_model"), LoraShape(16), 0, run)
     before = {path.name: path.read_bytes() for path in (run / "adapter").iterdir()}
 
     def full(folder: str, **_: Any) -> None:

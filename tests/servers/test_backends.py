@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from server import SkyrlServer
 
 from mint_train.backends.base import TrainingClient
+from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.client import open_mint_client
 from mint_train.batches.datums import build_datum
@@ -34,7 +35,7 @@ def open_client(
 
     def open_one() -> TrainingClient:
         if request.param == "local":
-            return open_local_client(str(starter_model_folder), 8, 1, tmp_path)
+            return open_local_client(str(starter_model_folder), LoraShape(8), 1, tmp_path)
         settings = Settings(
             loss="any", rank=8, seed=1, base_url=skyrl_server.base_url, api_key=SecretStr("tml-x")
         )

@@ -37,7 +37,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl_cases import CASES, Case
 
 from mint_train import train
-from mint_train.backends.local.load import add_adapter
+from mint_train.backends.local.adapter import LoraShape, add_adapter
 from mint_train.groups.order import Order
 
 STEPS, BATCH, RANK, SEED, LEARNING_RATE = 30, 4, 8, 0, 1e-4
@@ -153,7 +153,9 @@ def run_theirs(
     """Train with TRL's trainer; return each step's loss, and the adapter's weights after and before."""
     order = Order(ROWS, BATCH, SEED)
     places = [place for step in range(1, STEPS + 1) for place in order.step(step)]
-    model = add_adapter(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), RANK, SEED)
+    model = add_adapter(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), LoraShape(RANK), SEED
+    )
     before = adapter_weights(model)
     trainer = TRAINERS[case.trainer](case, rows, places, model, folder)
     trainer.train()

@@ -120,6 +120,10 @@ class TrainingClient(Protocol):
         """Save weights and optimiser state under a name."""
         ...
 
+    def load_state(self, path: str) -> Future[Any]:
+        """Load the weights that `save_state` saved, without the optimiser."""
+        ...
+
     def load_state_with_optimizer(self, path: str) -> Future[Any]:
         """Load what `save_state` saved."""
         ...

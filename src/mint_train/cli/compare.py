@@ -23,7 +23,7 @@ from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.settings.merge import load_settings
-from mint_train.settings.model import Settings
+from mint_train.settings.model import Settings, option_name
 from mint_train.training.interrupts import Interrupts
 
 EVAL_FRACTION = 0.1
@@ -214,11 +214,11 @@ def command_of(
     if config is not None:
         command += ["--config", str(config)]
     for name, value in given.items():
-        flag = name.replace("_", "-")
+        flag = option_name(name)
         if isinstance(value, bool):
-            command.append(f"--{flag}" if value else f"--no-{flag}")
+            command.append(flag if value else f"--no-{flag.removeprefix('--')}")
         else:
-            command.append(f"--{flag}={value}")
+            command.append(f"{flag}={value}")
     return command + [f"--set={name}={value}" for name, value in options.items()]
 
 

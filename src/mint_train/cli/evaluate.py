@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from mint_train.backends.base import TrainingClient
+from mint_train.backends.start import load_start
 from mint_train.batches.groups import Groups
 from mint_train.cli.trained import Trained
 from mint_train.errors import OptionError, UserError, counted
@@ -64,7 +65,7 @@ def evaluate_and_print(trained: Trained, data: str | None, output: Path | None) 
 def open_on(
     trained: Trained, loss: Loss, data: str | None, folder: Path
 ) -> tuple[str, Groups, TrainingClient]:
-    """Return the held-out file, its groups with their reference logprobs, and a client with a fresh adapter.
+    """Return the held-out file, its groups with their reference logprobs, and an untrained client.
 
     Args:
         trained: what is evaluated.
@@ -82,6 +83,8 @@ def open_on(
     if held_out is None:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
     client = trained.backend.open_client(folder, echo_problem, trains=False)
+    if trained.start is not None and loss.reference == INITIAL:
+        load_start(client, trained.start)
     dataset = build_dataset(
         held_out,
         loss,
@@ -93,7 +96,7 @@ def open_on(
     groups: Groups = dataset.groups
     reference = loss.reference
     if reference is not None:
-        # the adapter is still the fresh one, so "initial" is the policy of the first step
+        # the adapter has not been trained, so "initial" is the policy of the first step
         initial = reference == INITIAL
         judge = client if initial else open_reference(trained.backend, reference, folder, echo_problem)
         groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from mint_train.backends.peft_folder import ADAPTER_CONFIG
 from mint_train.cli.trained import Trained, find_trained
 from mint_train.errors import OptionError, UserError, command_line
 from mint_train.observers.model_card import MERGED, write_card
@@ -14,7 +15,6 @@ from mint_train.run_folder.files import whole_folder
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import Checkpoint
 
-ADAPTER_CONFIG = "adapter_config.json"
 BASE_FIELD = "base_model_name_or_path"
 SAMPLE_ON_THE_SERVICE = """\
 import mint

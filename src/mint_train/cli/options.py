@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from mint_train.cli.mistakes import no_such_command, repeated
 from mint_train.errors import OptionError, unusable_text
 from mint_train.observers.terminal import echo
-from mint_train.settings.model import SECRET_FIELDS, Settings
+from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
 
 HELP = ("-h", "--help")
 NOT_OPTIONS = SECRET_FIELDS | {"options"}
@@ -84,7 +84,7 @@ def settings_options(
         switch = field.annotation is bool
         command.params.append(
             click.Option(
-                [flag_names(name, field.default) if switch else "--" + name.replace("_", "-")],
+                [flag_names(name, field.default) if switch else option_name(name), name],
                 is_flag=switch,
                 default=None,
                 type=None if switch else click_type(field.annotation),
@@ -104,8 +104,8 @@ def settings_options(
 
 def flag_names(name: str, default: bool) -> str:
     """Name a switch: one that is on by default can be switched off."""
-    flag = name.replace("_", "-")
-    return f"--{flag}/--no-{flag}" if default else f"--{flag}"
+    flag = option_name(name)
+    return f"{flag}/--no-{flag.removeprefix('--')}" if default else flag
 
 
 def plain_type(annotation: Any) -> Any:
@@ -177,6 +177,7 @@ def complete_loss(_: click.Context, __: click.Parameter, incomplete: str) -> lis
 COMPLETERS = {
     "data": complete_file,
     "eval_data": complete_file,
+    "from_checkpoint": complete_folder,
     "loss": complete_loss,
     "model": complete_folder,
     "output": complete_folder,

@@ -11,13 +11,13 @@ from mint_train.backends.base import Backend
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import OptionError, UserError
 from mint_train.losses.trust import check_run_folder
-from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
+from mint_train.run_folder.description import StartDescription
+from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import restore_settings, with_given
 
-BASE_MODEL = "base_model"
 SAVED_STATE = "/weights/"
 """In the path of a state with its optimiser; other paths are of weights to sample from."""
 
@@ -32,6 +32,8 @@ class Trained:
     checkpoint: Checkpoint
     folder: RunFolder | None
     """The run that it belongs to; None for a path on the service."""
+    start: StartDescription | None = None
+    """The adapter that the run began with; None for a fresh one."""
 
 
 def find_trained(
@@ -75,7 +77,7 @@ def find_trained(
     if settings.model is None and not choose_backend(settings).remote:
         given.setdefault("model", str(folder.path / BASE_MODEL))  # created when the run began
     settings = with_given(settings, given)
-    return Trained(name, settings, choose_backend(settings), checkpoint, folder)
+    return Trained(name, settings, choose_backend(settings), checkpoint, folder, recorded.start)
 
 
 def on_the_service(name: str, step: int | None, given: Mapping[str, Any]) -> Trained:
@@ -113,15 +115,9 @@ def choose_checkpoint(folder: RunFolder, path: Path, step: int | None) -> Checkp
     Raises:
         UserError: there is none, or not that one.
     """
-    checkpoints = folder.checkpoints()
     if path == folder.path:
-        wanted = [saved for saved in checkpoints if step is None or saved.step == step]
-    else:
-        wanted = [
-            saved for saved in checkpoints if str(path) in {getattr(saved, kind) for kind in CHECKPOINT_PATHS}
-        ]
-    if not wanted:
-        steps = ", ".join(str(number) for number in sorted({saved.step for saved in checkpoints}))
-        what = f"after step {step}" if path == folder.path else f"at {path}"
-        raise UserError(f"{folder.path} has no checkpoint {what}; it has those after the steps {steps}")
-    return wanted[-1]
+        return folder.checkpoint_after(step)
+    for saved in reversed(folder.checkpoints()):
+        if str(path) in {getattr(saved, kind) for kind in CHECKPOINT_PATHS}:
+            return saved
+    raise folder.no_checkpoint(f"at {path}")

@@ -20,7 +20,7 @@ from mint_train.errors import BackendError
 from mint_train.groups.arrow_arrays import list_array
 from mint_train.groups.token_file import ListColumn, joined
 from mint_train.run_folder.files import whole_file
-from mint_train.run_folder.records import ON_THE_SERVICE
+from mint_train.run_folder.records import ON_THE_SERVICE, STATE_FILE
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
@@ -105,7 +105,7 @@ def open_reference(
         UserError: the service or this machine does not have it.
         BackendError: it cannot be loaded.
     """
-    if reference.startswith(ON_THE_SERVICE) or (Path(reference) / "state.safetensors").exists():
+    if reference.startswith(ON_THE_SERVICE) or (Path(reference) / STATE_FILE).exists():
         client = backend.open_client(folder, warn, trains=False)
         client.load_state_with_optimizer(reference).result()
         return client

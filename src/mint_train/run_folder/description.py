@@ -61,6 +61,19 @@ class DataDescription(Part):
     held_out: HeldOutDescription | None
 
 
+class StartDescription(Part):
+    """The adapter that a run begins with."""
+
+    name: str
+    """As the user named it."""
+    path: str
+    """A state on the service or in a run folder, or a folder in PEFT's format."""
+    sha256: str | None
+    """The SHA-256 of its weights; None if they are on the service."""
+    optimizer: bool
+    """Whether the optimiser's moments are taken too."""
+
+
 class RunDescription(Part):
     """A run as `run.json` holds it."""
 
@@ -77,6 +90,8 @@ class RunDescription(Part):
     """The SHA-256 of each loss file, by its path."""
     backend: Literal["mint", "local"]
     model: str
+    start: StartDescription | None = None
+    """The adapter that the run begins with; None for a fresh one."""
     gradients: str
     """How gradients reach the backend; "exact" if no service comes between."""
     steps: int
@@ -98,7 +113,9 @@ class RunDescription(Part):
 
     def seal(self) -> str:
         """Digest what decides the run: its settings, its backend, its data."""
-        decisive = self.model_dump(mode="json", include={"settings", "backend", "data", "loss_files"})
+        decisive = self.model_dump(
+            mode="json", include={"settings", "backend", "data", "loss_files", "start"}
+        )
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:

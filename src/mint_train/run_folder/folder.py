@@ -37,6 +37,8 @@ from mint_train.run_folder.replacing import (
 from mint_train.run_folder.written import STARTING, is_start, our_files
 from mint_train.settings.config_files import config_text
 
+BASE_MODEL = "base_model"
+"""The folder of a base model that was made for the run."""
 CONFIG_FILE = "run.toml"
 METRICS_FILE = "metrics.jsonl"
 SKIPPED_FILE = "skipped_rows.jsonl"
@@ -256,6 +258,23 @@ class RunFolder:
             ]
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is broken: a line of it is not a checkpoint") from error
+
+    def checkpoint_after(self, step: int | None = None) -> Checkpoint:
+        """Return the checkpoint after a step, by default the last one.
+
+        Raises:
+            UserError: there is none.
+        """
+        checkpoints = self.checkpoints()
+        wanted = [saved for saved in checkpoints if step in (None, saved.step)]
+        if not wanted:
+            raise self.no_checkpoint(f"after step {step}")
+        return wanted[-1]
+
+    def no_checkpoint(self, what: str) -> UserError:
+        """Return the error that says which checkpoint is missing, and which steps have one."""
+        steps = ", ".join(str(number) for number in sorted({saved.step for saved in self.checkpoints()}))
+        return UserError(f"{self.path} has no checkpoint {what}; it has those after the steps {steps}")
 
     def found(self, path: str | None) -> str | None:
         """Undo `relative`."""

@@ -13,6 +13,9 @@ from mint_train.run_folder.metric import Metric
 ON_THE_SERVICE = ("tinker://", "mint://")
 """How the path of a saved state or of weights on the service begins."""
 
+STATE_FILE = "state.safetensors"
+"""In the folder of a saved state on this machine."""
+
 RunStatus = Literal["done", "interrupted", "failed"]
 
 

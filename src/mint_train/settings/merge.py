@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mint_train.errors import OptionError, counted, nearest
 from mint_train.settings.config_files import read_config
 from mint_train.settings.loss_names import loss_label
-from mint_train.settings.model import SECRET_FIELDS, Settings
+from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
 
 KEY_VARIABLE = "MINT_API_KEY"
 VARIABLES = {
@@ -101,7 +101,7 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
     if field not in Settings.model_fields:
         return f'no setting is called "{field}"{nearest(field, Settings.model_fields)}'
     if field in given:
-        name = "--" + field.replace("_", "-")
+        name = option_name(field)
     elif field in environment_values(loss):
         name = variable_names(loss)[field]
     else:

@@ -13,6 +13,15 @@ from pydantic_core import PydanticCustomError
 MINT_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 DEFAULT_STEPS = 3
 SECRET_FIELDS = frozenset({"api_key"})
+LAYER_KINDS = ("attention", "mlp", "unembed")
+"""The kinds of layers that both backends know by a word."""
+OPTION_NAMES = {"from_checkpoint": "--from"}
+"""Options that are not called like their field."""
+
+
+def option_name(field: str) -> str:
+    """Return the command-line option of a field."""
+    return OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
 
 
 def parse_columns(value: object) -> object:
@@ -141,6 +150,25 @@ class Settings(BaseModel):
         f"{MINT_DEFAULT_MODEL}; locally: a tiny, randomly initialised model.",
     )
     rank: int = Field(default=16, ge=1, description="LoRA rank [MINT_LORA_RANK].")
+    lora_alpha: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Embedded backend: LoRA's alpha, 32 by default as on MinT; a service has its own.",
+    )
+    lora_targets: Names = Field(
+        default_factory=tuple,
+        description="Layers that get an adapter: attention, mlp, unembed, or on the embedded backend linear "
+        "layers by name, such as q_proj,v_proj; all of them by default.",
+    )
+    from_checkpoint: DataName = Field(
+        default=None,
+        description="Adapter to begin with: a run folder (RUN or RUN@STEP), a state on the service "
+        "(tinker://...), or on the embedded backend a PEFT folder or hub name.",
+    )
+    from_optimizer: bool = Field(
+        default=False, description="Begin with the optimiser's moments of --from too, not its weights alone."
+    )
     steps: int | None = Field(
         default=None,
         ge=1,

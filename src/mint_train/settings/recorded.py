@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from mint_train.errors import OptionError
 from mint_train.settings.merge import KEY_VARIABLE, choose_length, explain
-from mint_train.settings.model import Settings
+from mint_train.settings.model import Settings, option_name
 
 MAY_CHANGE = frozenset(
     {
@@ -61,7 +61,7 @@ def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
     for name in given.keys() - free:
         before, after = getattr(settings, name), getattr(changed, name)
         if before != after and str(before) != os.path.abspath(str(after)):  # paths are recorded absolute
-            raise OptionError(different_run(f"--{name.replace('_', '-')} {after}", before))
+            raise OptionError(different_run(f"{option_name(name)} {after}", before))
     return choose_length(changed, given)
 
 

@@ -55,6 +55,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         loss_files=loss_file_digests(run.loss.plugins),
         backend=run.backend.name,
         model=run.backend.model,
+        start=run.start_from,
         gradients=prepared.client.gradients.form,
         steps=prepared.steps,
         settings=recorded_settings(run.settings),
@@ -96,6 +97,8 @@ def recorded_settings(settings: Settings) -> dict[str, Any]:
     """Return what `run.json` keeps of the settings: no secret, and paths that hold from any folder."""
     names = {"data": settings.data, "eval_data": settings.eval_data}
     absolute = {field: absolute_name(name) for field, name in names.items() if name is not None}
+    if settings.from_checkpoint and Path(settings.from_checkpoint).exists():
+        absolute["from_checkpoint"] = str(Path(settings.from_checkpoint).resolve())
     if settings.model and Path(settings.model).exists():
         absolute["model"] = str(Path(settings.model).resolve())
     return settings.public() | absolute

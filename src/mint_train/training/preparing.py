@@ -31,7 +31,7 @@ class Prepared:
     """What a run trains on, and the client that trains it."""
 
     client: TrainingClient
-    """Its adapter is the fresh one."""
+    """Its adapter has not been trained yet."""
     dataset: Dataset
     held_out: Dataset
     """Without groups where nothing is held out."""
@@ -46,7 +46,9 @@ def prepare(run: Run) -> Prepared:
     Raises:
         MintTrainError: the data does not suit the loss or the model, or the backend failed too often.
     """
-    client = run.open_client()
+    # a resumed run needs the adapter that it began with only as its reference
+    at_start = run.checkpoint is None or run.loss.reference == INITIAL
+    client = run.open_client(at_start=at_start)
     if client.gradients.note:
         run.observers.notice(client.gradients.note)
     if run.settings.grad_clip and not client.gradients.clips:
@@ -58,7 +60,7 @@ def prepare(run: Run) -> Prepared:
             client.close()
             run.observers.hook.run_rolled_back(step=0, problem=str(error))
             time.sleep(pause_seconds(retry))
-            client = run.open_client()
+            client = run.open_client(at_start=at_start)
     return prepare_with(run, client)
 
 
@@ -72,12 +74,14 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     run.observers.notice(f"{run.examples.describe()}.")
     for note in run.loss.options_notes():
         run.observers.notice(note)
+    if run.start_from is not None:
+        run.observers.notice(f"Begins with the adapter {run.start_from.path}.")
     for note in rendering_notes(client.get_tokenizer(), Rendering.of(run.settings)):
         run.observers.notice(note)
     dataset, held_out = (flattened(run, examples, client) for examples in (run.examples, run.held_out))
     reference = run.loss.reference
     if reference is not None:
-        # the adapter is still the fresh one, so the client's policy is that of the first step
+        # the adapter has not been trained yet, so the client's policy is that of the first step
         judge = client if reference == INITIAL else open_judge(run, reference)
         kept = run.folder.path / REFERENCE_FOLDER
         dataset, held_out = (

@@ -10,6 +10,7 @@ from typing import Any
 
 from mint_train.backends.base import Backend, TrainingClient
 from mint_train.backends.choose import choose_backend
+from mint_train.backends.start import find_start, load_start
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
@@ -18,7 +19,7 @@ from mint_train.losses.trust import check_run_folder
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import Observers, open_observers
 from mint_train.rows.readers import DataSource, waits_for_writer
-from mint_train.run_folder.description import DataDescription, RunDescription
+from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import Checkpoint
@@ -39,6 +40,8 @@ class Run:
     """The rows to train on."""
     held_out: Examples | None
     """The rows to evaluate on."""
+    start_from: StartDescription | None = None
+    """The adapter that the run begins with; None for a fresh one."""
     recorded: RunDescription | None = None
     """What `run.json` said when the run was resumed; None for a new run."""
     checkpoint: Checkpoint | None = None
@@ -57,6 +60,7 @@ class Run:
         Raises:
             UserError: the data, a row, an observer or the folder is wrong.
         """
+        settings, start_from = find_start(settings)
         with open_observers(settings, loss, silent=silent) as observers:
             sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
@@ -64,7 +68,7 @@ class Run:
             path, made = settings.output, settings.output is None
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
-                yield cls(settings, loss, observers, backend, folder, examples, held_out)
+                yield cls(settings, loss, observers, backend, folder, examples, held_out, start_from)
 
     @classmethod
     @contextmanager
@@ -97,7 +101,7 @@ class Run:
                 refuse_changed_data(recorded.data, *sources)
                 examples, held_out = read_sources(settings, loss, *sources)
                 backend = announce(settings, observers)
-                run = cls(settings, loss, observers, backend, folder, examples, held_out)
+                run = cls(settings, loss, observers, backend, folder, examples, held_out, recorded.start)
                 yield replace(run, recorded=recorded, checkpoint=checkpoint)
 
     @property
@@ -105,9 +109,12 @@ class Run:
         """The name of the trained weights."""
         return f"{file_name(self.loss.name)}-final"
 
-    def open_client(self) -> TrainingClient:
-        """Open a training client with the fresh adapter that the run begins with."""
-        return self.backend.open_client(self.folder.path, self.observers.warn)
+    def open_client(self, *, at_start: bool = True) -> TrainingClient:
+        """Open a training client with the adapter that the run begins with, or else with a fresh one."""
+        client = self.backend.open_client(self.folder.path, self.observers.warn)
+        if at_start and self.start_from is not None:
+            load_start(client, self.start_from)
+        return client
 
 
 def open_sources(

@@ -233,7 +233,7 @@ class Runner:
         A service may have another version by now, which takes gradients in another form.
         """
         before = self.client.gradients
-        self.client = self.run.open_client()
+        self.client = self.run.open_client(at_start=self.checkpoint is None)
         if self.client.gradients != before:
             self.run.observers.notice(self.client.gradients.note)
             self.run.folder.update_description(gradients=self.client.gradients.form)

@@ -47,11 +47,12 @@ class LocalBackend:
         trains: bool = True,  # noqa: ARG002 - gradients do not leave this process
     ) -> TrainingClient:
         """Load the base model and put a fresh adapter on it; states go into the folder."""
+        from mint_train.backends.local.adapter import LoraShape
         from mint_train.backends.local.load import open_local_client
 
         return open_local_client(
             model or self.settings.model,
-            self.settings.rank,
+            LoraShape.of(self.settings),
             self.settings.seed,
             folder,
             dtype=self.settings.dtype,
@@ -61,11 +62,13 @@ class LocalBackend:
 
     def open_samplers(self, folder: Path, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Samplers:  # noqa: ARG002
         """Load the model and a checkpoint once; the base policy is the same model without the adapter."""
+        from mint_train.backends.local.adapter import LoraShape
         from mint_train.backends.local.load import open_local_client
         from mint_train.backends.local.sampling import LocalSampler
 
         settings = self.settings
-        client = open_local_client(settings.model, settings.rank, settings.seed, folder, dtype=settings.dtype)
+        shape = LoraShape.of(settings)
+        client = open_local_client(settings.model, shape, settings.seed, folder, dtype=settings.dtype)
         client.load_state_with_optimizer(checkpoint.state).result()
         base, adapted = LocalSampler(client, adapter=False), LocalSampler(client, adapter=True)
         return Samplers(client.get_tokenizer(), base, adapted, client.close)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from mint_train.backends.base import Gradients
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
 from mint_train.backends.local.inputs import Limits, token_sequences
-from mint_train.backends.local.states import delete_state, load_state, save_state
+from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
 from mint_train.errors import BackendError
 from mint_train.run_folder.files import whole_folder
 from mint_train.sdk import Datum, types
@@ -103,6 +103,11 @@ class LocalTrainingClient:
         path = self.folder / "checkpoints" / name
         save_state(path, self.parameters, self.optimizer)
         return completed(types.SaveWeightsResponse(path=str(path)))
+
+    def load_state(self, path: str) -> Future[types.LoadWeightsResponse]:
+        """Load the weights of a state that `save_state` saved, or of an adapter in PEFT's format."""
+        load_weights(Path(path), self.parameters)
+        return completed(types.LoadWeightsResponse(path=path))
 
     def load_state_with_optimizer(self, path: str) -> Future[types.LoadWeightsResponse]:
         """Load a state that `save_state` saved."""

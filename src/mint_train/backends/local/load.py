@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 import transformers
 from huggingface_hub.utils import logging as hub_logging
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
+from mint_train.backends.local.adapter import LoraShape, add_adapter
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
-from mint_train.backends.local.memory import free_bytes
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.errors import BackendError, UserError
-
-LORA_ALPHA = 32
-"""The service's alpha, so that a learning rate means the same on both backends."""
-
-ADAPTER_BYTES = 16
-"""Bytes per parameter of an adapter in float32: the weight, its gradient and two moments."""
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """Errors that transformers raises for missing, broken and incompatible files."""
@@ -34,7 +25,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 def open_local_client(
     model: str | None,
-    rank: int,
+    lora: LoraShape,
     seed: int,
     folder: Path,
     *,
@@ -46,7 +37,7 @@ def open_local_client(
 
     Args:
         model: hub name or folder; None makes the starter model in `folder/base_model`.
-        rank: LoRA rank.
+        lora: the adapter's rank, alpha and targets.
         seed: seed of the adapter's initial weights.
         folder: where the client saves states and the adapter.
         dtype: dtype of the frozen weights; auto means bfloat16 on CUDA and float32 elsewhere.
@@ -54,7 +45,7 @@ def open_local_client(
         gradient_checkpointing: recompute activations in the backward.
 
     Raises:
-        UserError: the model cannot be loaded.
+        UserError: the model cannot be loaded, or lacks a layer that is to get an adapter.
         BackendError: the model's computation fails.
     """
     transformers.utils.logging.disable_progress_bar()
@@ -62,8 +53,7 @@ def open_local_client(
         model = str(folder / "base_model")
         write_starter_model(Path(model))
     base, tokenizer = load_base(model, dtype)
-    check_rank(base, rank)
-    adapted = add_adapter(base, rank, seed)
+    adapted = add_adapter(base, lora, seed)
     with model_errors():
         engine = Engine(
             adapted, max_tokens_in_flight=max_tokens_in_flight, gradient_checkpointing=gradient_checkpointing
@@ -82,23 +72,6 @@ def write_starter_model(folder: Path) -> None:
     except Exception as error:  # the tokenizers library raises no narrower one
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise BackendError(f"the base model cannot be written to {folder}: {reason}") from error
-
-
-def check_rank(base: PreTrainedModel, rank: int) -> None:
-    """Refuse an adapter that does not fit into the memory, before the system ends the program.
-
-    Raises:
-        UserError: with what it needs and what is free.
-    """
-    names = set(linear_layers(base))
-    modules = [module for name, module in base.named_modules() if name.rpartition(".")[2] in names]
-    needed = ADAPTER_BYTES * rank * sum(sum(module.weight.shape) for module in modules)
-    free = free_bytes(base.device)
-    if needed > free:
-        raise UserError(
-            f"--rank {rank}: the adapter and its optimiser need {needed / 1e9:,.1f} GB, "
-            f"and {free / 1e9:,.1f} GB are free; lower it"
-        )
 
 
 def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -152,28 +125,3 @@ def cannot_load(name: str, part: str, error: Exception) -> UserError:
     """Make the error for a model or tokenizer that cannot be loaded."""
     reason = " ".join(str(error).split())
     return UserError(f"--model {name}: the {part} cannot be loaded as a folder or from the hub: {reason}")
-
-
-def add_adapter(base: PreTrainedModel, rank: int, seed: int) -> PeftModel:
-    """Add a LoRA adapter to every linear layer; initially it changes nothing (B = 0)."""
-    config = LoraConfig(
-        r=rank, lora_alpha=LORA_ALPHA, target_modules=linear_layers(base), task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # PEFT reads an attribute that transformers has renamed
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.manual_seed(seed)
-        return get_peft_model(base, config)
-
-
-def linear_layers(base: PreTrainedModel) -> list[str]:
-    """Return the names of the linear layers, including an output layer that is not tied to the embedding."""
-    output = base.get_output_embeddings()
-    tied = base.config.tie_word_embeddings
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in base.named_modules()
-            if isinstance(module, torch.nn.Linear | Conv1D) and not (tied and module is output)
-        }
-    )

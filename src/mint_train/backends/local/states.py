@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from mint_train.backends.peft_folder import ADAPTER_WEIGHTS
 from mint_train.errors import BackendError, MintTrainError
 from mint_train.run_folder.files import whole_folder
+from mint_train.run_folder.records import STATE_FILE
 
-STATE_FILE = "state.safetensors"
 CHECKSUM = "sha256"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+WEIGHT = "weight/"
+PEFT_NAME = re.compile(r"(\.lora_[AB])(\.weight)$")
 
 
 def save_state(
@@ -26,9 +30,7 @@ def save_state(
     Raises:
         BackendError: writing failed; an earlier state in the folder is unchanged.
     """
-    tensors = {
-        f"weight/{name}": parameter.detach().cpu().contiguous() for name, parameter in parameters.items()
-    }
+    tensors = {WEIGHT + name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
@@ -48,24 +50,69 @@ def load_state(
         BackendError: the file is missing or broken, or belongs to another adapter.
     """
     tensors = read_state(folder / STATE_FILE)
+    check_weights(folder, weights_of(tensors), parameters)
     for name, parameter in parameters.items():
-        saved = tensors.get(f"weight/{name}")
-        if saved is None or saved.shape != parameter.shape:
-            raise BackendError(
-                f"the state in {folder} belongs to another model or rank: "
-                f"{name} is missing or has another shape"
-            )
         for key in MOMENTS:
             moment = tensors.get(f"{key}/{name}")
             if moment is not None and moment.shape != (parameter.shape if key != "step" else ()):
                 raise BackendError(f"the state in {folder} is broken: {key} of {name} has another shape")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"weight/{name}"])
+            parameter.copy_(tensors[WEIGHT + name])
             moments = {key: tensors[f"{key}/{name}"] for key in MOMENTS if f"{key}/{name}" in tensors}
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter) for key, value in moments.items()
             }
+
+
+def load_weights(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Load the weights alone, of a state that `save_state` saved or of an adapter in PEFT's format.
+
+    Raises:
+        BackendError: the file is missing or broken, or belongs to another adapter.
+    """
+    if (folder / STATE_FILE).exists():
+        weights = weights_of(read_state(folder / STATE_FILE))
+    else:
+        weights = read_peft_weights(folder / ADAPTER_WEIGHTS)
+    check_weights(folder, weights, parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def weights_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of a state by the names of their parameters."""
+    return {name.removeprefix(WEIGHT): tensor for name, tensor in tensors.items() if name.startswith(WEIGHT)}
+
+
+def check_weights(
+    folder: Path, weights: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Refuse weights that are not exactly those of the parameters.
+
+    Raises:
+        BackendError: naming the first one that is missing, has another shape, or is one too many.
+    """
+    for name in [*parameters, *weights]:
+        if name not in parameters or name not in weights or weights[name].shape != parameters[name].shape:
+            raise BackendError(
+                f"{folder} belongs to another model or rank: {name} is missing on one side, or has another "
+                "shape"
+            )
+
+
+def read_peft_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read an adapter in PEFT's format, whose names lack the adapter's own.
+
+    Raises:
+        BackendError: the file is missing or broken.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BackendError(f"the adapter {path} cannot be loaded: {error}") from error
+    return {PEFT_NAME.sub(r"\1.default\2", name): tensor for name, tensor in tensors.items()}
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

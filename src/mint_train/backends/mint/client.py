@@ -34,6 +34,7 @@ PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
 DELETE_SECONDS = 30.0
+INFO_SECONDS = 30.0
 
 
 class MintTrainingClient:
@@ -55,7 +56,7 @@ class MintTrainingClient:
         self.form = proof.form
         self.gradients = Gradients(proof.form_name, proof.note, proof.clips)
         self.service_client, self.service = session.client, session.service
-        self.client = session.create_adapter(settings.rank, settings.seed)
+        self.client = session.create_adapter(settings)
         self.holder = self.client.holder
         self.pending: set[Future[Any]] = set()
         self.used = False
@@ -141,15 +142,43 @@ class MintTrainingClient:
         self.has_states = True
         return self._submit("save the state", lambda: self.client.save_state(name), check=self._check_path)
 
+    def load_state(self, path: str) -> ServiceFuture[types.LoadWeightsResponse]:
+        """Submit a load of weights alone, into a fresh adapter.
+
+        Raises:
+            UserError: they are of another base model or rank, as far as the service says.
+        """
+        self._refuse_another_shape(path)
+        self._renew()
+        return self._load(path, lambda: self.client.load_state(path))
+
     def load_state_with_optimizer(self, path: str) -> ServiceFuture[types.LoadWeightsResponse]:
-        """Submit a load of weights and optimiser, into a fresh adapter: services need not allow another."""
+        """Submit a load of weights and optimiser, into a fresh adapter."""
+        self._renew()
+        return self._load(path, lambda: self.client.load_state_with_optimizer(path))
+
+    def _renew(self) -> None:
+        # a service need not allow a load into an adapter that has had a request
         if self.used:
             self.leave()
-            self.client = self.session.create_adapter(self.settings.rank, self.settings.seed)
+            self.client = self.session.create_adapter(self.settings)
+
+    def _refuse_another_shape(self, path: str) -> None:
+        rest = self.service_client.create_rest_client()
+        try:
+            info = rest.get_weights_info_by_tinker_path(path).result(INFO_SECONDS)
+        except (mint.TinkerError, TimeoutError):
+            return  # not every service knows, and whether there is such a state the load itself says
+        if info.base_model != self.session.model:
+            raise UserError(
+                f"{path} is an adapter of {info.base_model}, and this run trains {self.session.model}"
+            )
+        if info.lora_rank not in (None, self.settings.rank):
+            raise UserError(f"{path} has rank {info.lora_rank}, this run {self.settings.rank}; give --rank")
+
+    def _load(self, path: str, call: Callable[[], Any]) -> ServiceFuture[types.LoadWeightsResponse]:
         # a state that is not found is the user's to find
-        return self._submit(
-            f"load the state {path}", lambda: self.client.load_state_with_optimizer(path), running=False
-        )
+        return self._submit(f"load the state {path}", call, running=False)
 
     def save_weights_for_sampler(self, name: str) -> ServiceFuture[types.SaveWeightsForSamplerResponse]:
         """Submit a save of the weights for sampling."""

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import httpx
@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from mint_train.backends.mint.answers import AnswerTooLargeError, get
 from mint_train.backends.mint.server_description import ServerDescription, check_sdk, describe_server
 from mint_train.backends.mint.service import API, Service
-from mint_train.errors import ServiceError, UserError
+from mint_train.errors import OptionError, ServiceError, UserError
 from mint_train.sdk import mint
-from mint_train.settings.model import without_credentials
+from mint_train.settings.model import LAYER_KINDS, Settings, without_credentials
 
 NO_BLANK = re.compile(r"[!-~]+")
 """Printable ASCII without blanks: what an HTTP header can carry, and every key is made of."""
@@ -41,21 +41,23 @@ class Session:
         """End the session."""
         self.client.holder.close()  # type: ignore[no-untyped-call]
 
-    def create_adapter(self, rank: int, seed: int) -> mint.TrainingClient:
-        """Create a fresh LoRA adapter on all linear layers.
+    def create_adapter(self, settings: Settings) -> mint.TrainingClient:
+        """Create a fresh LoRA adapter of the settings' rank, seed and targets.
 
         Raises:
+            OptionError: the settings ask for what the API cannot say.
             MintTrainError: the service refuses, has no free adapter slot, or fails.
         """
+        targets = targets_of(settings)
         return self.service.call(
             f"create an adapter for {self.model}",
             lambda: self.client.create_lora_training_client(
                 base_model=self.model,
-                rank=rank,
-                seed=seed,
-                train_mlp=True,
-                train_attn=True,
-                train_unembed=True,
+                rank=settings.rank,
+                seed=settings.seed,
+                train_mlp="mlp" in targets,
+                train_attn="attention" in targets,
+                train_unembed="unembed" in targets,
             ),
         )
 
@@ -95,6 +97,22 @@ def open_session(
     if not supported:
         tell(f"the service at {service.url} lists no models, so whether it has {model} is not known")
     return Session(service, client, model, server)
+
+
+def targets_of(settings: Settings) -> Collection[str]:
+    """Return which of the three kinds of layers get an adapter on the service.
+
+    Raises:
+        OptionError: single layers, or an alpha, which only the embedded backend can take.
+    """
+    if settings.lora_alpha is not None:
+        raise OptionError("--lora-alpha: a service has an alpha of its own; leave the option out")
+    for target in settings.lora_targets:
+        if target not in LAYER_KINDS:
+            raise OptionError(
+                f"--lora-targets {target}: a service knows {', '.join(LAYER_KINDS)}, and no single layers"
+            )
+    return settings.lora_targets or LAYER_KINDS
 
 
 def service_url(base_url: str | None) -> str:

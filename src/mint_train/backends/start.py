@@ -1,0 +1,187 @@
+"""The adapter that a run begins with: of another run, of a state on the service, or in PEFT's format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.choose import choose_backend
+from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
+from mint_train.errors import OptionError, UserError
+from mint_train.run_folder.description import RunDescription, StartDescription
+from mint_train.run_folder.folder import BASE_MODEL, RunFolder, holds_run
+from mint_train.run_folder.records import ON_THE_SERVICE, STATE_FILE
+from mint_train.settings.model import Settings, option_name
+
+TAKEN_FROM_A_RUN = ("rank", "lora_alpha", "lora_targets")
+
+
+def find_start(settings: Settings) -> tuple[Settings, StartDescription | None]:
+    """Find the adapter that `--from` names, and take base model, rank, alpha and targets from it.
+
+    Returns:
+        the settings of the run, and the adapter; None where the run begins with a fresh one.
+
+    Raises:
+        UserError: it does not exist, or is not an adapter that the backend can begin with.
+        OptionError: a setting contradicts it.
+    """
+    name = settings.from_checkpoint
+    if name is None:
+        if settings.from_optimizer:
+            raise OptionError("--from-optimizer takes the moments of --from, which is not given")
+        return settings, None
+    remote = choose_backend(settings).remote
+    if name.startswith(ON_THE_SERVICE):
+        if not remote:
+            raise OptionError(f"--from {name} is on the service, but this run trains on this machine")
+        return settings, describe(settings, name)
+    run, step = run_and_step(name)
+    if run is not None:
+        return of_run(settings, run, step, remote=remote)
+    if remote:
+        raise OptionError(
+            f"--from {name}: a service begins with a state of its own ({ON_THE_SERVICE[0]}...) or with a run "
+            "that was trained on it"
+        )
+    return of_peft_folder(settings, name)
+
+
+def run_and_step(name: str) -> tuple[RunFolder | None, int | None]:
+    """Return the run that `RUN` or `RUN@STEP` names, and the step; no run if none is there."""
+    if holds_run(Path(name)):
+        return RunFolder(Path(name)), None
+    run, at, step = name.rpartition("@")
+    if at and step.isdecimal() and holds_run(Path(run)):
+        return RunFolder(Path(run)), int(step)
+    return None, None
+
+
+def of_run(
+    settings: Settings, run: RunFolder, step: int | None, *, remote: bool
+) -> tuple[Settings, StartDescription]:
+    """Begin with a checkpoint of another run.
+
+    Raises:
+        UserError: the run is broken, or does not have that checkpoint.
+        OptionError: it was trained on another backend or service, or a setting contradicts it.
+    """
+    recorded, checkpoint = run.read_description(), run.checkpoint_after(step)
+    name = settings.from_checkpoint
+    if (recorded.backend == "mint") != remote:
+        raise OptionError(
+            f"--from {name} was trained with --backend {recorded.backend}, whose states the other backend "
+            "cannot load"
+        )
+    if remote and recorded.settings["base_url"] != settings.base_url:
+        raise OptionError(
+            f"--from {name} was trained on {recorded.settings['base_url'] or 'MinT'}, where its states are: "
+            "name that service in MINT_BASE_URL"
+        )
+    known = {field: recorded.settings.get(field) for field in TAKEN_FROM_A_RUN}
+    known["lora_targets"] = tuple(known["lora_targets"] or ())
+    settings = take(settings, known | {"model": base_model(run, recorded)})
+    state = checkpoint.state if remote else str(Path(checkpoint.state).resolve())
+    return settings, describe(settings, state)
+
+
+def base_model(run: RunFolder, recorded: RunDescription) -> str:
+    """Return the base model of a run; one that was made for it lies in its folder."""
+    if recorded.backend == "mint":
+        return recorded.model
+    return str(recorded.settings["model"] or (run.path / BASE_MODEL).resolve())
+
+
+def of_peft_folder(settings: Settings, name: str) -> tuple[Settings, StartDescription]:
+    """Begin with an adapter in PEFT's format, in a folder or on the hub.
+
+    Raises:
+        UserError: it does not exist, or is more than plain LoRA.
+        OptionError: a setting contradicts it.
+    """
+    if settings.from_optimizer:
+        raise OptionError(f"--from-optimizer: {name} holds an adapter without an optimiser's moments")
+    folder = Path(name)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        folder = download_adapter(name)
+    config = PeftConfig.read(folder)
+    known: dict[str, Any] = {"rank": config.rank, "lora_alpha": config.alpha, "lora_targets": config.targets}
+    if settings.model is None:
+        known["model"] = config.base_model
+    elif not config.may_belong_to(settings.model):
+        raise OptionError(
+            f"--model {settings.model}: the adapter {name} was trained on {config.base_model}; leave --model "
+            "out, or begin with another adapter"
+        )
+    settings = take(settings, known)
+    return settings, describe(settings, str(folder.resolve()))
+
+
+def take(settings: Settings, known: Mapping[str, Any]) -> Settings:
+    """Return settings with what is known of an adapter.
+
+    Raises:
+        OptionError: the user gave another value.
+    """
+    for field, value in known.items():
+        given = getattr(settings, field)
+        if field in settings.model_fields_set and not same(given, value):
+            raise OptionError(
+                f"{option_name(field)} {shown(given)}: {settings.from_checkpoint} has {shown(value)}; leave "
+                f"{option_name(field)} out, or begin with another adapter"
+            )
+    return settings.model_copy(update=dict(known))
+
+
+def same(given: object, value: object) -> bool:
+    """Return whether two values are equal, paths of one folder included."""
+    if isinstance(given, str) and isinstance(value, str) and Path(given).exists():
+        return Path(given).resolve() == Path(value).resolve()
+    return given == value
+
+
+def shown(value: object) -> str:
+    """Return a value as an option takes it."""
+    return ",".join(value) or "all layers" if isinstance(value, tuple) else str(value)
+
+
+def describe(settings: Settings, path: str) -> StartDescription:
+    """Describe an adapter, with a digest of its weights if they are on this machine.
+
+    Raises:
+        UserError: the weights are missing or unreadable.
+    """
+    sha256 = None if path.startswith(ON_THE_SERVICE) else digest(path)
+    name = str(settings.from_checkpoint)
+    return StartDescription(name=name, path=path, sha256=sha256, optimizer=settings.from_optimizer)
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of an adapter's weights.
+
+    Raises:
+        UserError: they are missing or unreadable.
+    """
+    files = [Path(path) / name for name in (STATE_FILE, ADAPTER_WEIGHTS)]
+    weights = next((file for file in files if file.is_file()), files[0])
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"--from: {weights} cannot be read: {error.strerror or error}") from error
+
+
+def load_start(client: TrainingClient, start: StartDescription) -> None:
+    """Load the adapter that a run begins with into a client whose adapter is fresh.
+
+    Raises:
+        UserError: it is no longer the one that the run began with.
+        BackendError: it cannot be loaded.
+    """
+    if start.sha256 is not None and digest(start.path) != start.sha256:
+        raise UserError(f"{start.path} has changed since this run began with it; restore it")
+    load = client.load_state_with_optimizer if start.optimizer else client.load_state
+    load(start.path).result()

@@ -1,0 +1,303 @@
+"""Runs that begin with an adapter: of another run, or in PEFT's format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from few_rows import PAIRS, lines, write_lines
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import mint_train
+from mint_train.errors import MintTrainError
+from mint_train.groups.build import build_dataset
+from mint_train.groups.examples import find_data, read_examples
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.run_folder.folder import RunFolder
+
+# PEFT reads an attribute that transformers has renamed
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")
+RunCli = Callable[..., tuple[int, str, str]]
+ALL_ROWS: dict[str, Any] = {"batch_size": len(PAIRS), "lr": 1e-2, "progress": "quiet"}
+"""Each step takes all rows, so that it does not matter which step it is."""
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("rows") / "pairs.jsonl", PAIRS)
+
+
+@pytest.fixture(scope="module")
+def sft(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> Path:
+    """A run of two steps with a state after each."""
+    folder = tmp_path_factory.mktemp("sft") / "run"
+    mint_train.train("sft", data=pairs, steps=2, save_every=1, rank=4, output=folder, **ALL_ROWS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def foreign(
+    tmp_path_factory: pytest.TempPathFactory, starter_model_folder: Path
+) -> tuple[Path, torch.nn.Module]:
+    """An adapter that PEFT made: other layers, another rank and alpha, rank-stabilised, and not fresh."""
+    config = LoraConfig(
+        r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "down_proj"], lora_dropout=0.1
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(starter_model_folder), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    folder = tmp_path_factory.mktemp("foreign")
+    model.save_pretrained(folder)
+    return folder, model.eval()
+
+
+def first_step(folder: Path) -> dict[str, float]:
+    metrics: dict[str, float] = lines(folder / "metrics.jsonl")[0]["metrics"]
+    return metrics
+
+
+def evaluated(run_cli: RunCli, run: Path, pairs: Path, step: int) -> float:
+    status, out, err = run_cli("eval", run, "--loss", "dpo", "--data", pairs, "--step", step)
+    assert status == 0, err
+    return float(out.split("mean_margin=")[1].split()[0])
+
+
+def margin(model: torch.nn.Module, tokenizer: Any, pairs: Path) -> float:
+    """Compute the mean margin of the pairs by a plain forward of each sequence."""
+    loss = open_loss("dpo", {})
+    examples = read_examples(find_data(str(pairs), loss), loss)
+    scores = []
+    for group in build_dataset(examples, loss, tokenizer, None).groups:
+        for arrays in group.arrays:
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor(arrays.inputs)[None].long()).logits[0].double()
+            targets, weights = torch.tensor(arrays.targets).long(), torch.tensor(arrays.weights).double()
+            logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            scores.append(float((logprobs * weights).sum()))
+    return sum(chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)) / len(
+        PAIRS
+    )
+
+
+@pytest.mark.parametrize(("name", "step"), [("", 2), ("@2", 2), ("@1", 1)])
+def test_a_run_begins_with_the_policy_of_a_checkpoint(
+    run_cli: RunCli, sft: Path, pairs: Path, tmp_path: Path, name: str, step: int
+) -> None:
+    output = tmp_path / "dpo"
+    arguments = ("--data", pairs, "--batch-size", 5, "--steps", 1, "--set", "reference=initial")
+    status, out, err = run_cli("--loss", "dpo", "--from", f"{sft}{name}", *arguments, "--output", output)
+    assert status == 0, err
+    assert f"Begins with the adapter {sft}/checkpoints/step-{step:06d}." in out
+    metrics = first_step(output)
+    assert metrics["mean_margin"] == pytest.approx(evaluated(run_cli, sft, pairs, step), abs=1e-4)
+    assert metrics["rewards/margin"] == 0  # the reference is the adapter that the run begins with
+    recorded = RunFolder(output).read_description()
+    assert recorded.settings["rank"] == 4
+    assert recorded.settings["model"] == str((sft / "base_model").resolve())
+    assert recorded.start is not None
+    assert recorded.start.name == f"{sft}{name}"
+
+
+def test_one_run_follows_another(run_cli: RunCli, sft: Path, pairs: Path, tmp_path: Path) -> None:
+    dpo, ipo = tmp_path / "dpo", tmp_path / "ipo"
+    options = {"reference": "initial"}
+    mint_train.train("dpo", options=options, data=pairs, from_checkpoint=sft, steps=2, output=dpo, **ALL_ROWS)
+    mint_train.train("ipo", options=options, data=pairs, from_checkpoint=dpo, steps=1, output=ipo, **ALL_ROWS)
+    after = evaluated(run_cli, dpo, pairs, 2)
+    assert first_step(ipo)["mean_margin"] == pytest.approx(after, abs=1e-4)
+    assert abs(after - first_step(dpo)["mean_margin"]) > 1
+    # the evaluation's reference on other rows is the adapter that the run began with, too
+    others = write_lines(tmp_path / "others.jsonl", PAIRS[:2])
+    status, out, err = run_cli("eval", dpo, "--data", others)
+    assert status == 0, err
+    rewards = float(out.split("rewards/margin=")[1].split()[0])
+    moved = [evaluated(run_cli, run, others, 2) for run in (dpo, sft)]
+    assert rewards == pytest.approx(moved[0] - moved[1], rel=1e-4)
+
+
+def test_moments_are_taken_only_when_asked(sft: Path, pairs: Path, tmp_path: Path) -> None:
+    weights = {}
+    for asked in (True, False):
+        output = tmp_path / str(asked)
+        mint_train.train(
+            "sft",
+            data=pairs,
+            from_checkpoint=f"{sft}@1",
+            from_optimizer=asked,
+            steps=1,
+            output=output,
+            **ALL_ROWS,
+        )
+        weights[asked] = load_file(output / "adapter/adapter_model.safetensors")
+    unbroken = load_file(sft / "adapter/adapter_model.safetensors")
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(weights[True][name], tensor, rtol=1e-3, atol=1e-5)
+    assert any((weights[False][name] - tensor).abs().max() > 1e-3 for name, tensor in unbroken.items())
+
+
+def test_an_adapter_of_peft_s_keeps_its_function(
+    foreign: tuple[Path, torch.nn.Module],
+    tokenizer: Any,
+    pairs: Path,
+    starter_model_folder: Path,
+    tmp_path: Path,
+) -> None:
+    folder, model = foreign
+    mint_train.train(
+        "dpo",
+        data=pairs,
+        model=str(starter_model_folder),
+        from_checkpoint=folder,
+        steps=1,
+        output=tmp_path / "run",
+        **ALL_ROWS,
+    )
+    assert first_step(tmp_path / "run")["mean_margin"] == pytest.approx(
+        margin(model, tokenizer, pairs), abs=1e-4
+    )
+    # what was trained on is written as PEFT would read it
+    base = AutoModelForCausalLM.from_pretrained(starter_model_folder)
+    trained = PeftModel.from_pretrained(base, tmp_path / "run/adapter").eval()
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert (config["r"], sorted(config["target_modules"])) == (3, ["down_proj", "q_proj"])
+    assert margin(trained, tokenizer, pairs) > margin(model, tokenizer, pairs)
+
+
+def test_a_resumed_run_has_the_reference_that_it_began_with(
+    sft: Path, pairs: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    settings = {"data": pairs, "from_checkpoint": sft, **ALL_ROWS}
+    options = {"reference": "initial"}
+    mint_train.train("dpo", options=options, steps=3, output=tmp_path / "whole", **settings)
+    mint_train.train("dpo", options=options, steps=1, output=tmp_path / "half", **settings)
+    shutil.rmtree(tmp_path / "half/reference")
+    status, _, err = run_cli("resume", tmp_path / "half", "--steps", 3)
+    assert status == 0, err
+    whole, half = (
+        [line["metrics"] for line in lines(tmp_path / name / "metrics.jsonl")] for name in ("whole", "half")
+    )
+    assert half == whole
+
+
+def test_an_adapter_that_has_changed_is_refused(
+    run_cli: RunCli, sft: Path, pairs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sft, tmp_path / "sft")
+    state = tmp_path / "sft/checkpoints/step-000002/state.safetensors"
+    mint_train.train(
+        "dpo", options={"reference": "initial"}, data=pairs, from_checkpoint=tmp_path / "sft", steps=1,
+        output=tmp_path / "dpo", **ALL_ROWS,
+    )  # fmt: skip
+    tensors = load_file(state)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, state)
+    status, _, err = run_cli("resume", tmp_path / "dpo", "--steps", 2)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{state.parent} has changed since this run began with it" in err
+    state.unlink()
+    status, _, err = run_cli("resume", tmp_path / "dpo", "--steps", 2)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{state} cannot be read: No such file or directory" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"from_checkpoint": "SFT", "rank": 8}, "--rank 8: SFT has 4; leave --rank out"),
+        ({"from_checkpoint": "SFT", "model": "FOREIGN"}, "--model FOREIGN: SFT has SFT/base_model"),
+        ({"from_checkpoint": "SFT", "lora_targets": "mlp"}, "--lora-targets mlp: SFT has all layers"),
+        ({"from_checkpoint": "SFT@7"}, "has no checkpoint after step 7; it has those after the steps 1, 2"),
+        ({"from_checkpoint": "tinker://a/weights/b"}, "on the service, but this run trains on this machine"),
+        ({"from_checkpoint": "./nothing"}, "--from ./nothing: neither a run folder, nor a folder with an"),
+        ({"from_checkpoint": "org/nothing"}, "nor can it be downloaded from the hub"),
+        ({"from_optimizer": True}, "--from-optimizer takes the moments of --from, which is not given"),
+        ({"from_checkpoint": "FOREIGN", "from_optimizer": True}, "an adapter without an optimiser's moments"),
+        ({"from_checkpoint": "FOREIGN", "rank": 4}, "--rank 4: FOREIGN has 3"),
+        ({"from_checkpoint": "FOREIGN", "model": "other/model"}, "the adapter FOREIGN was trained on"),
+        ({"lora_targets": "q_proj,nose"}, "--lora-targets nose: this model has no such linear layer"),
+    ],
+)  # fmt: skip
+def test_what_a_run_cannot_begin_with_is_refused(
+    sft: Path, foreign: tuple[Path, torch.nn.Module], pairs: Path, given: dict[str, Any], problem: str
+) -> None:
+    names = {"SFT": str(sft), "FOREIGN": str(foreign[0])}
+
+    def filled(text: str) -> str:
+        for name, path in names.items():
+            text = text.replace(name, path)
+        return text
+
+    values = {name: filled(value) if isinstance(value, str) else value for name, value in given.items()}
+    with pytest.raises(MintTrainError) as error:
+        mint_train.train("dpo", data=pairs, steps=1, **ALL_ROWS | values)
+    assert filled(problem) in str(error.value)
+    assert error.value.exit_status == 2
+    assert not list(Path("runs").glob("*/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"use_dora": True}, "use_dora is true, which is more than plain LoRA"),
+        ({"bias": "all"}, 'bias is "all", which is more than plain LoRA'),
+        ({"modules_to_save": ["lm_head"]}, 'modules_to_save is ["lm_head"]'),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa"'),
+        ({"something_new": 3}, "something_new is 3"),
+        ({"peft_type": "IA3"}, "an adapter of the type IA3"),
+        ({"target_modules": ".*_proj"}, "target_modules is a pattern (.*_proj)"),
+        ({"r": None}, "is not a LoRA adapter's"),
+        ({"target_modules": ["q_proj"]}, "belongs to another model or rank"),
+    ],
+)
+def test_more_than_plain_lora_is_refused_by_name(
+    foreign: tuple[Path, torch.nn.Module],
+    pairs: Path,
+    tmp_path: Path,
+    starter_model_folder: Path,
+    changed: dict[str, Any],
+    problem: str,
+) -> None:
+    folder = Path(shutil.copytree(foreign[0], tmp_path / "adapter"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(MintTrainError) as error:
+        mint_train.train(
+            "dpo", data=pairs, model=str(starter_model_folder), from_checkpoint=folder, steps=1, **ALL_ROWS
+        )
+    assert problem in str(error.value)
+
+
+def test_a_pickled_adapter_is_refused(foreign: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(foreign[0], tmp_path / "adapter"))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(MintTrainError, match=r"adapter_model\.bin is a pickle, which can run code"):
+        mint_train.train("dpo", from_checkpoint=folder, steps=1, progress="quiet")
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("mlp,unembed", {"gate_proj", "up_proj", "down_proj", "lm_head"}),
+        ("v_proj", {"v_proj"}),
+    ],
+)
+def test_only_the_layers_that_are_asked_for_are_trained(
+    pairs: Path, tmp_path: Path, targets: str, layers: set[str]
+) -> None:
+    output = tmp_path / "run"
+    mint_train.train(
+        "dpo", data=pairs, lora_targets=targets, lora_alpha=8, rank=2, steps=1, output=output, **ALL_ROWS
+    )
+    weights = load_file(output / "adapter/adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in weights} == layers
+    assert json.loads((output / "adapter/adapter_config.json").read_text())["lora_alpha"] == 8

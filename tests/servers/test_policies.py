@@ -145,3 +145,30 @@ def test_weights_for_sampling_cannot_be_evaluated(
     status, _, err = run_cli("eval", path, "--loss", "dpo")
     assert (status, err.count("\n")) == (2, 1)
     assert "holds weights for sampling only" in err
+
+
+def test_a_run_on_the_service_begins_with_another_s_state(
+    run_cli: RunCli, compared: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run, pairs = compared[0] / "dpo", compared[0].parent / "pairs.jsonl"
+    status, out, err = run_cli("eval", run, "--loss", "ipo", "--data", pairs)
+    assert status == 0, err
+    trained = float(out.split("mean_margin=")[1].split()[0])
+    state = lines(run / "checkpoints.jsonl")[-1]["state"]
+    common = ("--loss", "ipo", "--data", pairs, "--set", "reference=initial", "--steps", 1)
+    for name in (run, state):
+        output = tmp_path / str(len(str(name)))
+        status, out, err = run_cli(*common, "--from", name, "--batch-size", len(PAIRS), "--output", output)
+        assert status == 0, err
+        assert f"Begins with the adapter {state}." in out
+        metrics = lines(output / "metrics.jsonl")[0]["metrics"]
+        assert metrics["mean_margin"] == pytest.approx(trained, abs=1e-4)
+        assert metrics["rewards/margin"] == pytest.approx(0, abs=1e-5)
+    status, _, err = run_cli(*common, "--from", state, "--rank", 8)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{state} has rank 16, this run 8; give --rank" in err
+    status, _, err = run_cli(*common, "--from", f"{state}-gone")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "-gone" in err
+    status, _, err = run_cli(*common, "--from", run, "--lora-targets", "q_proj")
+    assert (status, err.count("\n")) == (2, 1)

@@ -34,7 +34,6 @@ PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
 DELETE_SECONDS = 30.0
-INFO_SECONDS = 30.0
 
 
 class MintTrainingClient:
@@ -166,9 +165,11 @@ class MintTrainingClient:
     def _refuse_another_shape(self, path: str) -> None:
         rest = self.service_client.create_rest_client()
         try:
-            info = rest.get_weights_info_by_tinker_path(path).result(INFO_SECONDS)
-        except (mint.TinkerError, TimeoutError):
-            return  # not every service knows, and whether there is such a state the load itself says
+            info = self.service.call(
+                f"describe {path}", lambda: rest.get_weights_info_by_tinker_path(path).result()
+            )
+        except MintTrainError:
+            return  # not every service can, and whether there is such a state the load itself says
         if info.base_model != self.session.model:
             raise UserError(
                 f"{path} is an adapter of {info.base_model}, and this run trains {self.session.model}"

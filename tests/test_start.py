@@ -65,10 +65,13 @@ def first_step(folder: Path) -> dict[str, float]:
     return metrics
 
 
-def evaluated(run_cli: RunCli, run: Path, pairs: Path, step: int) -> float:
-    status, out, err = run_cli("eval", run, "--loss", "dpo", "--data", pairs, "--step", step)
+def evaluated(run_cli: RunCli, run: Path, pairs: Path, step: int, name: str = "mean_margin") -> float:
+    """Evaluate a checkpoint by DPO, and average a metric over the rows."""
+    rows = run.parent / "rows.jsonl"
+    status, _, err = run_cli("eval", run, "--loss", "dpo", "--data", pairs, "--step", step, "--rows", rows)
     assert status == 0, err
-    return float(out.split("mean_margin=")[1].split()[0])
+    values = [row["metrics"][name] for row in lines(rows)]
+    return float(sum(values) / len(values))
 
 
 def margin(model: torch.nn.Module, tokenizer: Any, pairs: Path) -> float:
@@ -117,9 +120,7 @@ def test_one_run_follows_another(run_cli: RunCli, sft: Path, pairs: Path, tmp_pa
     assert abs(after - first_step(dpo)["mean_margin"]) > 1
     # the evaluation's reference on other rows is the adapter that the run began with, too
     others = write_lines(tmp_path / "others.jsonl", PAIRS[:2])
-    status, out, err = run_cli("eval", dpo, "--data", others)
-    assert status == 0, err
-    rewards = float(out.split("rewards/margin=")[1].split()[0])
+    rewards = evaluated(run_cli, dpo, others, 2, "rewards/margin")
     moved = [evaluated(run_cli, run, others, 2) for run in (dpo, sft)]
     assert rewards == pytest.approx(moved[0] - moved[1], rel=1e-4)
 

@@ -20,6 +20,7 @@ import torch
 from run_files import run_description
 from trees import tree
 
+from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.local.merging import merge_adapter
 from mint_train.backends.local.states import load_state, save_state
@@ -191,7 +192,7 @@ def test_a_template_that_must_not_run_is_one_line(
 
 def test_a_rank_that_no_memory_holds_is_refused_at_once(starter_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--rank 1000000000: the adapter and its optimiser need .* GB, and"):
-        open_local_client(str(starter_model_folder), 1_000_000_000, 0, tmp_path)
+        open_local_client(str(starter_model_folder), LoraShape(1_000_000_000), 0, tmp_path)
 
 
 def test_a_user_without_a_home_folder_names_one(monkeypatch: pytest.MonkeyPatch) -> None:

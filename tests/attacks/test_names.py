@@ -220,7 +220,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_full_is_one_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (small_disk / "filler").write_bytes(bytes(900_000))
     with pytest.raises(BackendError, match=r"the base model cannot be written to .*: .*space") as refused:
-        open_local_client(None, 8, 0, small_disk)
+        open_local_client(None, LoraShape(8), 0, small_disk)
     assert "\n" not in str(refused.value)
     monkeypatch.setattr("tempfile.tempdir", str(small_disk))
     stream = small_disk.parent / "rows.jsonl"

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mint_train.run_folder.description import DataDescription, LossDescription, RunDescription
+from mint_train.run_folder.description import (
+    DataDescription,
+    LossDescription,
+    RunDescription,
+    SourceDescription,
+)
 from mint_train.run_folder.metric import Metric
 
 
@@ -51,13 +56,14 @@ def run_description(**changed: Any) -> RunDescription:
     data = DataDescription(
         path="rows.jsonl",
         sha256="abc",
+        sources=[SourceDescription(path="rows.jsonl", sha256="abc", rows=1)],
         forms={},
         rows=1,
         skipped=0,
         groups=1,
         left_out=[],
         special_tokens=[],
-        held_out=None,
+        held_out=[],
     )
     given: dict[str, Any] = {
         "status": "done",

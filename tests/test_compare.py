@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from few_rows import PAIRS, lines
 
+from mint_train.cli.compare import Contender, print_results
 from mint_train.report.comparison import Compared, comparison_rows, print_comparison
 from mint_train.run_folder.metric import Metric
 
@@ -56,7 +57,7 @@ def test_three_losses_on_one_split(
         described = json.loads(Path("all", folder, "run.json").read_text())
         assert (described["status"], described["settings"]["pipeline"]) == ("done", False)
         assert described["settings"]["eval_fraction"] == 0.1
-        assert described["data"]["held_out"]["groups"] == 2
+        assert described["data"]["held_out"][0]["groups"] == 2
     assert described["losses"][0]["options"]["beta"] == 3
     rows = [
         [row["source"] for row in lines(Path("all", folder, "evaluations/step-000002.jsonl"))]
@@ -209,3 +210,21 @@ def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(
     assert "interrupted; continue with: mint-train resume all/dpo" in out
     assert re.search(r"^ipo +failed +not begun$", out, re.MULTILINE)
     assert not (tmp_path / "all/ipo").exists()
+
+
+def test_each_held_out_set_has_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"loss": Metric(".3f", better="lower", shown=True)}
+    contender = Contender("dpo", metrics, Path("runs/dpo"), [], "auto", ended=0)
+    for step, helpful, other in ((0, 0.5, 0.75), (2, 0.25, 0.125)):
+        for name, value in (("helpful", helpful), ("other", other)):
+            contender.evaluations.append(
+                {"step": step, "held_out": name, "metrics": {"loss": value}, "intervals": {}}
+            )
+    print_results([contender])
+    out = capsys.readouterr().out
+    helpful, other = out.partition("On other:")[::2]
+    assert "On helpful:" in helpful
+    assert "0.500" in helpful
+    assert "0.250" in helpful
+    assert "0.750" in other
+    assert "0.125" in other

@@ -281,8 +281,8 @@ def test_a_share_is_held_out_and_not_trained_on(run_cli: RunCli, write_rows: Cal
         assert out.index("15 groups, 1 steps") < out.index("5 groups held out.")
         held.append({row["source"] for row in lines(f"{folder}/evaluations/step-000001.jsonl")})
         described = json.loads(Path(folder, "run.json").read_text())["data"]
-        assert (described["groups"], described["held_out"]["groups"]) == (15, 5)
-        assert described["held_out"]["sha256"] == described["sha256"]
+        assert (described["groups"], described["held_out"][0]["groups"]) == (15, 5)
+        assert described["held_out"][0]["sha256"] == described["sha256"]
     assert held[0] == held[1]
     assert len(held[0]) == 5
 
@@ -353,7 +353,7 @@ def test_held_out_rows_from_standard_input_have_their_own_fingerprint(
     status, out, err = run_cli(*COMMON, *given)
     assert (status, err) == (0, "")
     assert "3 groups held out." in out
-    held = json.loads(Path("run/run.json").read_text())["data"]["held_out"]
+    held = json.loads(Path("run/run.json").read_text())["data"]["held_out"][0]
     assert (held["path"], held["sha256"]) == ("standard input", hashlib.sha256(rows).hexdigest())
     pipe(rows)
     assert run_cli("resume", "run", "--steps", "5")[0] == 0

@@ -188,7 +188,7 @@ def test_columns_are_a_table_in_a_file_and_a_list_on_the_line(config: Callable[[
     assert load_settings({}, path).columns == {"prompt": "question, asked", "chosen": ""}
     given = {"columns": "prompt=question, rejected=bad,chosen="}
     assert load_settings(given, path).columns == {"prompt": "question", "rejected": "bad", "chosen": ""}
-    assert load_settings({"loss": "dpo", "data": Path("a/b.jsonl")}).data == "a/b.jsonl"
+    assert load_settings({"loss": "dpo", "data": Path("a/b.jsonl")}).public()["data"] == "a/b.jsonl"
 
 
 WRONG = [

@@ -89,7 +89,7 @@ def test_a_folder_that_is_written_again_keeps_what_the_user_put_into_it(tmp_path
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", '{"status": "done"}', '{"format": 2, "seal": "x"}', "null"]
+    "content", ["", "{}", "[]", '{"status": "done"}', '{"format": 3, "seal": "x"}', "null"]
 )
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_run_json_of_another_tool_makes_no_run_folder(
@@ -263,4 +263,4 @@ def test_the_file_that_marks_a_start_is_short_lived(tmp_path: Path) -> None:
         assert replacing.is_starting(tmp_path)
         run.begin(run_description())
     assert not replacing.is_starting(tmp_path)
-    assert json.loads((tmp_path / "run.json").read_text())["format"] == 2
+    assert json.loads((tmp_path / "run.json").read_text())["format"] == 3

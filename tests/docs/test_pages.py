@@ -85,7 +85,7 @@ def test_every_snippet_runs(
     page: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("pairs.jsonl", "held-out.jsonl"):
+    for name in ("pairs.jsonl", "held-out.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(PAIRS)
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "python":

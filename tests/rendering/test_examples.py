@@ -128,8 +128,7 @@ def test_rows_of_one_prompt_are_held_out_together(
     path = write_rows(rows)
     loss = open_loss("dpo", {})
     settings = load_settings({"loss": "dpo", "data": str(path), "eval_fraction": 0.1})
-    trained, held_out = split_examples(settings, loss, read_examples(open_data(path), loss), None)
-    assert held_out is not None
-    sides = [{example.value.prompt for example in side} for side in (trained, held_out)]
+    trained, held_out = split_examples(settings, loss, read_examples(open_data(path), loss), {})
+    sides = [{example.value.prompt for example in side} for side in (trained, held_out[""])]
     assert not sides[0] & sides[1]
-    assert (len(trained), len(held_out)) == (36, 4)
+    assert (len(trained), len(held_out[""])) == (36, 4)

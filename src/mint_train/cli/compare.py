@@ -22,6 +22,7 @@ from mint_train.report.comparison import Compared, print_comparison
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
+from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings, option_name
 from mint_train.training.interrupts import Interrupts
@@ -95,10 +96,15 @@ class Contender:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
-    def result(self) -> Compared:
-        """Return how the run ended, with its first and last evaluation."""
+    def held_out(self) -> list[str]:
+        """Name the held-out sets that the run was evaluated on."""
+        return [str(event.get("held_out", "")) for event in self.evaluations]
+
+    def result(self, held_out: str = "") -> Compared:
+        """Return how the run ended, with its first and last evaluation on a held-out set."""
         if self.ended == 0:
-            return Compared(self.loss, self.metrics, self.evaluations[0], self.evaluations[-1], None)
+            own = [event for event in self.evaluations if event.get("held_out", "") == held_out]
+            return Compared(self.loss, self.metrics, own[0], own[-1], None)
         if self.process is None:
             problem = "not begun"
         elif self.ended == INTERRUPTED:
@@ -146,11 +152,19 @@ def compare_and_print(
         contenders.append(Contender(loss, described[loss], folder, command, settings.progress))
     at_once = len(losses) if choose_backend(settings).remote else 1
     interrupted = train_all(contenders, at_once=at_once)
-    results = [contender.result() for contender in contenders]
-    print_comparison(results)
+    print_results(contenders)
     draw(contenders, output)
     echo(f"Runs: {output}")
-    return all(result.problem is None for result in results), interrupted
+    return all(contender.ended == 0 for contender in contenders), interrupted
+
+
+def print_results(contenders: Sequence[Contender]) -> None:
+    """Print a table for each held-out set."""
+    sets = dict.fromkeys(name for contender in contenders for name in contender.held_out())
+    for name in sets or [""]:
+        if name:
+            echo(f"On {name}:")
+        print_comparison([contender.result(name) for contender in contenders])
 
 
 def draw(contenders: Sequence[Contender], output: Path) -> None:
@@ -194,14 +208,14 @@ def settings_of(
         UserError: a setting is wrong.
     """
     settings = load_settings({**given, "loss": loss, "options": dict(options)}, config)
-    if str(settings.data) == "-":
+    if any(item.name == STANDARD_INPUT for item in (*settings.data, *settings.eval_data.values())):
         raise UserError("--data -: standard input can be read only once; write the rows to a file")
     return settings
 
 
 def eval_share(settings: Settings) -> dict[str, Any]:
     """Return the share to hold out if neither the config file nor the command line chooses."""
-    if settings.eval_data is not None or settings.eval_fraction is not None:
+    if settings.eval_data or settings.eval_fraction is not None:
         return {}
     return {"eval_fraction": EVAL_FRACTION}
 
@@ -217,6 +231,8 @@ def command_of(
         flag = option_name(name)
         if isinstance(value, bool):
             command.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        elif isinstance(value, list | tuple):
+            command += [f"{flag}={each}" for each in value]
         else:
             command.append(f"{flag}={value}")
     return command + [f"--set={name}={value}" for name, value in options.items()]

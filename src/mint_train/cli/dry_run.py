@@ -25,8 +25,9 @@ def look_at_data(settings: Settings, examples: int = 1) -> int:
     """
     loss = open_loss(settings.loss, settings.options)
     tokenizer = choose_backend(settings).tokenizer()
-    if waits_for_writer(settings.data):
-        echo(f"Reading the pipe {settings.data} until its writer closes it ...", err=True)
+    for item in settings.data:
+        if waits_for_writer(item.name):
+            echo(f"Reading the pipe {item.name} until its writer closes it ...", err=True)
     report = inspect_data(settings, loss, tokenizer, examples)
     show = print_events if settings.progress == "json" else print_report
     show(report, tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from mint_train.backends.base import TrainingClient
@@ -22,15 +23,16 @@ from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.metric import screen_format, shown_formats
 from mint_train.run_folder.records import Evaluation
+from mint_train.settings.recorded import with_given
 from mint_train.training.evaluation import Evaluator
 
 
-def evaluate_and_print(trained: Trained, data: str | None, output: Path | None) -> Evaluation:
+def evaluate_and_print(trained: Trained, data: Sequence[str], output: Path | None) -> list[Evaluation]:
     """Evaluate the policy of a run or a checkpoint, print the result, and write a line for each row.
 
     Args:
         trained: what is evaluated.
-        data: held-out rows; by default those of the run.
+        data: held-out rows, or named sets of them; by default those of the run.
         output: JSON Lines file for the rows; by default one in the run folder.
 
     Raises:
@@ -42,62 +44,85 @@ def evaluate_and_print(trained: Trained, data: str | None, output: Path | None) 
     loss = open_loss(trained.settings.loss, trained.settings.options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = trained.folder.path if trained.folder else Path(scratch)
-        source, groups, client = open_on(trained, loss, data, folder)
+        sets, client = open_on(trained, loss, data, folder)
+        if output is not None and len(sets) > 1:
+            raise OptionError(f"--rows {output}: there are {len(sets)} held-out sets; name one with --data")
         client.load_state_with_optimizer(trained.checkpoint.state).result()
-        evaluator = Evaluator(loss, groups, trained.settings.batch_size)
-        evaluation = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
+        evaluations = []
+        for source, evaluator in sets:
+            found = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
+            print_evaluation(trained, loss, source, found)
+            keep_rows(trained, source, found, output)
+            evaluations.append(found)
         client.close()
+    return evaluations
+
+
+def print_evaluation(trained: Trained, loss: Loss, source: str, evaluation: Evaluation) -> None:
+    """Print the figures of one held-out set."""
     after = f" after step {evaluation.step}" if trained.folder else ""
+    named = f"{evaluation.held_out} ({source})" if evaluation.held_out else source
+    say(f"Eval of {trained.name}{after} on {named}, {counted(evaluation.groups, 'group')}:")
     formats = {metric: screen_format(form) for metric, form in shown_formats(loss.metrics).items()}
-    say(f"Eval of {name}{after} on {source}, {counted(evaluation.groups, 'group')}:")
     say(evaluation_line(evaluation, formats))
     if evaluation.batch_means:
         say(batch_means_note(evaluation))
+
+
+def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Path | None) -> None:
+    """Write a line for each held-out row, by default into the run's folder.
+
+    Raises:
+        MintTrainError: the file cannot be written.
+    """
     if output is None and trained.folder is not None:
-        rows = f"{Path(source).stem}-step-{evaluation.step:06d}.jsonl"
-        output = trained.folder.path / EVALUATION_ROWS / rows
+        stem = evaluation.held_out or Path(source).stem
+        output = trained.folder.path / EVALUATION_ROWS / f"{stem}-step-{evaluation.step:06d}.jsonl"
     if output is not None:
         write_rows(output, evaluation.rows)
     say(f"Rows: {output or 'not kept; --rows FILE writes them'}")
-    return evaluation
 
 
 def open_on(
-    trained: Trained, loss: Loss, data: str | None, folder: Path
-) -> tuple[str, Groups, TrainingClient]:
-    """Return the held-out file, its groups with their reference logprobs, and an untrained client.
+    trained: Trained, loss: Loss, data: Sequence[str], folder: Path
+) -> tuple[list[tuple[str, Evaluator]], TrainingClient]:
+    """Return each held-out file with its evaluator, and an untrained client.
+
+    The groups have their reference logprobs.
 
     Args:
         trained: what is evaluated.
         loss: the loss that evaluates it.
-        data: held-out rows; by default those of the run.
+        data: held-out rows, or named sets of them; by default those of the run.
         folder: where the client and the reference keep their files.
 
     Raises:
         OptionError: nothing was held out.
     """
     settings = trained.settings
-    if data is not None:
-        settings = settings.model_copy(update={"eval_data": data, "eval_fraction": None})
+    if data:
+        settings = with_given(settings, {"eval_data": list(data), "eval_fraction": None})
     held_out = open_held_out(settings, loss)
-    if held_out is None:
+    if not held_out:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
     client = trained.backend.open_client(folder, echo_problem, trains=False)
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
-    dataset = build_dataset(
-        held_out,
-        loss,
-        client.get_tokenizer(),
-        settings.max_length,
-        settings.special_tokens,
-        Rendering.of(settings),
-    )
-    groups: Groups = dataset.groups
     reference = loss.reference
-    if reference is not None:
-        # the adapter has not been trained, so "initial" is the policy of the first step
-        initial = reference == INITIAL
-        judge = client if initial else open_reference(trained.backend, reference, folder, echo_problem)
-        groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
-    return str(held_out.data), groups, client
+    # the adapter has not been trained, so "initial" is the policy of the first step
+    initial = reference is None or reference == INITIAL
+    judge = client if initial else open_reference(trained.backend, str(reference), folder, echo_problem)
+    sets: list[tuple[str, Evaluator]] = []
+    for name, examples in held_out.items():
+        groups: Groups = build_dataset(
+            examples,
+            loss,
+            client.get_tokenizer(),
+            settings.max_length,
+            settings.special_tokens,
+            Rendering.of(settings),
+        ).groups
+        if reference is not None:
+            groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
+        sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
+    return sets, client

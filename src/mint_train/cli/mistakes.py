@@ -10,7 +10,7 @@ import click
 
 from mint_train.errors import nearest
 
-SEVERAL_FILES = 'to read several files, quote a pattern: --data "rows-*.jsonl"'
+SEVERAL_FILES = 'to read several files, quote a pattern, --data "rows-*.jsonl", or repeat --data'
 TRAIN = "mint-train --loss NAME trains"
 COMMANDS = {
     "train": TRAIN,
@@ -114,6 +114,5 @@ def repeated(order: Iterable[click.Parameter]) -> str | None:
             flags = dict.fromkeys(each.opts[0] for each in options if each.name == option.name)
             together = " and ".join(flags)
             what = "exclude each other" if len(flags) > 1 else f"is given {times[option.name]} times"
-            advice = SEVERAL_FILES if option.name == "data" else "give one of them"
-            return f"{together} {what}; {advice}"
+            return f"{together} {what}; give one of them"
     return None

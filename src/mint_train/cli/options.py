@@ -89,6 +89,8 @@ def settings_options(
                 default=None,
                 type=None if switch else click_type(field.annotation),
                 metavar=None if switch else METAVARS.get(name) or metavar(field.annotation),
+                multiple=name in REPEATABLE,
+                callback=given_or_none if name in REPEATABLE else None,
                 help=(field.description or "") + ("" if switch else default),
                 hidden=name not in shown,
                 shell_complete=COMPLETERS.get(name),
@@ -100,6 +102,11 @@ def settings_options(
             for value, text in SHORT_FOR_PROGRESS.items()
         ]
     return command
+
+
+def given_or_none(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[str] | None:
+    """Return what a repeatable option was given; None where it was not."""
+    return list(values) or None
 
 
 def flag_names(name: str, default: bool) -> str:
@@ -121,7 +128,14 @@ def click_type(annotation: Any) -> click.ParamType[Any] | None:
     return click.Choice(get_args(plain)) if get_origin(plain) is Literal else click.STRING
 
 
-METAVARS = {"chat_template": "FILE", "chat_template_kwargs": "KEY=VALUE,..."}
+REPEATABLE = frozenset({"data", "eval_data"})
+"""Settings whose option may be given more than once."""
+METAVARS = {
+    "data": "FILE[:WEIGHT]",
+    "eval_data": "[NAME=]FILE",
+    "chat_template": "FILE",
+    "chat_template_kwargs": "KEY=VALUE,...",
+}
 """What options take whose type does not say it."""
 
 

@@ -19,6 +19,7 @@ from mint_train.observers.terminal import echo, echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
+from mint_train.settings.recorded import with_given
 
 NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
 
@@ -67,8 +68,8 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: str | None) -> list[
     settings = trained.settings
     loss = open_loss(settings.loss, settings.options)
     if data is not None:
-        settings = settings.model_copy(update={"eval_data": data, "eval_fraction": None})
-    examples = open_held_out(settings, loss)
+        settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
+    examples = next(iter(open_held_out(settings, loss).values()), None)
     if examples is None:
         rows = find_data(settings.data, loss, settings.max_row_bytes)
         examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)

@@ -63,7 +63,7 @@ def find_trained(
         return on_the_service(name, step, given)
     path, folder = Path(name), find_folder(name)
     recorded = folder.read_description()
-    settings = restore_settings(recorded.settings | {"backend": recorded.backend})
+    settings = restore_settings(recorded.settings | {"backend": recorded.backend}, folder.path)
     if not only_read:
         check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
     checkpoint = choose_checkpoint(folder, path, step)

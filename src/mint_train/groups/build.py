@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Dataset:
     """Rows that are trained on though their text holds a special token, with the first one."""
     lengths: Sequence[int] = ()
     """Tokens of each group's longest datum."""
+    by_path: Mapping[str, int] = field(default_factory=dict)
+    """Groups made of the rows of each file, in the order of the groups."""
     note: str = ""
     """What the user is told of where the groups come from."""
 
@@ -89,7 +92,7 @@ def build_dataset(
     bad_rows = (*examples.bad_rows, *unsuited)
     special = tuple((Source(*source), token) for *source, token in summary["special"])
     groups = StoredGroups(kept / GROUPS_FILE)
-    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest(), note)
+    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest(), summary["by_path"], note)
 
 
 def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:
@@ -112,11 +115,10 @@ def describe(examples: Examples, renderer: Renderer, special_tokens: SpecialToke
     positions = examples.positions
     chosen = None if positions is None else hashlib.sha256(repr(sorted(positions)).encode()).hexdigest()
     return {
-        "name": str(examples.data),  # groups name their file and line
-        "sha256": examples.data.fingerprint(),
-        "columns": dict(examples.columns),
+        # groups name their file and line
+        "sources": [(str(part.data), part.data.fingerprint(), dict(part.columns)) for part in examples.parts],
         "on_bad_row": examples.on_bad_row,
-        "max_row_bytes": examples.data.most_bytes,
+        "max_row_bytes": [part.data.most_bytes for part in examples.parts],
         "positions": chosen,
         "max_length": renderer.max_length,
         "rendering": renderer.rendering.describe(renderer.tokenizer),
@@ -128,6 +130,7 @@ def write_groups(folder: Path, examples: Examples, loss: Loss, renderer: Rendere
     """Flatten and check all examples, chunk by chunk, into a folder."""
     left_out: list[str] = []
     unsuited: list[BadRow] = []
+    by_path: Counter[str] = Counter()
     tokenizer: GuardedTokenizer = renderer.tokenizer
 
     def flatten(value: Any) -> Any:
@@ -142,11 +145,13 @@ def write_groups(folder: Path, examples: Examples, loss: Loss, renderer: Rendere
                 check_groups(groups)
                 loss.check_batch(Batch(groups))
                 writer.write(groups)
+                by_path.update(group.source.path for group in groups)
     if not writer.count:
         raise nothing_left(left_out, unsuited)
     skipped = {bad.source for bad in unsuited}
     summary = {
         "left_out": left_out,
+        "by_path": by_path,
         "unsuited": [(*astuple(bad.source), bad.reason) for bad in unsuited],
         "special": [
             (*astuple(source), token) for source, token in tokenizer.met.items() if source not in skipped

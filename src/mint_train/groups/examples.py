@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,33 +15,90 @@ from mint_train.rows.columns import rename
 from mint_train.rows.compression import MAX_ROW_BYTES
 from mint_train.rows.forms import Reading
 from mint_train.rows.known import known_columns
+from mint_train.rows.mixture import Data, open_items
 from mint_train.rows.readers import DataSource, changed, open_data
 from mint_train.rows.row import BadRow, Example, Row
 from mint_train.rows.row_weights import split_weight, weighted
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
+from mint_train.settings.data_items import DataItems, parse_data
 
 OnBadRow = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
-class Examples:
-    """All examples of a source of rows. They are read anew in each iteration, and never held together."""
+class Part:
+    """What one source of rows holds. The rows are read anew in each iteration, and never held together."""
 
     data: DataSource
     loss: Loss
     columns: Mapping[str, str]
-    on_bad_row: OnBadRow
     forms: Mapping[str, int]
     """How many good rows are in which form."""
     count: int
     bad_rows: tuple[BadRow, ...]
     """Rows that are left out, in order; without `on_bad_row="skip"` there are none."""
-    survey: Survey = field(default_factory=Survey)
+    survey: Survey
     """The values of the columns of verdicts and labels, over all rows."""
-    unread: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int]
     """Columns that nothing is read of, such as ids and sources, with how many rows have them."""
+
+    def __iter__(self) -> Iterator[Example]:
+        """Read the rows, one by one.
+
+        Raises:
+            DataError: the data has changed since it was first read.
+        """
+        good = bad = 0
+        for source, reading in read_rows(self.data, self.loss, self.columns, self.survey):
+            if isinstance(reading, BadRow):
+                bad += 1
+                continue
+            for value in reading.examples:
+                yield Example(value, source, reading.form, reading.weight)
+                good += 1
+        if good != self.count or bad != len(self.bad_rows):
+            raise changed(str(self.data))
+
+    def describe(self) -> str:
+        """Name the source, its rows and their forms in one line."""
+        total = sum(self.forms.values()) or self.count
+        rows = f"{self.data}: {total:,} row{'s' if total != 1 else ''}"
+        if len(self.forms) == 1:
+            return f"{rows}: {next(iter(self.forms))}"
+        return ": ".join(
+            [rows, *([", ".join(f"{n:,} {form}" for form, n in self.forms.items())] * bool(self.forms))]
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of one or more sources of rows, one source after another, or some of these examples."""
+
+    data: Data
+    parts: tuple[Part, ...]
+    on_bad_row: OnBadRow
     positions: Set[int] | None = None
-    """Which of the examples these are, counted from 0; without it, all."""
+    """Which of the examples these are, counted from 0 over all parts; without it, all."""
+
+    @property
+    def count(self) -> int:
+        """Examples of all parts."""
+        return sum(part.count for part in self.parts)
+
+    @property
+    def bad_rows(self) -> tuple[BadRow, ...]:
+        """Rows of all parts that are left out, in order."""
+        return tuple(chain.from_iterable(part.bad_rows for part in self.parts))
+
+    @property
+    def forms(self) -> dict[str, int]:
+        """How many good rows of all parts are in which form."""
+        return added(part.forms for part in self.parts)
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Columns that nothing is read of, with how many rows of all parts have them."""
+        return added(part.unread for part in self.parts)
 
     def __len__(self) -> int:
         return self.count if self.positions is None else len(self.positions)
@@ -51,21 +109,14 @@ class Examples:
         Raises:
             DataError: the data has changed since it was first read.
         """
-        position = bad = 0
-        for source, reading in read_rows(self.data, self.loss, self.columns, self.survey):
-            if isinstance(reading, BadRow):
-                bad += 1
-                continue
-            for value in reading.examples:
-                if self.positions is None or position in self.positions:
-                    yield Example(value, source, reading.form, reading.weight)
-                position += 1
-        if position != self.count or bad != len(self.bad_rows):
-            raise changed(str(self.data))
+        if self.positions is None:
+            return chain.from_iterable(self.parts)
+        kept = self.positions
+        return (one for position, one in enumerate(chain.from_iterable(self.parts)) if position in kept)
 
     def prompts(self) -> Iterator[object]:
         """Yield the prompt of each example, or None where the loss does not say what it is."""
-        for example in replace(self, positions=None):
+        for example in chain.from_iterable(self.parts):
             yield getattr(example.value, "prompt", None)
 
     def only(self, positions: Set[int]) -> Examples:
@@ -73,17 +124,19 @@ class Examples:
         return replace(self, positions=positions)
 
     def describe(self) -> str:
-        """Name the data, its rows and their forms in one line."""
-        total = sum(self.forms.values()) or self.count
-        rows = f"{self.data}: {total:,} row{'s' if total != 1 else ''}"
-        if len(self.forms) == 1:
-            return f"{rows}: {next(iter(self.forms))}"
-        return ": ".join(
-            [rows, *([", ".join(f"{n:,} {form}" for form, n in self.forms.items())] * bool(self.forms))]
-        )
+        """Name each source, its rows and their forms in one line."""
+        return "; ".join(part.describe() for part in self.parts)
 
 
-def find_data(data: str | Path | None, loss: Loss, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
+def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts by name."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
+def find_data(data: DataItems | str | Path | None, loss: Loss, most_bytes: int = MAX_ROW_BYTES) -> Data:
     """Return the rows to train on: the user's, or the loss's bundled ones.
 
     Args:
@@ -95,8 +148,8 @@ def find_data(data: str | Path | None, loss: Loss, most_bytes: int = MAX_ROW_BYT
         OptionError: there are neither.
         DataError: the data does not exist.
     """
-    if data is not None:
-        return open_data(data, most_bytes)
+    if items := parse_data(data):
+        return open_items(items, most_bytes)
     bundled = loss.bundled_rows
     if bundled is None:
         raise OptionError(f'the loss "{loss.name}" brings no rows of its own; give --data')
@@ -104,21 +157,33 @@ def find_data(data: str | Path | None, loss: Loss, most_bytes: int = MAX_ROW_BYT
 
 
 def read_examples(
-    data: DataSource, loss: Loss, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "fail"
+    data: Data, loss: Loss, columns: Mapping[str, str] | None = None, on_bad_row: OnBadRow = "fail"
 ) -> Examples:
     """Read every row once, so that what is wrong shows before anything slow or paid begins.
 
     Args:
         data: where the rows come from.
         loss: the loss.
-        columns: by field of a form, the column that holds it.
+        columns: by field of a form, the column that holds it; a source's own come first.
         on_bad_row: "fail" raises at the first bad row, "skip" leaves bad rows out and lists them.
 
     Raises:
-        DataError: the data or a row of it is wrong, with file, line and field; no row is good; a column of
-            verdicts has no one reading.
+        DataError: the data or a row of it is wrong, with file, line and field; no row of a source is good; a
+            column of verdicts has no one reading.
     """
-    columns = known_columns(data.name) | dict(columns or {})
+    parts = (
+        read_part(part, loss, known_columns(part.name) | dict(columns or {}) | dict(part.columns), on_bad_row)
+        for part in data.parts
+    )
+    return Examples(data, tuple(parts), on_bad_row)
+
+
+def read_part(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Part:
+    """Read every row of one source once.
+
+    Raises:
+        DataError: as for `read_examples`.
+    """
     survey = survey_columns(data, loss, columns)
     forms: Counter[str] = Counter()
     unread: Counter[str] = Counter()
@@ -138,9 +203,7 @@ def read_examples(
             unread.update(reading.unread)
     if not rows:
         raise DataError(f"{bad_rows[0]}; none of the {len(bad_rows):,} rows is good")
-    return Examples(
-        data, loss, columns, on_bad_row, dict(forms), count, tuple(bad_rows), survey, dict(unread)
-    )
+    return Part(data, loss, columns, dict(forms), count, tuple(bad_rows), survey, dict(unread))
 
 
 def survey_columns(data: DataSource, loss: Loss, columns: Mapping[str, str]) -> Survey:

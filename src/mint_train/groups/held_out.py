@@ -1,56 +1,70 @@
-"""Held-out data: the rows of a file of their own, or a share of the training data."""
+"""Held-out data: sets of rows in files of their own, or a share of the training data."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Mapping
 
 from mint_train.errors import OptionError, counted
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.losses.loss import Loss
 from mint_train.rows.conversations import texts_of
-from mint_train.rows.readers import DataSource, open_data
+from mint_train.rows.readers import DataSource, open_item
 from mint_train.settings.model import Settings
 
 SPLIT_SEED = "held out"
 
 
-def find_held_out(settings: Settings) -> DataSource | None:
-    """Open the file of held-out rows; None where the settings do not name one.
+def find_held_out(settings: Settings) -> dict[str, DataSource]:
+    """Open the files of held-out rows, by the name of their set; none where the settings name none.
 
     Raises:
         DataError: the file is missing or unreadable.
     """
-    return None if settings.eval_data is None else open_data(settings.eval_data, settings.max_row_bytes)
+    return {name: open_item(item, settings.max_row_bytes) for name, item in settings.eval_data.items()}
 
 
 def split_examples(
-    settings: Settings, loss: Loss, examples: Examples, eval_data: DataSource | None
-) -> tuple[Examples, Examples | None]:
-    """Return the examples to train on, and those held out; none where no evaluation is asked for.
+    settings: Settings, loss: Loss, examples: Examples, eval_data: Mapping[str, DataSource]
+) -> tuple[Examples, dict[str, Examples]]:
+    """Return the examples to train on, and those held out, by the name of their set.
 
     A share is the same for every loss, seed and resume, and all rows of one prompt are on the same side.
 
     Raises:
         OptionError: both kinds are asked for, or evaluations without any; the share leaves nothing to train
             on or to evaluate on.
-        DataError: the held-out file or a row of it is wrong.
+        DataError: a held-out file or a row of it is wrong.
     """
-    if settings.eval_data is not None and settings.eval_fraction is not None:
+    if settings.eval_data and settings.eval_fraction is not None:
         raise OptionError("--eval-data and --eval-fraction are both given; give one of them")
-    if eval_data is not None:
-        return examples, read_examples(eval_data, loss, settings.columns, settings.on_bad_row)
+    if eval_data:
+        return examples, read_sets(settings, loss, eval_data)
     if settings.eval_fraction is None:
         if settings.eval_every is not None:
             raise OptionError("--eval-every needs held-out rows: give --eval-data or --eval-fraction")
-        return examples, None
+        return examples, {}
     positions = hold_out(examples, settings.eval_fraction)
     if not 0 < len(positions) < len(examples):
         raise OptionError(
             f"--eval-fraction {settings.eval_fraction}: of {counted(len(examples), 'row')} it holds out "
             f"{len(positions)} (rows of one prompt stay together); leave some on both sides"
         )
-    return examples.only(frozenset(range(len(examples))) - positions), examples.only(positions)
+    trained = examples.only(frozenset(range(len(examples))) - positions)
+    return trained, {"": examples.only(positions)}
+
+
+def read_sets(settings: Settings, loss: Loss, eval_data: Mapping[str, DataSource]) -> dict[str, Examples]:
+    """Read all held-out sets.
+
+    Raises:
+        DataError: a row is wrong.
+    """
+    return {
+        name: read_examples(source, loss, settings.columns, settings.on_bad_row)
+        for name, source in eval_data.items()
+    }
 
 
 def hold_out(examples: Examples, share: float) -> frozenset[int]:
@@ -85,18 +99,16 @@ def as_prompt_value(prompt: object) -> object:
     return prompt
 
 
-def open_held_out(settings: Settings, loss: Loss) -> Examples | None:
-    """Return the held-out examples alone, or None where the settings name none.
+def open_held_out(settings: Settings, loss: Loss) -> dict[str, Examples]:
+    """Return the held-out examples alone, by the name of their set; none where the settings name none.
 
     Raises:
         OptionError: as `split_examples` does.
         DataError: the rows are wrong.
     """
     eval_data = find_held_out(settings)
-    if eval_data is not None and settings.eval_fraction is None:
-        return read_examples(eval_data, loss, settings.columns, settings.on_bad_row)
     if settings.eval_fraction is None:
-        return None
+        return read_sets(settings, loss, eval_data)
     rows = read_examples(
         find_data(settings.data, loss, settings.max_row_bytes), loss, settings.columns, settings.on_bad_row
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from mint_train.errors import ContractError, Source
 from mint_train.groups.build import chunks, flatten_chunk, related
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
+from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.losses.loss import Loss
 from mint_train.rendering.notes import rendering_notes
@@ -65,7 +67,7 @@ class DataReport:
     unread: Mapping[str, int] = field(default_factory=dict)
     """Columns that nothing is read of, with how many rows have them."""
     nothing_held_out: bool = False
-    """Whether held-out rows are asked for, and none of them is left."""
+    """Whether a held-out set is asked for, and none of its rows is left."""
 
     @property
     def problems(self) -> int:
@@ -101,15 +103,16 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     )
     report.notes = [*loss.options_notes(), *rendering_notes(tokenizer, report.rendering)]
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
-    seen, first = inspect_trained(examples, loss, guarded, report, shown)
+    seen, first, by_path = inspect_trained(examples, loss, guarded, report, shown)
     if first:
-        report.remarks = loss.data_notes(Batch(first))
+        report.remarks = [share.describe() for share in shares_of(examples.data, by_path)]
+        report.remarks += loss.data_notes(Batch(first))
         report.steps = count_steps(settings, report.groups)
         report.tokens_per_step = (
             sum(report.tokens) / report.groups * min(groups_per_step(settings), report.groups)
         )
-    if held_out is not None:
-        inspect_held_out(held_out, loss, guarded, report, seen)
+    for part in held_out.values():
+        inspect_held_out(part, loss, guarded, report, seen)
     skipped = {bad.source for bad in report.bad_rows}
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     return report
@@ -117,24 +120,27 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
 
 def inspect_trained(
     examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport, shown: int
-) -> tuple[dict[bytes, Source], list[Group]]:
+) -> tuple[dict[bytes, Source], list[Group], dict[str, int]]:
     """Add to a report what is in the rows to train on.
 
     Returns:
-        Where each different group is, by its digest, and the first `REMARKED` groups.
+        Where each different group is, by its digest; the first `REMARKED` groups; and how many groups are
+        made of the rows of each file.
     """
     seen: dict[bytes, Source] = {}
     first: list[Group] = []
+    by_path: Counter[str] = Counter()
     for group, form in look(examples, loss, tokenizer, report):
         digest = digest_of(group)
         if digest in seen:
             report.repeated.append((group.source, seen[digest]))
         seen.setdefault(digest, group.source)
+        by_path[group.source.path] += 1
         if len(first) < REMARKED:
             first.append(group)
         if len(report.examples) < shown:
             report.examples.append((group, form))
-    return seen, first
+    return seen, first, by_path
 
 
 def inspect_held_out(
@@ -147,7 +153,7 @@ def inspect_held_out(
             report.leaked.append((group.source, trained))
     report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
     report.broken += own.broken
-    report.nothing_held_out = not own.groups
+    report.nothing_held_out |= not own.groups
 
 
 def look(

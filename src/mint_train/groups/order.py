@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mint_train.groups.shares import Share, epoch_of_shares
+
 MOST_STEPS_SORTED = 50
 """Steps whose groups are sorted by length together, as transformers has it."""
 
@@ -18,13 +20,15 @@ def steps_per_epoch(groups: int, batch_size: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """How the groups are dealt out: each epoch all of them once, shuffled by the seed and the epoch."""
+    """How the groups are dealt out: shuffled by the seed and the epoch, in each epoch all of them once."""
 
     groups: int
     batch_size: int
     seed: int
     lengths: Sequence[int] | None = None
     """Of each group; given, a step's groups are of similar length."""
+    shares: Sequence[Share] = ()
+    """What weights leave of each source in an epoch; without them each group comes once."""
 
     def step(self, step: int) -> list[int]:
         """Return the groups of a step (counted from 1), in the data's order within the step."""
@@ -37,7 +41,7 @@ class Order:
 def epoch_order(order: Order, epoch: int) -> list[int]:
     """Shuffle the groups of one epoch."""
     drawn = random.Random(f"{order.seed}/{epoch}")  # noqa: S311 - an order, not a secret
-    shuffled = list(range(order.groups))
+    shuffled = epoch_of_shares(order.shares, order.seed, epoch) or list(range(order.groups))
     drawn.shuffle(shuffled)
     return shuffled if order.lengths is None else group_by_length(shuffled, order, order.lengths, drawn)
 

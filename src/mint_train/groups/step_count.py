@@ -15,7 +15,7 @@ def count_steps(settings: Settings, groups: int) -> int:
     """
     if settings.steps is not None:
         return settings.steps
-    if settings.epochs is None and settings.data is None:
+    if settings.epochs is None and not settings.data:
         steps = DEFAULT_STEPS
     else:
         steps = (settings.epochs or 1) * steps_per_epoch(groups, groups_per_step(settings))

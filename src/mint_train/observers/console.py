@@ -74,7 +74,8 @@ class Console(FinalLines):
     @hookimpl
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print the evaluation's line, and the first time which metrics have no interval."""
-        self.echo(f"Eval after step {evaluation.step}: {evaluation_line(evaluation, self.formats)}")
+        on = f" on {evaluation.held_out}" if evaluation.held_out else ""
+        self.echo(f"Eval{on} after step {evaluation.step}: {evaluation_line(evaluation, self.formats)}")
         if evaluation.batch_means and not self.batch_means_said:
             self.batch_means_said = True
             self.echo(batch_means_note(evaluation))

@@ -115,7 +115,9 @@ def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[s
             yield "paper", loss.paper if ADDRESS.fullmatch(loss.paper) else plain(loss.paper)
         options = ", ".join(f"{name}={value}" for name, value in loss.options.items())
         yield "its options", plain(options) or "none"
-    yield "data", f"{code(Path(run.data.path).name)}, SHA-256 {code(run.data.sha256)}"
+    for source in run.data.sources:
+        weight = "" if source.weight is None else f", weight {source.weight:g}"
+        yield "data", f"{code(Path(source.path).name)}, SHA-256 {code(source.sha256)}{weight}"
     yield "trained groups", f"{run.data.groups}, and {len(run.data.left_out)} left out"
     yield "steps", f"{step} of {run.steps}"
     for name in ("batch_size", "accumulate", "lr", "schedule", "rank", "max_length", "seed"):
@@ -131,10 +133,13 @@ def results(folder: RunFolder, run: RunDescription, step: int) -> Iterable[str]:
         yield f"The batch of step {steps[-1]['step']}:"
         metrics = steps[-1]["metrics"]
         yield table(("metric", "value"), [(plain(name), f"{value:.6g}") for name, value in metrics.items()])
-    held_out = run.data.held_out
-    if evaluations and held_out is not None:
-        first, last = evaluations[0], evaluations[-1]
+    for held_out in run.data.held_out:
+        lines = [line for line in evaluations if line.get("held_out", "") == held_out.name]
+        if not lines:
+            continue
+        first, last = lines[0], lines[-1]
         yield (
+            f"{held_out.name + ': ' if held_out.name else ''}"
             f"{last['groups']} held-out groups of {code(Path(held_out.path).name)} "
             f"(SHA-256 {code(held_out.sha256)}), with 95 % confidence intervals:"
         )

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mint_train.report.curves import LEARNING_RATE, SPEED, Curve, Run
+from mint_train.report.curves import LEARNING_RATE, SPEED, Curve, Points, Run
 from mint_train.run_folder.metric import Metric
 
 LIGHT = ("#0067a5", "#c44601", "#00745a", "#8b4fa3", "#8a6a00", "#5a5a5a")
@@ -25,6 +25,8 @@ DARK = ("#56b4e9", "#ff9e64", "#2fc79a", "#d59bea", "#f0c84b", "#b8b8b8")
 """The same on a dark page."""
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (1, 1.5), (6, 2, 1, 2))
 """Line styles that distinguish runs without colour."""
+MARKERS = {"diamonds": "D", "circles": "o", "squares": "s", "triangles": "^", "crosses": "X"}
+"""What marks the evaluations on each held-out set."""
 LONG = 60
 """Steps from which on a curve is smoothed."""
 WINDOWS = 25
@@ -123,17 +125,8 @@ def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None
         )
         if mean:
             axes.plot(mean.steps, mean.values, color=colour, linewidth=1.8, dashes=dashes or (None, None))
-        points = run.points(metric)
-        if points.steps:
-            around = [
-                (value - pair[0], pair[1] - value) if pair else (0.0, 0.0)
-                for value, pair in zip(points.values, points.intervals, strict=True)
-            ]
-            errors = np.maximum(np.array(around).T, 0.0)
-            axes.errorbar(
-                points.steps, points.values, errors, fmt="D", color=colour, markersize=5, elinewidth=1.2,
-                capsize=3, markeredgecolor=palette.ink, markeredgewidth=0.6, zorder=3,
-            )  # fmt: skip
+        for name, marker in zip(run.held_out(), cycle(MARKERS), strict=False):
+            draw_points(axes, run.points(metric, name), MARKERS[marker], colour, palette)
     axes.set_xlabel("optimiser step", color=palette.ink)
     axes.set_ylabel(axis_label(runs, metric), color=palette.ink)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -144,6 +137,21 @@ def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_color(palette.ink)
+
+
+def draw_points(axes: Axes, points: Points, marker: str, colour: str, palette: Palette) -> None:
+    """Draw the evaluations on one held-out set, with their intervals."""
+    if not points.steps:
+        return
+    around = [
+        (value - pair[0], pair[1] - value) if pair else (0.0, 0.0)
+        for value, pair in zip(points.values, points.intervals, strict=True)
+    ]
+    errors = np.maximum(np.array(around).T, 0.0)
+    axes.errorbar(
+        points.steps, points.values, errors, fmt=marker, color=colour, markersize=5, elinewidth=1.2,
+        capsize=3, markeredgecolor=palette.ink, markeredgewidth=0.6, zorder=3,
+    )  # fmt: skip
 
 
 def write_png(runs: Sequence[Run], output: Path) -> None:

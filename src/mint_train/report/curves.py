@@ -58,14 +58,23 @@ class Run:
         found = [(line["step"], value) for line in self.lines if (value := figure(line, metric)) is not None]
         return Curve([step for step, _ in found], [value for _, value in found])
 
-    def points(self, metric: str) -> Points:
-        """Return a metric of the evaluations that have it."""
-        lines = [line for line in self.evaluations if metric in line["metrics"]]
+    def held_out(self) -> list[str]:
+        """Name the held-out sets; a set without a name is ""."""
+        return list(dict.fromkeys(set_of(line) for line in self.evaluations))
+
+    def points(self, metric: str, held_out: str = "") -> Points:
+        """Return a metric of the evaluations on a held-out set that have it."""
+        lines = [line for line in self.evaluations if metric in line["metrics"] and set_of(line) == held_out]
         return Points(
             [line["step"] for line in lines],
             [line["metrics"][metric] for line in lines],
             [line["intervals"].get(metric) for line in lines],
         )
+
+
+def set_of(line: Mapping[str, Any]) -> str:
+    """Return the name of the held-out set that an evaluation is of."""
+    return str(line.get("held_out", ""))
 
 
 def figure(line: Mapping[str, Any], metric: str) -> float | None:
@@ -101,7 +110,9 @@ def read_run(path: Path, name: str) -> Run:
     if not lines:
         raise UserError(f"{path} has no finished step to draw yet")
     evaluations = folder.evaluations()
-    rows = read_rows(folder.evaluation_rows(evaluations[-1]["step"])) if evaluations else []
+    last = [line for line in evaluations if line["step"] == evaluations[-1]["step"]]
+    rows = [row for line in last for row in read_rows(folder.evaluation_rows(line["step"], set_of(line)))]
+    rows.sort(key=highest_loss_first)
     return Run(name, path, description, lines, evaluations, rows)
 
 
@@ -115,9 +126,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return sorted(rows, key=lambda row: -row["metrics"].get("loss", 0.0))
+        return sorted(rows, key=highest_loss_first)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
+
+
+def highest_loss_first(row: Mapping[str, Any]) -> float:
+    """Order rows of evaluations by their loss."""
+    return -float(row["metrics"].get("loss", 0.0))
 
 
 def row_text(source: str) -> dict[str, str]:

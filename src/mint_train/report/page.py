@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mint_train.errors import counted
-from mint_train.report.charts import DARK, DASHES, LIGHT, LONG, axis_label, metrics_of, svg, title
+from mint_train.report.charts import DARK, DASHES, LIGHT, LONG, MARKERS, axis_label, metrics_of, svg, title
 from mint_train.report.curves import Run, row_text
 
 SHOWN_EXAMPLES = 3
@@ -58,7 +58,10 @@ def curves_note(runs: Sequence[Run]) -> str:
     if any(len(run.lines) >= LONG for run in runs):
         notes.append("Bold: running mean; thin: each step.")
     if any(run.evaluations for run in runs):
-        notes.append("Diamonds: held-out data, with 95 % confidence intervals if a metric has one.")
+        sets = next(run.held_out() for run in runs if run.evaluations)
+        marked = [f"{marker}: {name or 'held-out data'}" for name, marker in zip(sets, MARKERS, strict=False)]
+        said = "; ".join(marked)
+        notes.append(f"{said[0].upper()}{said[1:]}, with 95 % confidence intervals if a metric has one.")
     return " ".join(notes) or "One point per step."
 
 
@@ -102,13 +105,16 @@ def final_table(runs: Sequence[Run], metrics: Sequence[str]) -> dict[str, Any]:
     for run in runs:
         own: dict[str, str] = {"last step": str(run.lines[-1]["step"])}
         for metric in metrics:
-            curve, points = run.curve(metric), run.points(metric)
+            curve = run.curve(metric)
             if curve.steps:
                 own[axis_label(runs, metric)] = f"{curve.values[-1]:.6g}"
-            if points.steps:
-                interval = points.intervals[-1]
-                around = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
-                own[f"{axis_label(runs, metric)}, held out"] = f"{points.values[-1]:.6g}{around}"
+            for name in run.held_out():
+                points = run.points(metric, name)
+                if points.steps:
+                    interval = points.intervals[-1]
+                    around = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+                    label = f"{axis_label(runs, metric)}, {name or 'held out'}"
+                    own[label] = f"{points.values[-1]:.6g}{around}"
         own["tokens trained"] = f"{sum(line['tokens'] for line in run.lines):,}"
         own["hours"] = f"{sum(line['seconds'] for line in run.lines) / 3600:.3f}"
         values.append(own)
@@ -126,8 +132,12 @@ def settings_of(run: Run) -> dict[str, Any]:
 def data_of(run: Run) -> dict[str, Any]:
     """Collect what is known about a run's data."""
     data = run.description.data.model_dump()
-    held_out = data.pop("held_out", None) or {}
-    data |= {f"held out: {name}": value for name, value in held_out.items()}
+    sources = data.pop("sources")
+    if len(sources) > 1:
+        data |= {f"source {source['path']}": source for source in sources}
+    for held_out in data.pop("held_out"):
+        name = held_out.pop("name") or "held out"
+        data |= {f"{name}: {key}": value for key, value in held_out.items()}
     counted = {name: len(value) if name.endswith("left_out") else value for name, value in data.items()}
     return {name.replace("_", " "): value for name, value in counted.items()}
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +16,14 @@ from typing import IO
 
 from mint_train.errors import DataError, MintTrainError, unusable_text
 from mint_train.rows.compression import MAX_ROW_BYTES, SUFFIXES, open_plain
+from mint_train.rows.given_rows import given_rows
 from mint_train.rows.json_rows import read_json
 from mint_train.rows.patterns import matching_files
 from mint_train.rows.row import BadRow, Row
 from mint_train.rows.tables import BUILDERS, DELIMITERS, as_json_line, read_csv, read_hub, read_table
+from mint_train.settings.data_items import HUB, STANDARD_INPUT, DataItem
 
 Signature = tuple[int, ...] | None
-STANDARD_INPUT = "-"
-HUB = {"hf:": False, "hf-stream:": True}
-"""Prefixes of data sets on the hub: whether they are streamed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,10 @@ class DataSource:
     unit: str = "line"
     most_bytes: int = MAX_ROW_BYTES
     """Bytes of a row above which it is a bad one."""
+    weight: float | None = None
+    """Its share of an epoch, relative to those of other sources."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The columns that this source alone has under other names."""
     opened: Sequence[Signature] = field(init=False, repr=False, compare=False)
     """The state of each file when the source was opened."""
 
@@ -48,6 +50,15 @@ class DataSource:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def parts(self) -> tuple[DataSource, ...]:
+        """The source itself, as several of them are the parts of a mixture."""
+        return (self,)
+
+    def paths(self) -> list[str]:
+        """Return the path that the rows of each file name as where they stand."""
+        return [self.name] if self.copy is not None else [str(shard) for shard in self.shards]
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Read all rows in order, shard by shard; a bad one is yielded too, so that nothing is lost unseen.
@@ -201,14 +212,31 @@ def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:
     Raises:
         DataError: it cannot be reached or read.
     """
+    return copy_lines(name, map(as_json_line, read_hub(name, reference, streaming=streaming)))
+
+
+def copy_lines(name: str, lines: Iterable[bytes]) -> DataSource:
+    """Write rows that can be read only once to a temporary file of JSON Lines."""
     copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
     try:
-        for values in read_hub(name, reference, streaming=streaming):
-            copy.write(as_json_line(values))
+        copy.writelines(lines)
         copy.flush()
     except OSError as error:
         raise cannot_copy(name, error) from error
     return DataSource(name, (Path(copy.name),), copy, "row")
+
+
+def open_item(item: DataItem, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
+    """Find one source of the settings; rows that a program gives are read now, once.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read, or a row is none.
+    """
+    if item.rows is None:
+        source = open_data(item.name, most_bytes)
+    else:
+        source = copy_lines(item.name, given_rows(item.rows, item.name))
+    return replace(source, most_bytes=most_bytes, weight=item.weight, columns=item.columns)
 
 
 def signature(path: Path) -> Signature:
@@ -264,10 +292,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-
-
-def absolute_name(name: str) -> str:
-    """Return what `--data` names so that it stands wherever a run is resumed from."""
-    if name == STANDARD_INPUT or name.startswith(tuple(HUB)):
-        return name
-    return os.path.abspath(name)

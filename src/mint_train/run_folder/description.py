@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from mint_train.errors import UserError
 from mint_train.run_folder.metric import Metric
 
-FORMAT = 2
+FORMAT = 3
 """The format of what a run writes; a resume of another one is refused."""
 
 
@@ -35,9 +35,22 @@ class LossDescription(Part):
     """The distribution of each plugin by name, the base first."""
 
 
-class HeldOutDescription(Part):
-    """The held-out rows; with `--eval-fraction` they are of the same data as the others."""
+class SourceDescription(Part):
+    """One of the sources of the rows that are trained on."""
 
+    path: str
+    sha256: str
+    rows: int
+    weight: float | None = None
+    per_epoch: int | None = None
+    """Groups of it in an epoch, where the sources have weights."""
+
+
+class HeldOutDescription(Part):
+    """A held-out set; with `--eval-fraction` its rows are of the same data as the others."""
+
+    name: str = ""
+    """What the user calls it."""
     path: str
     sha256: str
     groups: int
@@ -48,7 +61,9 @@ class DataDescription(Part):
     """The rows and what became of them."""
 
     path: str
+    """The names of all sources."""
     sha256: str
+    sources: list[SourceDescription]
     forms: dict[str, int]
     """Rows by their form."""
     rows: int
@@ -58,7 +73,7 @@ class DataDescription(Part):
     """Rows that `--max-length` leaves with nothing to train: file, line and reason."""
     special_tokens: list[str]
     """Rows whose text holds a special token, with the token."""
-    held_out: HeldOutDescription | None
+    held_out: list[HeldOutDescription]
 
 
 class StartDescription(Part):

@@ -51,6 +51,20 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file, and create the folder that it goes to.
+
+    Raises:
+        MintTrainError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with whole_file(path) as beside:
+        shutil.copyfile(source, beside)
+
+
 def append_line(path: Path, value: dict[str, Any], *, durable: bool = False) -> None:
     """Append one JSON line, atomically.
 

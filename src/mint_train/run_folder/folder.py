@@ -183,12 +183,13 @@ class RunFolder:
 
     def append_evaluation(self, evaluation: Evaluation) -> None:
         """Write an evaluation's rows to a file of their own, then add its line to `evaluations.jsonl`."""
-        write_rows(self.evaluation_rows(evaluation.step), evaluation.rows)
+        write_rows(self.evaluation_rows(evaluation.step, evaluation.held_out), evaluation.rows)
         append_line(self.path / EVALUATIONS_FILE, evaluation.to_line(), durable=True)
 
-    def evaluation_rows(self, step: int) -> Path:
-        """Return the file with the rows of the evaluation after a step."""
-        return self.path / EVALUATION_ROWS / f"step-{step:06d}.jsonl"
+    def evaluation_rows(self, step: int, held_out: str = "") -> Path:
+        """Return the file with the rows of the evaluation after a step on a held-out set."""
+        named = f"set-{held_out}-" if held_out else ""
+        return self.path / EVALUATION_ROWS / f"{named}step-{step:06d}.jsonl"
 
     def has_steps(self) -> bool:
         """Return whether a step has been recorded."""
@@ -291,7 +292,7 @@ class RunFolder:
             write_lines(self.path / EVALUATIONS_FILE, [line for line in lines if line["step"] <= step])
             for line in lines:
                 if line["step"] > step:
-                    self.evaluation_rows(line["step"]).unlink(missing_ok=True)
+                    self.evaluation_rows(line["step"], line.get("held_out", "")).unlink(missing_ok=True)
 
 
 def is_empty(folder: Path) -> bool:

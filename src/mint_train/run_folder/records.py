@@ -73,11 +73,14 @@ class Evaluation:
     """Metrics that couple the groups of a batch, and therefore have no value per group and no interval."""
     rows: Sequence[Mapping[str, Any]]
     """Per group its "source", file and line, and its own "metrics"."""
+    held_out: str = ""
+    """The name of the held-out set; "" where the only one has none."""
 
     def to_line(self) -> dict[str, Any]:
         """Return the evaluation's line of `evaluations.jsonl`; its rows have a file of their own."""
         return {
             "step": self.step,
+            **({"held_out": self.held_out} if self.held_out else {}),
             "metrics": dict(self.metrics),
             "intervals": dict(self.intervals),
             "batch_means": list(self.batch_means),

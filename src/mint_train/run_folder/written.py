@@ -26,6 +26,7 @@ PARTS = (
     "report.html",
     "report.png",
     "reference",
+    "rows",
 )
 """What a run and the commands on it write, by its name in the run folder."""
 UNLOCKED = ("reference", "evaluations")
@@ -37,6 +38,7 @@ FILES = re.compile(
     r"|model\.safetensors|chat_template\.jinja)"
     r"|checkpoints/step-\d{6,}/state\.safetensors"
     r"|reference/[0-9a-f]+\.arrow"
+    r"|rows/[^/]+\.jsonl"
     r"|observers/.+"
 )
 TEMPORARY = re.compile(r"\.(?P<name>.{1,40})\.[0-9a-f]{12}\.(part|old)")

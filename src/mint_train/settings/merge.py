@@ -106,5 +106,12 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
         name = variable_names(loss)[field]
     else:
         name = f"--config {config}: {field}"
-    value = "" if field in SECRET_FIELDS else f"={first['input']}"
+    value = "" if field in SECRET_FIELDS else shown_value(first["input"])
     return f"{name}{value}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def shown_value(value: object) -> str:
+    """Return a wrong value as it was given; rows of a program are not shown."""
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return f"={' '.join(value)}" if value else ""
+    return f"={value}" if isinstance(value, str | int | float) or value is None else ""

@@ -7,8 +7,26 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SkipValidation,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
+
+from mint_train.settings.data_items import (
+    DataItems,
+    HeldOutItems,
+    parse_data,
+    parse_held_out,
+    written_data,
+    written_held_out,
+)
 
 MINT_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 DEFAULT_STEPS = 3
@@ -72,7 +90,42 @@ def without_credentials(value: object) -> object:
     return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 
 
-DataName = Annotated[str | None, BeforeValidator(path_to_text)]
+PathName = Annotated[str | None, BeforeValidator(path_to_text)]
+SOURCE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "weight": {"type": "number", "exclusiveMinimum": 0},
+                "columns": {"type": "object", "additionalProperties": {"type": "string"}},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    ]
+}
+Data = Annotated[
+    SkipValidation[DataItems],
+    BeforeValidator(parse_data),
+    PlainSerializer(written_data),
+    WithJsonSchema({"anyOf": [SOURCE_SCHEMA, {"type": "array", "items": SOURCE_SCHEMA}]}),
+]
+HeldOut = Annotated[
+    SkipValidation[HeldOutItems],
+    BeforeValidator(parse_held_out),
+    PlainSerializer(written_held_out),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "object", "additionalProperties": SOURCE_SCHEMA},
+            ]
+        }
+    ),
+]
 Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
 Arguments = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 FilePath = Annotated[str | None, BeforeValidator(absolute_path)]
@@ -90,10 +143,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loss: str = Field(description="The loss, by its name in `mint-train losses`.")
-    data: DataName = Field(
-        default=None,
+    data: Data = Field(
+        default=(),
         description="Rows: a file (JSON Lines, JSON, CSV, Parquet, Arrow; gzip or Zstandard), a quoted "
-        "pattern of files, - for standard input, or hf:org/name:split; by default the loss's bundled rows.",
+        "pattern of files, - for standard input, or hf:org/name:split; by default the loss's bundled rows. "
+        "Repeatable; a weight behind each (a.jsonl:0.7) is its share of an epoch.",
     )
     columns: Columns = Field(
         default_factory=dict,
@@ -130,8 +184,10 @@ class Settings(BaseModel):
         default="all",
         description="With --render template: which of the assistant's turns in a completion are trained.",
     )
-    eval_data: DataName = Field(
-        default=None, description="Held-out rows to evaluate on, before the first step and after the last."
+    eval_data: HeldOut = Field(
+        default_factory=dict,
+        description="Held-out rows to evaluate on, before the first step and after the last. Repeatable "
+        "with names: helpful=FILE.",
     )
     eval_fraction: float | None = Field(
         default=None,
@@ -161,7 +217,7 @@ class Settings(BaseModel):
         description="Layers that get an adapter: attention, mlp, unembed, or on the embedded backend linear "
         "layers by name, such as q_proj,v_proj; all of them by default.",
     )
-    from_checkpoint: DataName = Field(
+    from_checkpoint: PathName = Field(
         default=None,
         description="Adapter to begin with: a run folder (RUN or RUN@STEP), a state on the service "
         "(tinker://...), or on the embedded backend a PEFT folder or hub name.",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
 from mint_train.errors import OptionError
+from mint_train.settings.data_items import absolute_item, relocated, written_data, written_held_out
 from mint_train.settings.merge import KEY_VARIABLE, choose_length, explain
 from mint_train.settings.model import Settings, option_name
 
@@ -33,19 +35,28 @@ LENGTH = frozenset({"steps", "epochs"})
 """Settings that a resume may change where the learning rate does not depend on the number of steps."""
 
 
-def restore_settings(recorded: Mapping[str, Any]) -> Settings:
+def restore_settings(recorded: Mapping[str, Any], folder: Path | None = None) -> Settings:
     """Return the settings that a run recorded; from the environment only the key is added.
+
+    Args:
+        recorded: the settings of `run.json`.
+        folder: where the run is now, which may keep its rows.
 
     Raises:
         OptionError: the record was edited and is no longer valid.
     """
     key = os.environ.get(KEY_VARIABLE)
     try:
-        return Settings(**recorded, api_key=SecretStr(key) if key else None)
+        settings = Settings(**recorded, api_key=SecretStr(key) if key else None)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise OptionError(f"the run's recorded settings are not valid: {field}: {first['msg']}") from None
+    if folder is None:
+        return settings
+    data = tuple(relocated(item, folder) for item in settings.data)
+    eval_data = {name: relocated(item, folder) for name, item in settings.eval_data.items()}
+    return settings.model_copy(update={"data": data, "eval_data": eval_data})
 
 
 def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
@@ -59,10 +70,19 @@ def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
     changed = with_given(settings, given)
     free = MAY_CHANGE | (LENGTH if settings.schedule == "constant" else frozenset()) | {"options"}
     for name in given.keys() - free:
-        before, after = getattr(settings, name), getattr(changed, name)
+        before, after = comparable(settings, name), comparable(changed, name)
         if before != after and str(before) != os.path.abspath(str(after)):  # paths are recorded absolute
             raise OptionError(different_run(f"{option_name(name)} {after}", before))
     return choose_length(changed, given)
+
+
+def comparable(settings: Settings, name: str) -> object:
+    """Return a setting in a form in which two of them compare: files by their absolute paths."""
+    if name == "data":
+        return written_data(tuple(map(absolute_item, settings.data)))
+    if name == "eval_data":
+        return written_held_out({key: absolute_item(item) for key, item in settings.eval_data.items()})
+    return getattr(settings, name)
 
 
 def with_given(settings: Settings, given: Mapping[str, Any]) -> Settings:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
+from mint_train.groups.shares import Share
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import loss_file_digests
-from mint_train.rows.readers import absolute_name
 from mint_train.run_folder.description import (
     DataDescription,
     HeldOutDescription,
     LossDescription,
     RunDescription,
+    SourceDescription,
 )
+from mint_train.settings.data_items import DataItem, absolute_item, kept_file
 from mint_train.settings.model import Settings
 from mint_train.training.preparing import Prepared
 from mint_train.training.run import Run
@@ -40,7 +43,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
     """Collect what `run.json` says of a run whose first step is next."""
     if run.recorded is not None:
         changed = {
-            "settings": recorded_settings(run.settings),
+            "settings": recorded_settings(run.settings, run.folder.path),
             "gradients": prepared.client.gradients.form,
             "steps": prepared.steps,
             "status": "running",
@@ -58,17 +61,20 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         start=run.start_from,
         gradients=prepared.client.gradients.form,
         steps=prepared.steps,
-        settings=recorded_settings(run.settings),
+        settings=recorded_settings(run.settings, run.folder.path),
         data=DataDescription(
             path=str(data),
             sha256=data.fingerprint(),
+            sources=describe_sources(run.examples, prepared.order.shares),
             forms=dict(run.examples.forms),
             rows=run.examples.count,
             skipped=len(dataset.bad_rows),
             groups=len(dataset.groups),
             left_out=dataset.left_out,
             special_tokens=[f"{source}: {token}" for source, token in dataset.special],
-            held_out=describe_held_out(run.held_out, prepared.held_out),
+            held_out=[
+                describe_held_out(name, run.held_out[name], part) for name, part in prepared.held_out.items()
+            ],
         ),
         versions={"python": platform.python_version()} | installed_versions(),
     )
@@ -81,11 +87,26 @@ def describe_losses(loss: Loss) -> Iterable[LossDescription]:
         yield LossDescription(**{"name": loss.name, **part})
 
 
-def describe_held_out(examples: Examples | None, dataset: Dataset) -> HeldOutDescription | None:
-    """Describe the held-out rows by the source that they were read from; None if there are none."""
-    if examples is None or not dataset.groups:
-        return None
+def describe_sources(examples: Examples, shares: Sequence[Share]) -> list[SourceDescription]:
+    """Describe each source of the rows that are trained on, with what its weight makes of it."""
+    per_epoch: list[int | None] = [share.per_epoch for share in shares]
+    per_epoch = per_epoch or [None] * len(examples.parts)
+    return [
+        SourceDescription(
+            path=str(part.data),
+            sha256=part.data.fingerprint(),
+            rows=part.count,
+            weight=part.data.weight,
+            per_epoch=groups,
+        )
+        for part, groups in zip(examples.parts, per_epoch, strict=True)
+    ]
+
+
+def describe_held_out(name: str, examples: Examples, dataset: Dataset) -> HeldOutDescription:
+    """Describe a held-out set by the source that its rows were read from."""
     return HeldOutDescription(
+        name=name,
         path=str(examples.data),
         sha256=examples.data.fingerprint(),
         groups=len(dataset.groups),
@@ -93,12 +114,24 @@ def describe_held_out(examples: Examples | None, dataset: Dataset) -> HeldOutDes
     )
 
 
-def recorded_settings(settings: Settings) -> dict[str, Any]:
+def recorded_settings(settings: Settings, folder: Path) -> dict[str, Any]:
     """Return what `run.json` keeps of the settings: no secret, and paths that hold from any folder."""
-    names = {"data": settings.data, "eval_data": settings.eval_data}
-    absolute = {field: absolute_name(name) for field, name in names.items() if name is not None}
+    absolute = settings.model_copy(
+        update={
+            "data": tuple(recorded_item(item, folder) for item in settings.data),
+            "eval_data": {name: recorded_item(item, folder) for name, item in settings.eval_data.items()},
+        }
+    )
     if settings.from_checkpoint and Path(settings.from_checkpoint).exists():
-        absolute["from_checkpoint"] = str(Path(settings.from_checkpoint).resolve())
+        start = str(Path(settings.from_checkpoint).resolve())
+        absolute = absolute.model_copy(update={"from_checkpoint": start})
     if settings.model and Path(settings.model).exists():
-        absolute["model"] = str(Path(settings.model).resolve())
-    return settings.public() | absolute
+        absolute = absolute.model_copy(update={"model": str(Path(settings.model).resolve())})
+    return absolute.public()
+
+
+def recorded_item(item: DataItem, folder: Path) -> DataItem:
+    """Return a source as a later command finds it: rows of a program in the file that keeps them."""
+    if item.rows is not None:
+        return replace(item, name=str(folder.resolve() / kept_file(item)), rows=None)
+    return absolute_item(item)

@@ -11,7 +11,7 @@ import math
 import operator
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import NormalDist
 
@@ -64,6 +64,8 @@ class Evaluator:
     groups: Groups
     batch_size: int
     """Groups per batch, for metrics that can only be computed over batches."""
+    name: str = ""
+    """The name of the held-out set."""
 
     def evaluate(self, client: TrainingClient, step: int, state: Mapping[str, float]) -> Evaluation:
         """Evaluate the current policy; neither it nor the loss's state changes.
@@ -88,7 +90,7 @@ class Evaluator:
             weights = [group.weight for group in batch.groups]
             measured.append(Measured(sources, metrics, self.measure_groups(batch, own, state), weights))
         shares = {name for name, metric in self.loss.metrics.items() if metric.kind == "share"}
-        return summarise(step, measured, shares)
+        return replace(summarise(step, measured, shares), held_out=self.name)
 
     def measure_groups(
         self, batch: Batch, logprobs: Sequence[torch.Tensor], state: Mapping[str, float]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.batch import Batch
-from mint_train.batches.groups import ListedGroups
 from mint_train.errors import ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.order import Order
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
+from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
@@ -33,8 +33,8 @@ class Prepared:
     client: TrainingClient
     """Its adapter has not been trained yet."""
     dataset: Dataset
-    held_out: Dataset
-    """Without groups where nothing is held out."""
+    held_out: Mapping[str, Dataset]
+    """By the name of the held-out set."""
     steps: int
     order: Order
     """Which groups make up which step."""
@@ -78,34 +78,40 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
         run.observers.notice(f"Begins with the adapter {run.start_from.path}.")
     for note in rendering_notes(client.get_tokenizer(), Rendering.of(run.settings)):
         run.observers.notice(note)
-    dataset, held_out = (flattened(run, examples, client) for examples in (run.examples, run.held_out))
+    dataset = flattened(run, run.examples, client)
+    held_out = {name: flattened(run, examples, client) for name, examples in run.held_out.items()}
     reference = run.loss.reference
     if reference is not None:
         # the adapter has not been trained yet, so the client's policy is that of the first step
         judge = client if reference == INITIAL else open_judge(run, reference)
         kept = run.folder.path / REFERENCE_FOLDER
+
+        def referenced(part: Dataset) -> Dataset:
+            return replace(
+                part, groups=with_reference(part.groups, judge, reference, kept, run.observers.warn)
+            )
+
         dataset, held_out = (
-            replace(part, groups=with_reference(part.groups, judge, reference, kept, run.observers.warn))
-            for part in (dataset, held_out)
+            referenced(dataset),
+            {name: referenced(part) for name, part in held_out.items()},
         )
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     lengths = dataset.lengths if run.settings.group_by_length else None
+    shares = shares_of(run.examples.data, dataset.by_path)
     prepared = Prepared(
         client,
         dataset,
         held_out,
         steps=count_steps(run.settings, len(dataset.groups)),
-        order=Order(len(dataset.groups), groups_per_step(run.settings), run.settings.seed, lengths),
+        order=Order(len(dataset.groups), groups_per_step(run.settings), run.settings.seed, lengths, shares),
     )
     for line in data_lines(run, prepared):
         run.observers.notice(line)
     return prepared
 
 
-def flattened(run: Run, examples: Examples | None, client: TrainingClient) -> Dataset:
-    """Return the groups of some examples, checked; no groups for None."""
-    if examples is None:
-        return Dataset(ListedGroups(), [])
+def flattened(run: Run, examples: Examples, client: TrainingClient) -> Dataset:
+    """Return the groups of some examples, checked."""
     settings = run.settings
     return build_dataset(
         examples,
@@ -129,8 +135,9 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
     groups = f"{counted(len(dataset.groups), 'group')}, {counted(prepared.steps, 'step')} of at most {size}."
     first = Batch(dataset.groups.take(prepared.order.step(1)))
     lines = [
-        *[part.note for part in (dataset, held_out) if part.note],
+        *[part.note for part in (dataset, *held_out.values()) if part.note],
         groups,
+        *[share.describe() for share in prepared.order.shares],
         *some(f"Skipped, as {run.loss.name} cannot use them", dataset.bad_rows, SKIPPED_FILE),
         *some("Left out, as --max-length leaves nothing to train", dataset.left_out, "run.json"),
         *some(
@@ -140,10 +147,11 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
         ),
         *run.loss.data_notes(first),
     ]
-    if held_out.groups:
-        left_out = len(held_out.left_out)
+    for name, part in held_out.items():
+        left_out = len(part.left_out)
         note = f", and {left_out} left out, listed in run.json" if left_out else ""
-        lines.append(f"{counted(len(held_out.groups), 'group')} held out{note}.")
+        in_set = f" in {name}" if name else ""
+        lines.append(f"{counted(len(part.groups), 'group')} held out{in_set}{note}.")
     return lines
 
 

@@ -18,6 +18,7 @@ from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_run_folder
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import Observers, open_observers
+from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
 from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
 from mint_train.run_folder.folder import RunFolder
@@ -38,8 +39,8 @@ class Run:
     folder: RunFolder
     examples: Examples
     """The rows to train on."""
-    held_out: Examples | None
-    """The rows to evaluate on."""
+    held_out: Mapping[str, Examples]
+    """The rows to evaluate on, by the name of their set, which is "" for a set without a name."""
     start_from: StartDescription | None = None
     """The adapter that the run begins with; None for a fresh one."""
     recorded: RunDescription | None = None
@@ -88,7 +89,7 @@ class Run:
         folder.read_description()  # before the lock, which would create the folder
         with folder:
             recorded = folder.read_description()
-            before = restore_settings(recorded.settings | {"backend": recorded.backend})
+            before = restore_settings(recorded.settings | {"backend": recorded.backend}, path)
             check_run_folder(
                 before, recorded.loss_files, path, {"base_url": given.get("base_url")}, trust_loss=trust_loss
             )
@@ -117,18 +118,17 @@ class Run:
         return client
 
 
-def open_sources(
-    settings: Settings, loss: Loss, observers: Observers
-) -> tuple[DataSource, DataSource | None]:
-    """Open the training data, and the file of held-out rows if there is one, each once."""
-    for name in filter(waits_for_writer, (settings.data, settings.eval_data)):
-        observers.notice(f"Reading the pipe {name} until its writer closes it ...")
+def open_sources(settings: Settings, loss: Loss, observers: Observers) -> tuple[Data, dict[str, DataSource]]:
+    """Open the training data and the files of held-out rows, each once."""
+    for item in (*settings.data, *settings.eval_data.values()):
+        if item.rows is None and waits_for_writer(item.name):
+            observers.notice(f"Reading the pipe {item.name} until its writer closes it ...")
     return find_data(settings.data, loss, settings.max_row_bytes), find_held_out(settings)
 
 
 def read_sources(
-    settings: Settings, loss: Loss, data: DataSource, eval_data: DataSource | None
-) -> tuple[Examples, Examples | None]:
+    settings: Settings, loss: Loss, data: Data, eval_data: Mapping[str, DataSource]
+) -> tuple[Examples, dict[str, Examples]]:
     """Read the rows to train on and those held out."""
     examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
     return split_examples(settings, loss, examples, eval_data)
@@ -141,15 +141,14 @@ def announce(settings: Settings, observers: Observers) -> Backend:
     return backend
 
 
-def refuse_changed_data(recorded: DataDescription, data: DataSource, eval_data: DataSource | None) -> None:
+def refuse_changed_data(recorded: DataDescription, data: Data, eval_data: Mapping[str, DataSource]) -> None:
     """Refuse data that is no longer what a run began with.
 
     Raises:
         UserError: the training or the evaluations could not be compared with what came before.
     """
-    pairs = [(data, recorded.sha256)]
-    if eval_data is not None and recorded.held_out is not None:
-        pairs.append((eval_data, recorded.held_out.sha256))
+    pairs = [*zip(data.parts, (source.sha256 for source in recorded.sources), strict=True)]
+    pairs += [(eval_data[held.name], held.sha256) for held in recorded.held_out if held.name in eval_data]
     for source, digest in pairs:
         if source.fingerprint() != digest:
             raise UserError(f"{source} has changed since this run began; restore it, or start a new run")

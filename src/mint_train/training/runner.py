@@ -47,8 +47,10 @@ class Runner:
         self.client = prepared.client
         self.groups = prepared.dataset.groups
         self.steps, self.order = prepared.steps, prepared.order
-        held_out, batch_size = prepared.held_out.groups, run.settings.batch_size
-        self.evaluator = Evaluator(run.loss, held_out, batch_size) if held_out else None
+        self.evaluators = [
+            Evaluator(run.loss, part.groups, run.settings.batch_size, name)
+            for name, part in prepared.held_out.items()
+        ]
         # without a service in between, a step is done once it is submitted: there is nothing to run ahead of
         self.pipelining = Pipelining() if run.settings.pipeline and run.backend.remote else None
         self.finished = 0
@@ -102,13 +104,19 @@ class Runner:
         step = self.finished if step is None else step
         every = self.run.settings.eval_every
         due = step in (0, self.steps) or (every is not None and step % every == 0)
-        if self.evaluator is None or not due:
+        if not self.evaluators or not due:
             return
         self.collect()
-        if any(line["step"] == step for line in self.run.folder.evaluations()):
-            return  # before the run was resumed
+        done = {line.get("held_out", "") for line in self.run.folder.evaluations() if line["step"] == step}
+        for evaluator in self.evaluators:
+            if evaluator.name not in done:  # else before the run was resumed
+                self.evaluate_on(evaluator, step)
+        self.step_ended = time.perf_counter()  # do not count evaluation time in the next step
+
+    def evaluate_on(self, evaluator: Evaluator, step: int) -> None:
+        """Evaluate on one held-out set, record the figures and tell the observers."""
         try:
-            evaluation = self.evaluator.evaluate(self.client, step, self.loss_state)
+            evaluation = evaluator.evaluate(self.client, step, self.loss_state)
         except ServiceError:
             raise
         except MintTrainError as error:
@@ -117,7 +125,6 @@ class Runner:
             raise
         self.run.folder.append_evaluation(evaluation)
         self.run.observers.hook.evaluated(evaluation=evaluation)
-        self.step_ended = time.perf_counter()  # do not count evaluation time in the next step
 
     def submit(self, step: int) -> None:
         """Submit one optimiser step: loss, gradients, update. It blocks once, on the policy's logprobs."""

@@ -12,8 +12,10 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.run_folder.files import copy_whole
 from mint_train.run_folder.folder import CHECKPOINTS_FILE
 from mint_train.run_folder.records import RunRecord, RunResult
+from mint_train.settings.data_items import kept_file
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.training.description import describe_run
@@ -31,7 +33,10 @@ def train(
         loss: the name of an installed loss, or a function under `@mint_train.loss`.
         options: the loss's options.
         settings: fields of `mint_train.settings.model.Settings`, such as `data`, `steps`, `lr`, `output`;
-            with `progress="quiet"` nothing is printed.
+            with `progress="quiet"` nothing is printed. `data` is a file, rows (a list of dictionaries, an
+            iterable, a `datasets.Dataset`, a frame of pandas or polars, a table of Arrow), or a list of
+            files and of pairs with a weight, `[("a.jsonl", 0.7), (rows, 0.3)]`; `eval_data` a file, rows, or
+            a dictionary of them by the name of the held-out set.
 
     Raises:
         MintTrainError: as the command line prints it.
@@ -64,8 +69,22 @@ def start_run(settings: Settings, loss: Loss, *, silent: bool = False) -> RunRes
         except BaseException:
             run.folder.discard()  # it does not hold a run yet, and must not be in the way of the next attempt
             raise
+        keep_given_rows(run)
         run.folder.begin(describe_run(run, prepared))
         return train_prepared(run, Runner(run, prepared))
+
+
+def keep_given_rows(run: Run) -> None:
+    """Keep the rows that a program gave in the run's folder, so that later commands find them.
+
+    Raises:
+        MintTrainError: the disk refuses.
+    """
+    kept = [(item, part.data) for item, part in zip(run.settings.data, run.examples.parts, strict=False)]
+    kept += [(item, run.held_out[name].parts[0].data) for name, item in run.settings.eval_data.items()]
+    for item, source in kept:
+        if item.rows is not None:
+            copy_whole(source.shards[0], run.folder.path / kept_file(item))
 
 
 def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss: bool = False) -> RunResult:

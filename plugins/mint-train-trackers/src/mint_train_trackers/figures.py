@@ -36,8 +36,9 @@ def step_figures(step: StepRecord) -> dict[str, float]:
 
 
 def evaluation_figures(evaluation: Evaluation) -> dict[str, float]:
-    """Return an evaluation's metrics."""
-    return {f"eval/{name}": float(value) for name, value in evaluation.metrics.items()}
+    """Return an evaluation's metrics, under the name of its held-out set if that has one."""
+    prefix = f"eval/{evaluation.held_out}/" if evaluation.held_out else "eval/"
+    return {f"{prefix}{name}": float(value) for name, value in evaluation.metrics.items()}
 
 
 def own_folder(run: RunRecord) -> Path:

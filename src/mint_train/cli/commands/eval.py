@@ -18,7 +18,12 @@ EVAL_SETTINGS = (
 
 @click.command("eval", cls=Command, short_help="Evaluate a run or a checkpoint on held-out rows.")
 @click.argument("name", metavar="RUN_OR_CHECKPOINT", shell_complete=complete_folder)
-@click.option("--data", metavar="PATH", help="Held-out rows; by default the run's.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Held-out rows; by default the run's. Repeatable with names.",
+)
 @click.option(
     "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its last."
 )
@@ -32,7 +37,7 @@ EVAL_SETTINGS = (
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="An option of the loss.")
 def evaluate(
     name: str,
-    data: str | None,
+    data: tuple[str, ...],
     step: int | None,
     rows: Path | None,
     assignments: tuple[str, ...],

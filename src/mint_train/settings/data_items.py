@@ -1,0 +1,237 @@
+"""What `--data` and `--eval-data` name: sources of rows, perhaps with weights; held-out sets with names."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+STANDARD_INPUT = "-"
+HUB = {"hf:": False, "hf-stream:": True}
+"""Prefixes of data sets on the hub: whether they are streamed."""
+KEPT_ROWS = "rows"
+"""The folder of a run that holds the rows that a program gave it."""
+WEIGHTED = re.compile(r"(?P<name>.+):(?P<weight>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)", re.DOTALL)
+NAMED = re.compile(r"(?P<set>[A-Za-z0-9][\w.-]*)=(?P<name>.+)", re.DOTALL)
+ROWS_BY = ("__iter__", "itertuples", "iter_rows", "to_batches")
+"""How rows of a program are read: an iterable, a frame of pandas or polars, a table of Arrow."""
+TABLE = frozenset({"name", "weight", "columns"})
+
+
+@dataclass(frozen=True)
+class DataItem:
+    """One source of rows."""
+
+    name: str
+    """A file, a pattern, `-`, a data set of the hub, or what messages call rows given by a program."""
+    weight: float | None = None
+    """Its share of an epoch, relative to the other weights."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Its own columns, over those of `--columns`."""
+    rows: Any = field(default=None, repr=False, compare=False)
+    """The rows themselves, where a program gives them."""
+
+
+DataItems = tuple[DataItem, ...]
+HeldOutItems = dict[str, DataItem]
+"""By the name of the held-out set, which is "" for a set without a name."""
+
+
+def wrong(problem: str) -> PydanticCustomError:
+    """Return the error that a settings model turns into one line."""
+    return PydanticCustomError("data", "{problem}", {"problem": problem})
+
+
+def parse_data(value: object) -> DataItems:
+    """Return the sources that `data` names: `FILE:WEIGHT`, a list of them, or rows.
+
+    Raises:
+        PydanticCustomError: it is neither, or only some of the sources have a weight.
+    """
+    items = tuple(items_of(value, "data"))
+    weighted = [item for item in items if item.weight is not None]
+    if weighted and len(weighted) < len(items):
+        without = next(item for item in items if item.weight is None)
+        raise wrong(f"give each source a weight or none; {without.name} has none (write {without.name}:0.5)")
+    for item in weighted:
+        if not (math.isfinite(item.weight or 0) and (item.weight or 0) > 0):
+            raise wrong(f"{item.name} has the weight {item.weight:g}; it must be a number above 0")
+    return items
+
+
+def items_of(value: object, called: str) -> list[DataItem]:
+    """Return each source that a value names."""
+    if value is None or value == ():
+        return []
+    if isinstance(value, list) and not value:
+        raise wrong("is an empty list; give a file or rows")
+    if isinstance(value, list | tuple) and any(map(is_source, value)):
+        odd = next((one for one in value if not is_source(one)), None)
+        if odd is not None:
+            raise wrong(f"mixes names of files with {type(odd).__name__}; give (ROWS, WEIGHT) or names only")
+        several = len(value) > 1
+        return [item_of(one, f"{called}[{index}]" if several else called) for index, one in enumerate(value)]
+    return [item_of(value, called)]
+
+
+def is_source(value: object) -> bool:
+    """Return whether a member of a list is a source, not a row."""
+    if isinstance(value, tuple):
+        return len(value) == 2 and isinstance(value[1], int | float)
+    return isinstance(value, str | Path | DataItem) or is_table(value)
+
+
+def is_table(value: object) -> bool:
+    """Return whether a value is a source as a table of a config file has it."""
+    return isinstance(value, Mapping) and isinstance(value.get("name"), str) and value.keys() <= TABLE
+
+
+def item_of(value: object, called: str) -> DataItem:
+    """Return one source: a name, a table, a pair with a weight, or rows."""
+    if isinstance(value, DataItem):
+        return value
+    if isinstance(value, str | Path):
+        return weighted_name(str(value))
+    if isinstance(value, tuple) and is_source(value):
+        return replace(item_of(value[0], called), weight=float(value[1]))
+    if isinstance(value, Mapping):
+        if is_table(value):
+            weight = value.get("weight")
+            return DataItem(
+                str(value["name"]),
+                None if weight is None else float(weight),
+                dict(value.get("columns") or {}),
+            )
+        raise wrong(f"is a {type(value).__name__} of {keys_of(value)}; give a list of rows, or one split")
+    if isinstance(value, bytes) or not any(hasattr(value, name) for name in ROWS_BY):
+        raise wrong(f"is {type(value).__name__}; give a file, a list of files, or rows")
+    return DataItem(called, rows=value)
+
+
+def keys_of(value: Mapping[Any, Any]) -> str:
+    """Name the first keys of a mapping."""
+    return ", ".join(str(key) for key in list(value)[:4]) or "nothing"
+
+
+def weighted_name(text: str) -> DataItem:
+    """Split `NAME:WEIGHT`; a file whose own name ends in a colon and a number is that file.
+
+    Raises:
+        PydanticCustomError: both readings are files.
+    """
+    found = WEIGHTED.fullmatch(text)
+    if found is None:
+        return DataItem(text)
+    if os.path.exists(text):
+        if os.path.exists(found["name"]):
+            raise wrong(f"{text} is a file, and so is {found['name']}; write {text}:1 for the first of them")
+        return DataItem(text)
+    return DataItem(found["name"], float(found["weight"]))
+
+
+def parse_held_out(value: object) -> HeldOutItems:
+    """Return the held-out sets that `eval_data` names: `[NAME=]FILE`, several of them, or rows.
+
+    Raises:
+        PydanticCustomError: it is none of these, or one of several sets has no name or another one's.
+    """
+    if isinstance(value, Mapping) and not is_table(value):
+        sets = [(str(name), held_out_item(one, f"eval_data {name}".strip())) for name, one in value.items()]
+    elif isinstance(value, str | Path):
+        sets = [named_set(str(value))]
+    elif isinstance(value, list | tuple) and value and all(isinstance(one, str | Path) for one in value):
+        sets = [named_set(str(one)) for one in value]
+    elif value is None or value == ():
+        sets = []
+    else:
+        sets = [("", held_out_item(value, "eval_data"))]
+    return checked_sets(sets)
+
+
+def checked_sets(sets: Sequence[tuple[str, DataItem]]) -> HeldOutItems:
+    """Return held-out sets by name, each with one of its own.
+
+    Raises:
+        PydanticCustomError: one of several has none, or two have the same; or a name is no file name.
+    """
+    for name, item in sets:
+        if len(sets) > 1 and not name:
+            stem = re.sub(r"[^\w.-]+", "-", Path(item.name).stem).strip("-.") or "other"
+            raise wrong(f"each of several held-out sets needs a name; write {stem}={item.name}")
+        if name and NAMED.fullmatch(f"{name}=-") is None:
+            raise wrong(f'a held-out set cannot be called "{name}"; use letters, digits, ".", "_" and "-"')
+        if item.weight is not None:
+            raise wrong(f"{item.name} has a weight; held-out sets have none")
+    names = [name for name, _ in sets]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise wrong(f'two held-out sets are called "{twice}"; give each a name of its own')
+    return dict(sets)
+
+
+def held_out_item(value: object, called: str) -> DataItem:
+    """Return the source of a held-out set."""
+    return DataItem(str(value)) if isinstance(value, str | Path) else item_of(value, called)
+
+
+def named_set(text: str) -> tuple[str, DataItem]:
+    """Split `NAME=FILE`; a file whose own name has a `=` is that file.
+
+    Raises:
+        PydanticCustomError: both readings are files.
+    """
+    found = NAMED.fullmatch(text)
+    if found is None:
+        return "", DataItem(text)
+    if os.path.exists(text):
+        if os.path.exists(found["name"]):
+            raise wrong(f"{text} is a file, and so is {found['name']}; write ./{text} for the first of them")
+        return "", DataItem(text)
+    return found["set"], DataItem(found["name"])
+
+
+def written_item(item: DataItem) -> str | dict[str, Any]:
+    """Return a source as a file has it: its name, or a table where there is more to say."""
+    plain = item.weight is None and not item.columns
+    if plain and WEIGHTED.fullmatch(item.name) is None and NAMED.fullmatch(item.name) is None:
+        return item.name
+    table = {"name": item.name, "weight": item.weight, "columns": dict(item.columns)}
+    return {key: value for key, value in table.items() if value not in (None, {})}
+
+
+def written_data(items: DataItems) -> object:
+    """Return sources as a file has them; a single name alone."""
+    written = [written_item(item) for item in items]
+    return written[0] if len(written) == 1 and isinstance(written[0], str) else written or None
+
+
+def written_held_out(sets: HeldOutItems) -> object:
+    """Return held-out sets as a file has them; a single one without a name alone."""
+    if list(sets) == [""]:
+        return written_item(sets[""])
+    return {name: written_item(item) for name, item in sets.items()} or None
+
+
+def absolute_item(item: DataItem) -> DataItem:
+    """Return a source under a name that stands wherever a run is resumed from."""
+    if item.rows is not None or item.name == STANDARD_INPUT or item.name.startswith(tuple(HUB)):
+        return item
+    return replace(item, name=os.path.abspath(item.name))
+
+
+def kept_file(item: DataItem) -> str:
+    """Return the name, in a run's folder, of the file that keeps the rows that a program gave."""
+    return f"{KEPT_ROWS}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', item.name).strip('-')}.jsonl"
+
+
+def relocated(item: DataItem, folder: Path) -> DataItem:
+    """Return a source that a run's folder keeps by its path there, should that folder have been moved."""
+    path = Path(item.name)
+    kept = folder / KEPT_ROWS / path.name
+    moved = path.parent.name == KEPT_ROWS and not path.exists() and kept.exists()
+    return replace(item, name=str(kept)) if moved else item

@@ -16,7 +16,19 @@ from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
 
 SDK = "0.25.0"
 TOO_NEW = "0.38.0"
-ADAPTERS = 6
+ADAPTERS = 10
+DETACHED = '''
+from mint_train import loss
+from mint_train_dpo import Pairs, bradley_terry
+
+
+@loss(extends="dpo")
+def detached(batch, logprobs, options):
+    """DPO whose chosen side has no gradient."""
+    pairs = Pairs.of(batch, logprobs)
+    margins = pairs.margins - pairs.chosen + pairs.chosen.detach()
+    return batch.mean(bradley_terry(options.beta * margins)), pairs.metrics()
+'''
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -44,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row | {"prompt": f"{row['prompt']} {turn}"} for turn in "ab" for row in PAIRS]
     write_lines(folder / "pairs.jsonl", rows[:8])
     write_lines(folder / "others.jsonl", [{**row, "prompt": f"Now: {row['prompt']}"} for row in PAIRS])
+    (folder / "detached.py").write_text(DETACHED)
     return folder
 
 
@@ -92,6 +105,19 @@ def test_dpo_learns(trained: str, folder: Path) -> None:
     assert description(folder / trained)["versions"]["tinker"] == SDK
     form = "cross_entropy" if trained.startswith("tuft") else "importance_sampling"
     assert description(folder / trained)["gradients"] == form
+
+
+def test_the_gradient_of_the_chosen_side_matters(trained: str, run: Cli, folder: Path) -> None:
+    output = f"{trained}-detached"
+    done = run(
+        "--loss", "./detached.py", "--data", "pairs.jsonl", "--set", "reference=initial", "--lr", "1e-3",
+        "--steps", 4, "--save-every", 2, "--keep", 1, "--output", output,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole, detached = losses(folder / trained), losses(folder / output)
+    assert detached[0] == pytest.approx(whole[0], rel=1e-5)
+    assert abs(detached[3] / whole[3] - 1) > 0.01
+    assert [line["step"] for line in checkpoints(folder / output)] == [4]
 
 
 def test_a_run_is_resumed(trained: str, run: Cli, folder: Path) -> None:

@@ -18,6 +18,7 @@ GROUPS = {"test_sent_gradients": "gradients", "test_other_servers": "other-serve
 """The modules that run beside the others, in a process with a server of its own."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder, and keep those of a group in one process, whose server starts once."""
     skipped = os.environ.get(SKIP_VARIABLE) == "1" and os.environ.get("CI") != "true"

@@ -77,7 +77,7 @@ def main() -> None:
             work = folder / f"{network}-{reference}"
             work.mkdir()
             # a slot for each of our runs and the warm-up, for the recipe and for the base
-            with running_server(folder / "model", work, adapters=arguments.rounds + 3) as server:
+            with running_server(folder / "model", work, adapters=arguments.rounds + 3, sequences=0) as server:
                 missed += measure(server, network, reference, data, work, arguments)
     raise SystemExit(1 if missed else 0)
 

@@ -24,6 +24,8 @@ from environments import CACHE, LOG_TAIL_LINES, SKYRL, TUFT, Environment, Server
 
 ADAPTERS, LARGEST_RANK = 10, 16
 """Slots for adapters, which a session holds until it expires, and their rank: each costs time in a step."""
+SEQUENCES = 2
+"""How many a server computes at once: it compiles for each number of sequences, which takes seconds."""
 TUFT_KEY = "tml-tuft"
 TUFT_LAUNCHER = Path(__file__).with_name("launch_tuft.py")
 START_SECONDS = 300.0
@@ -41,7 +43,11 @@ class SkyrlServer:
 
 @contextmanager
 def running_server(
-    model_folder: Path, work_folder: Path, adapters: int = ADAPTERS, environment: Environment = SKYRL
+    model_folder: Path,
+    work_folder: Path,
+    adapters: int = ADAPTERS,
+    environment: Environment = SKYRL,
+    sequences: int = SEQUENCES,
 ) -> Iterator[SkyrlServer]:
     """Install SkyRL if need be, run it on a free port, and leave no process behind.
 
@@ -50,12 +56,13 @@ def running_server(
         work_folder: An empty folder for the server's database, checkpoints and log.
         adapters: The places for adapters. Each costs time in every step, whether it is taken or not.
         environment: What it is installed from, which decides the version.
+        sequences: How many it computes at once; 0 stands for all of a request.
 
     Raises:
         ServerError: It cannot be installed, or does not become healthy in time.
     """
     installed, port = environment.installed(), free_port()
-    command = server_command(installed, model_folder, work_folder, port, adapters)
+    command = server_command(installed, model_folder, work_folder, port, adapters, sequences)
     with guarded(command, server_variables(installed), port, model_folder, work_folder) as server:
         yield server
 
@@ -68,7 +75,7 @@ def running_on_two_processes(model_folder: Path, work_folder: Path) -> Iterator[
     """
     installed, port, coordinator = SKYRL.installed(), free_port(), f"127.0.0.1:{free_port()}"
     variables = server_variables(installed) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = server_command(installed, model_folder, work_folder, port, ADAPTERS)
+    command = server_command(installed, model_folder, work_folder, port, ADAPTERS, SEQUENCES)
     position = command.index("--backend-config") + 1
     config = json.loads(command[position]) | {
         "coordinator_address": coordinator,
@@ -145,14 +152,16 @@ def guard(command: list[str], variables: dict[str, str], log: Path) -> Iterator[
 
 
 def server_command(
-    environment: Path, model_folder: Path, work_folder: Path, port: int, adapters: int
+    environment: Path, model_folder: Path, work_folder: Path, port: int, adapters: int, sequences: int
 ) -> list[str]:
     """Give the command line; only `uv run` will do, since the server starts its engine with its parent's."""
     start = [str(environment / "bin" / "uv"), "run", "--no-project", "--active", "-m", "skyrl.tinker.api"]
+    config = {"max_lora_adapters": adapters, "max_lora_rank": LARGEST_RANK}
+    config["train_micro_batch_size"] = sequences
     options = {
         "--base-model": str(model_folder),
         "--backend": "jax",
-        "--backend-config": json.dumps({"max_lora_adapters": adapters, "max_lora_rank": LARGEST_RANK}),
+        "--backend-config": json.dumps(config),
         "--checkpoints-base": str(work_folder / "checkpoints"),
         "--database-url": f"sqlite:///{work_folder / 'tinker.db'}",
         "--host": "127.0.0.1",

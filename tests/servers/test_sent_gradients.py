@@ -147,7 +147,7 @@ def test_gradients_that_cannot_be_measured_must_be_trusted(
 
     def usual_step(name: str, body: Any) -> Any:
         if name == "optim_step":
-            body["adam_params"] |= {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12}
+            body["adam_params"] |= {"learning_rate": 3e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12}
         return body
 
     proxy.change = usual_step
@@ -155,9 +155,10 @@ def test_gradients_that_cannot_be_measured_must_be_trusted(
     monkeypatch.setenv("MINT_API_KEY", KEY.get_secret_value())
     common = ("--loss", "dpo", "--data", eight_pairs, "--steps", 1, "--output", "run")
     status, _, err = run_cli(*common)
-    assert (status, err.count("\n")) == (1, 1)
-    assert "cannot be measured" in err
-    assert "--trust-gradients" in err
+    assert status == 1
+    last = err.splitlines()[-1]  # before it a busy server may be waited for
+    assert "cannot be measured" in last
+    assert "--trust-gradients" in last
     status, out, err = run_cli(*common, "--trust-gradients")
     assert status == 0, err
     assert out.index("could not be proved right") < out.index("Step 1:")

@@ -75,6 +75,7 @@ def running_on_two_processes(model_folder: Path, work_folder: Path) -> Iterator[
     """
     installed, port, coordinator = SKYRL.installed(), free_port(), f"127.0.0.1:{free_port()}"
     variables = server_variables(installed) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    del variables["JAX_COMPILATION_CACHE_DIR"]  # processes of which one finds its code there wait for ever
     command = server_command(installed, model_folder, work_folder, port, ADAPTERS, SEQUENCES)
     position = command.index("--backend-config") + 1
     config = json.loads(command[position]) | {

@@ -132,3 +132,18 @@ def test_rows_of_one_prompt_are_held_out_together(
     sides = [{example.value.prompt for example in side} for side in (trained, held_out[""])]
     assert not sides[0] & sides[1]
     assert (len(trained), len(held_out[""])) == (36, 4)
+
+
+def test_a_changed_chat_template_is_refused_at_a_resume(
+    train: Callable[..., Any], run_cli: Any, tmp_path: Path
+) -> None:
+    template = tmp_path / "own.jinja"
+    header = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    asking = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    template.write_text("{% for m in messages %}" + header + "{% endfor %}" + asking)
+    train(steps=1, render="template", chat_template=str(template))
+    assert run_cli("resume", "run", "--steps", 2).status == 0
+    template.write_text("Be short." + template.read_text())
+    status, _, err = run_cli("resume", "run", "--steps", 3)
+    assert status == 2
+    assert f"{template} has changed since this run began; restore it, or start a new run" in err

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mint_train.errors import OptionError
+from mint_train.errors import OptionError, counted
 from mint_train.rows.mixture import Data
 
 
@@ -41,7 +41,7 @@ class Share:
         """Say in one line what becomes of the source."""
         passes = self.per_epoch / len(self.groups)
         return (
-            f"{self.name}: {self.per_epoch:,} groups an epoch (weight {self.weight:g}), of "
+            f"{self.name}: {counted(self.per_epoch, 'group')} an epoch (weight {self.weight:g}), of "
             f"{len(self.groups):,} that it has: {passes:.2g} passes."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -95,6 +96,17 @@ def read_template(path: str | Path) -> str:
         raise OptionError(f"--chat-template {path}: {getattr(error, 'strerror', None) or error}") from error
     check_syntax(template, f"--chat-template {path}")
     return template
+
+
+def template_digest(settings: Settings) -> str | None:
+    """Return the SHA-256 of the chat template's file, hexadecimal; None where the model's own is used.
+
+    Raises:
+        OptionError: the file cannot be read, or has a syntax error.
+    """
+    if settings.chat_template is None:
+        return None
+    return hashlib.sha256(read_template(settings.chat_template).encode()).hexdigest()
 
 
 def check_syntax(template: str, name: str) -> None:

@@ -103,6 +103,8 @@ class RunDescription(Part):
     """What the loss says of its metrics, by name."""
     loss_files: dict[str, str] = {}
     """The SHA-256 of each loss file, by its path."""
+    chat_template: str | None = None
+    """The SHA-256 of the file of `--chat-template`."""
     backend: Literal["mint", "local"]
     model: str
     start: StartDescription | None = None
@@ -129,7 +131,7 @@ class RunDescription(Part):
     def seal(self) -> str:
         """Digest what decides the run: its settings, its backend, its data."""
         decisive = self.model_dump(
-            mode="json", include={"settings", "backend", "data", "loss_files", "start"}
+            mode="json", include={"settings", "backend", "data", "loss_files", "chat_template", "start"}
         )
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

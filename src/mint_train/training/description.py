@@ -15,6 +15,7 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.shares import Share
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import loss_file_digests
+from mint_train.rendering.options import template_digest
 from mint_train.run_folder.description import (
     DataDescription,
     HeldOutDescription,
@@ -56,6 +57,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         losses=list(describe_losses(run.loss)),
         metrics=run.loss.metrics,
         loss_files=loss_file_digests(run.loss.plugins),
+        chat_template=template_digest(run.settings),
         backend=run.backend.name,
         model=run.backend.model,
         start=run.start_from,

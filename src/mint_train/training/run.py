@@ -18,6 +18,7 @@ from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_run_folder
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import Observers, open_observers
+from mint_train.rendering.options import template_digest
 from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
 from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
@@ -100,6 +101,7 @@ class Run:
                 checkpoint = folder.last_checkpoint()
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
+                refuse_changed_template(recorded, settings)
                 examples, held_out = read_sources(settings, loss, *sources)
                 backend = announce(settings, observers)
                 run = cls(settings, loss, observers, backend, folder, examples, held_out, recorded.start)
@@ -152,6 +154,18 @@ def refuse_changed_data(recorded: DataDescription, data: Data, eval_data: Mappin
     for source, digest in pairs:
         if source.fingerprint() != digest:
             raise UserError(f"{source} has changed since this run began; restore it, or start a new run")
+
+
+def refuse_changed_template(recorded: RunDescription, settings: Settings) -> None:
+    """Refuse a file of `--chat-template` that is no longer what a run began with.
+
+    Raises:
+        UserError: the rows would become other tokens.
+    """
+    if template_digest(settings) != recorded.chat_template:
+        raise UserError(
+            f"{settings.chat_template} has changed since this run began; restore it, or start a new run"
+        )
 
 
 def refuse_other_options(loss: Loss, recorded: Settings) -> None:

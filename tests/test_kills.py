@@ -59,6 +59,28 @@ def test_a_kill_while_a_folder_is_claimed_leaves_it_to_the_next_run(tmp_path: Pa
             run.discard()
 
 
+def test_a_temp_folder_that_a_kill_left_empty_goes(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(run_description().to_json())
+    for name in (".adapter.0123456789ab.part", "checkpoints/.step-000002.0123456789ab.part", ".mine.part"):
+        (tmp_path / name).mkdir(parents=True)
+    with RunFolder(tmp_path):
+        pass
+    left = {path.name for path in tmp_path.rglob("*") if path.is_dir()}
+    assert left == {"checkpoints", ".mine.part"}
+
+
+def test_rows_of_an_evaluation_that_a_kill_left_half_written_go(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(run_description().to_json())
+    (tmp_path / "evaluations").mkdir()
+    names = (".step-000002.jsonl", ".rows-step-000002.jsonl")  # a run's, and those of a command that goes on
+    for name in names:
+        (tmp_path / "evaluations" / f"{name}.0123456789ab.part").touch()
+    with RunFolder(tmp_path):
+        pass
+    left = [path.name for path in (tmp_path / "evaluations").iterdir()]
+    assert left == [".rows-step-000002.jsonl.0123456789ab.part"]
+
+
 def test_a_run_that_was_to_be_replaced_comes_back_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.mkdir()

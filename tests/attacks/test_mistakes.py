@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import seeds
 from run_files import metrics
 
 from mint_train.backends.local.states import load_state, save_state
@@ -33,7 +34,6 @@ from mint_train.sdk import types
 
 pytestmark = pytest.mark.attacks
 
-FLIPS = 120
 ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n}", "rejected": "no"} for n in range(40)]
 
 
@@ -60,7 +60,7 @@ def spoilt(content: bytes, seed: int) -> bytes:
 # files that are trained from
 
 
-@pytest.mark.parametrize("seed", range(FLIPS))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_a_spoilt_file_of_the_cache_is_noticed(tmp_path: Path, seed: int) -> None:
     for name in ("groups.arrow", "summary.json"):
         (tmp_path / name).write_bytes(random.Random(name).randbytes(300))
@@ -84,7 +84,7 @@ def reference_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("seed", range(FLIPS))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_a_spoilt_file_of_reference_logprobs_trains_nothing_else(
     tmp_path: Path, reference_file: bytes, seed: int
 ) -> None:
@@ -104,7 +104,7 @@ def adapter_in_training() -> tuple[dict[str, torch.nn.Parameter], torch.optim.Op
     return parameters, optimizer
 
 
-@pytest.mark.parametrize("seed", range(FLIPS))
+@pytest.mark.parametrize("seed", seeds(60))
 def test_a_spoilt_state_is_refused_and_changes_nothing(tmp_path: Path, seed: int) -> None:
     parameters, optimizer = adapter_in_training()
     save_state(tmp_path / "state", parameters, optimizer)

@@ -9,17 +9,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cases import seeds
 from run_files import run_description
 from trees import files, tree
 
-from mint_train.errors import MintTrainError, OptionError
+from mint_train.errors import MintTrainError, OptionError, UserError
 from mint_train.run_folder import replacing
-from mint_train.run_folder.files import whole_file, whole_folder
+from mint_train.run_folder.files import read_lines, whole_file, whole_folder
 from mint_train.run_folder.folder import RunFolder
 
 pytestmark = pytest.mark.attacks
 
-CASES = 250
 OF_A_RUN = [
     "run.toml", "metrics.jsonl", "evaluations.jsonl", "checkpoints.jsonl", "skipped_rows.jsonl",
     "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md",
@@ -236,7 +236,7 @@ def mangle(folder: Path, dice: random.Random) -> list[str]:
     return users
 
 
-@pytest.mark.parametrize("seed", range(CASES))
+@pytest.mark.parametrize("seed", seeds(100))
 def test_no_mangled_folder_costs_a_file_of_the_user_s(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     folder = tmp_path / "run"
@@ -256,6 +256,23 @@ def test_no_mangled_folder_costs_a_file_of_the_user_s(tmp_path: Path, seed: int)
             for name, content in before.items()
             if content and name.startswith("run/checkpoints/")
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("metrics.jsonl", {"step": 1}), ("metrics.jsonl", {"step": True, "metrics": {}}),
+     ("metrics.jsonl", {"step": 1, "metrics": {"a": "x"}, "learning_rate": 1, "tokens": 1, "seconds": 1}),
+     ("metrics.jsonl", {"step": 1, "metrics": [], "learning_rate": 1, "tokens": 1, "seconds": 1}),
+     ("evaluations.jsonl", {"step": 1, "metrics": {}, "intervals": True, "batch_means": [], "groups": 1}),
+     ("evaluations.jsonl", {"step": 1, "metrics": {}, "intervals": {"a": [1]}, "batch_means": []}),
+     ("evaluations.jsonl", {"step": 1, "metrics": {}, "intervals": {}, "batch_means": [1], "groups": 1}),
+     ("checkpoints.jsonl", {"step": 1, "state": 7, "sampler": None, "loss_state": {}}),
+     ("checkpoints.jsonl", {"step": 1, "state": "a", "sampler": {}, "loss_state": {}}), ("x.jsonl", [1])],
+)  # fmt: skip
+def test_a_line_that_no_run_writes_is_refused(tmp_path: Path, name: str, line: object) -> None:
+    (tmp_path / name).write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match="is broken"):
+        read_lines(tmp_path / name)
 
 
 def test_the_file_that_marks_a_start_is_short_lived(tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def source_of(function: Any) -> Path | None:
     """Return the package folder, or the file, that a plugin's function was written in."""
-    package = getattr(sys.modules.get(function.__module__.partition(".")[0]), "__path__", None)
+    module = function.__module__ or ""  # what was made by exec has none
+    package = getattr(sys.modules.get(module.partition(".")[0]), "__path__", None)
     if package:
         return Path(next(iter(package)))
     with suppress(TypeError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.errors import MintTrainError, UserError
+from mint_train.run_folder.lines import what_is_wrong
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of a JSON Lines file of steps; a torn last line is left out.
 
     Raises:
-        UserError: a line is broken or has no step.
+        UserError: a line is broken, has no step, or is not as this program writes it.
     """
     if not path.exists():
         return []
@@ -111,8 +112,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in whole]
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is broken: {error}") from error
-    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
-        raise UserError(f"{path} is broken: a line of it has no step")
+    for problem in filter(None, (what_is_wrong(path.name, line) for line in lines)):
+        raise UserError(f"{path} is broken: {problem}")
     return lines
 
 

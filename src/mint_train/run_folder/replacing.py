@@ -15,6 +15,7 @@ from mint_train.run_folder.written import (
     STARTING,
     old_folders,
     our_files,
+    part_folders,
     prune,
     remove_empty,
     remove_files,
@@ -122,6 +123,8 @@ def recover(folder: Path) -> None:
     for old, path in old_folders(folder):
         leave_old(old, path)
     remove_files(folder, temporary_files(folder))
+    for part in part_folders(folder):  # the kill may have come before a file was in it
+        prune(part)
 
 
 def forget_replaced(folder: Path) -> None:

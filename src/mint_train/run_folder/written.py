@@ -41,6 +41,8 @@ FILES = re.compile(
     r"|rows/[^/]+\.jsonl"
     r"|observers/.+"
 )
+EVALUATION = re.compile(r"evaluations/\.step-\d{6,}\.jsonl\.[0-9a-f]{12}\.part")
+"""The rows of a run's own evaluation, half written."""
 TEMPORARY = re.compile(r"\.(?P<name>.{1,40})\.[0-9a-f]{12}\.(part|old)")
 """A name that `files.drawn_beside` drew."""
 
@@ -69,10 +71,20 @@ def our_files(folder: Path) -> list[str]:
 def temporary_files(folder: Path) -> list[str]:
     """Return those of them that a killed run left half written.
 
-    What is in `reference` and `evaluations` may be that of a command, which takes no lock.
+    What is in `reference` and `evaluations` may be that of a command, which takes no lock; the rows of a
+    run's own evaluation, by their name, are not.
     """
     drawn = [name for name in walk(folder) if any(map(TEMPORARY.fullmatch, name.split("/")))]
-    return [name for name in drawn if ours(name) and name.split("/")[0] not in UNLOCKED]
+    ours_alone = [name for name in drawn if name.split("/")[0] not in UNLOCKED or EVALUATION.fullmatch(name)]
+    return [name for name in ours_alone if ours(name)]
+
+
+def part_folders(folder: Path) -> Iterator[Path]:
+    """Yield each folder that a killed run was writing, by its drawn name."""
+    for at in (folder, folder / "checkpoints"):
+        for path in sorted(at.glob(".*.part")):
+            if path.is_dir() and ours(f"{path.relative_to(folder).as_posix()}/file"):
+                yield path
 
 
 def old_folders(folder: Path) -> Iterator[tuple[Path, Path]]:

@@ -1,0 +1,60 @@
+"""What the lines of a run's JSON Lines files hold, so that a broken one is refused where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def are_numbers(value: Any) -> bool:
+    """Return whether a value is an object of numbers."""
+    return isinstance(value, dict) and all(map(is_number, value.values()))
+
+
+def are_intervals(value: Any) -> bool:
+    """Return whether a value is an object of pairs of numbers."""
+    return isinstance(value, dict) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in value.values()
+    )
+
+
+def are_names(value: Any) -> bool:
+    """Return whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+LINES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "metrics.jsonl": {
+        "metrics": are_numbers,
+        "learning_rate": is_number,
+        "tokens": is_number,
+        "seconds": is_number,
+    },
+    "evaluations.jsonl": {
+        "metrics": are_numbers,
+        "intervals": are_intervals,
+        "batch_means": are_names,
+        "groups": is_number,
+    },
+    "checkpoints.jsonl": {
+        "state": lambda value: isinstance(value, str),
+        "sampler": lambda value: value is None or isinstance(value, str),
+        "loss_state": are_numbers,
+    },
+}
+"""By the name of a file, what each of its lines must hold beside its step."""
+
+
+def what_is_wrong(name: str, line: Any) -> str:
+    """Return what is wrong with a line of a file, or nothing."""
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or line["step"] is True:
+        return "a line of it has no step"
+    for key, fits in LINES.get(name, {}).items():
+        if key not in line or not fits(line[key]):
+            return f'the line of step {line["step"]} has no "{key}" as this program writes it'
+    return ""

@@ -15,7 +15,8 @@ A plugin may have traits that a check must know: a module states them as constan
 - `UNTRAINED_DATUMS = (1,)`: the datums at these positions of a group are measured or ignored, and their
   gradient is zero;
 - `STOPS_GRADIENT = True`: a part of the loss that depends on trained logprobs (a weight, a baseline) is held
-  constant, so that finite differences do not give its gradient.
+  constant, so that finite differences do not give its gradient;
+- `DATUMS_MAY_REPEAT = True`: two datums of a group may be equal, as samples of one prompt may.
 
 A trait may be a function of the options, and holds for the losses that extend the plugin.
 """

@@ -216,6 +216,8 @@ def untrained_datums_are_refused(material: Material) -> str:
 
 def equal_datums_are_refused(material: Material) -> str:
     """Check that a group whose last datum is a copy of its first is refused."""
+    if material.has_trait("DATUMS_MAY_REPEAT"):
+        return "not tried: the loss says that equal datums are possible (DATUMS_MAY_REPEAT)"
     if len(material.groups[0].datums) == 1:
         return "nothing to be equal to: a group is one datum"
     for number, group in enumerate(material.groups):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mint_train.run_folder.metric import Metric
 
 COMPUTE_ARGUMENTS = tuple(inspect.signature(LossSpec.compute_loss).parameters)[1:]
-TRAITS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT")
+TRAITS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT", "DATUMS_MAY_REPEAT")
 """What a plugin may say of itself to the conformance kit; `mint_train.testing` explains each."""
 
 

@@ -42,7 +42,8 @@ def kahneman_tversky(
         undesirable_weight: lambda_U.
     """
     gains = torch.where(desirable, ratios - baseline, baseline - ratios)
-    weights = torch.where(desirable, desirable_weight, undesirable_weight).to(gains.dtype)
+    # torch.where of two Python numbers would round them to float32
+    weights = torch.full_like(gains, undesirable_weight).masked_fill(desirable, desirable_weight)
     return weights * torch.sigmoid(-beta * gains)
 
 

@@ -1,1 +1,1 @@
-"""An offline policy gradient: importance-weighted, clipped as in PPO where asked."""
+"""Losses on sampled completions: policy gradients, clipped, weighted and tapered."""

@@ -1,42 +1,140 @@
-"""The row of an offline policy gradient: a sampled completion, its logprobs when sampled, its advantage."""
+"""The rows of rollouts: completions of a prompt that a policy sampled, with their rewards or advantages."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from mint_train.plugin import PROMPTS, Form, Prompt, RowError, combine, kind
+from mint_train.plugin import (
+    PROMPTS,
+    Answers,
+    Completion,
+    Form,
+    Forms,
+    Prompt,
+    RowError,
+    Survey,
+    from_json,
+    kind,
+    read_answers,
+)
 
 ROUNDING = 1e-3
 """A sampler's logprob may round to this much above zero."""
+MAX_NUMBER = 1e6
+"""Far above any logprob or advantage, and within what float32 multiplies without overflow."""
+TOKENS, TEXTS, TEXT = "completion_tokens", "completions", "completion"
+OLD_LOGPROBS = "old_logprobs"
+SINGLE, SEVERAL = ("advantage", "reward"), ("rewards", "advantages")
+
+Sample: TypeAlias = Completion | list[int]
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled completion."""
+    """The completions that a policy sampled for one prompt; each list has an entry per completion."""
 
     prompt: Prompt | list[int]
     """Text, messages, or token ids."""
-    completion_tokens: list[int]
-    old_logprobs: list[float]
-    """Per completion token, nats, under the policy that sampled it."""
-    advantages: list[float]
-    """Per completion token."""
+    completions: tuple[Sample, ...]
+    rewards: tuple[float, ...] | None
+    """None where the row has advantages."""
+    advantages: tuple[float | list[float], ...] | None
+    """For a whole completion, or for each of its tokens; None where the row has rewards."""
+    old_logprobs: tuple[list[float], ...] | None
+    """Per completion token, nats, under the policy that sampled it; None where the row has none."""
 
 
-def read_sample(row: Mapping[str, Any]) -> tuple[list[int], list[float], list[float]]:
-    """Read the tokens of a completion, their old logprobs and their advantages."""
-    tokens = token_ids(row["completion_tokens"], "completion_tokens")
-    old = numbers(row["old_logprobs"], "old_logprobs", len(tokens))
-    for index, logprob in enumerate(old):
-        if logprob > ROUNDING:
-            raise RowError(f"old_logprobs[{index}]", f"is {logprob}; a logprob is never above 0")
-    advantage = row["advantage"]
-    if isinstance(advantage, list):
-        return tokens, old, numbers(advantage, "advantage", len(tokens))
-    return tokens, old, [number(advantage, "advantage")] * len(tokens)
+def sample_form(name: str, completions: str, signal: str) -> Form:
+    """Make the form of a row whose completions and what they are worth stand in two columns."""
+
+    def read(row: Mapping[str, Any], _: Survey) -> Answers:
+        return read_samples(row, completions, signal)
+
+    return Form(name, (completions, signal), read)
+
+
+def read_samples(row: Mapping[str, Any], field: str, signal: str) -> Answers:
+    """Read the completions of a row, and their rewards or advantages.
+
+    Raises:
+        RowError: a list is not one, or another length; old logprobs stand beside texts.
+    """
+    several = signal in SEVERAL
+    found = from_json(row[field])
+    if several and (not isinstance(found, list) or not found):
+        raise RowError(field, f"must be a list with an entry per completion, not {kind(found)}")
+    samples, names = (found, entries(field, found)) if several else ([found], [field])
+    old, read = None, frozenset[str]()
+    if field == TOKENS:
+        samples = [token_ids(one, name) for one, name in zip(samples, names, strict=True)]
+        if row.get(OLD_LOGPROBS) is not None:
+            old, read = read_old(row[OLD_LOGPROBS], samples, several=several), frozenset({OLD_LOGPROBS})
+    elif row.get(OLD_LOGPROBS) is not None:
+        raise RowError(OLD_LOGPROBS, f"belong to token ids: give {TOKENS} in place of {field}")
+    values = worth(from_json(row[signal]), signal, samples, several=several)
+    known = (values, None, old) if signal.startswith("reward") else (None, values, old)
+    if field == TOKENS:
+        return Answers(value=(tuple(samples), *known), read=read)
+    return Answers(read_answers(samples, names), names, (None, *known))
+
+
+def entries(field: str, values: Sequence[object]) -> list[str]:
+    """Name the entries of a list."""
+    return [f"{field}[{index}]" for index in range(len(values))]
+
+
+def read_old(value: object, samples: Sequence[list[int]], *, several: bool) -> tuple[list[float], ...]:
+    """Read old logprobs: a list of one per token, for each of several completions.
+
+    Raises:
+        RowError: a list has another length, or a number is above 0.
+    """
+    given = list_of(value, OLD_LOGPROBS, len(samples), "completions") if several else [value]
+    names = entries(OLD_LOGPROBS, given) if several else [OLD_LOGPROBS]
+    old = tuple(
+        numbers(one, name, len(tokens)) for one, name, tokens in zip(given, names, samples, strict=True)
+    )
+    for logprobs, name in zip(old, names, strict=True):
+        for index, logprob in enumerate(logprobs):
+            if logprob > ROUNDING:
+                raise RowError(f"{name}[{index}]", f"is {logprob}; a logprob is never above 0")
+    return old
+
+
+def worth(value: object, field: str, samples: Sequence[object], *, several: bool) -> tuple[Any, ...]:
+    """Read rewards or advantages, one per completion; an advantage may be a list of one per token.
+
+    Raises:
+        RowError: they are something else, or another number.
+    """
+    given = list_of(value, field, len(samples), "completions") if several else [value]
+    names = entries(field, given) if several else [field]
+    found: list[float | list[float]] = []
+    for one, name, sample in zip(given, names, samples, strict=True):
+        per_token = field.startswith("advantage") and isinstance(one, list) and is_tokens(sample)
+        found.append(numbers(one, name, len(sample)) if per_token else number(one, name))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def is_tokens(sample: object) -> bool:
+    """Return whether a completion is token ids."""
+    return isinstance(sample, list) and isinstance(sample[0], int)
+
+
+def list_of(value: object, field: str, count: int, what: str) -> list[Any]:
+    """Return a list of a given length.
+
+    Raises:
+        RowError: it is something else.
+    """
+    if not isinstance(value, list):
+        raise RowError(field, f"must be a list of numbers, not {kind(value)}")
+    if len(value) != count:
+        raise RowError(field, f"holds {len(value)} numbers for {count} {what}")
+    return value
 
 
 def token_ids(value: object, field: str) -> list[int]:
@@ -61,11 +159,8 @@ def numbers(value: object, field: str, count: int) -> list[float]:
     Raises:
         RowError: it is something else.
     """
-    if not isinstance(value, list):
-        raise RowError(field, f"must be a list of numbers, not {kind(value)}")
-    if len(value) != count:
-        raise RowError(field, f"holds {len(value)} numbers for {count} completion tokens")
-    return [number(item, f"{field}[{index}]") for index, item in enumerate(value)]
+    given = list_of(value, field, count, "completion tokens")
+    return [number(item, name) for item, name in zip(given, entries(field, given), strict=True)]
 
 
 def number(value: object, field: str) -> float:
@@ -81,15 +176,23 @@ def number(value: object, field: str) -> float:
     return float(value)
 
 
-MAX_NUMBER = 1e6
-"""Far above any logprob or advantage, and within what float32 multiplies without overflow."""
+def make_rollout(prompt: Prompt | list[int], completions: Sequence[Completion], value: Any) -> Rollout:
+    """Put a prompt and its samples together."""
+    tokens, *known = value
+    return Rollout(prompt, tuple(completions) if tokens is None else tokens, *known)
 
-FORMS = combine(
+
+PROMPT_TOKENS = Form(
+    "token ids", ("prompt_tokens",), lambda row: token_ids(row["prompt_tokens"], "prompt_tokens")
+)
+FORMS = Forms(
     [
-        *PROMPTS,
-        Form("token ids", ("prompt_tokens",), lambda row: token_ids(row["prompt_tokens"], "prompt_tokens")),
+        *(sample_form(f"a sampled completion and its {signal}", TOKENS, signal) for signal in SINGLE),
+        *(sample_form(f"a completion and its {signal}", TEXT, signal) for signal in SINGLE),
+        *(sample_form(f"sampled completions and {signal}", TOKENS, signal) for signal in SEVERAL),
+        *(sample_form(f"completions and {signal}", TEXTS, signal) for signal in SEVERAL),
     ],
-    [Form("sampled completions", ("completion_tokens", "old_logprobs", "advantage"), read_sample)],
-    lambda prompt, sample: Rollout(prompt, *sample),
+    make_rollout,
+    [*PROMPTS, PROMPT_TOKENS],
 )
 """Every form of a rollout."""

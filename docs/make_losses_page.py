@@ -6,7 +6,6 @@ results further down the page come from `python benchmarks/bundled_pairs.py --wr
 
 from __future__ import annotations
 
-import inspect
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 from mint_train.errors import OptionError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
+from mint_train.plugins.docstrings import describe_loss
 
 PAGE = Path(__file__).with_name("losses.md")
 BEGIN, END = "<!-- sections: docs/make_losses_page.py -->", "<!-- /sections -->"
@@ -26,7 +26,6 @@ KINDS = {
     "Losses on sampled completions": ("mint-train-policy-gradient",),
 }
 """By heading, the distributions whose losses stand under it."""
-PART = re.compile(r"^(Formula|Paper|Defaults|Use): (.*(?:\n +.*)*)\n?", flags=re.MULTILINE)
 
 
 def losses_page() -> str:
@@ -47,8 +46,7 @@ def kind(title: str, distributions: tuple[str, ...]) -> str:
 def section(name: str) -> str:
     """Lay out one loss: what it is, its formula, its paper, when to use it, its options and their source."""
     plugin = load_plugin(name)
-    text = inspect.cleandoc(plugin.plugin.__doc__ or "")
-    parts = {part: " ".join(words.split()) for part, words in PART.findall(text)}
+    text, parts = describe_loss(plugin.plugin)
     formula = re.sub(r"`(\w+=\w+)`", r"\1", parts["Formula"])
     loss = Loss.of(plugin)
     lines = [
@@ -59,7 +57,7 @@ def section(name: str) -> str:
         *options(loss.options_model.model_fields),
         *([f"- Defaults: {parts['Defaults']}"] if "Defaults" in parts else []),
     ]
-    return "\n\n".join([f"### {name}", PART.sub("", text).strip(), "\n".join(lines)])
+    return "\n\n".join([f"### {name}", text, "\n".join(lines)])
 
 
 def reference(loss: Loss, name: str) -> str:

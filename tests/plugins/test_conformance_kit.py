@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -218,3 +219,54 @@ def test_given_rows_are_used() -> None:
     results = {result.name: result for result in check_loss("dpo", rows=rows)}
     assert all(result.passed for result in results.values())
     assert results["rows become examples"].detail == "2 rows"
+
+
+def keeps(name: str, made: Callable[[torch.Tensor], Any]) -> Callable[..., torch.Tensor]:
+    """Make a loss on margins less a mean that it keeps."""
+
+    def losing(batch, logprobs, state):
+        scores = margins(batch, logprobs)
+        state[name] = made(batch.mean(scores.detach()))
+        return batch.mean(torch.nn.functional.softplus(float(state[name]) - scores))
+
+    return losing
+
+
+def test_a_tensor_that_is_kept_as_state_is_found() -> None:
+    found = failures(loss(extends="dpo", traits={"STOPS_GRADIENT": True})(keeps("mean", torch.Tensor.clone)))
+    assert found == {"metrics are plain finite floats": 'the state "mean" is a Tensor; make it a float'}
+
+
+def test_state_that_moves_with_the_batch_is_named_where_differences_fail() -> None:
+    found = failures(loss(extends="dpo")(keeps("mean", float)))
+    assert list(found) == ["the gradient matches finite differences"]
+    assert "it keeps mean as state" in found["the gradient matches finite differences"]
+    assert failures(loss(extends="dpo", traits={"STOPS_GRADIENT": True})(keeps("mean", float))) == {}
+
+
+def test_bundled_rows_that_lack_a_column_name_the_flag_for_others(run_cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "needy_rows.py"
+    path.write_text(NEEDY, encoding="utf-8")
+    ended = run_cli("check", path)
+    assert ended.status == 1
+    assert "these rows are bundled with dpo: give your own with --data" in ended.out
+    assert ended.out.count("give your own with --data") == 1
+    assert 'FAILED  examples become datums: as for "rows become examples"' in ended.out
+
+
+NEEDY = """
+import torch
+from mint_train.plugin import RowError, hookimpl
+from mint_train_dpo.rows import FORMS
+
+EXTENDS = "dpo"
+
+def read_score(row):
+    if "score" not in row:
+        raise RowError("score", "is missing")
+    return row["score"], ["score"]
+
+@hookimpl
+def row_forms():
+    return FORMS.extended(read_score, lambda pair, score: pair)
+"""

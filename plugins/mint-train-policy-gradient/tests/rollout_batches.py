@@ -48,7 +48,9 @@ def random_groups(seed: int = 4, sizes: Sequence[int] = (3, 2, 4)) -> list[list[
     return groups
 
 
-def batch_of(groups: Sequence[Sequence[Sampled]], **changed: float) -> tuple[Batch, list[torch.Tensor]]:
+def batch_of(
+    groups: Sequence[Sequence[Sampled]], **changed: float | None
+) -> tuple[Batch, list[torch.Tensor]]:
     """Make the batch of some groups, and the policy's logprobs of it."""
     made, policy, token = [], [], 3
     for group in groups:
@@ -67,6 +69,7 @@ def batch_of(groups: Sequence[Sequence[Sampled]], **changed: float) -> tuple[Bat
             }
             for sample in group
         ]
+        attached = [{name: value for name, value in one.items() if value is not None} for one in attached]
         made.append(make_group(ids, attached, [list(sample.reference) for sample in group]))
         policy += [list(sample.policy) for sample in group]
     return make_batch(*made), make_logprobs(policy)

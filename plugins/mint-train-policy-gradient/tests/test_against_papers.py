@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -203,3 +204,25 @@ def test_advantages_of_the_batch() -> None:
         -sum(a * p for a, p in zip(worth, sums, strict=True)) / len(sums) / (float(rewards.std()) + 1e-4)
     )
     assert value.item() == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_distillation(given: bool) -> None:
+    batch, policy = batch_of(GROUPS) if given else batch_of(GROUPS, old_logprobs=None)
+    loss = Loss.of(load_plugin("distill"))
+    loss.check_batch(batch)
+    value, metrics = loss.compute(batch, policy, {})
+    samples = [sample for group in GROUPS for sample in group]
+    weights = [
+        (math.exp(p - old) if given else 1.0) * (p - teacher)
+        for sample in samples
+        for p, old, teacher in zip(sample.policy, sample.old, sample.reference, strict=True)
+    ]
+    flat = [p for sample in samples for p in sample.policy]
+    assert value.item() == pytest.approx(
+        sum(w * p for w, p in zip(weights, flat, strict=True)) / len(flat), abs=TOLERANCE
+    )
+    found = [number for gradient in torch.autograd.grad(value, policy) for number in gradient.tolist()[1:]]
+    assert found == pytest.approx([weight / len(flat) for weight in weights], abs=TOLERANCE)
+    moved = sum(p - q for sample in samples for p, q in zip(sample.policy, sample.reference, strict=True))
+    assert metrics["reverse_kl"] == pytest.approx(moved / len(flat))

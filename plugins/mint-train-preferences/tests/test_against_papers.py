@@ -69,6 +69,10 @@ def chosen_tokens(pairs: list[PlainPair]) -> Tensor:
     return torch.cat([pair.w for pair in pairs])
 
 
+def chosen_ratios(pairs: list[PlainPair]) -> Tensor:
+    return torch.cat([pair.w - pair.ref_w for pair in pairs])
+
+
 def token_ratios(pairs: list[PlainPair]) -> Tensor:
     return torch.cat([part for p in pairs for part in (p.w - p.ref_w, p.l - p.ref_l)])
 
@@ -240,6 +244,10 @@ FORMULAS: dict[str, Callable[[list[PlainPair]], Tensor]] = {
     "rpo": each(lambda p: -log(sigma(0.1 * (p.hw - p.hl))) - p.w.sum() / p.nw),
     "sft": lambda pairs: -chosen_tokens(pairs).mean(),
     "dft": lambda pairs: -(chosen_tokens(pairs).exp().detach() * chosen_tokens(pairs)).mean(),
+    "asft": lambda pairs: (
+        -(chosen_tokens(pairs).exp().detach() * chosen_tokens(pairs)).mean()
+        + 0.1 * (exp(-chosen_ratios(pairs)) - 1 + chosen_ratios(pairs)).mean()
+    ),
     "kl": lambda pairs: (exp(-token_ratios(pairs)) - 1 + token_ratios(pairs)).mean(),
     "squared-log-ratio": lambda pairs: (token_ratios(pairs) ** 2).mean(),
     "simpo": each(lambda p: -log(sigma(2 * p.w.sum() / p.nw - 2 * p.l.sum() / p.nl - 1))),

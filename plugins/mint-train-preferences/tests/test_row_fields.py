@@ -142,3 +142,37 @@ def test_every_loss_of_the_package_has_an_entry_point() -> None:
             assert f"{module.name}:{name}" in named, f"{name} has no entry point"
         if hasattr(loaded, "compute_loss"):
             assert module.name in named, f"{module.name} has no entry point"
+
+
+PLAIN = {"prompt": "a", "chosen": "b", "rejected": "c"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("p_chosen", 0.7),
+        ("tie", True),
+        ("gold", "d"),
+        ("margin", 1),
+        ("chosen_token_weights", [1]),
+        ("rejected_spans", [1]),
+    ],
+)
+def test_a_field_that_a_loss_does_not_use_is_refused(field: str, value: object) -> None:
+    dpo = open_loss("dpo")
+    with pytest.raises(RowError, match=f"leave it out with --columns {field}="):
+        dpo.parse_row(PLAIN | {field: value})
+    dpo.parse_row(PLAIN | {field: None})
+    if field != "gold":
+        with pytest.raises(RowError, match=f"--columns {field}="):
+            open_loss("tpo").parse_row(PLAIN | {"gold": "d", field: value})
+
+
+def test_a_margin_stands_for_two_scores() -> None:
+    odpo = open_loss("odpo")
+    example = odpo.parse_row(PLAIN | {"margin": 2})
+    assert (example.chosen_score, example.rejected_score) == (2, 0)
+    for wrong in ({"margin": 0}, {"margin": "much"}, {"margin": 1, "chosen_score": 2}):
+        with pytest.raises(RowError) as raised:
+            odpo.parse_row(PLAIN | wrong)
+        assert raised.value.field == "margin"

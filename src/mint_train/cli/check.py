@@ -24,8 +24,12 @@ def check_and_print(name: str, options: Mapping[str, str], data: Path | None) ->
     """
     rows = None if data is None else [row.values for row in read_rows(data)]
     results = check_loss(name, rows=rows, options=options)
+    said: dict[str, str] = {}
     for result in results:
-        echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {result.detail}")
+        # what is wrong with the rows fails every check that needs them
+        first = result.name if result.passed else said.setdefault(result.detail, result.name)
+        detail = result.detail if first == result.name else f'as for "{first}"'
+        echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {detail}")
     failed = sum(not result.passed for result in results)
     echo(
         f"{failed} of {counted(len(results), 'check')} failed."

@@ -55,9 +55,7 @@ def options_are_valid(material: Material) -> str:
 def rows_become_examples(material: Material) -> str:
     """Check that every row is parsed."""
     for row in material.rows:
-        require_that(
-            material.loss.parse_row(row.values) is not None, f"parse_row returned None at {row.source}"
-        )
+        require_that(material.read(row) is not None, f"parse_row returned None at {row.source}")
     return f"{len(material.examples)} rows"
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from mint_train.backends.local.starter_model import make_starter_tokenizer
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
-from mint_train.errors import Source
+from mint_train.errors import RowError, Source
 from mint_train.losses.loss import Loss
 from mint_train.losses.term import Term
 from mint_train.rendering.renderer import Renderer
@@ -74,10 +74,26 @@ class Material:
     @cached_property
     def examples(self) -> list[Any]:
         """The rows, read and linked to one another."""
-        related = list(self.loss.link_examples([self.loss.parse_row(row.values) for row in self.rows]))
+        related = list(self.loss.link_examples([self.read(row) for row in self.rows]))
         problem = f"link_examples returned {len(related)} of {len(self.rows)} examples: return each, in order"
         require_that(len(related) == len(self.rows), problem)
         return related
+
+    def read(self, row: Row) -> Any:
+        """Read a row as the loss's example.
+
+        Raises:
+            ConformanceError: the row is bundled, and does not suit a loss that inherits it.
+            RowError: the row is a given one.
+        """
+        try:
+            return self.loss.parse_row(row.values)
+        except RowError as error:
+            if self.given_rows is not None:
+                raise
+            base = self.loss.terms[0].chain[0].name
+            problem = f"{row.source}: {error}; these rows are bundled with {base}: give your own with --data"
+            raise ConformanceError(problem) from error
 
     @cached_property
     def groups(self) -> list[Group]:

@@ -67,9 +67,22 @@ def gradient_matches_differences(material: Material) -> str:
                 break
         worst = max(worst, error)
         require_that(
-            error <= TOLERANCE, f"the gradient gives {exact:.9g} where differences give {measured:.9g}"
+            error <= TOLERANCE,
+            f"the gradient gives {exact:.9g} where differences give {measured:.9g}{about_state(material)}",
         )
     return f"worst error {worst:.1e}"
+
+
+def about_state(material: Material) -> str:
+    """Say what may be the matter where a loss keeps state, or nothing."""
+    state: dict[str, float] = {}
+    material.loss.evaluate(material.batch(), material.logprobs(), state)
+    if not state:
+        return ""
+    return (
+        f"; it keeps {', '.join(state)} as state: if that moves with the batch, without gradient, say so "
+        'with traits={"STOPS_GRADIENT": True}'
+    )
 
 
 def directions(material: Material) -> Iterator[Logprobs]:
@@ -207,8 +220,8 @@ def metrics_are_plain(material: Material) -> str:
     for kind, values in (("metric", metrics), ("state", state)):
         for name, value in values.items():
             require_that(isinstance(name, str) and bool(name), f"the {kind} name {name!r} is not text")
-            # the run converts a detached scalar tensor to a float
-            plain = isinstance(value, int | float) or is_detached_scalar(value)
+            # the run converts a metric that is a detached scalar tensor; a checkpoint holds no tensor
+            plain = isinstance(value, int | float) or (kind == "metric" and is_detached_scalar(value))
             require_that(plain, f'the {kind} "{name}" is a {type(value).__name__}; make it a float')
             require_that(math.isfinite(value), f'the {kind} "{name}" is {value}')
     taken = RESERVED_METRICS & metrics.keys()

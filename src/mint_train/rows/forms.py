@@ -59,6 +59,7 @@ class Forms:
         make: Callable[[Prompt, list[Completion], Any], Any],
         prompts: Sequence[Form] = PROMPTS,
         labels: Sequence[str] = (),
+        reserved: Sequence[str] = (),
     ) -> None:
         """Take the forms.
 
@@ -68,10 +69,13 @@ class Forms:
             make: makes the example, or a list of several, of a prompt, completions and the answers' value.
             prompts: forms whose `read(row)` returns a prompt.
             labels: columns beside `VERDICTS` whose meaning only all their values show.
+            reserved: columns that other losses read of such rows, and that this one would drop: they are
+                refused, unless a form or `extended` forms read them.
         """
         self.answers = tuple(answers)
         self.prompts = tuple(prompts)
         self.surveyed = frozenset({*VERDICTS, *labels})
+        self.reserved = frozenset(reserved)
         self._make = make
         self._answers_with = lru_cache(maxsize=256)(lambda present: having(present, self.answers))
         self._prompts_with = lru_cache(maxsize=256)(lambda present: having(present, self.prompts))
@@ -91,7 +95,9 @@ class Forms:
         else:
             name, prompt, completions = self._with_prompt(form, answers, row, present, read)
         known = (prompt, completions)
-        unread = unread_columns(row, frozenset(read), known) if len(row) > len(read) else []
+        unread = []
+        if len(row) > len(read):
+            unread = unread_columns(row, frozenset(read), known, self.reserved)
         made = self._make(prompt, completions, answers.value)
         return Reading(made if isinstance(made, list) else [made], name, tuple(unread))
 
@@ -172,15 +178,17 @@ class ExtendedForms(Forms):
         make: Callable[[Any, Any], Any],
     ) -> None:
         super().__init__(base.answers, lambda *_: [], base.prompts)
-        self.surveyed = base.surveyed
+        self.surveyed, self.reserved = base.surveyed, base.reserved
         self._base = base
         self._read_more = read
         self._make_more = make
 
     def read(self, row: Mapping[str, Any], survey: Survey = NOTHING) -> Reading:
         """Read a row as the other forms do, and the further columns of it."""
-        reading = self._base.read(row, survey)
         more, columns = self._read_more(row)
+        # the base would refuse a reserved column, which these forms have read
+        left = {name: value for name, value in row.items() if name not in columns}
+        reading = self._base.read(left if self.reserved.intersection(columns) else row, survey)
         examples = [self._make_more(example, more) for example in reading.examples]
         return Reading(examples, reading.form, tuple(name for name in reading.unread if name not in columns))
 

@@ -24,19 +24,24 @@ MEANINGFUL = frozenset(
 """Columns that belong to a prompt, to what is trained of a row, or to its verdict."""
 
 
-def unread_columns(row: Mapping[str, Any], read: frozenset[str], known: object) -> list[str]:
+def unread_columns(
+    row: Mapping[str, Any], read: frozenset[str], known: object, reserved: frozenset[str] = frozenset()
+) -> list[str]:
     """Return the columns that a form does not read and that change nothing, such as ids and sources.
 
     Args:
         row: the row, its columns renamed.
         read: the columns that the form reads.
         known: all that was read; a column that says nothing beyond it does not count.
+        reserved: columns that other losses read of such rows.
 
     Raises:
         RowError: a column would change the meaning.
     """
     left = [name for name in row if name not in read]
     for name in left:
+        if name in reserved and given(row, name):
+            raise RowError(name, reserved_for_others(name))
         if name in MEANINGFUL and given(row, name) and (name in MEDIA or is_new(row[name], known)):
             raise RowError(name, unread(name))
     return left
@@ -63,6 +68,11 @@ def written_list(value: object) -> object:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return found
     return found
+
+
+def reserved_for_others(name: str) -> str:
+    """Say that other losses read a column and this one does not, and the flag that leaves it out."""
+    return f"is read by other losses, and not by this one; leave it out with --columns {name}="
 
 
 def unread(name: str) -> str:

@@ -33,6 +33,19 @@ SIDE_NAMES = (
 """What data sets call the better and the worse completion."""
 
 
+RESERVED = (
+    "p_chosen",
+    "tie",
+    "margin",
+    "chosen_token_weights",
+    "rejected_token_weights",
+    "chosen_spans",
+    "rejected_spans",
+    "gold",
+)
+"""What further losses on pairs read beside a pair. Scores are not among them: most data have some."""
+
+
 @dataclass(frozen=True)
 class PreferencePair:
     """One comparison: for this prompt, `chosen` was preferred to `rejected`."""
@@ -111,6 +124,7 @@ FORMS = Forms(
         *graded_lists(ends=True),
     ],
     make_pair,
+    reserved=RESERVED,
 )
 """Every form of a pair."""
 

@@ -135,9 +135,8 @@ def check_batch(batch: Batch, options: RolloutOptions) -> None:
     require_group_size(batch, 1, "rollout", or_more=True)
     require_trained(batch, "rollout")
     require_same_prompt(batch, "rollout")
+    require_all(batch)
     for number, group in enumerate(batch.groups):
-        if any(attached.get(COUNT) != len(group.datums) for attached in group.attached or [{}]):
-            raise ContractError(f"rollout {number} does not have all the completions of its row", number)
         if options.advantage not in ALONE and len(group.datums) == 1 and group.attached[0][SCORED]:
             problem = (
                 f"rollout {number} has a reward and no other completion, which the advantage "
@@ -151,6 +150,17 @@ def check_batch(batch: Batch, options: RolloutOptions) -> None:
                 "first step with --set reference=initial"
             )
             raise ContractError(problem, number)
+
+
+def require_all(batch: Batch) -> None:
+    """Require that each group has all the completions of its row.
+
+    Raises:
+        ContractError: naming the first group that has fewer or more.
+    """
+    for number, group in enumerate(batch.groups):
+        if any(attached.get(COUNT) != len(group.datums) for attached in group.attached or [{}]):
+            raise ContractError(f"rollout {number} does not have all the completions of its row", number)
 
 
 @hookimpl

@@ -48,12 +48,24 @@ class Rollout:
 
 
 def sample_form(name: str, completions: str, signal: str) -> Form:
-    """Make the form of a row whose completions and what they are worth stand in two columns."""
+    """Make the form of a row whose completions and what they are worth stand in two columns.
+
+    `signal` is the second column, or "" for one completion, or for several, that are worth nothing yet.
+    """
 
     def read(row: Mapping[str, Any], _: Survey) -> Answers:
         return read_samples(row, completions, signal)
 
-    return Form(name, (completions, signal), read)
+    def suits(row: Mapping[str, Any]) -> bool:
+        nested = is_nested(from_json(row[completions]))
+        return bool(signal) or completions != TOKENS or nested == name.startswith("lists")
+
+    return Form(name, (completions, signal) if signal else (completions,), read, suits)
+
+
+def is_nested(value: object) -> bool:
+    """Return whether a value is a list of lists."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
 
 
 def read_samples(row: Mapping[str, Any], field: str, signal: str) -> Answers:
@@ -62,8 +74,8 @@ def read_samples(row: Mapping[str, Any], field: str, signal: str) -> Answers:
     Raises:
         RowError: a list is not one, or another length; old logprobs stand beside texts.
     """
-    several = signal in SEVERAL
     found = from_json(row[field])
+    several = signal in SEVERAL or (not signal and (field == TEXTS or is_nested(found)))
     if several and (not isinstance(found, list) or not found):
         raise RowError(field, f"must be a list with an entry per completion, not {kind(found)}")
     samples, names = (found, entries(field, found)) if several else ([found], [field])
@@ -74,7 +86,7 @@ def read_samples(row: Mapping[str, Any], field: str, signal: str) -> Answers:
             old, read = read_old(row[OLD_LOGPROBS], samples, several=several), frozenset({OLD_LOGPROBS})
     elif row.get(OLD_LOGPROBS) is not None:
         raise RowError(OLD_LOGPROBS, f"belong to token ids: give {TOKENS} in place of {field}")
-    values = worth(from_json(row[signal]), signal, samples, several=several)
+    values = worth(from_json(row[signal]), signal, samples, several=several) if signal else None
     known = (values, None, old) if signal.startswith("reward") else (None, values, old)
     if field == TOKENS:
         return Answers(value=(tuple(samples), *known), read=read)
@@ -196,3 +208,15 @@ FORMS = Forms(
     [*PROMPTS, PROMPT_TOKENS],
 )
 """Every form of a rollout."""
+
+SAMPLE_FORMS = Forms(
+    [
+        sample_form("sampled tokens", TOKENS, ""),
+        sample_form("lists of sampled tokens", TOKENS, ""),
+        sample_form("single completions", TEXT, ""),
+        sample_form("lists of completions", TEXTS, ""),
+    ],
+    make_rollout,
+    [*PROMPTS, PROMPT_TOKENS],
+)
+"""Every form of samples that need not be worth anything."""

@@ -4,7 +4,7 @@ Formula: -log sigma(beta (h_w - h_l) - alpha f(s_w - s_l)), s the row's scores;
     f is log, or the identity with `scale=linear`
 Paper: Amini et al., 2024, arXiv 2402.10571, section 3
 Defaults: the authors' code
-Use: rows that carry the scores of a judge (UltraFeedback): `chosen_score` and `rejected_score`
+Use: rows that carry the scores of a judge (UltraFeedback), `chosen_score` and `rejected_score`, or `margin`
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from mint_train_dpo.rows import PreferencePair
 from mint_train_preferences.options import AnchoredOptions
 
 EXTENDS = "dpo"
+SIDES = ("chosen", "rejected")
+MARGIN = "margin"
 SCORE_COLUMNS = ("{}_score", "score_{}", "{}_rating", "rating_{}", "{}_avg_rating")
 """What data sets call the scores of the two sides."""
 
@@ -61,16 +63,35 @@ class ScoredPair:
 
 
 def read_scores(row: Mapping[str, Any]) -> tuple[tuple[float, float], list[str]]:
-    """Read a judge's scores of both sides, and name their columns.
+    """Read a judge's scores of both sides, or `margin`, their difference, and name the columns.
 
     Raises:
         RowError: one is missing or not a number, or the chosen one is not above the other.
     """
-    names = [score_column(row, side) for side in ("chosen", "rejected")]
+    if row.get(MARGIN) is not None:
+        return read_margin(row), [MARGIN]
+    names = [score_column(row, side) for side in SIDES]
     chosen, rejected = (number(row[name], name) for name in names)
     if chosen <= rejected:
         raise RowError(names[0], f"{chosen:g} is not above {names[1]} {rejected:g}; swap or remove the row")
     return (chosen, rejected), names
+
+
+def read_margin(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Read `margin`, by how much the chosen completion is better, as scores that differ by it.
+
+    Raises:
+        RowError: it is not a number above 0, or stands beside scores.
+    """
+    margin = number(row[MARGIN], MARGIN)
+    if margin <= 0:
+        raise RowError(MARGIN, f"is {margin:g}; it must be above 0: swap or remove the row")
+    beside = [
+        name for side in SIDES for name in (pattern.format(side) for pattern in SCORE_COLUMNS) if name in row
+    ]
+    if beside:
+        raise RowError(MARGIN, f"stands beside {beside[0]}; leave one out, such as with --columns {MARGIN}=")
+    return margin, 0.0
 
 
 def score_column(row: Mapping[str, Any], side: str) -> str:
@@ -82,7 +103,9 @@ def score_column(row: Mapping[str, Any], side: str) -> str:
     for pattern in SCORE_COLUMNS:
         if pattern.format(side) in row:
             return pattern.format(side)
-    raise RowError(f"{side}_score", "is missing; this loss needs a judge's score of each completion")
+    raise RowError(
+        f"{side}_score", "is missing; this loss needs a judge's score of each completion, or margin"
+    )
 
 
 FORMS = PAIR_FORMS.extended(read_scores, lambda pair, scores: ScoredPair(pair, *scores))

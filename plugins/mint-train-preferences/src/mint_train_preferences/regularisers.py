@@ -25,8 +25,7 @@ def kl(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     Paper: Schulman, 2020, "Approximating KL divergence", k3; as in GRPO, arXiv 2402.03300, eq. 4
     Use: a leash on any loss: `simpo+0.05*kl`
     """
-    log_ratios = token_log_ratios(batch, logprobs)
-    value = token_mean(batch, exp_with_linear_tail(-log_ratios) - 1 + log_ratios)
+    value = token_mean(batch, kl_estimates(batch, logprobs))
     return value, Pairs.of(batch, logprobs).metrics()
 
 
@@ -40,6 +39,12 @@ def squared_log_ratio(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """
     value = token_mean(batch, token_log_ratios(batch, logprobs).square())
     return value, Pairs.of(batch, logprobs).metrics()
+
+
+def kl_estimates(batch: Batch, logprobs: Logprobs) -> torch.Tensor:
+    """Estimate the KL to the reference at each target token (k3), nats, `[tokens]`."""
+    log_ratios = token_log_ratios(batch, logprobs)
+    return exp_with_linear_tail(-log_ratios) - 1 + log_ratios
 
 
 def token_log_ratios(batch: Batch, logprobs: Logprobs) -> torch.Tensor:

@@ -1,0 +1,82 @@
+"""What `mint-train losses NAME` prints of one loss: formula, sources, options, rows and an example row."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Iterable
+from itertools import islice
+
+from mint_train.losses.loss import Loss
+from mint_train.losses.loss_options import option_rows
+from mint_train.plugins.discovery import load_plugin
+from mint_train.plugins.docstrings import describe_loss
+from mint_train.rows.readers import read_rows
+
+WIDEST = 100
+MOST_FORMS = 12
+INDENT = "  "
+
+
+def loss_details(name: str) -> str:
+    """Describe one loss in full, wrapped to the terminal's width.
+
+    Raises:
+        PluginError: no such loss is installed, or it cannot be loaded.
+    """
+    plugin = load_plugin(name)
+    loss = Loss.of(plugin)
+    described = describe_loss(plugin.plugin)
+    sections = [f"{name} ({plugin.origin})\n\n{wrapped(described.text)}"]
+    sections += [f"{part}\n{wrapped(words)}" for part, words in described.parts.items()]
+    reference = loss.reference or "none"
+    sections.append(f"Reference\n{wrapped(f'{reference} by default')}")
+    options = [row for row in option_rows(loss.options_model) if not row[0].startswith("reference ")]
+    sections.append("\n".join(["Options (--set NAME=VALUE)", *in_columns(options)]))
+    sections += [part for part in (forms_text(loss), example_row(loss)) if part]
+    return "\n\n".join(sections)
+
+
+def wrapped(text: str) -> str:
+    """Indent paragraphs and wrap them to the terminal's width."""
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    return "\n\n".join(
+        textwrap.fill(
+            paragraph,
+            width,
+            initial_indent=INDENT,
+            subsequent_indent=INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for paragraph in paragraphs
+    )
+
+
+def in_columns(options: Iterable[tuple[str, str]]) -> list[str]:
+    """Return options with their texts, or that there are none."""
+    lines = [f"{INDENT}{name}\n{textwrap.indent(wrapped(text), INDENT)}" for name, text in options]
+    return lines or [f"{INDENT}none"]
+
+
+def forms_text(loss: Loss) -> str:
+    """Name the forms of rows that the loss reads, and the fields of each beside the prompt."""
+    forms = loss.terms[0].forms
+    if forms is None:
+        return ""
+    lines = [f"{form.name}: {', '.join(form.needs)}" for form in islice(forms.answers, MOST_FORMS)]
+    more = len(forms.answers) - MOST_FORMS
+    lines += [f"and {more} more: see docs/data.md"] * (more > 0)
+    title = "Rows: a prompt, and in one of these forms its answers (each row may have a weight)"
+    return "\n".join([title, *(wrapped(line) for line in lines)])
+
+
+def example_row(loss: Loss) -> str:
+    """Return the first of the rows that a run without data trains on."""
+    path = loss.bundled_rows
+    if path is None:
+        return ""
+    row = json.dumps(read_rows(path)[0].values, ensure_ascii=False)
+    return f"An example row\n{wrapped(row)}"

@@ -104,7 +104,8 @@ def flatten(example: Rollout, renderer: Renderer) -> list[AttachedDatum]:
         own = 0.0 if example.advantages is None else example.advantages[index]
         per_token: dict[str, list[float]] = {}
         if isinstance(own, list):
-            own, per_token[TOKEN_ADVANTAGES] = 0.0, placed(own)
+            per_token[TOKEN_ADVANTAGES] = placed(own)
+            own = 0.0
         if example.old_logprobs is not None:
             per_token[OLD_LOGPROBS] = placed(example.old_logprobs[index])
         reward = 0.0 if example.rewards is None else example.rewards[index]

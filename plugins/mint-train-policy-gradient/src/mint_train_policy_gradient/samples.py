@@ -44,7 +44,8 @@ class Samples:
         policy = torch.where(batch.weights != 0, packed, 0.0)
         whole = advantages(batch, kind).repeat_interleave(batch.lengths)
         own = attached_or(batch, TOKEN_ADVANTAGES, torch.zeros_like(whole))
-        return cls(batch, policy, (whole + own).to(policy.dtype))
+        worth = whole if own is None else whole + own
+        return cls(batch, policy, worth.to(policy.dtype))
 
     @cached_property
     def trained(self) -> torch.Tensor:

@@ -89,7 +89,7 @@ def compute_loss(batch: Batch, logprobs: Sequence[torch.Tensor]) -> LossAndMetri
     ratios = (policy - (policy if old is None else old.to(policy.dtype))).clamp(max=MAX_LOG_RATIO).exp()
     value = samples.token_mean(ratios * (policy - teacher) * samples.policy, "tokens")
     kl = samples.token_mean(policy - teacher, "tokens")
-    return value, {"reverse_kl": float(kl)}
+    return value, {"reverse_kl": float(kl.detach())}
 
 
 @hookimpl

@@ -15,3 +15,4 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 nitpicky = False
+exclude_patterns = ["settings.md"]  # a part of api.md

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from mint_train.cli.main import cli
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, LossSpec, ObserverSpec
+from mint_train.settings.model import Settings
 
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/make_pages.py from the code; do not edit. -->"
@@ -77,7 +78,18 @@ def command_line_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"hooks.md": hooks_page, "command-line.md": command_line_page}
+def settings_page() -> str:
+    """Lay out the fields of the settings."""
+    lines = [GENERATED, "", "| setting | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        plain = field.is_required() or field.default_factory is not None or field.default is None
+        default = "" if plain else f"`{field.default}`"
+        text = (field.description or "").replace("|", "\\|").replace("<", "\\<")
+        lines.append(f"| `{name}` | {default} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "hooks.md": hooks_page, "command-line.md": command_line_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

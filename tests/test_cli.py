@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mint_train.cli.main import cli, main
-from mint_train.cli.mistakes import OPTIONS
 from mint_train.plugins.known_losses import known_losses
 from mint_train.settings.model import Settings
+from mint_train.settings.other_names import OTHER_NAMES
 
 ROOT = Path(__file__).parents[1]
 
@@ -282,7 +282,7 @@ def test_a_pattern_that_the_shell_expanded_is_to_be_quoted(run_cli: Callable[...
 
 def test_every_option_of_another_tool_is_answered_with_one_of_ours() -> None:
     ours = {name for param in cli.params for name in param.opts}
-    for asked, answer in OPTIONS.items():
+    for asked, answer in OTHER_NAMES.items():
         assert f"--{asked}" not in ours
         assert not answer.startswith("--") or answer.split()[0] in ours
 

@@ -5,6 +5,7 @@ What a plugin's author and a Python user need is here; `mint_train.plugins.hooks
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         sequence_logprobs,
     )
     from mint_train.batches.sums import segment_sums
+    from mint_train.run_folder.saved import load_run
     from mint_train.training.training import train
 
 # these import torch, which `mint-train --help` must not wait for
@@ -33,6 +35,7 @@ _LATE = {
     "reference_sequence_logprobs": "batches.logprobs",
     "segment_sums": "batches.sums",
     "sequence_logprobs": "batches.logprobs",
+    "load_run": "run_folder.saved",
     "train": "training.training",
 }
 
@@ -44,6 +47,7 @@ __all__ = [
     "RowError",
     "attach",
     "hookimpl",
+    "load_run",
     "log_ratios",
     "loss",
     "mean_logprobs",
@@ -58,4 +62,11 @@ def __getattr__(name: str) -> Any:
     """Import the parts that need torch when they are first used."""
     if name in _LATE:
         return getattr(import_module(f"mint_train.{_LATE[name]}"), name)
-    raise AttributeError(f"module 'mint_train' has no attribute {name!r}")
+    close = get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(f"module 'mint_train' has no attribute {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported late too."""
+    return sorted({*globals(), *__all__})

@@ -38,7 +38,7 @@ def make_pages() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["hooks.md", "command-line.md"])
+@pytest.mark.parametrize("name", ["hooks.md", "command-line.md", "settings.md"])
 def test_a_generated_page_is_up_to_date(make_pages: ModuleType, name: str) -> None:
     written = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert make_pages.PAGES[name]() == written, "run `python docs/make_pages.py`"

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from mint_train.errors import nearest
+from mint_train.settings.other_names import OTHER_NAMES
 
-SEVERAL_FILES = 'to read several files, quote a pattern, --data "rows-*.jsonl", or repeat --data'
+SEVERAL_FILES = 'to read several files, quote a pattern: --data "rows-*.jsonl"'
 TRAIN = "mint-train --loss NAME trains"
 COMMANDS = {
     "train": TRAIN,
@@ -24,50 +25,6 @@ COMMANDS = {
     "help": "it is called mint-train --help",
 }
 """What somebody who asks for a command that does not exist is told."""
-OPTIONS = {
-    "beta": "--set beta=NUMBER",
-    "base-model": "--model",
-    "bf16": "--dtype bfloat16",
-    "dataset": "--data",
-    "dataset-name": "--data",
-    "dataset-path": "--data",
-    "dpo-beta": "--set beta=NUMBER",
-    "eval-dataset": "--eval-data",
-    "eval-file": "--eval-data",
-    "eval-steps": "--eval-every",
-    "gradient-accumulation-steps": "--accumulate",
-    "label-smoothing": "--set label_smoothing=NUMBER",
-    "learning-rate": "--lr",
-    "log-path": "--output",
-    "lora-r": "--rank",
-    "lora-rank": "--rank",
-    "loss-type": "--loss",
-    "lr-schedule": "--schedule",
-    "lr-scheduler-type": "--schedule",
-    "max-grad-norm": "--grad-clip",
-    "max-prompt-length": "--max-length",
-    "max-seq-length": "--max-length",
-    "max-seq-len": "--max-length",
-    "max-steps": "--steps",
-    "model-name": "--model",
-    "model-name-or-path": "--model",
-    "num-epochs": "--epochs",
-    "num-train-epochs": "--epochs",
-    "output-dir": "--output",
-    "per-device-train-batch-size": "--batch-size",
-    "ref-model": "--set reference=NAME",
-    "reference-model-name": "--set reference=NAME",
-    "renderer-name": "--render",
-    "report-to": "--track",
-    "resume-from-checkpoint": "the command mint-train resume",
-    "save-steps": "--save-every",
-    "save-total-limit": "--keep",
-    "train-file": "--data",
-    "wandb-name": "--track wandb",
-    "wandb-project": "--track wandb",
-    "warmup-ratio": "--warmup-steps",
-}
-"""Options of TRL and tinker-cookbook, and what they are called here."""
 
 
 def explain_usage(error: click.UsageError) -> str:
@@ -83,7 +40,7 @@ def suggestion(error: click.NoSuchOption) -> str:
     """Return what an unknown option is called here, or the nearest option, or nothing."""
     asked = error.option_name.lstrip("-").replace("_", "-")
     known = {name for param in error.ctx.command.params for name in param.opts} if error.ctx else set()
-    ours = OPTIONS.get(asked)
+    ours = OTHER_NAMES.get(asked)
     # a command has only some of the options
     if ours is not None and (not ours.startswith("--") or ours.split()[0] in known):
         return f"; here it is {ours}"
@@ -114,5 +71,6 @@ def repeated(order: Iterable[click.Parameter]) -> str | None:
             flags = dict.fromkeys(each.opts[0] for each in options if each.name == option.name)
             together = " and ".join(flags)
             what = "exclude each other" if len(flags) > 1 else f"is given {times[option.name]} times"
-            return f"{together} {what}; give one of them"
+            advice = SEVERAL_FILES if option.name == "data" else "give one of them"
+            return f"{together} {what}; {advice}"
     return None

@@ -14,6 +14,7 @@ from mint_train.errors import OptionError, counted, nearest
 from mint_train.settings.config_files import read_config
 from mint_train.settings.loss_names import loss_label
 from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
+from mint_train.settings.other_names import OTHER_NAMES
 
 KEY_VARIABLE = "MINT_API_KEY"
 VARIABLES = {
@@ -99,7 +100,9 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
     first = error.errors()[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     if field not in Settings.model_fields:
-        return f'no setting is called "{field}"{nearest(field, Settings.model_fields)}'
+        ours = OTHER_NAMES.get(field.replace("_", "-"))
+        hint = f"; here it is {ours}" if ours else nearest(field, Settings.model_fields)
+        return f'no setting is called "{field}"{hint}'
     if field in given:
         name = option_name(field)
     elif field in environment_values(loss):

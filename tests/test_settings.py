@@ -94,6 +94,10 @@ FILE_ONLY = [
     ("adam_beta1", 0.8),
     ("adam_beta2", 0.99),
     ("adam_eps", 1e-6),
+    ("from_checkpoint", "runs/sft"),
+    ("from_optimizer", True),
+    ("lora_alpha", 16.0),
+    ("lora_targets", ["attention"]),
     ("weight_decay", 0.5),
     ("grad_clip", 2.5),
     ("pipeline", False),
@@ -121,6 +125,8 @@ OTHER_VALUES = {
     "dtype": "float32",
     "gradient_checkpointing": False,
     "adam_eps": 1e-7,
+    "from_optimizer": False,
+    "lora_targets": ["mlp", "unembed"],
 }
 
 

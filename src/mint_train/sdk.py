@@ -1,4 +1,4 @@
-"""The one place that imports the SDK, and that knows which distributions and versions of it will do."""
+"""The one module that imports the SDK, and that knows which distributions and versions of it will do."""
 
 from __future__ import annotations
 

@@ -331,7 +331,7 @@ def test_a_run_resumed_on_spoilt_files_ends_with_its_own_figures(
     else:
         assert ended.status == 1
         assert "step-000002 is broken" in ended.err or "step-000002 cannot be loaded" in ended.err
-        assert "there is no earlier one" in ended.err
+        assert "no earlier one is saved" in ended.err
 
 
 def test_messages_of_refusals_are_one_line(tmp_path: Path) -> None:

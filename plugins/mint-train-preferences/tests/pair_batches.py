@@ -56,7 +56,7 @@ def make_batch(
             (pair.rejected, pair.reference_rejected, pair.scores[1], token_weights[1], 200),
         )
         for policy, reference, score, weights, first_token in sides:
-            completion = [first_token + place for place in range(len(policy))]
+            completion = [first_token + index for index in range(len(policy))]
             said = {"score": score, "p_chosen": pair.p_chosen, "tie": float(pair.tie)}
             said["token_weights"] = [0.0] * (len(PROMPT) - 1) + list(weights)
             flattened.append(attach(build_datum(PROMPT, completion, None), **said))

@@ -25,7 +25,7 @@ def triples(count: int = 3) -> tuple[Batch, list[torch.Tensor]]:
     groups, logprobs = [], []
     for number, sides in enumerate(SIDES):
         datums = [
-            build_datum(PROMPT, [100 * side + place for place in range(len(given))], None)
+            build_datum(PROMPT, [100 * side + index for index in range(len(given))], None)
             for side, given in enumerate(sides[:count])
         ]
         logprobs += [with_prompt(given, torch.float64).requires_grad_() for given in sides[:count]]

@@ -152,12 +152,12 @@ def run_theirs(
 ) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Train with TRL's trainer; return each step's loss, and the adapter's weights after and before."""
     order = Order(ROWS, BATCH, SEED)
-    places = [place for step in range(1, STEPS + 1) for place in order.step(step)]
+    indices = [index for step in range(1, STEPS + 1) for index in order.step(step)]
     model = add_adapter(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), LoraShape(RANK), SEED
     )
     before = adapter_weights(model)
-    trainer = TRAINERS[case.trainer](case, rows, places, model, folder)
+    trainer = TRAINERS[case.trainer](case, rows, indices, model, folder)
     trainer.train()
     return trainer.losses, adapter_weights(trainer.model), before
 
@@ -227,16 +227,16 @@ def open_trainer(
     )
 
 
-def dpo(case: Case, rows: list[dict[str, Any]], places: list[int], model: Any, folder: Path) -> Any:
+def dpo(case: Case, rows: list[dict[str, Any]], indices: list[int], model: Any, folder: Path) -> Any:
     """Open TRL's DPOTrainer."""
     config = arguments(DPOConfig, case, folder)
-    return open_trainer(DPOTrainer, config, [rows[place] for place in places], model, folder)
+    return open_trainer(DPOTrainer, config, [rows[index] for index in indices], model, folder)
 
 
-def cpo(case: Case, rows: list[dict[str, Any]], places: list[int], model: Any, folder: Path) -> Any:
+def cpo(case: Case, rows: list[dict[str, Any]], indices: list[int], model: Any, folder: Path) -> Any:
     """Open TRL's CPOTrainer."""
     config = arguments(CPOConfig, case, folder)
-    return open_trainer(CPOTrainer, config, [rows[place] for place in places], model, folder)
+    return open_trainer(CPOTrainer, config, [rows[index] for index in indices], model, folder)
 
 
 class PaperORPOTrainer(ORPOTrainer):  # type: ignore[misc]
@@ -247,16 +247,16 @@ class PaperORPOTrainer(ORPOTrainer):  # type: ignore[misc]
         return chosen, rejected, chosen_logits, rejected_logits, -chosen.mean()
 
 
-def orpo(case: Case, rows: list[dict[str, Any]], places: list[int], model: Any, folder: Path) -> Any:
+def orpo(case: Case, rows: list[dict[str, Any]], indices: list[int], model: Any, folder: Path) -> Any:
     """Open TRL's ORPOTrainer with the paper's NLL."""
     config = arguments(ORPOConfig, case, folder)
-    return open_trainer(PaperORPOTrainer, config, [rows[place] for place in places], model, folder)
+    return open_trainer(PaperORPOTrainer, config, [rows[index] for index in indices], model, folder)
 
 
-def kto(case: Case, rows: list[dict[str, Any]], places: list[int], model: Any, folder: Path) -> Any:
+def kto(case: Case, rows: list[dict[str, Any]], indices: list[int], model: Any, folder: Path) -> Any:
     """Open TRL's KTOTrainer, its baseline measured on the next row's completion, as here."""
     config = arguments(KTOConfig, case, folder)
-    unrelated = [rows[(place + 1) % ROWS]["completion"] for place in places]
+    unrelated = [rows[(index + 1) % ROWS]["completion"] for index in indices]
 
     class SameBaseline(KTOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, *args: Any, **kwargs: Any) -> Any:
@@ -268,7 +268,7 @@ def kto(case: Case, rows: list[dict[str, Any]], places: list[int], model: Any, f
             ]
             return prepared.remove_columns("KL_completion_ids").add_column("KL_completion_ids", tokens)
 
-    return open_trainer(SameBaseline, config, [rows[place] for place in places], model, folder)
+    return open_trainer(SameBaseline, config, [rows[index] for index in indices], model, folder)
 
 
 TRAINERS: dict[str, Callable[..., Any]] = {"dpo": dpo, "cpo": cpo, "orpo": orpo, "kto": kto}

@@ -132,14 +132,14 @@ def wandb_records(file: Path) -> Iterator[Any]:
     """The records of an offline run: LevelDB's log format, whose blocks of 32 KiB hold chunks."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, place, record = file.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        if (left := 32768 - place % 32768) < 7:
-            place += left
+    data, offset, record = file.read_bytes(), 7, b""
+    while offset + 7 <= len(data):
+        if (left := 32768 - offset % 32768) < 7:
+            offset += left
             continue
-        length, kind = struct.unpack_from("<HB", data, place + 4)
-        record += data[place + 7 : place + 7 + length]
-        place += 7 + length
+        length, kind = struct.unpack_from("<HB", data, offset + 4)
+        record += data[offset + 7 : offset + 7 + length]
+        offset += 7 + length
         if kind in (1, 4):  # whole, or the last chunk of it
             yield Record.FromString(record)
             record = b""

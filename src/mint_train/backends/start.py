@@ -178,7 +178,7 @@ def load_start(client: TrainingClient, start: StartDescription) -> None:
     """Load the adapter that a run begins with into a client whose adapter is fresh.
 
     Raises:
-        UserError: it is no longer the one that the run began with.
+        UserError: it has changed since the run began with it.
         BackendError: it cannot be loaded.
     """
     if start.sha256 is not None and digest(start.path) != start.sha256:

@@ -30,7 +30,7 @@ class Command(click.Command):
         """Parse the arguments.
 
         Raises:
-            OptionError: an option that takes one value is given more than once, or an argument is no text.
+            OptionError: an option that takes one value is given more than once, or an argument is not text.
         """
         if not ctx.resilient_parsing:
             for unusable in filter(None, map(unusable_text, args)):

@@ -13,7 +13,7 @@ class Description(NamedTuple):
     """A docstring, taken apart."""
 
     text: str
-    """What is no part: the first line and the paragraphs behind it."""
+    """What precedes the first part: the first line and the paragraphs behind it."""
     parts: dict[str, str]
     """By name, each part in one line."""
 

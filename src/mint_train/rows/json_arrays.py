@@ -78,7 +78,7 @@ class JsonArray:
         """Read on because the text may only be incomplete.
 
         Raises:
-            DataError: there is no more of it, or the element is too large already.
+            DataError: the file ends within the element, or the element is too large already.
         """
         if len(self.text) - self.position > self.most_bytes:
             raise DataError(f"{self.here()}: {too_large(self.most_bytes)}, or its JSON is broken") from error

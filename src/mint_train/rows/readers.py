@@ -64,7 +64,7 @@ class DataSource:
         """Read all rows in order, shard by shard; a bad one is yielded too, so that nothing is lost unseen.
 
         Raises:
-            DataError: a shard is missing, unreadable or broken beyond its rows; there is no row at all.
+            DataError: a shard is missing, unreadable or broken beyond its rows; the data has no rows.
         """
         empty = True
         for shard in self.shards:
@@ -128,7 +128,7 @@ def open_data(name: str | Path, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
         most_bytes: the size of a row above which it is a bad one.
 
     Raises:
-        DataError: there is no such file, or it cannot be read.
+        DataError: the file is missing or unreadable.
     """
     return replace(find_source(str(name)), most_bytes=most_bytes)
 
@@ -230,7 +230,7 @@ def open_item(item: DataItem, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
     """Find one source of the settings; rows that a program gives are read now, once.
 
     Raises:
-        DataError: there is no such file, or it cannot be read, or a row is none.
+        DataError: the file is missing or unreadable, or a row is not an object.
     """
     if item.rows is None:
         source = open_data(item.name, most_bytes)

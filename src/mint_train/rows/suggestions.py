@@ -60,7 +60,7 @@ def likely_column(row: Mapping[str, Any], field: str, taken: Sequence[str]) -> s
 
 
 def no_prompt(row: Mapping[str, Any], forms: Sequence[Form], read: Set[str]) -> RowError:
-    """Say that there is no prompt, and which columns may be one."""
+    """Say that the prompt is missing, and which columns may be one."""
     field = forms[0].needs[0]
     candidates = sorted(
         ((path, value) for path, value in texts_with_paths(row) if path.partition(".")[0] not in read),

@@ -158,7 +158,7 @@ def checked_sets(sets: Sequence[tuple[str, DataItem]]) -> HeldOutItems:
     """Return held-out sets by name, each with one of its own.
 
     Raises:
-        PydanticCustomError: one of several has none, or two have the same; or a name is no file name.
+        PydanticCustomError: one of several has none, or two have the same; or a name is not a file name.
     """
     for name, item in sets:
         if len(sets) > 1 and not name:

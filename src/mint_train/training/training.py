@@ -123,7 +123,7 @@ def earlier_state(run: Run) -> str:
     """Say how to continue from the checkpoint before the last, or that there is none."""
     steps = sorted({saved.step for saved in run.folder.checkpoints()})[:-1]
     if not steps:
-        return "; there is no earlier one: start the run again"
+        return "; no earlier one is saved: start the run again"
     lines = run.folder.path / CHECKPOINTS_FILE
     return f"; to continue after step {steps[-1]} instead, delete what is behind it in {lines}"
 

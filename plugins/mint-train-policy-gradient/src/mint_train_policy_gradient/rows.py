@@ -85,7 +85,7 @@ def read_samples(row: Mapping[str, Any], field: str, signal: str) -> Answers:
         if row.get(OLD_LOGPROBS) is not None:
             old, read = read_old(row[OLD_LOGPROBS], samples, several=several), frozenset({OLD_LOGPROBS})
     elif row.get(OLD_LOGPROBS) is not None:
-        raise RowError(OLD_LOGPROBS, f"belong to token ids: give {TOKENS} in place of {field}")
+        raise RowError(OLD_LOGPROBS, f"belong to token ids: give {TOKENS} instead of {field}")
     values = worth(from_json(row[signal]), signal, samples, several=several) if signal else None
     known = (values, None, old) if signal.startswith("reward") else (None, values, old)
     if field == TOKENS:

@@ -99,7 +99,7 @@ def gmpo(batch: Batch, logprobs: Sequence[torch.Tensor], options: GMPOOptions) -
 
 @loss(extends="reinforce", options=SAPOOptions, metrics=UNCLIPPED)
 def sapo(batch: Batch, logprobs: Sequence[torch.Tensor], options: SAPOOptions) -> LossAndMetrics:
-    """SAPO: a soft gate in place of the clip: the gradient fades as a ratio leaves 1.
+    """SAPO: a soft gate instead of the clip: the gradient fades as a ratio leaves 1.
 
     Formula: -(4/t) sigma(t (r - 1)) A, the mean over each completion's tokens and then over completions;
         t = tau where A > 0, else tau_negative; A as in grpo

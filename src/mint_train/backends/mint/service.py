@@ -88,7 +88,7 @@ class Service:
             )
         if FULL.search(text):
             return BackendError(
-                f"{where} has no place left for an adapter ({says}); a place is free again once its run's "
+                f"{where} has no slot left for an adapter ({says}); a slot is free again once its run's "
                 "session has expired, on SkyRL five minutes after the run has ended"
             )
         if isinstance(error, mint.AuthenticationError):

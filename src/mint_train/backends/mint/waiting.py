@@ -33,7 +33,7 @@ class Wait:
         self.told_after = TOLD_SECONDS
 
     def look(self) -> None:
-        """Tell the user how long the wait has been, if it is time to.
+        """Report to the user how long the wait has been, if it is time to.
 
         Raises:
             ServiceError: nothing was heard of the service for `PATIENCE_SECONDS`.

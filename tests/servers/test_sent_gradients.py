@@ -289,7 +289,8 @@ def test_both_backends_take_the_same_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From one adapter, twenty steps: the losses agree, and so does the direction of the whole update."""
-    common = ("--loss", loss, "--lr", "1e-4", "--steps", 20, "--seed", 0, *LOSSES[loss])
+    # rounding differs between the two, and what it does to AdamW's steps grows with the learning rate
+    common = ("--loss", loss, "--lr", "5e-5", "--steps", 20, "--seed", 0, *LOSSES[loss])
     there = train(run_cli, monkeypatch, "mint", *common)
     open_local_client = load.open_local_client
 

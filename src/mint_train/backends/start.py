@@ -175,13 +175,17 @@ def digest(path: str) -> str:
 
 
 def load_start(client: TrainingClient, start: StartDescription) -> None:
-    """Load the adapter that a run begins with into a client whose adapter is fresh.
+    """Load the adapter that a run begins with into a client whose adapter is fresh; close it if that fails.
 
     Raises:
-        UserError: it has changed since the run began with it.
+        UserError: it is no longer the one that the run began with, or of another base model or rank.
         BackendError: it cannot be loaded.
     """
-    if start.sha256 is not None and digest(start.path) != start.sha256:
-        raise UserError(f"{start.path} has changed since this run began with it; restore it")
-    load = client.load_state_with_optimizer if start.optimizer else client.load_state
-    load(start.path).result()
+    try:
+        if start.sha256 is not None and digest(start.path) != start.sha256:
+            raise UserError(f"{start.path} has changed since this run began with it; restore it")
+        load = client.load_state_with_optimizer if start.optimizer else client.load_state
+        load(start.path).result()
+    except BaseException:
+        client.close()  # it holds a slot on the service
+        raise

@@ -16,7 +16,7 @@ import pytest
 
 from mint_train.cli.main import cli, main
 from mint_train.plugins.known_losses import known_losses
-from mint_train.settings.model import Settings
+from mint_train.settings.model import Settings, option_name
 from mint_train.settings.other_names import OTHER_NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_help_shows_every_setting_but_the_secrets(run_cli: Callable[..., Any]) -
     status, out, err = run_cli("--help")
     assert (status, err) == (0, "")
     for field in set(Settings.model_fields) - {"api_key", "options"}:
-        assert f"--{field.replace('_', '-')}" in out
+        assert option_name(field) in out
     flat = " ".join(out.split())
     for variable in (
         "MINT_BASE_MODEL",

@@ -278,7 +278,7 @@ def test_a_share_is_held_out_and_not_trained_on(run_cli: RunCli, write_rows: Cal
             "--output", folder,
         )  # fmt: skip
         assert status == 0, err
-        assert out.index("15 groups, 1 steps") < out.index("5 groups held out.")
+        assert out.index("15 groups, 1 step ") < out.index("5 groups held out.")
         held.append({row["source"] for row in lines(f"{folder}/evaluations/step-000001.jsonl")})
         described = json.loads(Path(folder, "run.json").read_text())["data"]
         assert (described["groups"], described["held_out"][0]["groups"]) == (15, 5)

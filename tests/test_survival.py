@@ -187,7 +187,7 @@ def test_a_run_may_be_made_longer_where_no_schedule_hangs_on_its_length(train: T
         (lambda run: run["data"].update(sha256="0"), "has been edited"),
         (
             lambda run: run.update(format=1),
-            "written by another version of mint-train (format 1, this one reads 2); continue the run with",
+            "written by another version of mint-train (format 1, this one reads 3); continue the run with",
         ),
         (lambda run: run.pop("format"), "written by another version of mint-train"),
         (lambda run: run.update(added="by hand"), "is not a run description"),

@@ -51,7 +51,7 @@ def test_a_run_is_evaluated_as_it_was_at_its_end(run_cli: RunCli, run: Path) -> 
     last = lines(run / "evaluations.jsonl")[-1]
     low, high = last["intervals"]["pair_accuracy"]
     assert f"Eval of {run} after step 4 on " in out
-    assert f"loss={last['metrics']['loss']:.6f} [" in out
+    assert f"loss={last['metrics']['loss']:.4g} [" in out
     assert f"pair_accuracy={last['metrics']['pair_accuracy']:.2f} [{low:.2f}, {high:.2f}]" in out
     assert f"Rows: {run}/evaluations/held_out-step-000004.jsonl" in out
     kept = (run / "evaluations/step-000004.jsonl").read_bytes()

@@ -11,7 +11,7 @@ import click
 from mint_train.errors import nearest
 from mint_train.settings.other_names import OTHER_NAMES
 
-SEVERAL_FILES = 'to read several files, quote a pattern: --data "rows-*.jsonl"'
+SEVERAL_FILES = 'to read several files, quote a pattern, --data "rows-*.jsonl", or repeat --data'
 TRAIN = "mint-train --loss NAME trains"
 COMMANDS = {
     "train": TRAIN,

@@ -31,7 +31,10 @@ ABOUT_TRAINING = frozenset(
     }
 )
 """Fields that do not change what the weights compute in a plain linear layer."""
-PLAIN_VALUES = {"bias": "none", "init_lora_weights": (True, False, "gaussian")}
+PLAIN_VALUES: Mapping[str, tuple[object, ...]] = {
+    "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian"),
+}
 """Values of other fields that mean plain LoRA; a field in neither list must be empty."""
 
 
@@ -88,8 +91,7 @@ def refuse_variants(path: Path, values: Mapping[str, Any]) -> None:
     for field, value in values.items():
         if field in READ | ABOUT_TRAINING:
             continue
-        plain = PLAIN_VALUES.get(field, ())
-        if value and value not in (plain if isinstance(plain, tuple) else (plain,)):
+        if value and value not in PLAIN_VALUES.get(field, ()):
             raise UserError(f"{path}: {field} is {json.dumps(value)}, which is more than plain LoRA")
 
 

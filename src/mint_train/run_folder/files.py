@@ -52,16 +52,25 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def make_parent(path: Path) -> None:
+    """Create the folder that a file goes to.
+
+    Raises:
+        MintTrainError: it cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def copy_whole(source: Path, path: Path) -> None:
     """Copy a file, and create the folder that it goes to.
 
     Raises:
         MintTrainError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    make_parent(path)
     with whole_file(path) as beside:
         shutil.copyfile(source, beside)
 
@@ -128,10 +137,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         MintTrainError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    make_parent(path)
     write_lines(path, rows)
 
 

@@ -44,6 +44,8 @@ class Dataset:
     """Rows that are skipped, as they do not suit the loss or the tokenizer."""
     special: tuple[tuple[Source, str], ...] = ()
     """Rows that are trained on though their text holds a special token, with the first one."""
+    markers: tuple[tuple[Source, str], ...] = ()
+    """Rows whose text holds a turn marker that is ordinary text to the tokenizer, with the first one."""
     lengths: Sequence[int] = ()
     """Tokens of each group's longest datum."""
     by_path: Mapping[str, int] = field(default_factory=dict)
@@ -90,9 +92,13 @@ def build_dataset(
     summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
     bad_rows = (*examples.bad_rows, *unsuited)
-    special = tuple((Source(*source), token) for *source, token in summary["special"])
+    special, markers = (
+        tuple((Source(*source), text) for *source, text in summary[name]) for name in ("special", "markers")
+    )
     groups = StoredGroups(kept / GROUPS_FILE)
-    return Dataset(groups, summary["left_out"], bad_rows, special, groups.longest(), summary["by_path"], note)
+    return Dataset(
+        groups, summary["left_out"], bad_rows, special, markers, groups.longest(), summary["by_path"], note
+    )
 
 
 def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:
@@ -153,10 +159,9 @@ def write_groups(folder: Path, examples: Examples, loss: Loss, renderer: Rendere
         "left_out": left_out,
         "by_path": by_path,
         "unsuited": [(*astuple(bad.source), bad.reason) for bad in unsuited],
-        "special": [
-            (*astuple(source), token) for source, token in tokenizer.met.items() if source not in skipped
-        ],
     }
+    for name, met in (("special", tokenizer.met), ("markers", tokenizer.markers)):
+        summary[name] = [(*astuple(source), text) for source, text in met.items() if source not in skipped]
     (folder / SUMMARY_FILE).write_text(json.dumps(summary), encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
+from mint_train.rendering.turn_markers import markers_note
 from mint_train.rows.row import BadRow, Example
 from mint_train.settings.model import Settings
 
@@ -115,6 +116,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
         inspect_held_out(part, loss, guarded, report, seen)
     skipped = {bad.source for bad in report.bad_rows}
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
+    report.notes += markers_note([found for found in guarded.markers.items() if found[0] not in skipped])
     return report
 
 

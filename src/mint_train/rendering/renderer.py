@@ -14,8 +14,16 @@ from mint_train.rendering.raw import raw_completion_tokens, raw_prompt_tokens
 from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rendering.text_only import completion_text, text_messages
+from mint_train.rendering.turn_markers import TurnMarkers
 from mint_train.rendering.turns import Rendered, TemplateRenderer, weights_of
-from mint_train.rows.conversations import Completion, Conversation, Prompt, as_conversation, as_messages
+from mint_train.rows.conversations import (
+    Completion,
+    Conversation,
+    Prompt,
+    as_conversation,
+    as_messages,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     from mint_train.sdk import Datum
@@ -49,9 +57,18 @@ class Renderer:
     @cached_property
     def _templates(self) -> TemplateRenderer:
         """What renders whole conversations."""
+        return TemplateRenderer(self._guarded, self.rendering)
+
+    @cached_property
+    def _markers(self) -> TurnMarkers:
+        """What looks for turn markers in the texts of a row."""
+        return TurnMarkers(self._guarded, self.rendering)
+
+    @cached_property
+    def _guarded(self) -> GuardedTokenizer:
+        """The tokenizer, which tells special tokens of texts from the template's own."""
         own = self.tokenizer
-        guarded = own if isinstance(own, GuardedTokenizer) else GuardedTokenizer(own, "allow")
-        return TemplateRenderer(guarded, self.rendering)
+        return own if isinstance(own, GuardedTokenizer) else GuardedTokenizer(own, "allow")
 
     def prompt_tokens(self, prompt: RenderedPrompt) -> list[int]:
         """Return the token ids of a prompt, up to where the assistant's answer begins.
@@ -65,6 +82,7 @@ class Renderer:
         if self.rendering.form == "raw":
             return raw_prompt_tokens(given, self.tokenizer)
         conversation = as_conversation(given)
+        self._markers.check(texts_of(conversation))
         if self.rendering.form == "template":
             return self._templates.prompt_tokens(conversation)
         return self._recipe_prompt(conversation)
@@ -91,7 +109,9 @@ class Renderer:
         given: Completion = completion  # type: ignore[assignment]
         if self.rendering.form == "raw":
             return raw_completion_tokens(given, self.tokenizer, name)
-        return build_completion_tokens(completion_text(given, name), self.tokenizer)
+        text = completion_text(given, name)
+        self._markers.check([text])
+        return build_completion_tokens(text, self.tokenizer)
 
     def datum(self, prompt: RenderedPrompt, completion: RenderedCompletion) -> Datum:
         """Build the datum that trains a completion and not its prompt.
@@ -137,6 +157,7 @@ class Renderer:
         self, prompt: Conversation, completions: Sequence[Any], names: Sequence[str]
     ) -> list[Datum]:
         """Build datums of whole conversations."""
+        self._markers.check(texts_of([prompt, *completions]))
         rendered = [
             self._templates.render(prompt, completion, name)
             for completion, name in zip(completions, names, strict=True)

@@ -42,11 +42,11 @@ class SpecialTokenError(RowError):
         return f"its {self.field} {self.problem}"
 
 
-def special_token_error(text: str, token: str, advice: str) -> SpecialTokenError:
-    """Return the error of a text that holds a special token, with an excerpt around it."""
+def special_token_error(text: str, token: str, advice: str, kind: str = "special token") -> SpecialTokenError:
+    """Return the error of a text that holds a special token or a marker, with an excerpt around it."""
     start = text.find(token)
     around = text[max(0, start - SHOWN) : start + len(token) + SHOWN]
-    return SpecialTokenError("text", f"{around!r} holds the special token {token}; {advice}")
+    return SpecialTokenError("text", f"{around!r} holds the {kind} {token}; {advice}")
 
 
 class GuardedTokenizer:
@@ -72,6 +72,8 @@ class GuardedTokenizer:
         self._source: Source | None = None
         self.met: dict[Source, str] = {}
         """Rows whose text holds a special token, with the first one."""
+        self.markers: dict[Source, str] = {}
+        """Rows whose text holds a turn marker of ordinary text, with the first one."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
@@ -166,6 +168,18 @@ class GuardedTokenizer:
         """Return what `render` returned as a user reads it."""
         return replace(text, self._originals) if self._nonce in text else text
 
+    def note_marker(self, text: str, marker: str) -> None:
+        """Note a turn marker of ordinary text in a text of the row that is being read.
+
+        Raises:
+            SpecialTokenError: with "fail".
+        """
+        if self._source is not None:
+            self.markers.setdefault(self._source, marker)
+        if self._policy == "fail":
+            advice = "take it out, or give --special-tokens split, which trains it as it stands"
+            raise special_token_error(text, marker, advice, "turn marker")
+
     def _mark(self, value: Any) -> tuple[Any, list[tuple[str, str]]]:
         """Put placeholders for the special tokens of every text in a value, but not for the template's own.
 
@@ -229,7 +243,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset({*added, *tokenizer.all_special_ids})
 
 
-def special_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def special_names(tokenizer: Any) -> list[str]:
     """Return the special tokens, the longest first.
 
     Other added tokens (`<think>`) are a part of what texts may say.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ASKED, ANSWERED, THOUGHT = "7fQuestion7f", "7fAnswer7f", "7fThought7f"
 """Texts that no template writes of its own."""
+PROBED = ("7fSystem7f", ASKED, ANSWERED, "7fAgain7f")
+"""The texts of a dialogue, in its order."""
 
 
 class TemplateProbe:
@@ -46,14 +48,25 @@ class TemplateProbe:
         prompt = self._render(None).rpartition(ASKED)[2]
         return "<think>" in prompt.rpartition("</think>")[2]
 
+    @cached_property
+    def dialogue(self) -> str:
+        """What the template writes of a short dialogue, with a system message where it takes one."""
+        roles = ("system", "user", "assistant", "user")
+        messages = [{"role": role, "content": text} for role, text in zip(roles, PROBED, strict=True)]
+        return self._written(messages, opened=True) or self._written(messages[1:], opened=True)
+
     def _render(self, answer: dict[str, Any] | None) -> str:
         """Render a question with an answer, or with the generation prompt."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": ASKED}]
         if answer is not None:
             messages.append({"role": "assistant", **answer})
+        return self._written(messages, opened=answer is None)
+
+    def _written(self, messages: list[dict[str, Any]], *, opened: bool) -> str:
+        """Render messages of our own; nothing where the template refuses them."""
         try:
             return self._tokenizer.render(
-                messages, add_generation_prompt=answer is None, **self._rendering.call({}, self._tokenizer)
+                messages, add_generation_prompt=opened, **self._rendering.call({}, self._tokenizer)
             )
         except RowError:
             return ""

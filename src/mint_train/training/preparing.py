@@ -18,6 +18,7 @@ from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.special_tokens import TAKEN
+from mint_train.rendering.turn_markers import markers_note
 from mint_train.run_folder.folder import SKIPPED_FILE
 from mint_train.training.run import Run
 
@@ -145,6 +146,7 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
             [f"{source}: {token}" for source, token in dataset.special],
             "run.json",
         ),
+        *markers_note(dataset.markers),
         *run.loss.data_notes(first),
     ]
     for name, part in held_out.items():

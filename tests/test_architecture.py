@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "mint_train"
 PLUGINS = ROOT / "plugins"
 FOREIGN_SDK = {"mint", "tinker"}
+KINDS_OF_PLUGINS = ("losses", "observers", "judges")
 MOST_LINES = 350
 MOST_FUNCTION_LINES = 45
 MOST_PARAMETERS = 6
@@ -181,7 +182,7 @@ def test_each_plugin_is_a_distribution_that_names_what_it_imports() -> None:
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
         assert project["name"] == folder.name
         needed = {re.split(r"[<>=\[ ]", requirement)[0] for requirement in project["dependencies"]}
-        assert set(project["entry-points"]) <= {"mint_train.losses", "mint_train.observers"}
+        assert set(project["entry-points"]) <= {f"mint_train.{kind}" for kind in KINDS_OF_PLUGINS}
         assert all(project["entry-points"].values())
         for path in sources(folder / "src"):
             used = {name.replace("_", "-") for name in packages(path) if name.startswith("mint_train")}

@@ -114,6 +114,10 @@ class LossError(MintTrainError):
     """A loss that is NaN, infinite, detached, or not a scalar."""
 
 
+class JudgeError(MintTrainError):
+    """A judge that failed, gave no usable scores, or took too long."""
+
+
 class BackendError(MintTrainError):
     """The backend could not do what was asked."""
 

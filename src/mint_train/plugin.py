@@ -18,6 +18,9 @@
 - **Options.** `Options` is the base of a loss's options; `NeededReference` and `OptionalReference` are the
   types of the option `reference`, `NO_REFERENCE` its value for none.
 - **Metrics.** `Metric` describes a number that a loss returns.
+- **Judges.** `score` gets `Candidates`; a judge that cannot do its work raises `JudgeError`, and one that
+  cannot be created `PluginError`. `as_conversation` gives the messages of any prompt, `import_file` imports a
+  file of the user's, and `cache_folder` is where what is costly to get again may be kept.
 - **Observers.** `RunRecord`, `StepRecord`, `Evaluation`, `Checkpoint` and `RunResult` are what an observer's
   hooks get.
 """
@@ -40,13 +43,16 @@ from mint_train.batches.logprobs import (
     sequence_logprobs,
 )
 from mint_train.batches.sums import segment_sums
-from mint_train.errors import ContractError, DataError, DoesNotFit, RowError
+from mint_train.errors import ContractError, DataError, DoesNotFit, JudgeError, PluginError, RowError
+from mint_train.groups.token_cache import cache_folder
 from mint_train.plugins.authoring import loss
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, hookimpl
+from mint_train.plugins.loss_files import import_file
 from mint_train.plugins.options import NO_REFERENCE, NeededReference, OptionalReference, Options
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.answers import compared_answers, graded_lists, read_answer, read_answers
-from mint_train.rows.conversations import Completion, Conversation, Prompt
+from mint_train.rows.candidates import Candidates
+from mint_train.rows.conversations import Completion, Conversation, Prompt, as_conversation
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.forms import Forms, combine
 from mint_train.rows.messages import ChatMessage, are_messages, chat_messages
@@ -65,6 +71,7 @@ __all__ = [
     "Answers",
     "AttachedDatum",
     "Batch",
+    "Candidates",
     "ChatMessage",
     "Checkpoint",
     "Completion",
@@ -77,10 +84,12 @@ __all__ = [
     "Form",
     "Forms",
     "Group",
+    "JudgeError",
     "Metric",
     "NeededReference",
     "OptionalReference",
     "Options",
+    "PluginError",
     "Prompt",
     "Renderer",
     "RowError",
@@ -89,14 +98,17 @@ __all__ = [
     "StepRecord",
     "Survey",
     "are_messages",
+    "as_conversation",
     "attach",
     "build_datum",
+    "cache_folder",
     "chat_messages",
     "combine",
     "compared_answers",
     "from_json",
     "graded_lists",
     "hookimpl",
+    "import_file",
     "is_good",
     "kind",
     "log_ratios",

@@ -25,12 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from mint_train.conformance import data_checks, math_checks, weight_checks
 from mint_train.conformance.by_hand import make_batch, make_group, make_logprobs
+from mint_train.conformance.judge_checks import BUNDLED, JUDGE_CHECKS, JudgeMaterial, candidates_of
 from mint_train.conformance.material import ConformanceError, Material
+from mint_train.judging.judge import Judge, open_judge
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
@@ -41,6 +43,7 @@ __all__ = [
     "Check",
     "CheckResult",
     "ConformanceError",
+    "check_judge",
     "check_loss",
     "conformance_checks",
     "make_batch",
@@ -124,12 +127,17 @@ class Check:
 
     def result(self) -> CheckResult:
         """Run the check; whatever it raises becomes a failed result."""
-        try:
-            return CheckResult(self.name, True, self())
-        except ConformanceError as error:
-            return CheckResult(self.name, False, str(error))
-        except Exception as error:
-            return CheckResult(self.name, False, f"{type(error).__name__}: {error}")
+        return result_of(self.name, self)
+
+
+def result_of(name: str, check: Callable[[], str]) -> CheckResult:
+    """Run a check; whatever it raises becomes a failed result."""
+    try:
+        return CheckResult(name, True, check())
+    except ConformanceError as error:
+        return CheckResult(name, False, str(error))
+    except Exception as error:
+        return CheckResult(name, False, f"{type(error).__name__}: {error}")
 
 
 def conformance_checks(
@@ -164,3 +172,25 @@ def check_loss(
     checks = conformance_checks(loss, rows=rows, options=options)
     _ = checks[0].examined.material
     return [check.result() for check in checks]
+
+
+def check_judge(
+    judge: str | Judge,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[CheckResult]:
+    """Run all checks of a judge and return how each went.
+
+    Args:
+        judge: an installed judge's name, or an opened judge.
+        rows: each with `prompt`, `completions` and what else the judge reads; else bundled ones.
+        options: the judge's options, where it is given by name.
+
+    Raises:
+        MintTrainError: the judge cannot be created, or an option is wrong.
+        ConformanceError: a row lacks its prompt or its completions.
+    """
+    opened = judge if isinstance(judge, Judge) else open_judge(judge, options)
+    material = JudgeMaterial(opened, BUNDLED if rows is None else [candidates_of(row) for row in rows])
+    return [result_of(name, partial(check, material)) for name, check in JUDGE_CHECKS.items()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mint_train.errors import counted
+from mint_train.errors import DataError, counted
 from mint_train.observers.terminal import echo
 from mint_train.rows.readers import read_rows
-from mint_train.testing import check_loss
+from mint_train.testing import CheckResult, ConformanceError, check_judge, check_loss
 
 
 def check_and_print(name: str, options: Mapping[str, str], data: Path | None) -> bool:
@@ -23,7 +23,29 @@ def check_and_print(name: str, options: Mapping[str, str], data: Path | None) ->
         MintTrainError: the loss cannot be opened, an option is wrong, or the file cannot be read.
     """
     rows = None if data is None else [row.values for row in read_rows(data)]
-    results = check_loss(name, rows=rows, options=options)
+    return print_results(check_loss(name, rows=rows, options=options))
+
+
+def check_judge_and_print(name: str, options: Mapping[str, str], data: Path | None) -> bool:
+    """Run all checks of a judge, print a line for each, and return whether all passed.
+
+    Args:
+        name: an installed judge.
+        options: the judge's options.
+        data: a file of rows with a prompt and completions; else bundled ones.
+
+    Raises:
+        MintTrainError: the judge cannot be created, an option is wrong, or the file cannot be read.
+    """
+    rows = None if data is None else [row.values for row in read_rows(data)]
+    try:
+        return print_results(check_judge(name, rows=rows, options=options))
+    except ConformanceError as error:
+        raise DataError(f"{data}: {error}") from error
+
+
+def print_results(results: Sequence[CheckResult]) -> bool:
+    """Print a line for each check, and return whether all passed."""
     said: dict[str, str] = {}
     for result in results:
         # what is wrong with the rows fails every check that needs them

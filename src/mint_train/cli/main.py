@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from mint_train.cli.commands.check import check
+from mint_train.cli.commands.check_judge import check_judge
 from mint_train.cli.commands.check_server import check_server
 from mint_train.cli.commands.compare import compare
 from mint_train.cli.commands.completion import completion
@@ -99,6 +100,7 @@ def cli(
 settings_options(cli)
 for command in (
     check,
+    check_judge,
     check_server,
     compare,
     completion,

@@ -17,25 +17,28 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def validate_options(loss: str, model: type[BaseModel], options: Mapping[str, Any]) -> BaseModel:
-    """Validate a loss's options.
+def validate_options(
+    name: str, model: type[BaseModel], options: Mapping[str, Any], kind: str = "loss"
+) -> BaseModel:
+    """Validate the options of a loss or of another kind of plugin.
 
     Raises:
         OptionError: the first problem, in one line.
     """
-    for name in options:
-        if name not in model.model_fields:
+    for option in options:
+        if option not in model.model_fields:
             known = ", ".join(model.model_fields) or "none"
             raise OptionError(
-                f'the loss "{loss}" has no option "{name}"{nearest(name, model.model_fields)}; '
+                f'the {kind} "{name}" has no option "{option}"{nearest(option, model.model_fields)}; '
                 f"its options: {known}"
             )
     try:
         return model.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        raise OptionError(f'--set {name}={first["input"]} of the loss "{loss}": {first["msg"]}') from None
+        option = ".".join(str(part) for part in first["loc"]) or "options"
+        given = "" if first["type"] == "missing" else f"={first['input']}"
+        raise OptionError(f'--set {option}{given} of the {kind} "{name}": {first["msg"]}') from None
 
 
 def option_rows(model: type[BaseModel]) -> list[tuple[str, str]]:

@@ -6,25 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
 
-from mint_train.errors import PluginError
 from mint_train.losses.loss import Loss
 from mint_train.observers.display import open_display
-from mint_train.plugins.discovery import (
-    NamedPlugin,
-    check_hooks,
-    entry_points_by_name,
-    find_installed,
-    origin,
-)
+from mint_train.plugins.creating import Kind, create_plugin
+from mint_train.plugins.discovery import NamedPlugin, check_hooks
 from mint_train.plugins.hookspecs import PROJECT, ObserverSpec
 from mint_train.settings.model import Settings
 
-OBSERVER_GROUP = "mint_train.observers"
+OBSERVER = Kind("observer", "mint_train.observers", "install some, such as mint-train-trackers")
 LONGEST_PROBLEM = 200
 
 
@@ -92,30 +85,7 @@ def load_observer(name: str) -> NamedPlugin:
         PluginError: no observer has this name (the message gives the nearest one and those installed), a
             package that it needs is missing (with what to install), or its class raises.
     """
-    entry_point = find_installed(
-        "observer", name, entry_points_by_name(OBSERVER_GROUP), "install some, such as mint-train-trackers"
-    )
-    who = f'the observer "{name}" of {origin(entry_point)}'
-    try:
-        return NamedPlugin(name, entry_point.load()(), origin(entry_point))
-    except ModuleNotFoundError as error:
-        missing = what_to_install(entry_point, error)
-        raise PluginError(
-            f"{who} needs {error.name}, which is not installed: pip install '{missing}'"
-        ) from error
-    except (Exception, SystemExit) as error:
-        raise PluginError(
-            f"{who} cannot be created from {entry_point.value}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def what_to_install(entry_point: EntryPoint, error: ModuleNotFoundError) -> str:
-    """Return the distribution's extra named like the observer, if it has one, else the missing package."""
-    distribution = entry_point.dist
-    extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
-    if distribution and entry_point.name in extras:
-        return f"{distribution.name}[{entry_point.name}]"
-    return str(error.name).partition(".")[0]
+    return create_plugin(OBSERVER, name)
 
 
 class Guarded:

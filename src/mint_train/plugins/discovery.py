@@ -13,7 +13,14 @@ import pluggy
 
 from mint_train.errors import PluginError, nearest
 from mint_train.plugins.guarding import guard_hooks
-from mint_train.plugins.hookspecs import CONTRACT_VERSION, NOT_INHERITED, PROJECT, LossSpec, ObserverSpec
+from mint_train.plugins.hookspecs import (
+    CONTRACT_VERSION,
+    NOT_INHERITED,
+    PROJECT,
+    JudgeSpec,
+    LossSpec,
+    ObserverSpec,
+)
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.plugins.tracing import trace_hooks
@@ -145,7 +152,7 @@ def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(LossSpec)
     for link in chain:
-        check_hooks(manager, link)
+        check_hooks(manager, link, "loss", LossSpec, ObserverSpec)
         manager.register(link.plugin, name=link.name)
     guard_hooks(manager)
     trace_hooks(manager)
@@ -229,7 +236,7 @@ def hook_arguments(*specs: type) -> dict[str, tuple[str, ...]]:
     """Return the contract, or some parts of it: each hook's name with its arguments' names."""
     return {
         name: tuple(inspect.signature(function).parameters)[1:]
-        for spec in specs or (LossSpec, ObserverSpec)
+        for spec in specs or (LossSpec, ObserverSpec, JudgeSpec)
         for name, function in vars(spec).items()
         if not name.startswith("_")
     }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import AttachedDatum
     from mint_train.rendering.renderer import Renderer
+    from mint_train.rows.candidates import Candidates
     from mint_train.rows.forms import Forms
     from mint_train.run_folder.metric import Metric
     from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
@@ -269,3 +270,35 @@ class ObserverSpec:
     @hookspec
     def run_finished(self, result: RunResult) -> None:
         """Called once at the end: `result.status` is done, failed or interrupted (*all*)."""
+
+
+class JudgeSpec:
+    """What a judge implements: it scores completions, for `mint-train pairs` and `mint-train winrate`.
+
+    A judge is a class, named by an entry point of the group `mint_train.judges`; `--judge` takes the entry
+    point's name, and each command creates one instance. A class attribute `Options`, a pydantic model, gives
+    `--set` its names; the class is then called with an instance of it, otherwise without arguments.
+    """
+
+    @hookspec(firstresult=True)
+    def score(self, batch: Sequence[Candidates]) -> Sequence[Sequence[float | None]]:  # type: ignore[empty-body]
+        """Score the completions of several prompts.
+
+        `mint-train check-judge` holds that a score depends neither on the order of the completions nor on
+        which other prompts are in the batch.
+
+        Args:
+            batch: per prompt its completions, one or more, and the row that the prompt came from.
+
+        Returns:
+            Per prompt a score for each completion, in their order: a finite number, higher is better, or
+            None for a completion that cannot be judged, which is then counted and left out.
+
+        Raises:
+            JudgeError: the judge cannot do its work: an endpoint refuses, say.
+            RowError: the row lacks what the judge needs; core adds its file and line.
+        """
+
+    @hookspec
+    def judge_note(self) -> str | None:
+        """Return one line for the user once all is judged, such as what it cost, or None."""

@@ -1,0 +1,1 @@
+"""Judges of mint-train: they score completions by rules, by a reward model or by a language model."""

@@ -1,0 +1,165 @@
+"""One judge, found by its name: its scores are checked, and the time that it takes is limited."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from threading import Thread
+from typing import Any, TypeVar
+
+import pluggy
+
+from mint_train.errors import JudgeError, MintTrainError, counted
+from mint_train.losses.loss_options import NoOptions, validate_options
+from mint_train.plugins.creating import Kind, create_plugin
+from mint_train.plugins.discovery import NamedPlugin, check_hooks
+from mint_train.plugins.guarding import failure
+from mint_train.plugins.hookspecs import PROJECT, JudgeSpec
+from mint_train.rows.candidates import Candidates
+
+JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
+TIME_LIMIT = 600.0
+"""Seconds that a judge may take for one batch."""
+
+Scores = list[float | None]
+Result = TypeVar("Result")
+
+
+class Judge:
+    """A judge with its options."""
+
+    def __init__(
+        self, link: NamedPlugin, options: Mapping[str, Any] | None = None, time_limit: float = TIME_LIMIT
+    ) -> None:
+        """Register the judge's hooks.
+
+        Args:
+            link: the judge.
+            options: what it was created with, as it is recorded.
+            time_limit: seconds that it may take for one batch.
+
+        Raises:
+            PluginError: it breaks the hook contract.
+        """
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(JudgeSpec)
+        check_hooks(manager, link, JUDGE.name, JudgeSpec)
+        manager.register(link.plugin)
+        self.name, self.options, self.time_limit = link.name, dict(options or {}), time_limit
+        self._hook = manager.hook
+
+    def score(self, batch: Sequence[Candidates]) -> list[Scores]:
+        """Score the completions of several prompts; None is for one that the judge leaves out.
+
+        Raises:
+            JudgeError: the judge raises, takes too long, or gives too few scores or one that is not finite.
+            RowError: a row lacks what the judge needs.
+        """
+        given = as_list(self._call("score", lambda: self._hook.score(batch=list(batch))))
+        if given is None or len(given) != len(batch):
+            found = "no list" if given is None else counted(len(given), "list")
+            raise self._wrong(f"gave {found} of scores for {counted(len(batch), 'prompt')}")
+        return [self._checked(*pair) for pair in zip(batch, given, strict=True)]
+
+    def note(self) -> str | None:
+        """Return what the judge tells the user once all is judged, or None."""
+        notes = self._call("judge_note", self._hook.judge_note)
+        return str(notes[0]) if notes else None
+
+    def _checked(self, candidates: Candidates, given: object) -> Scores:
+        """Return the scores of one prompt's completions as floats."""
+        expected, scores = len(candidates.completions), as_list(given)
+        shown = f'the prompt "{candidates.question[:40]}"'
+        if scores is None or len(scores) != expected:
+            found = "no list of scores" if scores is None else counted(len(scores), "score")
+            raise self._wrong(f"gave {found} for {counted(expected, 'completion')} of {shown}")
+        for score in scores:
+            if score is not None and not is_finite(score):
+                raise self._wrong(f"gave the score {score!r} to a completion of {shown}; it must be finite")
+        return [None if score is None else float(score) for score in scores]
+
+    def _call(self, hook: str, function: Callable[[], Result]) -> Result:
+        """Call a hook; whatever it raises is one line with its file and line."""
+
+        def call() -> Result:
+            with redirect_stdout(sys.stderr):  # standard output may be lines of JSON
+                return function()
+
+        try:
+            return within(self.time_limit, call)
+        except HookTimeoutError as error:
+            raise self._wrong(
+                f"took more than {self.time_limit:g} s for one batch (--judge-timeout gives it more)"
+            ) from error
+        except MintTrainError as error:
+            error.locate(f'the judge "{self.name}"')
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._wrong(failure(hook, error)) from error
+
+    def _wrong(self, problem: str) -> JudgeError:
+        return JudgeError(f'the judge "{self.name}" {problem}')
+
+
+def open_judge(name: str, options: Mapping[str, Any] | None = None, time_limit: float = TIME_LIMIT) -> Judge:
+    """Create an installed judge with its options.
+
+    Raises:
+        PluginError: no judge has this name, it is broken, or what it needs is not installed.
+        OptionError: an option is unknown or malformed.
+    """
+    given = dict(options or {})
+
+    def make(judge: Any) -> object:
+        model = getattr(judge, "Options", None)
+        if model is None:
+            validate_options(name, NoOptions, given, JUDGE.name)
+            return judge()
+        return judge(validate_options(name, model, given, JUDGE.name))
+
+    return Judge(create_plugin(JUDGE, name, make), given, time_limit)
+
+
+class HookTimeoutError(TimeoutError):
+    """A function that did not return in time; no function raises this one itself."""
+
+
+def within(seconds: float, function: Callable[[], Result]) -> Result:
+    """Call a function in a thread of its own, which is left behind where it takes too long.
+
+    Raises:
+        HookTimeoutError: it did not return in time.
+    """
+    results: list[Result] = []
+    problems: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            problems.append(error)
+
+    thread = Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if problems:
+        raise problems[0]
+    if not results:
+        raise HookTimeoutError
+    return results[0]
+
+
+def as_list(given: Any) -> list[Any] | None:
+    """Return a list, a tuple, an array or a tensor as a list; None for anything else."""
+    plain = given.tolist() if hasattr(given, "tolist") else given
+    return list(plain) if isinstance(plain, list | tuple) else None
+
+
+def is_finite(score: Any) -> bool:
+    """Return whether a score is a finite number."""
+    try:
+        return math.isfinite(score)
+    except (TypeError, OverflowError):
+        return False

@@ -279,7 +279,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(train: Train) -> None:
     train()
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     with pytest.raises(
-        MintTrainError, match=r"--output run already holds a run: .*mint-train resume run.*--overwrite"
+        MintTrainError, match=r"^output run already holds a run: .*mint-train resume run.*overwrite=True"
     ) as refused:
         train()
     assert refused.value.exit_status == 2
@@ -298,7 +298,7 @@ def test_overwrite_replaces_the_run(train: Train) -> None:
 def test_a_folder_with_other_files_is_never_touched(train: Train, overwrite: bool) -> None:
     Path("run/deep").mkdir(parents=True)
     Path("run/deep/thesis.txt").write_text("years of work")
-    with pytest.raises(MintTrainError, match="--output run exists and is not a run folder"):
+    with pytest.raises(MintTrainError, match=r"^output run exists and is not a run folder"):
         train(overwrite=overwrite)
     assert Path("run/deep/thesis.txt").read_text() == "years of work"
     assert [path.name for path in Path("run").iterdir()] == ["deep"]
@@ -336,10 +336,10 @@ def written(folder: str) -> set[str]:
 
 def test_a_file_as_output_is_refused(train: Train) -> None:
     Path("run").write_text("a file")
-    with pytest.raises(MintTrainError, match="--output run exists and is not a run folder"):
+    with pytest.raises(MintTrainError, match=r"^output run exists and is not a run folder"):
         train()
     Path("file").write_text("a file")
-    with pytest.raises(MintTrainError, match="--output file/run: "):
+    with pytest.raises(MintTrainError, match=r"^output file/run: "):
         train(output=Path("file/run"))
 
 

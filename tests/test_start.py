@@ -212,18 +212,18 @@ def test_an_adapter_that_has_changed_is_refused(
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"from_checkpoint": "SFT", "rank": 8}, "--rank 8: SFT has 4; leave --rank out"),
-        ({"from_checkpoint": "SFT", "model": "FOREIGN"}, "--model FOREIGN: SFT has SFT/base_model"),
-        ({"from_checkpoint": "SFT", "lora_targets": "mlp"}, "--lora-targets mlp: SFT has all layers"),
+        ({"from_checkpoint": "SFT", "rank": 8}, "rank 8: SFT has 4; leave rank out"),
+        ({"from_checkpoint": "SFT", "model": "FOREIGN"}, "model FOREIGN: SFT has SFT/base_model"),
+        ({"from_checkpoint": "SFT", "lora_targets": "mlp"}, "lora_targets mlp: SFT has all layers"),
         ({"from_checkpoint": "SFT@7"}, "has no checkpoint after step 7; it has those after the steps 1, 2"),
         ({"from_checkpoint": "tinker://a/weights/b"}, "on the service, but this run trains on this machine"),
-        ({"from_checkpoint": "./nothing"}, "--from ./nothing: neither a run folder, nor a folder with an"),
+        ({"from_checkpoint": "./nothing"}, "from_checkpoint ./nothing: neither a run folder, nor a folder"),
         ({"from_checkpoint": "org/nothing"}, "nor can it be downloaded from the hub"),
-        ({"from_optimizer": True}, "--from-optimizer takes the moments of --from, which is not given"),
+        ({"from_optimizer": True}, "takes the moments of from_checkpoint, which is not given"),
         ({"from_checkpoint": "FOREIGN", "from_optimizer": True}, "an adapter without an optimiser's moments"),
-        ({"from_checkpoint": "FOREIGN", "rank": 4}, "--rank 4: FOREIGN has 3"),
+        ({"from_checkpoint": "FOREIGN", "rank": 4}, "rank 4: FOREIGN has 3"),
         ({"from_checkpoint": "FOREIGN", "model": "other/model"}, "the adapter FOREIGN was trained on"),
-        ({"lora_targets": "q_proj,nose"}, "--lora-targets nose: this model has no such linear layer"),
+        ({"lora_targets": "q_proj,nose"}, "lora_targets nose: this model has no such linear layer"),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_begin_with_is_refused(

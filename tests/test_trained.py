@@ -171,7 +171,7 @@ def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, r
     asked = ("--prompt", "Say two.", "--max-tokens", "6", "--temperature", "0", "-n", "1")
     status, out, err = run_cli("sample", run, *asked)
     assert status == 0, err
-    from mint_train.cli.sample import printable
+    from mint_train.trained.sample import printable
 
     assert out == f"Prompt: Say two.\nBefore: {printable(before)}\nAfter:  {printable(after)}\n"
 
@@ -188,11 +188,12 @@ def test_the_prompts_of_the_held_out_rows_are_the_default(run_cli: RunCli, run: 
 def test_a_terminal_gets_a_table_and_no_control_characters(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mint_train.cli.sample import print_side_by_side, printable
+    from mint_train.cli.sample import print_side_by_side
+    from mint_train.trained.sample import Completed, printable
 
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
-    print_side_by_side([("a prompt", ["[bold]old[/bold]"], [printable("new\x1b[2J\x07")])])
+    print_side_by_side([Completed("a prompt", ["[bold]old[/bold]"], [printable("new\x1b[2J\x07")])])
     shown = capsys.readouterr().out
     assert "before" in shown
     assert "[bold]old[/bold]" in shown

@@ -1,6 +1,7 @@
 """Train a language model with a loss chosen by name, on MinT or on your own machine.
 
-What a plugin's author and a Python user need is here; `mint_train.plugins.hookspecs` is the contract.
+Each command is a function: `train`, `resume`, `evaluate`, `sample`, `compare`, `plot`, `export`; `load_run`
+reads a run folder. What a plugin's author needs is in `mint_train.plugin`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mint_train.plugins.authoring import loss
 from mint_train.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from mint_train.api import compare, evaluate, export, plot, resume, sample, train
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import attach
     from mint_train.batches.logprobs import (
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
         sequence_logprobs,
     )
     from mint_train.batches.sums import segment_sums
-    from mint_train.run_folder.saved import load_run
-    from mint_train.training.training import train
+    from mint_train.report.saved import load_run
 
 # these import torch, which `mint-train --help` must not wait for
 _LATE = {
@@ -35,8 +36,8 @@ _LATE = {
     "reference_sequence_logprobs": "batches.logprobs",
     "segment_sums": "batches.sums",
     "sequence_logprobs": "batches.logprobs",
-    "load_run": "run_folder.saved",
-    "train": "training.training",
+    "load_run": "report.saved",
+    **dict.fromkeys(("compare", "evaluate", "export", "plot", "resume", "sample", "train"), "api"),
 }
 
 __all__ = [
@@ -46,12 +47,18 @@ __all__ = [
     "MintTrainError",
     "RowError",
     "attach",
+    "compare",
+    "evaluate",
+    "export",
     "hookimpl",
     "load_run",
     "log_ratios",
     "loss",
     "mean_logprobs",
+    "plot",
     "reference_sequence_logprobs",
+    "resume",
+    "sample",
     "segment_sums",
     "sequence_logprobs",
     "train",

@@ -8,7 +8,7 @@ error and knows more than the raiser adds that with `locate` or `retries` and ra
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -25,6 +25,8 @@ class MintTrainError(Exception):
     """Where it happened, from the outside in: a step, then a file and line, say."""
     retries: int = 0
     """How often the runner tried again before it gave up."""
+    rephrase: Callable[[str], str] | None = None
+    """Puts the whole text in the terms of whoever called, such as a Python program."""
 
     @property
     def message(self) -> str:
@@ -37,7 +39,8 @@ class MintTrainError(Exception):
 
     def __str__(self) -> str:
         times = "once" if self.retries == 1 else f"{self.retries} times"
-        return ": ".join([*self.where, self.message]) + (f" (retried {times})" if self.retries else "")
+        text = ": ".join([*self.where, self.message]) + (f" (retried {times})" if self.retries else "")
+        return self.rephrase(text) if self.rephrase else text
 
 
 class UserError(MintTrainError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from mint_train.errors import OptionError
 from mint_train.run_folder.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -44,13 +45,24 @@ class Saved(Protocol):
 class Sampling:
     """How completions are drawn."""
 
-    samples: int
+    samples: int = 1
     """Completions per prompt."""
-    max_tokens: int
+    max_tokens: int = 64
     """Maximum tokens of a completion."""
-    temperature: float
+    temperature: float = 0.7
     """0 takes the most likely token each time."""
-    seed: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            OptionError: one of them is too small.
+        """
+        for name, least in (("samples", 1), ("max_tokens", 1), ("temperature", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not value >= least:
+                raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {least} or more")
 
 
 class Sampler(Protocol):

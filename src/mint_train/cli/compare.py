@@ -18,7 +18,7 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import Console, FinalLines
 from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.observers.terminal import echo, echo_problem, say
-from mint_train.report.comparison import Compared, print_comparison
+from mint_train.report.comparison import Compared, check_distinct, eval_share, print_comparison
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
@@ -27,8 +27,6 @@ from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings, option_name
 from mint_train.training.interrupts import Interrupts
 
-EVAL_FRACTION = 0.1
-"""The share of the data that is held out by default."""
 PROGRAM = "mint-train: "
 PLOT = "comparison"
 POLL_SECONDS = 0.2
@@ -137,8 +135,7 @@ def compare_and_print(
         UserError: a loss, an option or a setting is wrong; nothing has been started.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    if len({file_name(loss) for loss in losses}) < len(losses):
-        raise OptionError("two of the losses have the same name; name each loss once")
+    check_distinct(losses)
     shares = share_assignments(losses, assignments)
     chosen = {loss: settings_of(loss, shares[loss], config, given) for loss in losses}
     described = {loss: open_loss(loss, settings.options).metrics for loss, settings in chosen.items()}
@@ -146,8 +143,7 @@ def compare_and_print(
     contenders: list[Contender] = []
     for loss, settings in chosen.items():
         folder = output / file_name(loss)
-        held_out = {} if given.keys() & {"eval_data", "eval_fraction"} else eval_share(settings)
-        own = {**given, **held_out, "output": folder, "progress": "json"}
+        own = {**given, **eval_share(settings), "output": folder, "progress": "json"}
         command = command_of(loss, shares[loss], config, own)
         contenders.append(Contender(loss, described[loss], folder, command, settings.progress))
     at_once = len(losses) if choose_backend(settings).remote else 1
@@ -211,13 +207,6 @@ def settings_of(
     if any(item.name == STANDARD_INPUT for item in (*settings.data, *settings.eval_data.values())):
         raise UserError("--data -: standard input can be read only once; write the rows to a file")
     return settings
-
-
-def eval_share(settings: Settings) -> dict[str, Any]:
-    """Return the share to hold out if neither the config file nor the command line chooses."""
-    if settings.eval_data or settings.eval_fraction is not None:
-        return {}
-    return {"eval_fraction": EVAL_FRACTION}
 
 
 def command_of(

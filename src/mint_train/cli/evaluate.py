@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint_train.backends.base import TrainingClient
-from mint_train.backends.start import load_start
-from mint_train.batches.groups import Groups
-from mint_train.cli.trained import Trained
-from mint_train.errors import OptionError, UserError, counted
-from mint_train.groups.build import build_dataset
-from mint_train.groups.held_out import open_held_out
-from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
-from mint_train.losses.loss import Loss
-from mint_train.losses.weighted_sum import open_loss
+from mint_train.errors import counted
 from mint_train.observers.console import batch_means_note, evaluation_line
-from mint_train.observers.terminal import echo_problem, say
-from mint_train.rendering.options import Rendering
-from mint_train.run_folder.files import write_rows
-from mint_train.run_folder.folder import EVALUATION_ROWS
+from mint_train.observers.terminal import say
 from mint_train.run_folder.metric import screen_format, shown_formats
-from mint_train.run_folder.records import Evaluation
-from mint_train.settings.recorded import with_given
-from mint_train.training.evaluation import Evaluator
+from mint_train.trained.evaluate import Evaluated, evaluate_trained
+from mint_train.trained.find import Trained
 
 
-def evaluate_and_print(trained: Trained, data: Sequence[str], output: Path | None) -> list[Evaluation]:
-    """Evaluate the policy of a run or a checkpoint, print the result, and write a line for each row.
+def evaluate_and_print(trained: Trained, data: Sequence[str], output: Path | None) -> None:
+    """Evaluate the policy of a run or a checkpoint, and print each held-out set's figures as they come.
 
     Args:
         trained: what is evaluated.
@@ -38,91 +24,18 @@ def evaluate_and_print(trained: Trained, data: Sequence[str], output: Path | Non
     Raises:
         MintTrainError: the run, the data or a setting is wrong, or the backend fails.
     """
-    name = trained.name
-    if trained.checkpoint.state == trained.checkpoint.sampler:
-        raise UserError(f"{name} holds weights for sampling only; evaluate a saved state (.../weights/...)")
-    loss = open_loss(trained.settings.loss, trained.settings.options)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = trained.folder.path if trained.folder else Path(scratch)
-        sets, client = open_on(trained, loss, data, folder)
-        if output is not None and len(sets) > 1:
-            raise OptionError(f"--rows {output}: there are {len(sets)} held-out sets; name one with --data")
-        client.load_state_with_optimizer(trained.checkpoint.state).result()
-        evaluations = []
-        for source, evaluator in sets:
-            found = evaluator.evaluate(client, trained.checkpoint.step, trained.checkpoint.loss_state)
-            print_evaluation(trained, loss, source, found)
-            keep_rows(trained, source, found, output)
-            evaluations.append(found)
-        client.close()
-    return evaluations
+    for found in evaluate_trained(trained, list(data) or None, output):
+        print_evaluation(trained, found)
 
 
-def print_evaluation(trained: Trained, loss: Loss, source: str, evaluation: Evaluation) -> None:
+def print_evaluation(trained: Trained, found: Evaluated) -> None:
     """Print the figures of one held-out set."""
+    evaluation = found.evaluation
     after = f" after step {evaluation.step}" if trained.folder else ""
-    named = f"{evaluation.held_out} ({source})" if evaluation.held_out else source
+    named = f"{evaluation.held_out} ({found.source})" if evaluation.held_out else found.source
     say(f"Eval of {trained.name}{after} on {named}, {counted(evaluation.groups, 'group')}:")
-    formats = {metric: screen_format(form) for metric, form in shown_formats(loss.metrics).items()}
+    formats = {metric: screen_format(form) for metric, form in shown_formats(found.loss.metrics).items()}
     say(evaluation_line(evaluation, formats))
     if evaluation.batch_means:
         say(batch_means_note(evaluation))
-
-
-def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Path | None) -> None:
-    """Write a line for each held-out row, by default into the run's folder.
-
-    Raises:
-        MintTrainError: the file cannot be written.
-    """
-    if output is None and trained.folder is not None:
-        stem = evaluation.held_out or Path(source).stem
-        output = trained.folder.path / EVALUATION_ROWS / f"{stem}-step-{evaluation.step:06d}.jsonl"
-    if output is not None:
-        write_rows(output, evaluation.rows)
-    say(f"Rows: {output or 'not kept; --rows FILE writes them'}")
-
-
-def open_on(
-    trained: Trained, loss: Loss, data: Sequence[str], folder: Path
-) -> tuple[list[tuple[str, Evaluator]], TrainingClient]:
-    """Return each held-out file with its evaluator, and an untrained client.
-
-    The groups have their reference logprobs.
-
-    Args:
-        trained: what is evaluated.
-        loss: the loss that evaluates it.
-        data: held-out rows, or named sets of them; by default those of the run.
-        folder: where the client and the reference keep their files.
-
-    Raises:
-        OptionError: nothing was held out.
-    """
-    settings = trained.settings
-    if data:
-        settings = with_given(settings, {"eval_data": list(data), "eval_fraction": None})
-    held_out = open_held_out(settings, loss)
-    if not held_out:
-        raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
-    client = trained.backend.open_client(folder, echo_problem, trains=False)
-    if trained.start is not None and loss.reference == INITIAL:
-        load_start(client, trained.start)
-    reference = loss.reference
-    # the adapter has not been trained, so "initial" is the policy of the first step
-    initial = reference is None or reference == INITIAL
-    judge = client if initial else open_reference(trained.backend, str(reference), folder, echo_problem)
-    sets: list[tuple[str, Evaluator]] = []
-    for name, examples in held_out.items():
-        groups: Groups = build_dataset(
-            examples,
-            loss,
-            client.get_tokenizer(),
-            settings.max_length,
-            settings.special_tokens,
-            Rendering.of(settings),
-        ).groups
-        if reference is not None:
-            groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
-        sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
-    return sets, client
+    say(f"Rows: {found.rows or 'not kept; --rows FILE writes them'}")

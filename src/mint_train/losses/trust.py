@@ -71,19 +71,28 @@ def check_loss_files(
     """
     names = [expression] if Path(expression).is_file() else [name for _, name in parse_terms(expression)]
     for name in names:
-        if not is_loss_file(name) or not Path(name).is_file():
-            continue
-        if digests.get(name) != file_sha256(name):
-            raise UserError(
-                f"{name} has changed since {folder} was trained with it; restore it, or start a new run"
-            )
-        path = Path(name).resolve()
-        own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
-        if not own and not trust_loss:
-            raise OptionError(
-                f"{folder} names {name} as its loss, whose code would be run; it is not one of the current "
-                "folder's own files: read it, and add --trust-loss"
-            )
+        if is_loss_file(name) and Path(name).is_file():
+            check_loss_file(name, digests, folder, trust_loss=trust_loss)
+
+
+def check_loss_file(name: str, digests: Mapping[str, str], folder: Path, *, trust_loss: bool) -> None:
+    """Refuse to run the code of one file that a run folder names, as `check_loss_files` does.
+
+    Raises:
+        UserError: it is not the file that the run was trained with.
+        OptionError: it is outside the current folder, or came with the run folder.
+    """
+    if digests.get(name) != file_sha256(name):
+        raise UserError(
+            f"{name} has changed since {folder} was trained with it; restore it, or start a new run"
+        )
+    path = Path(name).resolve()
+    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
+    if not own and not trust_loss:
+        raise OptionError(
+            f"{folder} names {name} as its loss, whose code would be run; it is not one of the current "
+            "folder's own files: read it, and add --trust-loss"
+        )
 
 
 def check_address(recorded: Settings) -> None:

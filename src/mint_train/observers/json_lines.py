@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ class JsonLines:
     @hookimpl
     def run_finished(self, result: RunResult) -> None:
         """Print how the run ended, and where its results are."""
-        self.print("run_finished", asdict(result))
+        values = asdict(replace(result, evaluations=()))
+        del values["evaluations"]  # each has been printed
+        self.print("run_finished", values)
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

@@ -109,7 +109,7 @@ def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[s
     yield "base model", code(base) + (" (a local folder)" if is_private(run) else "")
     for loss in run.losses:
         weight = "" if loss.weight is None else f"{loss.weight} * "
-        plugin = next(reversed(loss.plugins.values()))
+        plugin = Path(next(reversed(loss.plugins.values()))).name  # of a file; others hold no slash
         yield "loss", f"{weight}{code(loss.name)} ({plain(plugin)}): {plain(loss.description)}"
         if loss.paper:
             yield "paper", loss.paper if ADDRESS.fullmatch(loss.paper) else plain(loss.paper)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from typing import Any
@@ -14,6 +14,7 @@ from mint_train.losses.loss import Loss
 from mint_train.observers.display import open_display
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import NamedPlugin, check_hooks
+from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.hookspecs import PROJECT, ObserverSpec
 from mint_train.settings.model import Settings
 
@@ -54,19 +55,23 @@ class Observers:
 
 
 @contextmanager
-def open_observers(settings: Settings, loss: Loss, *, silent: bool = False) -> Iterator[Observers]:
+def open_observers(
+    settings: Settings, loss: Loss, silent: bool = False, others: Sequence[object] = ()
+) -> Iterator[Observers]:
     """Yield the observers of one run: the plugins of its loss, the display, and the named trackers.
 
     Args:
         settings: their `progress` chooses the display, their `track` the trackers.
         loss: the run's loss; each plugin of each of its parts is heard once.
         silent: leave the display out.
+        others: observers of the calling program.
 
     Raises:
         PluginError: an observer is missing or broken, or what it needs is not installed.
     """
     observers = Observers()
     trackers = [load_observer(name) for name in dict.fromkeys(settings.track)]
+    trackers += [NamedPlugin(type(other).__name__, other, PROGRAM) for other in others]
     for tracker in trackers:
         check_hooks(observers.manager, tracker, "observer", ObserverSpec)
     for plugin in loss.plugins:

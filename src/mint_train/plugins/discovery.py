@@ -24,6 +24,7 @@ from mint_train.plugins.hookspecs import (
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.plugins.tracing import trace_hooks
+from mint_train.run_folder.description import FunctionDescription
 from mint_train.settings.loss_names import is_loss_file, loss_label
 
 LOSS_GROUP = "mint_train.losses"
@@ -36,6 +37,8 @@ class NamedPlugin:
     name: str
     plugin: object
     origin: str
+    function: FunctionDescription | None = None
+    """Where it stands, if it is a function of the calling program."""
 
     @property
     def extends(self) -> str | None:

@@ -35,6 +35,17 @@ class LossDescription(Part):
     """The distribution of each plugin by name, the base first."""
 
 
+class FunctionDescription(Part):
+    """Where the loss stands that is a function of a Python program."""
+
+    name: str
+    """Its qualified name in the module."""
+    module: str
+    """`__main__` for a script or a notebook."""
+    file: str | None
+    """None in a notebook."""
+
+
 class SourceDescription(Part):
     """One of the sources of the rows that are trained on."""
 
@@ -103,6 +114,8 @@ class RunDescription(Part):
     """What the loss says of its metrics, by name."""
     loss_files: dict[str, str] = {}
     """The SHA-256 of each loss file, by its path."""
+    function: FunctionDescription | None = None
+    """The function of a Python program that is the loss; None for any other loss."""
     chat_template: str | None = None
     """The SHA-256 of the file of `--chat-template`."""
     backend: Literal["mint", "local"]

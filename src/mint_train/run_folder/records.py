@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mint_train.errors import UserError
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.metric import Metric
 
@@ -87,6 +88,58 @@ class Evaluation:
             "groups": self.groups,
         }
 
+    @classmethod
+    def of_line(cls, line: Mapping[str, Any]) -> Evaluation:
+        """Read a line of `evaluations.jsonl`; the rows stay in their file."""
+        intervals = {name: (low, high) for name, (low, high) in line["intervals"].items()}
+        return cls(rows=(), **{**line, "intervals": intervals})
+
+
+class HeldOut(Mapping[str, Evaluation]):
+    """The last evaluation on each held-out set, by the set's name, which is "" for a set without a name.
+
+    Where there is one set, `metrics` and `intervals` are its own.
+    """
+
+    def __init__(self, evaluations: Iterable[Evaluation] = ()) -> None:
+        """Take evaluations in their order."""
+        self._last = {evaluation.held_out: evaluation for evaluation in evaluations}
+
+    def __getitem__(self, name: str) -> Evaluation:
+        return self._last[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._last)
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def __repr__(self) -> str:
+        return repr({name: dict(self[name].metrics) for name in self})
+
+    @property
+    def only(self) -> Evaluation:
+        """The evaluation, where there is one set.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        if not self:
+            raise UserError("no rows were held out: give --eval-data or --eval-fraction")
+        if len(self) > 1:
+            raise UserError(f"there are {len(self)} held-out sets; choose one by its name: {', '.join(self)}")
+        return next(iter(self.values()))
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The metrics, "loss" among them, where there is one set."""
+        return self.only.metrics
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]:
+        """The 95 % confidence intervals, where there is one set."""
+        return self.only.intervals
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -114,3 +167,10 @@ class RunResult:
     checkpoint: Checkpoint | None
     problem: str | None = None
     """Why the run failed."""
+    evaluations: Sequence[Evaluation] = ()
+    """All evaluations on held-out rows, those before the first step first."""
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The last evaluation on each held-out set: `result.held_out.metrics`, or by the set's name."""
+        return HeldOut(self.evaluations)

@@ -57,6 +57,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         losses=list(describe_losses(run.loss)),
         metrics=run.loss.metrics,
         loss_files=loss_file_digests(run.loss.plugins),
+        function=next((plugin.function for plugin in run.loss.plugins if plugin.function), None),
         chat_template=template_digest(run.settings),
         backend=run.backend.name,
         model=run.backend.model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +15,10 @@ from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.losses.loss import Loss
+from mint_train.losses.recorded import open_run_loss
 from mint_train.losses.trust import check_run_folder
-from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import Observers, open_observers
+from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.options import template_digest
 from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
@@ -27,6 +28,15 @@ from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import change_settings, different_run, restore_settings
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a Python program that calls brings to a run."""
+
+    loss: FunctionLoss | None = None
+    """The loss, if it is one of the program's functions."""
+    observers: Sequence[object] = ()
 
 
 @dataclass(frozen=True)
@@ -51,19 +61,19 @@ class Run:
 
     @classmethod
     @contextmanager
-    def start(cls, settings: Settings, loss: Loss, *, silent: bool = False) -> Iterator[Run]:
+    def start(cls, settings: Settings, loss: Loss, program: Program | None = None) -> Iterator[Run]:
         """Yield a new run, whose folder is locked and is removed again if the run never begins.
 
         Args:
             settings: those of the run.
             loss: the loss that they name.
-            silent: print nothing.
+            program: the Python program that calls; None for the command line.
 
         Raises:
             UserError: the data, a row, an observer or the folder is wrong.
         """
         settings, start_from = find_start(settings)
-        with open_observers(settings, loss, silent=silent) as observers:
+        with open_observers(settings, loss, *shown(settings, program)) as observers:
             sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
             backend = announce(settings, observers)
@@ -74,12 +84,20 @@ class Run:
 
     @classmethod
     @contextmanager
-    def resume(cls, path: Path, given: Mapping[str, Any], *, trust_loss: bool = False) -> Iterator[Run]:
+    def resume(
+        cls,
+        path: Path,
+        given: Mapping[str, Any],
+        program: Program | None = None,
+        *,
+        trust_loss: bool = False,
+    ) -> Iterator[Run]:
         """Yield the run of a folder, which is locked, to continue it from its last checkpoint.
 
         Args:
             path: the run folder.
             given: settings to change.
+            program: the Python program that calls; None for the command line.
             trust_loss: run a loss file that is not one of the current folder's own.
 
         Raises:
@@ -95,9 +113,13 @@ class Run:
                 before, recorded.loss_files, path, {"base_url": given.get("base_url")}, trust_loss=trust_loss
             )
             settings = change_settings(before, given)
-            loss = open_loss(settings.loss, settings.options)
-            refuse_other_options(loss, before)
-            with open_observers(settings, loss) as observers:
+            function = program.loss if program else None
+            loss, as_before = (
+                open_run_loss(recorded, path, chosen, function, trust_loss=trust_loss)
+                for chosen in (settings, before)
+            )
+            refuse_other_options(recorded, loss, as_before)
+            with open_observers(settings, loss, *shown(settings, program)) as observers:
                 checkpoint = folder.last_checkpoint()
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
@@ -118,6 +140,16 @@ class Run:
         if at_start and self.start_from is not None:
             load_start(client, self.start_from)
         return client
+
+
+def shown(settings: Settings, program: Program | None) -> tuple[bool, Sequence[object]]:
+    """Return whether a run prints nothing, and which observers a program brings.
+
+    The command line prints with `--quiet` where the results are; a program is given them.
+    """
+    if program is None:
+        return False, ()
+    return settings.progress == "quiet", program.observers
 
 
 def open_sources(settings: Settings, loss: Loss, observers: Observers) -> tuple[Data, dict[str, DataSource]]:
@@ -168,13 +200,15 @@ def refuse_changed_template(recorded: RunDescription, settings: Settings) -> Non
         )
 
 
-def refuse_other_options(loss: Loss, recorded: Settings) -> None:
-    """Refuse options of the loss that a resume would change.
+def refuse_other_options(recorded: RunDescription, loss: Loss, as_before: Loss) -> None:
+    """Refuse another loss, or options of it that a resume would change.
 
     Raises:
         OptionError: naming the first one and both values.
     """
-    before = open_loss(recorded.loss, recorded.options).option_values
+    if loss.name != recorded.loss:
+        raise OptionError(different_run(f"--loss {loss.name}", recorded.loss))
+    before = as_before.option_values
     for name, value in loss.option_values.items():
         if value != before[name]:
             raise OptionError(different_run(f"--set {name}={value}", before[name]))

@@ -14,7 +14,7 @@ from mint_train.backends.base import Future
 from mint_train.batches.batch import Batch
 from mint_train.errors import MintTrainError, ServiceError
 from mint_train.losses.custom_loss import CustomLoss
-from mint_train.run_folder.records import Checkpoint, RunResult, RunStatus, StepRecord
+from mint_train.run_folder.records import Checkpoint, Evaluation, RunResult, RunStatus, StepRecord
 from mint_train.sdk import types
 from mint_train.settings.model import Settings
 from mint_train.training.evaluation import Evaluator
@@ -264,7 +264,10 @@ class Runner:
         except MintTrainError:
             if problem is None:  # otherwise the run already failed; report that error, not this one
                 raise
-        result = RunResult(status, folder.path, self.finished, self.metrics, self.checkpoint, problem)
+        evaluations = [] if problem else [Evaluation.of_line(line) for line in folder.evaluations()]
+        result = RunResult(
+            status, folder.path, self.finished, self.metrics, self.checkpoint, problem, evaluations
+        )
         self.run.observers.hook.run_finished(result=result)
         return result
 

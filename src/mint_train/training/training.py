@@ -1,8 +1,9 @@
-"""Training from Python and from the command line: a run is made, prepared, and handed to the runner."""
+"""A run is made, prepared, and handed to the runner: for the command line and for Python alike."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +11,15 @@ from mint_train.errors import BackendError, OptionError, ServiceError, counted
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
-from mint_train.plugins.authoring import FunctionLoss
-from mint_train.plugins.discovery import NamedPlugin
 from mint_train.run_folder.files import copy_whole
 from mint_train.run_folder.folder import CHECKPOINTS_FILE
 from mint_train.run_folder.records import RunRecord, RunResult
 from mint_train.settings.data_items import kept_file
-from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.training.description import describe_run
 from mint_train.training.preparing import prepare
-from mint_train.training.run import Run
+from mint_train.training.run import Program, Run
 from mint_train.training.runner import Runner
-
-
-def train(
-    loss: str | FunctionLoss, *, options: Mapping[str, Any] | None = None, **settings: Any
-) -> RunResult:
-    """Train from Python: the same run as `mint-train --loss ...`, with the same settings by name.
-
-    Args:
-        loss: the name of an installed loss, or a function under `@mint_train.loss`.
-        options: the loss's options.
-        settings: fields of `mint_train.settings.model.Settings`, such as `data`, `steps`, `lr`, `output`;
-            with `progress="quiet"` nothing is printed. `data` is a file, rows (a list of dictionaries, an
-            iterable, a `datasets.Dataset`, a frame of pandas or polars, a table of Arrow), or a list of
-            files and of pairs with a weight, `[("a.jsonl", 0.7), (rows, 0.3)]`; `eval_data` a file, rows, or
-            a dictionary of them by the name of the held-out set.
-
-    Raises:
-        MintTrainError: as the command line prints it.
-    """
-    given = settings | {"options": dict(options or {})}
-    if isinstance(loss, str):
-        loaded = load_settings(given | {"loss": loss})
-        chosen = open_loss(loaded.loss, loaded.options)
-    else:
-        plugin = NamedPlugin(loss.__name__, loss, "this program")
-        loaded = load_settings(given | {"loss": plugin.name})
-        chosen = Loss.of(plugin, options)
-    return start_run(loaded, chosen, silent=loaded.progress == "quiet")
 
 
 def train_with(settings: Settings) -> RunResult:
@@ -61,17 +31,28 @@ def train_with(settings: Settings) -> RunResult:
     return start_run(settings, open_loss(settings.loss, settings.options))
 
 
-def start_run(settings: Settings, loss: Loss, *, silent: bool = False) -> RunResult:
-    """Start a new run and train it to its end."""
-    with Run.start(settings, loss, silent=silent) as run:
+def start_run(settings: Settings, loss: Loss, program: Program | None = None) -> RunResult:
+    """Start a new run and train it to its end.
+
+    Args:
+        settings: those of the run.
+        loss: the loss that they name.
+        program: the Python program that calls; None for the command line.
+
+    Raises:
+        MintTrainError: what the user gave is wrong, or a step failed.
+    """
+    with Run.start(settings, loss, program) as run:
         try:
             prepared = prepare(run)
         except BaseException:
             run.folder.discard()  # it does not hold a run yet, and must not be in the way of the next attempt
             raise
         keep_given_rows(run)
+        runner = Runner(run, prepared)
         run.folder.begin(describe_run(run, prepared))
-        return train_prepared(run, Runner(run, prepared))
+        with closed_for(program, runner):
+            return train_prepared(run, runner)
 
 
 def keep_given_rows(run: Run) -> None:
@@ -87,12 +68,19 @@ def keep_given_rows(run: Run) -> None:
             copy_whole(source.shards[0], run.folder.path / kept_file(item))
 
 
-def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss: bool = False) -> RunResult:
+def resume_run(
+    path: Path,
+    given: Mapping[str, Any] | None = None,
+    program: Program | None = None,
+    *,
+    trust_loss: bool = False,
+) -> RunResult:
     """Continue the run in a folder from its last checkpoint.
 
     Args:
         path: the run folder.
         given: settings to change, of those that do not make it a different run.
+        program: the Python program that calls; None for the command line.
         trust_loss: run a loss file that is not one of the current folder's own.
 
     Raises:
@@ -100,7 +88,7 @@ def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss
             changed setting would make it a different run.
         MintTrainError: a step failed.
     """
-    with Run.resume(path, given or {}, trust_loss=trust_loss) as run:
+    with Run.resume(path, given or {}, program, trust_loss=trust_loss) as run:
         prepared = prepare(run)
         taken = run.checkpoint.step if run.checkpoint else 0
         if prepared.steps < taken:
@@ -108,15 +96,38 @@ def resume_run(path: Path, given: Mapping[str, Any] | None = None, *, trust_loss
                 f"--steps {prepared.steps}: this run has already taken {counted(taken, 'step')}"
             )
         runner = Runner(run, prepared)
-        try:
-            runner.continue_from(run.checkpoint)
-        except ServiceError:
-            raise
-        except BackendError as error:
-            raise BackendError(f"{error}{earlier_state(run)}") from error
-        run.observers.notice(f"Resuming after step {taken}.")
-        run.folder.write_description(describe_run(run, prepared))
-        return train_prepared(run, runner)
+        with closed_for(program, runner):
+            continue_from(run, runner)
+            run.observers.notice(f"Resuming after step {taken}.")
+            run.folder.write_description(describe_run(run, prepared))
+            return train_prepared(run, runner)
+
+
+@contextmanager
+def closed_for(program: Program | None, runner: Runner) -> Iterator[None]:
+    """Close the run's session with the backend at its end if a program goes on after it.
+
+    The command line ends, and the session with it.
+    """
+    try:
+        yield
+    finally:
+        if program is not None:
+            runner.client.close()
+
+
+def continue_from(run: Run, runner: Runner) -> None:
+    """Load the checkpoint that a resumed run continues from.
+
+    Raises:
+        BackendError: it cannot be loaded; the message says how to continue from an earlier one.
+    """
+    try:
+        runner.continue_from(run.checkpoint)
+    except ServiceError:
+        raise
+    except BackendError as error:
+        raise BackendError(f"{error}{earlier_state(run)}") from error
 
 
 def earlier_state(run: Run) -> str:

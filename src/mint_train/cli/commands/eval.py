@@ -50,7 +50,7 @@ def evaluate(
     """
     load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.cli.evaluate import evaluate_and_print
-    from mint_train.cli.trained import find_trained
+    from mint_train.trained.find import find_trained
 
     if assignments:
         given["options"] = parse_assignments(assignments)

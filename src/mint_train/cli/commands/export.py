@@ -23,6 +23,7 @@ def export(run: Path, merge: bool, output: Path | None) -> None:
 
     The weights of a run on MinT are on the service; for such a run, print how to sample from them.
     """
-    from mint_train.cli.export import export_run
+    from mint_train.cli.export import print_exported
+    from mint_train.trained.export import export_run
 
-    export_run(run, output, merge=merge)
+    print_exported(export_run(run, output, merge=merge), merge=merge)

@@ -52,14 +52,16 @@ def sample(
     """
     load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.backends.base import Sampling
-    from mint_train.cli.sample import sample_and_print
-    from mint_train.cli.trained import find_trained
+    from mint_train.cli.sample import print_side_by_side
+    from mint_train.trained.find import find_trained
+    from mint_train.trained.sample import complete
 
     if prompt is not None and data is not None:
         raise OptionError("--prompt and --data are both given; give one of them")
     drawn = {part: given.pop(part) for part in ("samples", "max_tokens", "temperature", "seed")}
     trained = find_trained(name, step, given, trust_loss=given.pop("trust_loss"))
-    sample_and_print(trained, prompt, data, rows, Sampling(**drawn))
+    prompts = None if prompt is None else [prompt]
+    print_side_by_side(complete(trained, prompts, data, rows, Sampling(**drawn)))
 
 
 settings_options(sample, SAMPLE_SETTINGS, others=False)

@@ -10,7 +10,12 @@ from typing import Any
 from mint_train.backends.base import Backend
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import OptionError, UserError
+from mint_train.losses.loss import Loss
+from mint_train.losses.recorded import open_run_loss
 from mint_train.losses.trust import check_run_folder
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.plugins.authoring import FunctionLoss
+from mint_train.plugins.functions import named_function
 from mint_train.run_folder.description import StartDescription
 from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
@@ -34,6 +39,25 @@ class Trained:
     """The run that it belongs to; None for a path on the service."""
     start: StartDescription | None = None
     """The adapter that the run began with; None for a fresh one."""
+    function: FunctionLoss | None = None
+    """The loss, if it is a function of the calling program."""
+    trust_loss: bool = False
+    """Whether a file that is not one of the current folder's own may be run as the loss."""
+
+    def open_loss(self) -> Loss:
+        """Open the loss that the settings name.
+
+        Raises:
+            UserError: it is missing or broken, or a function that only its own program can give.
+        """
+        if self.folder is not None:
+            recorded = self.folder.read_description()
+            return open_run_loss(
+                recorded, self.folder.path, self.settings, self.function, trust_loss=self.trust_loss
+            )
+        if self.function is not None:
+            return Loss.of(named_function(self.function), self.settings.options)
+        return open_loss(self.settings.loss, self.settings.options)
 
 
 def find_trained(
@@ -41,6 +65,7 @@ def find_trained(
     step: int | None,
     given: Mapping[str, Any],
     *,
+    loss: FunctionLoss | None = None,
     trust_loss: bool = False,
     only_read: bool = False,
 ) -> Trained:
@@ -51,36 +76,39 @@ def find_trained(
         step: which checkpoint of a run folder; without it, the last.
         given: settings on the command line, which for a run folder change the recorded ones; None counts as
             not given.
+        loss: the loss, if it is a function of the calling program.
         trust_loss: run a loss file that is not one of the current folder's own.
         only_read: neither the key nor the loss will be used.
 
     Raises:
-        UserError: it is none of these, or the run does not have that checkpoint.
-        OptionError: a setting is wrong, or a path on the service is given without its loss.
+        UserError: it is none of these, the run does not have that checkpoint, or a setting is wrong.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    if loss is not None:
+        given["loss"] = loss.__name__
     if name.startswith(ON_THE_SERVICE):
-        return on_the_service(name, step, given)
+        return on_the_service(name, step, given, loss)
     path, folder = Path(name), find_folder(name)
     recorded = folder.read_description()
     settings = restore_settings(recorded.settings | {"backend": recorded.backend}, folder.path)
     if not only_read:
         check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
     checkpoint = choose_checkpoint(folder, path, step)
-    if (
-        given.get("loss", settings.loss) != settings.loss
-    ):  # the options and state of one loss mean nothing to another
-        given.setdefault("options", {})
+    if given.get("loss", settings.loss) != settings.loss:
+        given.setdefault("options", {})  # the options and state of one loss mean nothing to another
         checkpoint = replace(checkpoint, loss_state={})
     elif "options" in given:
         given["options"] = settings.options | given["options"]
     if settings.model is None and not choose_backend(settings).remote:
         given.setdefault("model", str(folder.path / BASE_MODEL))  # created when the run began
     settings = with_given(settings, given)
-    return Trained(name, settings, choose_backend(settings), checkpoint, folder, recorded.start)
+    backend = choose_backend(settings)
+    return Trained(name, settings, backend, checkpoint, folder, recorded.start, loss, trust_loss)
 
 
-def on_the_service(name: str, step: int | None, given: Mapping[str, Any]) -> Trained:
+def on_the_service(
+    name: str, step: int | None, given: Mapping[str, Any], loss: FunctionLoss | None
+) -> Trained:
     """Return what a path on the service names.
 
     Raises:
@@ -90,7 +118,8 @@ def on_the_service(name: str, step: int | None, given: Mapping[str, Any]) -> Tra
         raise OptionError(f"--step {step} is for a run folder; {name} is one checkpoint already")
     settings = load_settings({**given, "backend": "mint"})
     weights = None if SAVED_STATE in name else name
-    return Trained(name, settings, choose_backend(settings), Checkpoint(0, name, weights, {}), None)
+    checkpoint = Checkpoint(0, name, weights, {})
+    return Trained(name, settings, choose_backend(settings), checkpoint, None, function=loss)
 
 
 def find_folder(name: str) -> RunFolder:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.errors import UserError
+from mint_train.report.notebook import run_html
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines
 from mint_train.run_folder.folder import METRICS_FILE, RunFolder
+from mint_train.run_folder.records import Evaluation, HeldOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,13 @@ class SavedRun:
     """A dictionary per step: `step`, the loss's metrics by name, `learning_rate`, `tokens`, `seconds`."""
     evaluations: list[dict[str, Any]]
     """A dictionary per evaluation: `step`, `groups`, the metrics by name, and `intervals` of 95 %."""
+    held_out: HeldOut
+    """The last evaluation on each held-out set, as `RunResult` has it."""
+
+    def _repr_html_(self) -> str:
+        return run_html(
+            self.folder, [Evaluation.of_line(line) for line in RunFolder(self.folder).evaluations()]
+        )
 
     def frame(self) -> Any:
         """Return the metrics as a pandas DataFrame whose index is the step.
@@ -47,12 +56,14 @@ def load_run(path: str | Path) -> SavedRun:
     """
     folder = RunFolder(Path(path))
     description = folder.read_description()
+    evaluations = folder.evaluations()
     steps = read_lines(folder.path / METRICS_FILE)
     return SavedRun(
         folder.path,
         description,
         [flat(line) for line in steps],
-        [flat(line) for line in folder.evaluations()],
+        [flat(line) for line in evaluations],
+        HeldOut(map(Evaluation.of_line, evaluations)),
     )
 
 

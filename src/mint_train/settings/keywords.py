@@ -1,0 +1,112 @@
+"""The settings as keywords of a Python call: an editor completes them, a type checker checks them.
+
+Each is a field of `Settings`, which checks the values and has the defaults; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from mint_train.errors import MintTrainError
+from mint_train.settings.model import OPTION_NAMES, Settings
+
+FIELDS = {option: field for field, option in OPTION_NAMES.items()}
+"""Settings whose option is called otherwise."""
+SWITCHES = {name for name, field in Settings.model_fields.items() if field.annotation is bool} | {
+    "trust_loss",
+    "merge",
+}
+
+
+class PolicyKeywords(TypedDict, total=False):
+    """Settings with which a trained policy can be evaluated."""
+
+    special_tokens: Literal["allow", "split", "fail"]
+    render: Literal["recipe", "template", "raw"]
+    chat_template: str | Path | None
+    chat_template_kwargs: Mapping[str, Any]
+    train_turns: Literal["all", "last"]
+    model: str | Path | None
+    rank: int
+    batch_size: int
+    max_length: int | None
+    base_url: str | None
+
+
+class SettingsKeywords(PolicyKeywords, total=False):
+    """All settings but the loss, its options and the key, which only the environment gives."""
+
+    data: Any
+    columns: Mapping[str, str] | str
+    on_bad_row: Literal["fail", "skip"]
+    max_row_bytes: int
+    eval_data: Any
+    eval_fraction: float | None
+    eval_every: int | None
+    backend: Literal["auto", "mint", "local"]
+    lora_alpha: float | None
+    lora_targets: Sequence[str] | str
+    from_checkpoint: str | Path | None
+    from_optimizer: bool
+    steps: int | None
+    epochs: int | None
+    accumulate: int
+    lr: float
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: int
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    weight_decay: float
+    grad_clip: float
+    pipeline: bool
+    group_by_length: bool
+    seed: int
+    save_every: int
+    keep: int | None
+    max_retries: int
+    trust_gradients: bool
+    keep_adapters: bool
+    dtype: Literal["auto", "float32", "bfloat16"]
+    max_tokens_in_flight: int | None
+    gradient_checkpointing: bool
+    output: str | Path | None
+    overwrite: bool
+    progress: Literal["auto", "plain", "json", "quiet"]
+    track: Sequence[str] | str
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Let the errors of a call from Python speak of keywords in place of options."""
+    try:
+        yield
+    except MintTrainError as error:
+        error.rephrase = as_keywords
+        raise
+
+
+def as_keywords(text: str) -> str:
+    """Return a message with keywords for options, `eval_data` for `--eval-data`, except in commands."""
+    parts = re.split(r"(`[^`]*`|mint-train .*)", text)
+    parts[::2] = map(without_flags, parts[::2])
+    return "".join(parts)
+
+
+def without_flags(text: str) -> str:
+    """Return a text that holds no command with keywords for options."""
+    text = re.sub(r"--set ([^\s=:]+)=([^\s:;]+)", r'options={"\1": \2}', text)
+    text = re.sub(r"--set ([^\s=:]+)", r"option \1", text)
+    return re.sub(r"(?<![\w-])--([a-z][a-z0-9-]*)", keyword, text)
+
+
+def keyword(found: re.Match[str]) -> str:
+    """Return the keyword of an option; a switch gets its value."""
+    name = FIELDS.get(found[0], found[1].replace("-", "_"))
+    off = name.startswith("no_")
+    name = name.removeprefix("no_")
+    return f"{name}={not off}" if name in SWITCHES else name

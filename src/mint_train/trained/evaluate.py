@@ -1,0 +1,126 @@
+"""A trained policy on held-out rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.start import load_start
+from mint_train.errors import OptionError, UserError
+from mint_train.groups.build import build_dataset
+from mint_train.groups.held_out import open_held_out
+from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
+from mint_train.losses.loss import Loss
+from mint_train.observers.terminal import echo_problem
+from mint_train.rendering.options import Rendering
+from mint_train.run_folder.files import write_rows
+from mint_train.run_folder.folder import EVALUATION_ROWS
+from mint_train.run_folder.records import Evaluation
+from mint_train.settings.recorded import with_given
+from mint_train.trained.find import Trained
+from mint_train.training.evaluation import Evaluator
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The figures of one held-out set."""
+
+    loss: Loss
+    """The loss that evaluated the policy."""
+    source: str
+    """The file of the rows."""
+    evaluation: Evaluation
+    rows: Path | None
+    """The file with a line for each row; None if it was not kept."""
+
+
+def evaluate_trained(trained: Trained, data: Any = None, output: Path | None = None) -> Iterator[Evaluated]:
+    """Evaluate the policy of a run or a checkpoint, one held-out set after another.
+
+    Args:
+        trained: what is evaluated.
+        data: held-out rows, or named sets of them, as `eval_data` takes them; by default those of the run.
+        output: JSON Lines file for the rows; by default one in the run folder.
+
+    Raises:
+        MintTrainError: the run, the data or a setting is wrong, or the backend fails.
+    """
+    name, checkpoint = trained.name, trained.checkpoint
+    if checkpoint.state == checkpoint.sampler:
+        raise UserError(f"{name} holds weights for sampling only; evaluate a saved state (.../weights/...)")
+    loss = trained.open_loss()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = trained.folder.path if trained.folder else Path(scratch)
+        sets, client = open_on(trained, loss, data, folder)
+        if output is not None and len(sets) > 1:
+            raise OptionError(f"--rows {output}: there are {len(sets)} held-out sets; name one with --data")
+        try:
+            client.load_state_with_optimizer(checkpoint.state).result()
+            for source, evaluator in sets:
+                found = evaluator.evaluate(client, checkpoint.step, checkpoint.loss_state)
+                yield Evaluated(loss, source, found, keep_rows(trained, source, found, output))
+        finally:
+            client.close()
+
+
+def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Path | None) -> Path | None:
+    """Write a line for each held-out row, by default into the run's folder, and return the file.
+
+    Raises:
+        MintTrainError: the file cannot be written.
+    """
+    if output is None and trained.folder is not None:
+        stem = evaluation.held_out or Path(source).stem
+        output = trained.folder.path / EVALUATION_ROWS / f"{stem}-step-{evaluation.step:06d}.jsonl"
+    if output is not None:
+        write_rows(output, evaluation.rows)
+    return output
+
+
+def open_on(
+    trained: Trained, loss: Loss, data: Any, folder: Path
+) -> tuple[list[tuple[str, Evaluator]], TrainingClient]:
+    """Return each held-out file with its evaluator, and an untrained client.
+
+    The groups have their reference logprobs.
+
+    Args:
+        trained: what is evaluated.
+        loss: the loss that evaluates it.
+        data: held-out rows, or named sets of them; by default those of the run.
+        folder: where the client and the reference keep their files.
+
+    Raises:
+        OptionError: nothing was held out.
+    """
+    settings = trained.settings
+    if data is not None:
+        settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
+    held_out = open_held_out(settings, loss)
+    if not held_out:
+        raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
+    client = trained.backend.open_client(folder, echo_problem, trains=False)
+    if trained.start is not None and loss.reference == INITIAL:
+        load_start(client, trained.start)
+    reference = loss.reference
+    # the adapter has not been trained, so "initial" is the policy of the first step
+    initial = reference is None or reference == INITIAL
+    judge = client if initial else open_reference(trained.backend, str(reference), folder, echo_problem)
+    sets: list[tuple[str, Evaluator]] = []
+    for name, examples in held_out.items():
+        groups = build_dataset(
+            examples,
+            loss,
+            client.get_tokenizer(),
+            settings.max_length,
+            settings.special_tokens,
+            Rendering.of(settings),
+        ).groups
+        if reference is not None:
+            groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
+        sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
+    return sets, client

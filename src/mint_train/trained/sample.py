@@ -1,0 +1,98 @@
+"""Completions of a trained policy, beside those of the base model that it was trained from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mint_train.backends.base import Sampling
+from mint_train.groups.build import build_dataset
+from mint_train.groups.examples import find_data, read_examples
+from mint_train.groups.held_out import open_held_out
+from mint_train.observers.terminal import echo_problem
+from mint_train.rendering.options import Rendering
+from mint_train.rendering.renderer import Renderer
+from mint_train.rendering.special_tokens import GuardedTokenizer
+from mint_train.settings.recorded import with_given
+from mint_train.trained.find import Trained
+
+NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A prompt with its completions."""
+
+    prompt: str
+    before: Sequence[str]
+    """The base model's."""
+    after: Sequence[str]
+    """The trained policy's, as many."""
+
+
+def complete(
+    trained: Trained, prompts: Sequence[str] | None, data: Any, rows: int, sampling: Sampling
+) -> list[Completed]:
+    """Complete prompts by the base policy and by the trained one.
+
+    Args:
+        trained: the trained policy.
+        prompts: texts of a user's turn.
+        data: rows whose prompts are completed where there are no `prompts`; by default the run's held-out
+            rows, else those that it was trained on.
+        rows: the maximum number of prompts from the rows.
+        sampling: how completions are drawn.
+
+    Raises:
+        MintTrainError: the data is wrong, or the backend fails.
+    """
+    folder = trained.folder.path if trained.folder else Path()
+    samplers = trained.backend.open_samplers(folder, trained.checkpoint, echo_problem)
+    tokenizer = samplers.tokenizer
+
+    def decoded(completions: list[list[int]]) -> list[str]:
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return [printable(text) for text in texts]
+
+    try:
+        if prompts is not None:
+            guarded = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
+            renderer = Renderer(guarded, None, Rendering.of(trained.settings))
+            tokens = [renderer.prompt_tokens(prompt) for prompt in prompts]
+        else:
+            tokens = prompts_of_rows(trained, tokenizer, data)[:rows]
+        shown = decoded(tokens) if prompts is None else prompts
+        before = [decoded(drawn) for drawn in samplers.before.sample(tokens, sampling)]
+        after = [decoded(drawn) for drawn in samplers.after.sample(tokens, sampling)]
+    finally:
+        samplers.close()
+    return [Completed(*each) for each in zip(shown, before, after, strict=True)]
+
+
+def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]]:
+    """Return the distinct prompts of rows, as the tokens that the loss sees.
+
+    Raises:
+        MintTrainError: the rows are wrong.
+    """
+    settings = trained.settings
+    loss = trained.open_loss()
+    if data is not None:
+        settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
+    examples = next(iter(open_held_out(settings, loss).values()), None)
+    if examples is None:
+        rows = find_data(settings.data, loss, settings.max_row_bytes)
+        examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)
+    groups = build_dataset(
+        examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
+    ).groups
+    return [list(tokens) for tokens in dict.fromkeys(tuple(group.prompts[0].tolist()) for group in groups)]
+
+
+def printable(text: str) -> str:
+    """Replace characters that would move a terminal's cursor: an untrained model may write any."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else NOT_SHOWN for character in text.strip()
+    )

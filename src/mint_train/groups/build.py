@@ -183,11 +183,16 @@ def flatten_chunk(
     """Yield a group for each example that fits, and note the others."""
     for example in chunk:
         try:
-            yield Group.of(flatten(example.value), example.source, example.weight)
+            datums = flatten(example.value)
         except DoesNotFit as reason:
             left_out.append(f"{example.source}: {reason}")
         except RowError as error:
             unsuited.append(BadRow(example.source, str(error)))
+        except PluginError as error:
+            error.locate(example.source)
+            raise
+        else:
+            yield Group.of(datums, example.source, example.weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,10 @@ class Dataset:
     note: str = ""
     """What the user is told of where the groups come from."""
 
+    def digests(self) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums, as long as the groups are those of a file."""
+        return self.groups.digests() if isinstance(self.groups, StoredGroups) else iter(())
+
 
 def build_dataset(
     examples: Examples,

@@ -11,7 +11,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from mint_train.cli.main import cli
-from mint_train.plugins.hookspecs import CONTRACT_VERSION, JudgeSpec, LossSpec, ObserverSpec
+from mint_train.plugins.hookspecs import CONTRACT_VERSION, JudgeSpec, LossSpec, ObserverSpec, RowWriterSpec
 from mint_train.settings.model import Settings
 
 HERE = Path(__file__).parent
@@ -27,7 +27,12 @@ def hooks_page() -> str:
         "[Write a loss in ten minutes](write-a-loss.md) shows it at work.",
         inspect.cleandoc(inspect.getmodule(LossSpec).__doc__ or ""),
     ]
-    specs = {"Hooks of a loss": LossSpec, "Hooks of an observer": ObserverSpec, "Hooks of a judge": JudgeSpec}
+    specs = {
+        "Hooks of a loss": LossSpec,
+        "Hooks of an observer": ObserverSpec,
+        "Hooks of a judge": JudgeSpec,
+        "Hooks of a row writer": RowWriterSpec,
+    }
     for title, spec in specs.items():
         parts += [f"## {title}", inspect.cleandoc(spec.__doc__ or "")]
         parts += [hook_section(name, hook) for name, hook in vars(spec).items() if not name.startswith("_")]

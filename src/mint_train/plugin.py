@@ -20,7 +20,8 @@
 - **Metrics.** `Metric` describes a number that a loss returns.
 - **Judges.** `score` gets `Candidates`; a judge that cannot do its work raises `JudgeError`, and one that
   cannot be created `PluginError`. `as_conversation` gives the messages of any prompt, `import_file` imports a
-  file of the user's, and `cache_folder` is where what is costly to get again may be kept.
+  file of the user's, and `cache_folder` is where what is costly to get again may be kept. A row writer gets
+  `Judged`; `text_column` is a completion as its row holds it.
 - **Observers.** `RunRecord`, `StepRecord`, `Evaluation`, `Checkpoint` and `RunResult` are what an observer's
   hooks get.
 """
@@ -51,7 +52,7 @@ from mint_train.plugins.loss_files import import_file
 from mint_train.plugins.options import NO_REFERENCE, NeededReference, OptionalReference, Options
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.answers import compared_answers, graded_lists, read_answer, read_answers
-from mint_train.rows.candidates import Candidates
+from mint_train.rows.candidates import Candidates, Judged, text_column
 from mint_train.rows.conversations import Completion, Conversation, Prompt, as_conversation
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.forms import Forms, combine
@@ -85,6 +86,7 @@ __all__ = [
     "Forms",
     "Group",
     "JudgeError",
+    "Judged",
     "Metric",
     "NeededReference",
     "OptionalReference",
@@ -127,4 +129,5 @@ __all__ = [
     "segment_sums",
     "sequence_logprobs",
     "text",
+    "text_column",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -52,6 +52,8 @@ class Sampling:
     temperature: float = 0.7
     """0 takes the most likely token each time."""
     seed: int = 0
+    stop: tuple[int, ...] = ()
+    """Tokens that end a completion, beside the end-of-sequence token."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -65,8 +67,48 @@ class Sampling:
                 raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {least} or more")
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion that a policy wrote."""
+
+    tokens: list[int]
+    """With the token that ended it, where one did."""
+    logprobs: list[float]
+    """Of each token under the policy that wrote it, at temperature 1, nats; empty if a service gives none."""
+    ended: bool
+    """Whether a token ended it, and not the number of tokens that it may have."""
+
+    @property
+    def text_tokens(self) -> list[int]:
+        """The tokens without the one that ended it."""
+        return self.tokens[:-1] if self.ended else self.tokens
+
+
 class Sampler(Protocol):
     """A policy that writes completions."""
+
+    @property
+    def window(self) -> int | None:
+        """The most tokens, prompt and completion together, that the model reads; None where unknown."""
+        ...
+
+    def draw(
+        self, prompts: Sequence[list[int]], sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """Yield the index of each prompt with its completions, as they are written.
+
+        A prompt's completions depend on the prompts, the sampling and the seed, not on what is done: a
+        caller that was stopped gets the same ones for the rest.
+
+        Args:
+            prompts: token ids of each, shorter than the window.
+            sampling: how completions are drawn.
+            done: indices of prompts whose completions are known.
+
+        Raises:
+            BackendError: the backend failed.
+        """
+        ...
 
     def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
         """Return the tokens of the completions per prompt, without the end-of-sequence token.
@@ -205,8 +247,10 @@ class Backend(Protocol):
         """
         ...
 
-    def open_samplers(self, folder: Path, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Samplers:
-        """Open what samples from the base policy and from a checkpoint.
+    def open_samplers(
+        self, folder: Path, checkpoint: Checkpoint | None, warn: Callable[[str], None]
+    ) -> Samplers:
+        """Open what samples from the base policy and from a checkpoint, or from the base policy alone.
 
         Raises:
             UserError: the key, the address, the model or the checkpoint is wrong.

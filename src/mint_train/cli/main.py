@@ -24,6 +24,7 @@ from mint_train.cli.commands.eval import evaluate
 from mint_train.cli.commands.export import export
 from mint_train.cli.commands.losses import losses
 from mint_train.cli.commands.new import new
+from mint_train.cli.commands.pairs import make_rows
 from mint_train.cli.commands.plot import plot
 from mint_train.cli.commands.resume import resume
 from mint_train.cli.commands.sample import sample
@@ -108,6 +109,7 @@ for command in (
     export,
     losses,
     new,
+    make_rows,
     plot,
     resume,
     sample,

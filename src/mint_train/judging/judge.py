@@ -111,15 +111,24 @@ def open_judge(name: str, options: Mapping[str, Any] | None = None, time_limit: 
         OptionError: an option is unknown or malformed.
     """
     given = dict(options or {})
+    return Judge(create_plugin(JUDGE, name, as_options(JUDGE, name, given)), given, time_limit)
 
-    def make(judge: Any) -> object:
-        model = getattr(judge, "Options", None)
+
+def as_options(kind: Kind, name: str, given: Mapping[str, Any]) -> Callable[[Any], object]:
+    """Return what creates a plugin of its class: with its options, if the class has a model of them.
+
+    Raises:
+        OptionError: what is returned raises it where an option is unknown or malformed.
+    """
+
+    def make(plugin: Any) -> object:
+        model = getattr(plugin, "Options", None)
         if model is None:
-            validate_options(name, NoOptions, given, JUDGE.name)
-            return judge()
-        return judge(validate_options(name, model, given, JUDGE.name))
+            validate_options(name, NoOptions, given, kind.name)
+            return plugin()
+        return plugin(validate_options(name, model, given, kind.name))
 
-    return Judge(create_plugin(JUDGE, name, make), given, time_limit)
+    return make
 
 
 class HookTimeoutError(TimeoutError):

@@ -20,6 +20,7 @@ from mint_train.plugins.hookspecs import (
     JudgeSpec,
     LossSpec,
     ObserverSpec,
+    RowWriterSpec,
 )
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
@@ -239,7 +240,7 @@ def hook_arguments(*specs: type) -> dict[str, tuple[str, ...]]:
     """Return the contract, or some parts of it: each hook's name with its arguments' names."""
     return {
         name: tuple(inspect.signature(function).parameters)[1:]
-        for spec in specs or (LossSpec, ObserverSpec, JudgeSpec)
+        for spec in specs or (LossSpec, ObserverSpec, JudgeSpec, RowWriterSpec)
         for name, function in vars(spec).items()
         if not name.startswith("_")
     }

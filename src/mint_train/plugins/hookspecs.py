@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import AttachedDatum
     from mint_train.rendering.renderer import Renderer
-    from mint_train.rows.candidates import Candidates
+    from mint_train.rows.candidates import Candidates, Judged
     from mint_train.rows.forms import Forms
     from mint_train.run_folder.metric import Metric
     from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
@@ -302,3 +302,22 @@ class JudgeSpec:
     @hookspec
     def judge_note(self) -> str | None:
         """Return one line for the user once all is judged, such as what it cost, or None."""
+
+
+class RowWriterSpec:
+    """What makes rows of judged completions, for `mint-train pairs`.
+
+    A row writer is a class, named by an entry point of the group `mint_train.row_writers`. It has options and
+    is created like a judge.
+    """
+
+    @hookspec(firstresult=True)
+    def rows(self, judged: Judged) -> Sequence[Mapping[str, Any]]:  # type: ignore[empty-body]
+        """Make the rows of one prompt: one, several, or none where its scores say nothing.
+
+        Each holds the columns of `judged.prompt`, and the losses that it is for read it without flags.
+        """
+
+    @hookspec
+    def rows_note(self) -> str | None:
+        """Return one line for the user about all rows that were made, such as their lengths, or None."""

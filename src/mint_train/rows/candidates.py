@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mint_train.rows.conversations import Prompt, as_conversation
+from mint_train.rows.prompts import is_dialogue, kind_of_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,49 @@ class Candidates:
         if len(messages) == 1 and messages[0]["role"] == "user":
             return str(messages[0]["content"])
         return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The completions that a policy wrote for one prompt, with their scores: what rows are made of."""
+
+    prompt: Mapping[str, Any]
+    """The columns that give a row its prompt; they go into each row as they are."""
+    completions: Sequence[str]
+    scores: Sequence[float | None]
+    """Higher is better; None for a completion that the judge left out."""
+    tokens: Sequence[Sequence[int]]
+    """The token ids of each completion, with the one that ended it."""
+    logprobs: Sequence[Sequence[float]]
+    """Of each token, under the policy that wrote it, nats; empty where the service gives none."""
+    seed: int
+    """A seed of the prompt's own, for rows that are made at random."""
+
+    def usable(self) -> list[tuple[str, float]]:
+        """Return the different completions that hold a text and have a score, in their order."""
+        found: dict[str, float] = {}
+        for text, score in zip(self.completions, self.scores, strict=True):
+            if text.strip() and score is not None:
+                found.setdefault(text, score)
+        return list(found.items())
+
+
+def prompt_columns(prompt: Prompt) -> dict[str, Any]:
+    """Return the columns that a prompt is read back from, just as it is."""
+    conversation = as_conversation(prompt)
+    columns: dict[str, Any] = {"prompt": [dict(message) for message in conversation.messages]}
+    if isinstance(prompt, str) and kind_of_prompt(prompt) == "text":
+        columns["prompt"] = prompt
+    if conversation.tools:
+        columns["tools"] = conversation.tools
+    if conversation.template_arguments:
+        columns["chat_template_kwargs"] = dict(conversation.template_arguments)
+    if conversation.opening:
+        columns["initial_reason_steps"] = conversation.opening
+    return columns
+
+
+def text_column(text: str) -> str | list[dict[str, str]]:
+    """Return a completion's text as a column from which it is read back: a message, if it looks like JSON."""
+    plain = text[:1] not in ("[", "{") and not is_dialogue(text)
+    return text if plain else [{"role": "assistant", "content": text}]

@@ -60,7 +60,12 @@ class LocalBackend:
             gradient_checkpointing=self.settings.gradient_checkpointing,
         )
 
-    def open_samplers(self, folder: Path, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Samplers:  # noqa: ARG002
+    def open_samplers(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint | None,
+        warn: Callable[[str], None],  # noqa: ARG002 - this backend only fails or succeeds
+    ) -> Samplers:
         """Load the model and a checkpoint once; the base policy is the same model without the adapter."""
         from mint_train.backends.local.adapter import LoraShape
         from mint_train.backends.local.load import open_local_client
@@ -69,6 +74,8 @@ class LocalBackend:
         settings = self.settings
         shape = LoraShape.of(settings)
         client = open_local_client(settings.model, shape, settings.seed, folder, dtype=settings.dtype)
-        client.load_state_with_optimizer(checkpoint.state).result()
         base, adapted = LocalSampler(client, adapter=False), LocalSampler(client, adapter=True)
-        return Samplers(client.get_tokenizer(), base, adapted, client.close)
+        if checkpoint is not None:
+            client.load_state(checkpoint.state).result()
+        after = base if checkpoint is None else adapted
+        return Samplers(client.get_tokenizer(), base, after, client.close)

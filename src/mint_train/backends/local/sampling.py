@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import torch
-from transformers import GenerationConfig
 
-from mint_train.backends.base import Sampling
-from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.local.client import LocalTrainingClient, model_errors
+from mint_train.backends.local.decoding import Decoder
+
+TOKENS_AT_ONCE = {"cpu": 65_536, "cuda": 1_048_576}
+"""Tokens, prompts included, of the completions that are written together: their keys and values are kept."""
+MOST_AT_ONCE = 512
+"""Completions that are written together."""
 
 
 class LocalSampler:
@@ -18,38 +27,67 @@ class LocalSampler:
         self.client = client
         self.adapter = adapter
 
-    def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
-        """Generate from one prompt after the other; the seed alone determines the samples."""
+    @property
+    def window(self) -> int | None:
+        """The positions that the model has."""
+        return getattr(self.client.model.config, "max_position_embeddings", None)
+
+    def draw(
+        self, prompts: Sequence[list[int]], sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, list[Sample]]]:
+        """Write the completions of prompts of similar length together.
+
+        Which are written together follows from all prompts, and so do the roundings of each: a batch of which
+        some prompts are done is written again, whole.
+        """
         model = self.client.model
         model.eval()
-        with (
-            torch.inference_mode(),
-            torch.random.fork_rng(),
-            nullcontext() if self.adapter else model.disable_adapter(),
-        ):
-            torch.manual_seed(sampling.seed)
-            return [self.complete(prompt, sampling) for prompt in prompts]
+        distinct = sampling if sampling.temperature > 0 else replace(sampling, samples=1)
+        for together in self.plan(prompts, distinct):
+            if all(index in done for index in together):
+                continue
+            with (
+                torch.inference_mode(),
+                model_errors(),
+                nullcontext() if self.adapter else model.disable_adapter(),
+            ):
+                dice = [uniforms(prompts[index], distinct) for index in together]
+                decoder = Decoder(model, self.ends(sampling), self.window)
+                written = decoder.write([prompts[index] for index in together], distinct, dice)
+            for index, samples in zip(together, written, strict=True):
+                if index not in done:
+                    # at temperature 0 all completions are the same
+                    yield index, samples * (sampling.samples // distinct.samples)
 
-    def complete(self, prompt: list[int], sampling: Sampling) -> list[list[int]]:
-        """Generate completions of one prompt."""
-        end = self.client.tokenizer.eos_token_id
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        config = GenerationConfig(
-            max_new_tokens=sampling.max_tokens,
-            num_return_sequences=sampling.samples if sampling.temperature > 0 else 1,
-            eos_token_id=end,
-            pad_token_id=end,
-            **(drawn if sampling.temperature > 0 else {"do_sample": False}),
-        )
-        tokens = torch.tensor([prompt], device=self.client.model.device)
-        generated = self.client.model.generate(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=config
-        )
-        completions = [until(row, end) for row in generated[:, len(prompt) :].tolist()]
-        # at temperature 0 all completions are the same
-        return completions if sampling.temperature > 0 else completions * sampling.samples
+    def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+        """Sample all prompts; the seed and the prompts alone determine the samples."""
+        drawn = dict(self.draw(prompts, sampling))
+        return [[one.text_tokens for one in drawn[index]] for index in range(len(prompts))]
+
+    def ends(self, sampling: Sampling) -> list[int]:
+        """Return the tokens that end a completion."""
+        return sorted({int(self.client.tokenizer.eos_token_id), *sampling.stop})
+
+    def plan(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
+        """Return which prompts are written together, the longest first."""
+        budget = TOKENS_AT_ONCE.get(self.client.model.device.type, TOKENS_AT_ONCE["cpu"])
+        plan: list[list[int]] = []
+        room = 0
+        for index in sorted(range(len(prompts)), key=lambda index: -len(prompts[index])):
+            if not room:
+                tokens = sampling.samples * (len(prompts[index]) + sampling.max_tokens)
+                room = max(1, min(budget // tokens, MOST_AT_ONCE // sampling.samples))
+                plan.append([])
+            plan[-1].append(index)
+            room -= 1
+        return plan
 
 
-def until(tokens: list[int], end: int) -> list[int]:
-    """Return the tokens before the first end-of-sequence token."""
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+def uniforms(prompt: Sequence[int], sampling: Sampling) -> torch.Tensor:
+    """Return the random numbers of a prompt's completions: float64 `[samples, max_tokens]` in [0, 1).
+
+    They hang on the seed and the prompt alone, not on the prompts beside it.
+    """
+    digest = hashlib.blake2b(np.asarray(prompt, dtype=np.int64).tobytes(), digest_size=8).digest()
+    dice = np.random.default_rng([sampling.seed, int.from_bytes(digest)])
+    return torch.from_numpy(dice.random((sampling.samples, sampling.max_tokens)))

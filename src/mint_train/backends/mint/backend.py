@@ -50,11 +50,19 @@ class MintBackend:
         """Create an adapter on the service."""
         return self._open(model or self.model, warn, trains=trains)
 
-    def open_samplers(self, folder: Path, checkpoint: Checkpoint, warn: Callable[[str], None]) -> Samplers:  # noqa: ARG002
+    def open_samplers(
+        self,
+        folder: Path,  # noqa: ARG002 - the service keeps the states
+        checkpoint: Checkpoint | None,
+        warn: Callable[[str], None],
+    ) -> Samplers:
         """Open samplers of the base model and of a checkpoint's weights, saved for sampling if need be."""
         from mint_train.backends.mint.sampling import MintSampler
 
         client = self._open(self.model, warn, trains=False)
+        if checkpoint is None:
+            base = MintSampler(client, base_model=self.model)
+            return Samplers(client.get_tokenizer(), base, base, client.close)
         weights = checkpoint.sampler
         if weights is None:
             client.load_state_with_optimizer(checkpoint.state).result()

@@ -1,0 +1,106 @@
+"""`mint-train pairs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
+from mint_train.cli.start_up import load_libraries
+
+POLICY_SETTINGS = (
+    *("model", "backend", "base_url", "dtype"),
+    *("columns", "on_bad_row", "max_row_bytes"),
+    *("special_tokens", "render", "chat_template", "chat_template_kwargs"),
+)
+
+
+def sampling_options(command: click.Command) -> click.Command:
+    """Give a command the options of how completions are drawn and judged."""
+    shown = [
+        click.Option(["--judge"], required=True, metavar="NAME", help="The judge, an installed plugin."),
+        click.Option(
+            ["--set", "assignments"], multiple=True, metavar="KEY=VALUE", help="An option of the judge."
+        ),
+        click.Option(
+            ["--judge-timeout"],
+            type=click.FloatRange(min=0, min_open=True),
+            default=600.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Seconds that the judge may take for a batch.",
+        ),
+        click.Option(
+            ["--max-tokens"],
+            type=click.IntRange(min=1),
+            default=256,
+            show_default=True,
+            metavar="N",
+            help="Tokens per completion, at most.",
+        ),
+        click.Option(
+            ["--temperature"],
+            type=click.FloatRange(min=0),
+            default=1.0,
+            show_default=True,
+            help="0 always takes the most likely token.",
+        ),
+        click.Option(
+            ["--seed"], type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."
+        ),
+        click.Option(["--overwrite"], is_flag=True, help="Begin again, and replace the output."),
+    ]
+    command.params += shown
+    return settings_options(command, POLICY_SETTINGS, others=False)
+
+
+@click.command("pairs", cls=Command, short_help="Make rows of what a policy writes and a judge scores.")
+@click.argument("data", metavar="PROMPTS")
+@click.option(
+    "--from",
+    "policy",
+    metavar="RUN|STATE|MODEL",
+    shell_complete=complete_folder,
+    help="Who writes: a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model; by "
+    "default the base model.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Per prompt.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="JSON Lines file to write.",
+)
+@click.option(
+    "--pair",
+    "take",
+    metavar="best-worst|best-random|all|threshold=T",
+    help="Write preferences, of these completions of a prompt; the default, with best-worst.",
+)
+@click.option("--rank", "ranked", is_flag=True, help="Write rankings: all completions, the best first.")
+@click.option("--rate", "rated", is_flag=True, help="Write ratings: each completion, good or not.")
+@click.option("--rollouts", is_flag=True, help="Write tokens with rewards and their sampling logprobs.")
+@click.option("--keep-all", is_flag=True, help="Keep all completions with their scores in each row.")
+def make_rows(
+    data: str, policy: str | None, samples: int, assignments: tuple[str, ...], **given: Any
+) -> None:
+    """Sample completions of the prompts in a file, judge them, and write rows to train on.
+
+    PROMPTS is anything that --data takes. A command that was stopped goes on where it was.
+    """
+    load_libraries("Loading torch, transformers and the policy ...")
+    from mint_train.backends.base import Sampling
+    from mint_train.cli.pairs import choose_writer, make_and_print
+
+    drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
+    made = {part: given.pop(part) for part in ("output", "keep_all", "overwrite")}
+    forms = {part: given.pop(part) for part in ("take", "ranked", "rated", "rollouts")}
+    judge = (given.pop("judge"), parse_assignments(assignments), given.pop("judge_timeout"))
+    writer = choose_writer(forms)
+    make_and_print(data, policy, given, (judge, writer, Sampling(samples=samples, **drawn), made))
+
+
+sampling_options(make_rows)

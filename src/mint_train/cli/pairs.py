@@ -1,0 +1,107 @@
+"""`mint-train pairs`: rows of what a policy writes and a judge scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from mint_train.backends.base import Sampling
+from mint_train.errors import JudgeError, OptionError, command_line
+from mint_train.judging.judge import open_judge
+from mint_train.observers.screen import Screen
+from mint_train.observers.terminal import echo, echo_problem, say
+from mint_train.sampling.collecting import Progress
+from mint_train.sampling.making import Making, RowWriter, make_rows
+from mint_train.sampling.policy import open_policy, reading_settings
+from mint_train.sampling.prompts import Prompts, read_prompts
+
+PARTS = 10
+"""Lines of progress where the output is not a terminal."""
+
+Asked = tuple[tuple[str, Mapping[str, str], float], RowWriter, Sampling, Mapping[str, Any]]
+"""A judge with its options and its time limit, the row writer, the sampling, and the rest of `Making`."""
+
+
+def choose_writer(forms: Mapping[str, Any]) -> RowWriter:
+    """Return the row writer that one of `--pair`, `--rank`, `--rate` and `--rollouts` asks for.
+
+    Raises:
+        OptionError: two are given, or the choice of pairs is unknown.
+    """
+    writers = {"ranked": "rank", "rated": "rate", "rollouts": "rollouts"}
+    asked = [writers[form] for form, given in forms.items() if given and form in writers]
+    if forms["take"] is not None:
+        asked.append("pair")
+    if len(asked) > 1:
+        raise OptionError(f"--{asked[0]} and --{asked[1]} are both given; give one of them")
+    if not asked or asked == ["pair"]:
+        return RowWriter("pair", {} if forms["take"] is None else {"take": forms["take"]})
+    return RowWriter(asked[0], {})
+
+
+def make_and_print(data: str, name: str | None, given: Mapping[str, Any], asked: Asked) -> None:
+    """Make the rows, and print what they are made of.
+
+    Args:
+        data: where the prompts are.
+        name: the policy; None for the base model.
+        given: settings on the command line.
+        asked: the judge, the row writer and how is sampled.
+
+    Raises:
+        MintTrainError: what was given is wrong, or the backend or the judge failed.
+    """
+    judge_asked, writer, sampling, rest = asked
+    judge = open_judge(*judge_asked)
+    prompts = read_prompts(data, reading_settings(given))
+    for line in about(prompts):
+        say(line)
+    with open_policy(name, given, echo_problem) as policy, shown_progress() as tell:
+        made = make_rows(policy, prompts, Making(judge, writer, sampling, **rest), tell)
+    notes = [writer.note() if made.rows else None, judge.note()]
+    for line in [*made.readable.lines(), *made.lines(), *filter(None, notes)]:
+        say(line)
+    if not made.rows:
+        raise JudgeError(
+            "no row was made: the judge tells no prompt's completions apart; take more --samples, a higher "
+            "--temperature, or another judge"
+        )
+    say(f"Written to {rest['output']}.")
+    echo(f"Next: {command_line('--loss', 'LOSS', '--data', rest['output'])}")
+
+
+def about(prompts: Prompts) -> list[str]:
+    """Say what the file of prompts holds."""
+    lines = [f"{prompts.described}."]
+    if prompts.repeated:
+        lines.append(f"Prompts that stand in an earlier row too, left out: {prompts.repeated:,}")
+    return lines + [f"Skipped: {bad}" for bad in prompts.bad_rows]
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Yield what shows progress on standard error: bars on a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+        said: dict[str, int] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            part = done * PARTS // max(1, total)
+            if said.get(what) != part:
+                said[what] = part
+                echo(f"{what.capitalize()}: {done:,} of {total:,} prompts", err=True)
+
+        yield tell
+        return
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Screen(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what.capitalize(), total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield show

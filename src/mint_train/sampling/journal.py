@@ -1,0 +1,92 @@
+"""What has been sampled and judged so far, on disk: a command that was killed goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mint_train.errors import OptionError, UserError
+from mint_train.run_folder.files import append_line, make_parent, write_whole
+
+
+class Journal:
+    """A JSON Lines file: what decides its content in the first line, then an entry per prompt."""
+
+    def __init__(self, path: Path, decided_by: Mapping[str, Any]) -> None:
+        """Open the file, or begin it.
+
+        Args:
+            path: the file.
+            decided_by: what decides the entries, as JSON has it; a file of other entries is refused.
+
+        Raises:
+            OptionError: the file was begun with something else.
+            UserError: it is broken.
+            MintTrainError: it cannot be written.
+        """
+        self.path = path
+        self.entries: dict[int, Any] = {}
+        decided = json.loads(json.dumps(dict(decided_by)))
+        lines = whole_lines(path)
+        if not lines:
+            make_parent(path)
+            write_whole(path, json.dumps(decided, ensure_ascii=False) + "\n")
+            return
+        if lines[0] != decided:
+            raise OptionError(
+                f"{path} was begun with {difference(lines[0], decided)}: go on with that, or {AGAIN}"
+            )
+        for line in lines[1:]:
+            if not isinstance(line, dict) or not isinstance(line.get("prompt"), int) or "entry" not in line:
+                raise UserError(f"{path} is broken: a line of it is no entry; {AGAIN}")
+            self.entries[line["prompt"]] = line["entry"]
+
+    def add(self, prompt: int, entry: Any) -> None:
+        """Record the entry of a prompt.
+
+        Raises:
+            MintTrainError: the disk refuses.
+        """
+        append_line(self.path, {"prompt": prompt, "entry": entry})
+        self.entries[prompt] = entry
+
+    def delete(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+
+AGAIN = "begin again with --overwrite"
+
+
+def whole_lines(path: Path) -> list[Any]:
+    """Read the whole lines of a file, and cut off a last one that a kill has torn.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+        return [json.loads(line) for line in whole.splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is broken: {error}; {AGAIN}") from error
+
+
+def difference(before: Any, now: Mapping[str, Any]) -> str:
+    """Name the first thing in which two descriptions differ."""
+    if not isinstance(before, dict):
+        return "something else"
+    for name in [*now, *before]:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return f"{name}: {difference(old, new)}"
+            return f"{name} {old}, not {new}"
+    return "something else"

@@ -1,0 +1,178 @@
+"""`mint-train pairs`: from prompts to rows to train on, by a policy, a judge and a row writer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from mint_train.backends.base import Sampling
+from mint_train.errors import MintTrainError, OptionError, PluginError
+from mint_train.judging.judge import Judge, Scores, as_options
+from mint_train.plugins.creating import Kind, create_plugin
+from mint_train.plugins.discovery import check_hooks
+from mint_train.plugins.guarding import failure
+from mint_train.plugins.hookspecs import PROJECT, RowWriterSpec
+from mint_train.rows.candidates import Judged, prompt_columns
+from mint_train.run_folder.files import write_rows
+from mint_train.sampling.collecting import (
+    Progress,
+    Readable,
+    Written,
+    decided_by,
+    judge_all,
+    own_seed,
+    write_all,
+)
+from mint_train.sampling.policy import Policy
+from mint_train.sampling.prompts import Prompts
+
+ROW_WRITER = Kind("row writer", "mint_train.row_writers", "install mint-train-judges")
+
+
+class RowWriter:
+    """What makes rows of judged completions."""
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        """Create an installed row writer with its options.
+
+        Raises:
+            PluginError: none has this name, or it is broken.
+            OptionError: an option is unknown or malformed.
+        """
+        link = create_plugin(ROW_WRITER, name, as_options(ROW_WRITER, name, options))
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(RowWriterSpec)
+        check_hooks(manager, link, ROW_WRITER.name, RowWriterSpec)
+        manager.register(link.plugin)
+        self.name, self._hook = name, manager.hook
+
+    def rows(self, judged: Judged) -> list[Mapping[str, Any]]:
+        """Return the rows of one prompt.
+
+        Raises:
+            PluginError: the plugin raises.
+        """
+        try:
+            with redirect_stdout(sys.stderr):
+                return list(self._hook.rows(judged=judged))
+        except MintTrainError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(f'the row writer "{self.name}" {failure("rows", error)}') from error
+
+    def note(self) -> str | None:
+        """Return what the writer tells the user of all its rows, or None."""
+        notes = self._hook.rows_note()
+        return str(notes[0]) if notes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How rows are made."""
+
+    judge: Judge
+    writer: RowWriter
+    sampling: Sampling
+    output: Path
+    keep_all: bool = False
+    """Whether each row also holds every completion with its score."""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was made."""
+
+    rows: int
+    written: Sequence[Written]
+    scores: Sequence[Scores]
+    without_row: int
+    """Prompts that gave no row."""
+    readable: Readable
+    retokenised: int
+    """Completions whose text becomes other tokens than those that the policy wrote."""
+
+    def lines(self) -> list[str]:
+        """Say what was sampled and judged, a line each."""
+        found = [score for scores in self.scores for score in scores if score is not None]
+        samples = [one for each in self.written for one in each.samples]
+        empty = sum(not text.strip() for each in self.written for text in each.texts)
+        cut = sum(not one.ended for one in samples)
+        other = (
+            f", {self.retokenised:,} that become other tokens when they are read" if self.retokenised else ""
+        )
+        left_out = len(samples) - len(found) - empty
+        mean = f"{sum(found) / len(found):.4g}" if found else "none"
+        return [
+            f"{len(self.written):,} prompts, {len(samples):,} completions, mean score {mean}: {cut:,} cut at "
+            f"--max-tokens, {empty:,} empty, {left_out:,} left out by the judge{other}.",
+            f"{self.rows:,} rows; {self.without_row:,} prompts gave none.",
+        ]
+
+
+def make_rows(policy: Policy, prompts: Prompts, making: Making, tell: Progress) -> Made:
+    """Sample, judge and write rows; a call that was stopped goes on where it was.
+
+    Raises:
+        UserError: the output exists, or what was begun there is something else.
+        MintTrainError: the backend or the judge failed.
+    """
+    journals = [Path(f"{making.output}.{part}") for part in ("samples", "scores")]
+    if making.overwrite:
+        for path in journals:
+            path.unlink(missing_ok=True)
+    elif making.output.exists():
+        raise OptionError(f"--output {making.output} exists; name another file, or add --overwrite")
+    written, readable = write_all(policy, prompts, making.sampling, journals[0], tell)
+    decided = decided_by(policy, prompts, making.sampling)
+    scores = judge_all(making.judge, written, journals[1], decided, tell)
+    rows: list[dict[str, Any]] = []
+    without = 0
+    for one, found in zip(written, scores, strict=True):
+        made = making.writer.rows(judged_of(one, found, making.sampling.seed))
+        without += not made
+        rows += [dict(row) | beside(policy, one, found, making) for row in made]
+    if rows:
+        write_rows(making.output, rows)
+        for path in journals:
+            path.unlink(missing_ok=True)
+    texts = [pair for one in written for pair in zip(one.texts, one.samples, strict=True)]
+    retokenised = sum(not policy.reads_back(*pair) for pair in texts)
+    return Made(len(rows), written, scores, without, readable, retokenised)
+
+
+def judged_of(written: Written, scores: Scores, seed: int) -> Judged:
+    """Return what a row writer makes rows of."""
+    return Judged(
+        prompt=prompt_columns(written.prompt.prompt),
+        completions=written.texts,
+        scores=scores,
+        tokens=[one.tokens for one in written.samples],
+        logprobs=[one.logprobs for one in written.samples],
+        seed=own_seed(seed, written.prompt),
+    )
+
+
+def beside(policy: Policy, written: Written, scores: Scores, making: Making) -> dict[str, Any]:
+    """Return the columns that say where a row comes from; no loss reads them."""
+    columns: dict[str, Any] = {
+        "sampled_from": policy.name,
+        "sampled_with": {
+            "seed": making.sampling.seed,
+            "temperature": making.sampling.temperature,
+            "render": policy.settings.render,
+            "judge": making.judge.name,
+        },
+    }
+    if written.prompt.weight != 1:
+        columns["weight"] = written.prompt.weight
+    if making.keep_all:
+        pairs = zip(written.texts, scores, strict=True)
+        columns["samples"] = [{"text": text, "score": score} for text, score in pairs]
+    return columns

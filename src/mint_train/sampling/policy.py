@@ -1,0 +1,175 @@
+"""A policy to sample from: a run, a state on the service, an adapter in PEFT's format, or a base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mint_train.backends.base import Sample, Sampler
+from mint_train.backends.choose import choose_backend
+from mint_train.backends.peft_folder import ADAPTER_CONFIG
+from mint_train.backends.start import digest, find_start, run_and_step, same
+from mint_train.errors import OptionError
+from mint_train.rendering.options import Rendering
+from mint_train.rendering.renderer import Renderer
+from mint_train.rendering.special_tokens import GuardedTokenizer
+from mint_train.rows.conversations import Prompt
+from mint_train.run_folder.folder import holds_run
+from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
+from mint_train.trained.find import Trained, find_trained
+
+NO_LOSS = "none"
+"""Stands for the loss in the settings of a policy that no run made; nothing opens it."""
+MODEL_CONFIG = "config.json"
+SHORT = "x"
+"""A completion, rendered to see which token ends one."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An opened policy, with the rendering that its training uses."""
+
+    name: str
+    """As the user calls it."""
+    settings: Settings
+    sampler: Sampler
+    tokenizer: Any
+    identity: Mapping[str, Any]
+    """What decides what it writes, as JSON has it: the model, the weights, the rendering."""
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What renders prompts and completions, as training does."""
+        guarded = GuardedTokenizer(self.tokenizer, self.settings.special_tokens)
+        return Renderer(guarded, None, Rendering.of(self.settings))
+
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """Return the token ids of a prompt, up to where the answer begins.
+
+        Raises:
+            RowError: the rendering refuses the prompt.
+        """
+        return self.renderer.prompt_tokens(prompt)
+
+    def end_token(self, prompt: Prompt) -> int:
+        """Return the token that ends a completion in training.
+
+        Raises:
+            RowError: the rendering refuses the prompt.
+        """
+        datum = self.renderer.datum(prompt, SHORT)
+        return int(datum.loss_fn_inputs["target_tokens"].to_numpy()[-1])
+
+    def text_of(self, sample: Sample) -> str:
+        """Return a completion as a row holds it: rendered in training, it becomes the same tokens again."""
+        text = str(self.tokenizer.decode(sample.text_tokens, skip_special_tokens=False))
+        # the recipe's form puts a space before each completion
+        return text.removeprefix(" ") if self.settings.render == "recipe" else text
+
+    def reads_back(self, text: str, sample: Sample) -> bool:
+        """Return whether training makes a completion's own tokens of its text, as far as that can be seen."""
+        if self.settings.render == "template" or not text.strip():
+            return True
+        tokens = self.renderer.completion_tokens(text)
+        return tokens[: len(sample.text_tokens)] == sample.text_tokens
+
+
+@contextmanager
+def open_policy(name: str | None, given: Mapping[str, Any], warn: Callable[[str], None]) -> Iterator[Policy]:
+    """Open what a name stands for: a run folder (`RUN` or `RUN@STEP`), a state, an adapter, or a base model.
+
+    Args:
+        name: the policy; None for the base model that the settings name.
+        given: settings on the command line; those of a run's rendering come from the run, unless given.
+        warn: tells the user one line.
+
+    Raises:
+        UserError: there is no such policy, or a setting contradicts it.
+        BackendError: it cannot be loaded, or the service refuses.
+    """
+    trained, checkpoint = find_policy(name, given)
+    with TemporaryDirectory(prefix="mint-train-") as made:
+        folder = trained.folder.path if trained.folder else Path(made)
+        samplers = trained.backend.open_samplers(folder, checkpoint, warn)
+        try:
+            identity = describe(trained, checkpoint, samplers.tokenizer)
+            yield Policy(trained.name, trained.settings, samplers.after, samplers.tokenizer, identity)
+        finally:
+            samplers.close()
+
+
+def find_policy(name: str | None, given: Mapping[str, Any]) -> tuple[Trained, Checkpoint | None]:
+    """Find a policy by its name; no checkpoint stands for a base model.
+
+    Raises:
+        UserError: there is none, or a setting contradicts it.
+    """
+    known = {key: value for key, value in given.items() if value is not None}
+    if name is None:
+        return base_policy(known), None
+    if name.startswith(ON_THE_SERVICE):
+        trained = find_trained(name, None, {"loss": NO_LOSS} | known)
+        return trained, trained.checkpoint
+    run, step = run_and_step(name)
+    within = not (Path(name) / MODEL_CONFIG).is_file()  # the base model of a run lies in its folder
+    if run is not None or (within and any(holds_run(parent) for parent in Path(name).parents[:2])):
+        path = name if run is None else str(run.path)
+        own = {key: value for key, value in known.items() if key != "model"}
+        trained = find_trained(path, step, own | {"loss": NO_LOSS})
+        refuse_other_model(name, trained.settings.model, known.get("model"))
+        return replace(trained, name=name), trained.checkpoint
+    if (Path(name) / ADAPTER_CONFIG).is_file():
+        settings = load_settings(known | {"loss": NO_LOSS, "from_checkpoint": name})
+        settings, start = find_start(settings)
+        checkpoint = Checkpoint(0, start.path if start else name, None, {})
+        return Trained(name, settings, choose_backend(settings), checkpoint, None), checkpoint
+    refuse_other_model(name, name, known.get("model"))
+    return base_policy(known | {"model": name}), None
+
+
+def base_policy(given: Mapping[str, Any]) -> Trained:
+    """Return the base model that the settings name, untrained."""
+    settings = load_settings({**given, "loss": NO_LOSS})
+    backend = choose_backend(settings)
+    return Trained(backend.model, settings, backend, Checkpoint(0, "", None, {}), None)
+
+
+def reading_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that say how a file of prompts is read: those that are given, else the defaults.
+
+    Raises:
+        OptionError: one of them is wrong.
+    """
+    return load_settings({**given, "loss": NO_LOSS})
+
+
+def refuse_other_model(name: str, model: str | None, given: str | None) -> None:
+    """Refuse a `--model` that is not the policy's own.
+
+    Raises:
+        OptionError: naming both.
+    """
+    if given is not None and not same(given, model):
+        raise OptionError(f"--model {given}: {name} is of {model}; leave --model out")
+
+
+def describe(trained: Trained, checkpoint: Checkpoint | None, tokenizer: Any) -> dict[str, Any]:
+    """Return what decides what a policy writes, as JSON has it."""
+    weights = None if checkpoint is None else checkpoint.sampler or checkpoint.state
+    if checkpoint is not None and not trained.backend.remote:
+        weights = digest(checkpoint.state)
+    return {
+        "backend": trained.backend.name,
+        "base_url": trained.settings.base_url,
+        "model": trained.backend.model,
+        "weights": weights,
+        "special_tokens": trained.settings.special_tokens,
+        "rendering": Rendering.of(trained.settings).describe(tokenizer),
+    }

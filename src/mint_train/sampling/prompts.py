@@ -1,0 +1,90 @@
+"""The prompts of a file, read as training reads those of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mint_train.errors import Source
+from mint_train.groups.examples import read_examples
+from mint_train.losses.loss import Loss
+from mint_train.plugins.discovery import NamedPlugin
+from mint_train.plugins.hookspecs import hookimpl
+from mint_train.rows.candidates import prompt_columns
+from mint_train.rows.conversations import Prompt
+from mint_train.rows.form import Answers, Form
+from mint_train.rows.forms import Forms
+from mint_train.rows.mixture import open_items
+from mint_train.rows.row import BadRow
+from mint_train.settings.data_items import parse_data
+from mint_train.settings.model import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt, and the row that it stands in."""
+
+    prompt: Prompt
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A prompt with the file and the line of its row."""
+
+    prompt: Prompt
+    row: Mapping[str, Any]
+    source: Source
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The distinct prompts of a file, in its order."""
+
+    rows: Sequence[Located]
+    repeated: int
+    """Rows whose prompt stands in an earlier one; they are left out."""
+    bad_rows: Sequence[BadRow]
+    sha256: str
+    described: str
+    """The file, its rows and their forms in one line."""
+
+
+class PromptsAlone:
+    """Reads prompts in every form that losses read, and nothing else of a row."""
+
+    FORMS = Forms(
+        [Form("their own columns", (), lambda row, _: Answers(value=row))],
+        lambda prompt, _, row: PromptRow(prompt, row),
+    )
+
+    @hookimpl
+    def row_forms(self) -> Forms:
+        """Return the forms."""
+        return self.FORMS
+
+
+def read_prompts(data: str, settings: Settings) -> Prompts:
+    """Read the prompts of a file, or of any other source that `--data` takes.
+
+    Args:
+        data: the source.
+        settings: their `columns`, `on_bad_row` and `max_row_bytes` say how.
+
+    Raises:
+        DataError: the source or a row of it is wrong.
+    """
+    reader = Loss.of(NamedPlugin("prompts", PromptsAlone(), "mint-train"))
+    source = open_items(parse_data(data), settings.max_row_bytes)
+    examples = read_examples(source, reader, settings.columns, settings.on_bad_row)
+    found: dict[str, Located] = {}
+    for example in examples:
+        value: PromptRow = example.value
+        located = Located(value.prompt, value.row, example.source, example.weight)
+        found.setdefault(repr(prompt_columns(value.prompt)), located)
+    rows = list(found.values())
+    return Prompts(
+        rows, len(examples) - len(rows), examples.bad_rows, source.fingerprint(), examples.describe()
+    )

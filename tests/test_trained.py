@@ -113,6 +113,29 @@ def test_what_cannot_be_evaluated_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_rows_that_the_run_was_trained_on_are_named(run_cli: RunCli, run: Path, tmp_path: Path) -> None:
+    """The file itself by its fingerprint; else row by row, by the tokens."""
+    copied = write_lines(tmp_path / "copied.jsonl", [*reversed(PAIRS), *HELD_OUT])
+    trained_on = json.loads((run / "run.json").read_text())["data"]["sources"][0]["path"]
+    same = run_cli("eval", run, "--data", trained_on)
+    assert f"{len(PAIRS)} of {len(PAIRS)} held-out groups are in the training data too" in same.err
+    some = run_cli("eval", run, "--data", f"mixed={copied}")
+    assert some.err == (
+        f"mint-train: {len(PAIRS)} of {len(PAIRS) + len(HELD_OUT)} held-out groups of mixed are in the "
+        "training data too: their figures do not show how the policy does on new rows.\n"
+    )
+    assert run_cli("eval", run).err == ""
+
+
+def test_held_out_rows_that_are_trained_on_are_counted_before_the_first_step(
+    train: Callable[..., Any], write_rows: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_on = {"prompt": "Say one.", "chosen": "one", "rejected": "no"}
+    fresh = {"prompt": "Say six.", "chosen": "six", "rejected": "no"}
+    train(steps=1, eval_data={"mixed": write_rows([trained_on, fresh, trained_on], "mixed.jsonl")})
+    assert "2 of 3 held-out groups of mixed are in the training data too: " in capsys.readouterr().out
+
+
 def test_a_run_without_held_out_rows_needs_some(run_cli: RunCli) -> None:
     assert run_cli("--loss", "dpo", "--steps", "1", "--output", "bare")[0] == 0
     status, _, err = run_cli("eval", "bare")

@@ -135,9 +135,9 @@ def result_of(name: str, check: Callable[[], str]) -> CheckResult:
     try:
         return CheckResult(name, True, check())
     except ConformanceError as error:
-        return CheckResult(name, False, str(error))
+        return CheckResult(name, False, " ".join(str(error).split()))
     except Exception as error:
-        return CheckResult(name, False, f"{type(error).__name__}: {error}")
+        return CheckResult(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def conformance_checks(

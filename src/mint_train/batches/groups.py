@@ -35,16 +35,30 @@ class Group:
 
     @classmethod
     def of(cls, flattened: Sequence[Datum | AttachedDatum], source: Source, weight: float = 1.0) -> Group:
-        """Make a group of what a `flatten` hook returned, and of its row's weight."""
+        """Make a group of what a `flatten` hook returned, and of its row's weight.
+
+        Raises:
+            PluginError: it returned something else, or a datum that holds something else.
+        """
         datums = [item.datum if isinstance(item, AttachedDatum) else item for item in flattened]
+        advice = "build it with the renderer, or with mint_train.plugin.build_datum"
         for datum in datums:
             if not isinstance(datum, Datum):
-                raise PluginError(
-                    f"{source}: flatten returned a {type(datum).__name__} where a Datum is needed; "
-                    "build it with the renderer, or with mint_train.plugin.build_datum"
-                )
+                kind = type(datum).__name__
+                raise PluginError(f"{source}: flatten returned a {kind} where a Datum is needed; {advice}")
         attached = [item.attached if isinstance(item, AttachedDatum) else {} for item in flattened]
-        return cls(datums=tuple(datums), source=source, attached=tuple(attached), weight=weight)
+        group = cls(datums=tuple(datums), source=source, attached=tuple(attached), weight=weight)
+        if not group.holds_lists():
+            problem = "a datum that is not made of input tokens, target_tokens and weights, a list of each"
+            raise PluginError(f"{source}: flatten returned {problem}; {advice}")
+        return group
+
+    def holds_lists(self) -> bool:
+        """Return whether each datum holds its lists, which the SDK's class leaves open."""
+        try:
+            return all(part.ndim == 1 for arrays in self.arrays for part in arrays[:3])
+        except Exception:
+            return False
 
     @cached_property
     def arrays(self) -> tuple[DatumArrays, ...]:

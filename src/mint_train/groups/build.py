@@ -53,6 +53,10 @@ class Dataset:
     note: str = ""
     """What the user is told of where the groups come from."""
 
+    def digests(self) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums, as long as the groups are those of a file."""
+        return self.groups.digests() if isinstance(self.groups, StoredGroups) else iter(())
+
 
 def build_dataset(
     examples: Examples,
@@ -183,11 +187,16 @@ def flatten_chunk(
     """Yield a group for each example that fits, and note the others."""
     for example in chunk:
         try:
-            yield Group.of(flatten(example.value), example.source, example.weight)
+            datums = flatten(example.value)
         except DoesNotFit as reason:
             left_out.append(f"{example.source}: {reason}")
         except RowError as error:
             unsuited.append(BadRow(example.source, str(error)))
+        except PluginError as error:
+            error.locate(example.source)
+            raise
+        else:
+            yield Group.of(datums, example.source, example.weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from mint_train.errors import DataError, OptionError, RowError, Source
+from mint_train.errors import DataError, OptionError, PluginError, RowError, Source
 from mint_train.losses.loss import Loss
 from mint_train.rows.columns import rename
 from mint_train.rows.compression import MAX_ROW_BYTES
@@ -251,5 +251,8 @@ def read_rows(
             yield row.source, reading if weight is None else weighted(reading, weight)
         except RowError as error:
             yield row.source, BadRow(row.source, str(error))
+        except PluginError as error:
+            error.locate(row.source)
+            raise
         except ColumnRefusedError as error:
             raise DataError(f"{data}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
@@ -212,6 +213,15 @@ class StoredChunk:
         counts: np.ndarray = np.maximum.reduceat(self._tokens.lengths(), self._starts[:-1])
         return counts
 
+    def digests(self) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums."""
+        for row in range(len(self._starts) - 1):
+            digest = hashlib.blake2b(digest_size=16)
+            for index in self.datum_indices(row):
+                digest.update(self._tokens.view(index).tobytes() + b"|" + self._targets.view(index).tobytes())
+                digest.update(b"||")
+            yield digest.digest()
+
     def datum_indices(self, row: int) -> range:
         """Say where a group's datums are."""
         return range(self._starts[row], self._starts[row + 1])
@@ -253,6 +263,11 @@ class StoredGroups(Groups):
     def longest(self) -> list[int]:
         """Count the tokens of each group's longest datum, without reading them."""
         return [int(count) for chunk in self._chunks for count in chunk.longest()]
+
+    def digests(self) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums, without decoding them."""
+        for chunk in self._chunks:
+            yield from chunk.digests()
 
     def take(self, indices: Sequence[int]) -> list[Group]:
         """Read groups, in the order of their indices."""

@@ -10,6 +10,7 @@ import torch
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.logprobs import PackedLogprobs
+from mint_train.errors import LossError
 from mint_train.losses.guard import check_gradients, check_logprobs, check_state
 from mint_train.losses.loss import Loss
 from mint_train.sdk import Datum
@@ -51,8 +52,25 @@ class CustomLoss:
             metrics.append(of_batch)
         value = torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()
         self.metrics = mean_metrics(metrics, shares)
-        present = check_gradients(self.loss.name, self.step, datum_gradients(value, packed))
+        present = check_gradients(self.loss.name, self.step, differentiated(self.loss.name, value, packed))
         return with_gradients(value, present, logprobs), self.metrics
+
+
+def differentiated(
+    loss: str, value: torch.Tensor, batches: Sequence[PackedLogprobs]
+) -> list[torch.Tensor | None]:
+    """Differentiate by each datum's logprobs, as `datum_gradients` does.
+
+    Raises:
+        LossError: the loss wrote over what its gradient needs, or a backward of its own raised.
+    """
+    try:
+        return datum_gradients(value, batches)
+    except Exception as error:
+        says = " ".join(str(error).split())
+        raise LossError(
+            f'the loss "{loss}" cannot be differentiated: {type(error).__name__}: {says}'
+        ) from error
 
 
 def datum_gradients(value: torch.Tensor, batches: Sequence[PackedLogprobs]) -> list[torch.Tensor | None]:

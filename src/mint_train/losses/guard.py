@@ -15,6 +15,22 @@ RESERVED = frozenset({"step"})
 """Names that no metric can have: files and trackers use them for something else."""
 
 
+def loss_and_metrics(loss: str, result: object) -> tuple[Any, Mapping[Any, Any]]:
+    """Return the loss and the metrics of what `compute_loss` returned: both, or the loss alone.
+
+    Raises:
+        LossError: it is something else.
+    """
+    if not isinstance(result, tuple):
+        return result, {}
+    if len(result) != 2 or not isinstance(result[1], Mapping):
+        kinds = ", ".join(type(part).__name__ for part in result)
+        raise LossError(
+            f'the loss "{loss}" returned ({kinds}): return the loss alone, or with its metrics by name'
+        )
+    return result
+
+
 def check_scalar(loss: str, value: object) -> None:
     """Refuse a value that is not a scalar tensor, or that has lost its graph.
 
@@ -31,6 +47,8 @@ def check_scalar(loss: str, value: object) -> None:
             f'the loss "{loss}" returned a tensor of shape {list(value.shape)} where a scalar is needed: '
             "take its mean or sum"
         )
+    if not value.is_floating_point():
+        raise LossError(f'the loss "{loss}" returned a tensor of {value.dtype} where a real number is needed')
     if not value.requires_grad:
         raise LossError(
             f'the loss "{loss}" is detached from the logprobs, so nothing would be trained: '

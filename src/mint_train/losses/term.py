@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-import traceback
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +14,14 @@ from pydantic import BaseModel
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
 from mint_train.errors import LossError, MintTrainError, PluginError, RowError
-from mint_train.losses.guard import check_scalar, check_weights_were_read
+from mint_train.losses.guard import check_scalar, check_weights_were_read, loss_and_metrics
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
+from mint_train.plugins.guarding import failure, file_of, raised_at
 from mint_train.plugins.options import NO_REFERENCE
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import Forms, Reading
-from mint_train.rows.verdicts import Survey
+from mint_train.rows.verdicts import ColumnRefusedError, Survey
 from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
 
@@ -96,7 +95,12 @@ class Term:
             raise PluginError(
                 f'the loss "{self.name}" reads no rows: implement "row_forms", or extend a loss that has it'
             )
-        return self.forms.read(row, survey)
+        try:
+            return self.forms.read(row, survey)
+        except (MintTrainError, ColumnRefusedError):
+            raise
+        except Exception as error:  # the plugin's own forms read it
+            raise PluginError(f'the loss "{self.name}" {failure("row_forms", error)}') from error
 
     def form_name(self, row: Mapping[str, Any]) -> str | None:
         """Name the form of a row that `parse_row` has read, where it has one."""
@@ -135,12 +139,11 @@ class Term:
         except MintTrainError:
             raise
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}:{last.lineno}"
+            where = raised_at(error, map(file_of, (link.plugin for link in self.chain)))
             raise LossError(
                 f'the loss "{self.name}" raised {type(error).__name__} at {where}: {error}'
             ) from error
-        value, metrics = result if isinstance(result, tuple) else (result, {})
+        value, metrics = loss_and_metrics(self.name, result)
         check_scalar(self.name, value)
         check_weights_were_read(self.name, batch)
         return value, metrics

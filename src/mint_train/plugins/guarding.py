@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
 from functools import wraps
+from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from mint_train.errors import DoesNotFit, MintTrainError, PluginError
+from mint_train.plugins.returned import wrong_kind
 
 MATHEMATICS = "compute_loss"
 """Its exceptions are reported where the groups of the batch are known; only an exit is stopped here."""
+LINKING = "link_examples"
+"""Its value may be a generator, whose code runs when it is iterated."""
 
 
 def guard_hooks(manager: pluggy.PluginManager) -> None:
@@ -33,10 +37,11 @@ def guard_hooks(manager: pluggy.PluginManager) -> None:
 
 
 def guarded(loss: str, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the implementation of a hook."""
+    """Wrap the implementation of a hook: what it raises, and a value of a wrong kind, is one line."""
+    code = getattr(unwrap(function), "__code__", None)
+    file, line = (code.co_filename, code.co_firstlineno) if code else ("", 0)
 
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
+    def watched(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             with redirect_stdout(sys.stderr):
                 return function(*arguments)
@@ -45,13 +50,53 @@ def guarded(loss: str, hook: str, function: Callable[..., Any]) -> Callable[...,
         except (Exception, SystemExit) as error:
             if hook == MATHEMATICS and not isinstance(error, SystemExit):
                 raise
-            raise PluginError(f'the loss "{loss}" {failure(hook, error)}') from error
+            raise PluginError(f'the loss "{loss}" {failure(hook, error, file)}') from error
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        value = watched(function, *arguments)
+        if problem := wrong_kind(hook, value):
+            raise PluginError(f'the loss "{loss}": {hook} at {Path(file).name}:{line} {problem}')
+        return Watched(value, watched) if hook == LINKING and value is not None else value
 
     return call
 
 
-def failure(hook: str, error: BaseException) -> str:
-    """Say in which hook, file and line an exception arose, and what it was."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+class Watched:
+    """What a plugin returned to be iterated: its code runs only then, outside of the hook."""
+
+    def __init__(self, values: Iterable[Any], watched: Callable[..., Any]) -> None:
+        """Take the values, and what calls a function of the plugin."""
+        self._values, self._watched = values, watched
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = self._watched(iter, self._values)
+        nothing = object()
+        while (value := self._watched(next, iterator, nothing)) is not nothing:
+            yield value
+
+
+def failure(hook: str, error: BaseException, file: str = "") -> str:
+    """Say in which hook, file and line an exception arose, and what it was.
+
+    Args:
+        hook: the hook.
+        error: what was raised.
+        file: the plugin's.
+    """
     says = " ".join(str(error).split())
-    return f"failed in {hook} at {Path(last.filename).name}:{last.lineno}: {type(error).__name__}: {says}"
+    return f"failed in {hook} at {raised_at(error, [file])}: {type(error).__name__}: {says}"
+
+
+def raised_at(error: BaseException, files: Iterable[str]) -> str:
+    """Return the file and line of an exception: the last line of these files that it passed, if it did."""
+    known = set(files)
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((frame for frame in reversed(frames) if frame.filename in known), frames[-1])
+    return f"{Path(last.filename).name}:{last.lineno}"
+
+
+def file_of(plugin: object) -> str:
+    """Return the file that a plugin was written in, or nothing where it has none."""
+    code = getattr(getattr(plugin, "function", None), "__code__", None)
+    return str(getattr(plugin, "__file__", None) or "") if code is None else str(code.co_filename)

@@ -10,9 +10,11 @@ from typing import Any
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
+from mint_train.batches.groups import Groups
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import open_held_out
+from mint_train.groups.overlap import overlap_note
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.losses.loss import Loss
 from mint_train.observers.terminal import echo_problem
@@ -22,6 +24,7 @@ from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.records import Evaluation
 from mint_train.settings.recorded import with_given
 from mint_train.trained.find import Trained
+from mint_train.trained.overlap import count_trained_on
 from mint_train.training.evaluation import Evaluator
 
 
@@ -112,14 +115,14 @@ def open_on(
     judge = client if initial else open_reference(trained.backend, str(reference), folder, echo_problem)
     sets: list[tuple[str, Evaluator]] = []
     for name, examples in held_out.items():
-        groups = build_dataset(
-            examples,
-            loss,
-            client.get_tokenizer(),
-            settings.max_length,
-            settings.special_tokens,
-            Rendering.of(settings),
-        ).groups
+        tokenizer = client.get_tokenizer()
+        dataset = build_dataset(
+            examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
+        )
+        count = count_trained_on(trained, loss, tokenizer, examples, dataset)
+        if note := overlap_note(count, len(dataset.groups), name):
+            echo_problem(note)
+        groups: Groups = dataset.groups
         if reference is not None:
             groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
         sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))

@@ -12,6 +12,7 @@ from mint_train.errors import ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.order import Order
+from mint_train.groups.overlap import count_overlap, overlap_note
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
 from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
@@ -81,6 +82,7 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
         run.observers.notice(note)
     dataset = flattened(run, run.examples, client)
     held_out = {name: flattened(run, examples, client) for name, examples in run.held_out.items()}
+    overlaps = overlap_lines(run, dataset, held_out)
     reference = run.loss.reference
     if reference is not None:
         # the adapter has not been trained yet, so the client's policy is that of the first step
@@ -106,7 +108,7 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
         steps=count_steps(run.settings, len(dataset.groups)),
         order=Order(len(dataset.groups), groups_per_step(run.settings), run.settings.seed, lengths, shares),
     )
-    for line in data_lines(run, prepared):
+    for line in [*data_lines(run, prepared), *overlaps]:
         run.observers.notice(line)
     return prepared
 
@@ -155,6 +157,16 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
         in_set = f" in {name}" if name else ""
         lines.append(f"{counted(len(part.groups), 'group')} held out{in_set}{note}.")
     return lines
+
+
+def overlap_lines(run: Run, dataset: Dataset, held_out: Mapping[str, Dataset]) -> list[str]:
+    """Say which held-out sets hold rows that are trained on; a share of the data holds none."""
+    if run.settings.eval_fraction is not None:
+        return []
+    notes = [
+        overlap_note(count_overlap(part, dataset), len(part.groups), name) for name, part in held_out.items()
+    ]
+    return [note for note in notes if note]
 
 
 def some(title: str, lines: Sequence[object], listed: str) -> list[str]:

@@ -1,0 +1,21 @@
+"""Rows that are both trained on and held out, found by their tokens."""
+
+from __future__ import annotations
+
+from mint_train.groups.build import Dataset
+
+
+def count_overlap(held_out: Dataset, trained: Dataset) -> int:
+    """Count the held-out groups whose tokens are those of a group that is trained on."""
+    digests = list(held_out.digests())
+    met = set(digests).intersection(trained.digests())
+    return sum(digest in met for digest in digests)
+
+
+def overlap_note(count: int, total: int, name: str = "") -> str:
+    """Say that held-out groups are trained on; nothing for none."""
+    if not count:
+        return ""
+    of_set = f" of {name}" if name else ""
+    groups = f"{count} of {total} held-out groups{of_set} {'is' if count == 1 else 'are'}"
+    return f"{groups} in the training data too: their figures do not show how the policy does on new rows."

@@ -22,7 +22,7 @@ define timed
 @echo '$(1) ...'; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
-.PHONY: help run test lint types tests servers fast fix docs wheels benchmark clean
+.PHONY: help run test lint types tests environments servers fast fix docs wheels benchmark clean
 help:
 	@echo "make run        install into $(VENV), with all losses and plots, and train DPO on this machine"
 	@echo "make test       everything that must hold: lint, types, docs, and all tests"
@@ -40,7 +40,8 @@ help:
 run: $(VENV)/installed-run
 	$(BIN)/mint-train --loss dpo
 
-test: lint types docs $(VENV)/installed-dev
+test: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types docs environments
 	$(call timed,tests,$(PYTEST))
 
 lint: $(VENV)/installed-dev
@@ -53,6 +54,10 @@ types: $(VENV)/installed-dev
 
 tests: $(VENV)/installed-dev
 	$(call timed,tests,$(PYTEST) -m "not server")
+
+# the tests would install them one after the other, while nothing else can run
+environments: $(VENV)/installed-dev
+	$(call timed,environments of the servers,$(BIN)/python tests/servers/environments.py)
 
 servers: $(VENV)/installed-dev
 	$(call timed,servers,$(PYTEST) -m server)

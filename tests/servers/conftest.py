@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import SKIP_VARIABLE, servers_are_skipped
 from server import SkyrlServer, running_server
 
 from mint_train.backends.mint.client import MintTrainingClient
 
-SKIP_VARIABLE = "MINT_TRAIN_SKIP_SERVERS"
 FOLDER = Path(__file__).parent
 GROUPS = {"test_sent_gradients": "gradients", "test_other_servers": "other-servers"}
 """The modules that run beside the others, in a process with a server of its own."""
@@ -21,7 +20,7 @@ GROUPS = {"test_sent_gradients": "gradients", "test_other_servers": "other-serve
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder, and keep those of a group in one process, whose server starts once."""
-    skipped = os.environ.get(SKIP_VARIABLE) == "1" and os.environ.get("CI") != "true"
+    skipped = servers_are_skipped()
     for item in items:
         if item.path.is_relative_to(FOLDER):
             item.add_marker(pytest.mark.server)

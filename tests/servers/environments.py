@@ -1,4 +1,7 @@
-"""The virtual environments of the servers: each installed once, and again where its pins have changed."""
+"""The virtual environments of the servers: each installed once, and again where its pins have changed.
+
+Run as a program, this file installs all of them.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,16 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 CACHE = FOLDER.parents[1] / ".cache"
 LOG_TAIL_LINES = 40
+SKIP_VARIABLE = "MINT_TRAIN_SKIP_SERVERS"
+SDKS = ("0.25.0", "0.38.0")
+"""The versions of the SDK that tests use beside the installed one; the second is newer than any that fits."""
 # pydantic refuses typing.TypedDict before 3.12; a .pth, since a system's own sitecustomize would hide ours
 TYPED_DICT_FIX = "import typing, typing_extensions; typing.TypedDict = typing_extensions.TypedDict\n"
+
+
+def servers_are_skipped() -> bool:
+    """Return whether no server is installed and started: only where it is asked for, and never in CI."""
+    return os.environ.get(SKIP_VARIABLE) == "1" and os.environ.get("CI") != "true"
 
 
 class ServerError(Exception):
@@ -159,3 +170,16 @@ def installed_sdk(version: str) -> Path:
             )
             (folder / "installed").touch()
     return folder
+
+
+def install_all() -> None:
+    """Install every environment that the tests need."""
+    for environment in (SKYRL, newer_skyrl(), TUFT):
+        if environment is not None:
+            environment.installed()
+    for version in SDKS:
+        installed_sdk(version)
+
+
+if __name__ == "__main__" and not servers_are_skipped():
+    install_all()

@@ -22,8 +22,8 @@ from types import FrameType
 import httpx
 from environments import CACHE, LOG_TAIL_LINES, SKYRL, TUFT, Environment, ServerError
 
-ADAPTERS, LARGEST_RANK = 10, 16
-"""Slots for adapters, which a session holds until it expires, and their rank: each costs time in a step."""
+ADAPTERS, LARGEST_RANK = 8, 16
+"""Slots for adapters, which sessions and samplers hold until they expire, and their rank; each costs time."""
 SEQUENCES = 2
 """How many a server computes at once: it compiles for each number of sequences, which takes seconds."""
 TUFT_KEY = "tml-tuft"

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from environments import installed_sdk, newer_skyrl
+from environments import SDKS, installed_sdk, newer_skyrl
 from few_rows import PAIRS, write_lines
 from run_files import checkpoints, description, metrics
 from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
 
-SDK = "0.25.0"
-TOO_NEW = "0.38.0"
-ADAPTERS = 10
+SDK, TOO_NEW = SDKS
 DETACHED = '''
 from mint_train import loss
 from mint_train_dpo import Pairs, bradley_terry
@@ -45,7 +43,7 @@ def server(
     environment = newer_skyrl()
     if environment is None:
         pytest.skip("SkyRL 0.4.0 needs Python 3.12 or newer, and there is none")
-    with running_server(starter_model_folder, work, ADAPTERS, environment) as server:
+    with running_server(starter_model_folder, work, environment=environment) as server:
         yield server
 
 

@@ -13,6 +13,7 @@ import pytest
 from few_rows import HELD_OUT, PAIRS, lines, write_lines
 
 import mint_train
+from mint_train.backends.peft_folder import PeftConfig
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -251,11 +252,11 @@ def logits(model: Any) -> Any:
         return model(torch.arange(1, 60)[None]).logits
 
 
-def test_the_exported_adapter_loads_with_peft_from_anywhere(
+def test_the_exported_adapter_loads_with_peft_from_anywhere_with_its_base_model(
     run_cli: RunCli, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-    from peft import AutoPeftModelForCausalLM, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     monkeypatch.chdir(run.parent)
@@ -269,9 +270,38 @@ def test_the_exported_adapter_loads_with_peft_from_anywhere(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         own = logits(PeftModel.from_pretrained(base, run / "adapter"))
-        loaded = logits(AutoPeftModelForCausalLM.from_pretrained(exported))
+        travelled = AutoModelForCausalLM.from_pretrained(exported / "base_model")
+        loaded = logits(PeftModel.from_pretrained(travelled, exported))
     assert torch.equal(own, loaded)
     assert not torch.allclose(plain, loaded, atol=1e-3)
+
+
+def test_nothing_that_leaves_the_machine_names_a_path_of_it_or_is_kept_from_others(
+    run_cli: RunCli, run: Path
+) -> None:
+    assert run_cli("export", run, "--output", "exported")[0] == 0
+    for folder in (run / "adapter", run / "base_model", Path("exported")):
+        for path in folder.rglob("*"):
+            assert str(run.parent).encode() not in (path.read_bytes() if path.is_file() else b"")
+            assert path.stat().st_mode & 0o666 == run.stat().st_mode & 0o666
+    for folder in (run / "adapter", Path("exported")):
+        config = PeftConfig.read(folder)
+        assert config.base_model == "base_model"
+        assert Path(config.find_base(folder), "config.json").exists()
+
+
+def test_an_earlier_checkpoint_is_exported(run_cli: RunCli, run: Path) -> None:
+    from safetensors.torch import load_file
+
+    status, out, err = run_cli("export", run, "--step", "2")
+    assert (status, out) == (0, f"The adapter after step 2: {run}-step-000002-adapter\n"), err
+    earlier = load_file(f"{run}-step-000002-adapter/adapter_model.safetensors")
+    state = load_file(run / "checkpoints/step-000002/state.safetensors")
+    for name, tensor in earlier.items():
+        assert tensor.equal(state[f"weight/{name.removesuffix('.weight')}.default.weight"])
+    assert "| steps | 2 of 4 |" in Path(f"{run}-step-000002-adapter/README.md").read_text()
+    status, _, err = run_cli("export", run, "--step", "3")
+    assert (status, "has no checkpoint after step 3; it has those after the steps 2, 4" in err) == (2, True)
 
 
 def test_the_merged_model_loads_with_transformers_and_gives_the_adapter_s_logits(
@@ -351,9 +381,7 @@ def test_the_card_s_own_lines_load_the_model(run_cli: RunCli, run: Path) -> None
         assert run_cli("export", run, "--output", folder, *merge)[0] == 0
         code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
         assert code
-        filled = (
-            code[1].replace("THIS_FOLDER", str(folder)).replace('"base_model"', repr(str(run / "base_model")))
-        )
+        filled = code[1].replace("THIS_FOLDER", str(folder))
         names: dict[str, Any] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)

@@ -250,16 +250,19 @@ def plot(*runs: str | Path, output: str | Path | None = None) -> tuple[Path, Pat
         return plot_runs(folders, report_path(folders) if output is None else Path(output))
 
 
-def export(run: str | Path, output: str | Path | None = None, *, merge: bool = False) -> Exported:
+def export(
+    run: str | Path, output: str | Path | None = None, *, step: int | None = None, merge: bool = False
+) -> Exported:
     """Copy a run's adapter, or write the merged model, with a model card, as `mint-train export` does.
 
     Args:
         run: the run folder.
         output: the folder to write; by default one beside the run's.
+        step: a checkpoint of the run; by default its end.
         merge: add the adapter to the base model's weights.
 
     Raises:
         MintTrainError: the run has no weights on this machine, or the folder is in use.
     """
     with in_python():
-        return export_run(Path(run), None if output is None else Path(output), merge=merge)
+        return export_run(Path(run), None if output is None else Path(output), step=step, merge=merge)

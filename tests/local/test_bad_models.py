@@ -44,6 +44,15 @@ def resize(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
 
 
+def keep_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def make_adapter(folder: Path) -> None:
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/base"}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -51,12 +60,27 @@ def resize(folder: Path) -> None:
             lambda folder: (folder / "model.safetensors").unlink(),
             "the model cannot be loaded.*model.safetensors",
         ),
+        (keep_pickle, "has no safetensors, and pytorch_model.bin is not loaded; save the model again"),
+        (make_adapter, r"is an adapter of org/base; to begin with it, give --from \S+ --model org/base"),
+        (
+            lambda folder: (folder / "run.json").touch(),
+            r"is a run; to begin with what .*give --from \S+model$",
+        ),
         (truncate, "the model cannot be loaded"),
         (resize, "the model cannot be loaded"),
         (remove_tokenizer, "the tokenizer (has no vocabulary|cannot be loaded)"),
         (shutil.rmtree, "this folder does not exist"),
     ],
-    ids=["no-weights", "broken-weights", "other-shapes", "no-tokenizer", "no-folder"],
+    ids=[
+        "no-weights",
+        "pickle",
+        "adapter",
+        "run",
+        "broken-weights",
+        "other-shapes",
+        "no-tokenizer",
+        "no-folder",
+    ],
 )
 def test_a_folder_that_cannot_be_loaded_is_named(
     folder: Path, spoil: Callable[[Path], None], message: str

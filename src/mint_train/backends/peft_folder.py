@@ -75,6 +75,12 @@ class PeftConfig:
             alpha *= rank**0.5  # its output is multiplied by alpha / sqrt(rank)
         return cls(base_model, rank, alpha, () if targets == ALL_LINEAR else tuple(sorted(targets)))
 
+    def find_base(self, folder: Path) -> str:
+        """Return the base model: a folder in the adapter's or beside it, else as the adapter names it."""
+        beside = (Path(self.base_model), folder / self.base_model, folder.resolve().parent / self.base_model)
+        found = next((path for path in beside if self.base_model and path.is_dir()), None)
+        return self.base_model if found is None else str(found)
+
     def may_belong_to(self, model: str) -> bool:
         """Return whether an adapter may be of a base model: a folder may be a copy of what the hub has."""
         return not self.base_model or Path(self.base_model).name == Path(model).resolve().name

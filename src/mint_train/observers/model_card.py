@@ -13,7 +13,7 @@ from mint_train.observers.terminal import printable
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines, write_whole
-from mint_train.run_folder.folder import METRICS_FILE, RunFolder
+from mint_train.run_folder.folder import BASE_MODEL, METRICS_FILE, RunFolder
 from mint_train.run_folder.records import Checkpoint
 
 CARD_FILE = "README.md"
@@ -49,16 +49,25 @@ class CardWriter:
             write_card(self.folder, Path(checkpoint.sampler), checkpoint.step)
 
 
-def write_card(folder: RunFolder, target: Path, step: int, kind: str = ADAPTER) -> None:
+def write_card(
+    folder: RunFolder, target: Path, step: int, kind: str = ADAPTER, *, with_base: bool = False
+) -> None:
     """Write the model card of a run's weights, as they were after a step, into a folder.
+
+    Args:
+        folder: the run.
+        target: the folder of the weights.
+        step: the optimiser steps that they have taken.
+        kind: what the weights are.
+        with_base: the base model, which was made for the run, lies in the folder too.
 
     Raises:
         MintTrainError: the run folder is broken, or the card cannot be written.
     """
-    write_whole(target / CARD_FILE, model_card(folder, step, kind))
+    write_whole(target / CARD_FILE, model_card(folder, step, kind, with_base=with_base))
 
 
-def model_card(folder: RunFolder, step: int, kind: str = ADAPTER) -> str:
+def model_card(folder: RunFolder, step: int, kind: str = ADAPTER, *, with_base: bool = False) -> str:
     """Return the text of the model card of a run's weights, with metadata for the hub.
 
     Raises:
@@ -83,7 +92,7 @@ def model_card(folder: RunFolder, step: int, kind: str = ADAPTER) -> str:
         table(("what", "value"), training_rows(run, base, step)),
         *results(folder, run, step),
         "## How to load it",
-        f"```python\n{load.format(base=literal(base))}```",
+        f"```python\n{load.format(base=literal(f'THIS_FOLDER/{BASE_MODEL}' if with_base else base))}```",
         "## Versions",
         ", ".join(plain(f"{name} {number}") for name, number in run.versions.items()) + ".",
     ]
@@ -100,7 +109,7 @@ def base_model(run: RunDescription) -> str:
     """Name the base model; local paths are private, so a folder is named without its path."""
     model = run.settings["model"]
     if model is None:
-        return "base_model"
+        return BASE_MODEL
     return Path(model).name if is_private(run) else str(model)
 
 

@@ -6,10 +6,12 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
 from mint_train.errors import DataError
+from mint_train.rows.file_kinds import BYTES, what_it_is
 
 GZIP = b"\x1f\x8b"
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
@@ -28,7 +30,7 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
         name: what an error calls it.
 
     Raises:
-        DataError: it is missing or cannot be opened.
+        DataError: it is missing, cannot be opened, or is of a kind that holds no rows.
     """
     try:
         file = path.open("rb")
@@ -36,14 +38,28 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
         raise DataError(f"{name}: no such file") from None
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from error
-    first = file.peek(len(ZSTANDARD))
+    first = file.peek(BYTES)
     if first.startswith(GZIP):
+        # whoever reads on says where it is broken
+        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as unzipped:
+            refuse(what_it_is(unzipped.read(BYTES), path), name)
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if first.startswith(ZSTANDARD):
         import pyarrow as pa  # which, unlike other readers, tells a stream that is cut off
 
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"), BUFFER)
+    refuse(what_it_is(first, path), name)
     return file
+
+
+def refuse(kind: str, name: str) -> None:
+    """Refuse a file of a kind that holds no rows.
+
+    Raises:
+        DataError: it is of such a kind.
+    """
+    if kind:
+        raise DataError(f"{name} is {kind}")
 
 
 def numbered_lines(

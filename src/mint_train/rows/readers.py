@@ -16,6 +16,7 @@ from typing import IO
 
 from mint_train.errors import DataError, MintTrainError, unusable_text
 from mint_train.rows.compression import MAX_ROW_BYTES, SUFFIXES, open_plain
+from mint_train.rows.file_kinds import what_address
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.json_rows import read_json
 from mint_train.rows.patterns import matching_files
@@ -142,6 +143,8 @@ def find_source(text: str) -> DataSource:
     for prefix, streaming in HUB.items():
         if text.startswith(prefix):
             return copy_hub(text, text.removeprefix(prefix), streaming=streaming)
+    if problem := what_address(text):
+        raise DataError(f"{text} {problem}")
     path = Path(text)
     try:
         path.stat()

@@ -155,9 +155,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         yield beside
-        for file in beside.rglob("*"):
-            if file.is_file():
-                sync_file(file)
+        for file in files_for_all(beside):
+            sync_file(file)
         if path.exists() and any(path.iterdir()):
             path.rename(old)
         beside.rename(path)
@@ -167,6 +166,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         if old.exists():
             leave_old(old, path)
+
+
+def files_for_all(folder: Path) -> list[Path]:
+    """Return the files of a folder that a library wrote, which the umask alone now keeps from others."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for file in files:  # safetensors lets nobody else read what it writes
+        file.chmod(folder.stat().st_mode & 0o666)
+    return files
 
 
 def leave_old(old: Path, path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mint_train.backends.peft_folder import ADAPTER_CONFIG
 from mint_train.errors import OptionError, UserError, command_line
 from mint_train.observers.model_card import MERGED, write_card
+from mint_train.observers.terminal import echo_problem
 from mint_train.run_folder.files import whole_folder
-from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.trained.find import Trained, find_trained
 
@@ -29,12 +31,15 @@ class Exported:
     """The service's address, if the run names one."""
 
 
-def export_run(path: Path, output: Path | None = None, *, merge: bool = False) -> Exported:
+def export_run(
+    path: Path, output: Path | None = None, *, step: int | None = None, merge: bool = False
+) -> Exported:
     """Write a run's adapter, or its merged model, to a folder; those of a run on MinT stay on the service.
 
     Args:
         path: the run folder.
         output: the folder to write; without it, one beside the run folder.
+        step: the checkpoint whose weights are written; without it, those at the end of the run.
         merge: add the adapter to the base model's weights.
 
     Raises:
@@ -42,23 +47,33 @@ def export_run(path: Path, output: Path | None = None, *, merge: bool = False) -
         OptionError: the folder exists and is not empty.
         BackendError: the weights cannot be merged.
     """
-    trained = find_trained(str(path), None, {}, only_read=True)
+    trained = find_trained(str(path), step, {}, only_read=True)
     folder = trained.folder
     if folder is None or folder.path != path:
         raise UserError(f"{path} is not a run folder; name the folder that holds its run.json")
-    checkpoint = weights_of(folder)
+    checkpoint = weights_of(folder) if step is None else trained.checkpoint
     if trained.backend.remote:
         if merge or output is not None:
             raise UserError(
                 f"the weights of {path} are on the service, as {checkpoint.sampler}; without --merge and "
                 "--output this command prints how to sample from them"
             )
+        if checkpoint.sampler is None:
+            raise UserError(
+                f"the weights after step {step} are in {checkpoint.state} on the service, and not saved for "
+                f"sampling; `{command_line('sample', path, '--step', step)}` has them saved"
+            )
         return Exported(checkpoint, None, trained.settings.base_url)
-    output = output or path.with_name(f"{path.name}-{'merged' if merge else 'adapter'}")
+    after = "" if step is None else f"-step-{step:06d}"
+    output = output or path.with_name(f"{path.name}{after}-{'merged' if merge else 'adapter'}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise OptionError(f"--output {output} exists and is not empty; name another folder")
-    with whole_folder(output) as beside:
-        write_weights(trained, folder, checkpoint, beside, merge=merge)
+    with whole_folder(output) as beside, tempfile.TemporaryDirectory() as scratch:
+        adapter = adapter_of(trained, folder, checkpoint, Path(scratch))
+        if merge:
+            merge_into(trained, folder, checkpoint, adapter, beside)
+        else:
+            copy_adapter(trained, folder, checkpoint, adapter, beside)
     return Exported(checkpoint, output)
 
 
@@ -77,21 +92,43 @@ def weights_of(folder: RunFolder) -> Checkpoint:
     return saved[-1]
 
 
-def write_weights(
-    trained: Trained, folder: RunFolder, checkpoint: Checkpoint, target: Path, *, merge: bool
-) -> None:
-    """Fill a folder with the adapter or the merged model, and the model card."""
-    adapter = Path(str(checkpoint.sampler))
+def adapter_of(trained: Trained, folder: RunFolder, checkpoint: Checkpoint, scratch: Path) -> Path:
+    """Return the folder of a checkpoint's adapter; that of an earlier one is made of its state.
+
+    Raises:
+        UserError: it is gone, or not one that this run wrote.
+        BackendError: the state is broken.
+    """
+    if checkpoint.sampler is None:
+        client = trained.backend.open_client(scratch, echo_problem, trains=False)
+        client.load_state(checkpoint.state).result()
+        return Path(client.save_weights_for_sampler(scratch.name).result().path)
+    adapter = Path(checkpoint.sampler)
     if not adapter.is_dir():
         raise UserError(f"{adapter} is gone: `{command_line('resume', folder.path)}` writes it again")
     if not adapter.resolve().is_relative_to(folder.path.resolve()):
         raise UserError(f"{adapter} is not in {folder.path}, so it is not an adapter that this run wrote")
-    if merge:
-        from mint_train.backends.local.merging import merge_adapter
+    return adapter
 
-        merge_adapter(str(trained.settings.model), adapter, target)
-        write_card(folder, target, checkpoint.step, MERGED)
-        return
+
+def merge_into(
+    trained: Trained, folder: RunFolder, checkpoint: Checkpoint, adapter: Path, target: Path
+) -> None:
+    """Fill a folder with the merged model and its card."""
+    from mint_train.backends.local.merging import merge_adapter
+
+    merge_adapter(str(trained.settings.model), adapter, target)
+    write_card(folder, target, checkpoint.step, MERGED)
+
+
+def copy_adapter(
+    trained: Trained, folder: RunFolder, checkpoint: Checkpoint, adapter: Path, target: Path
+) -> None:
+    """Fill a folder with the adapter, its card, and the base model if that was made for the run.
+
+    Raises:
+        UserError: the adapter's configuration is broken.
+    """
     shutil.copytree(adapter, target, dirs_exist_ok=True)
     config_path = target / ADAPTER_CONFIG
     try:
@@ -101,7 +138,11 @@ def write_weights(
     except (OSError, ValueError, RecursionError) as error:
         broken = adapter / ADAPTER_CONFIG
         raise UserError(f"{broken} is broken ({error}); `mint-train resume` writes it again") from error
-    if Path(str(trained.settings.model)).exists():  # PEFT resolves a relative path from the working directory
-        config[BASE_FIELD] = str(Path(str(trained.settings.model)).resolve())
+    base = Path(str(trained.settings.model))
+    if base.exists():  # its path is of this machine alone
+        config[BASE_FIELD] = base.resolve().name
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write_card(folder, target, checkpoint.step)
+    made = base.resolve() == (folder.path / BASE_MODEL).resolve()
+    if made:
+        shutil.copytree(base, target / BASE_MODEL)
+    write_card(folder, target, checkpoint.step, with_base=made)

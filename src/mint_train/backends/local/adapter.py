@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -114,3 +115,11 @@ def kind_of(path: str) -> str:
     within, _, name = path.rpartition(".")
     parent = within.rpartition(".")[2].lower()
     return next((kind for kind, parts in OF_KIND.items() if any(part in parent for part in parts)), name)
+
+
+def name_base_without_path(model: PeftModel) -> None:
+    """Let an adapter name a base model of this machine by its folder alone: the path is nobody else's."""
+    for config in model.peft_config.values():
+        name = str(config.base_model_name_or_path or "")
+        if Path(name).exists():
+            config.base_model_name_or_path = Path(name).resolve().name

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from mint_train.backends.base import Gradients
+from mint_train.backends.local.adapter import name_base_without_path
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
 from mint_train.backends.local.inputs import Limits, token_sequences
 from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
@@ -119,6 +120,7 @@ class LocalTrainingClient:
         path = self.folder / "adapter"
         try:
             with whole_folder(path) as beside:
+                name_base_without_path(self.model)
                 # PEFT would add the base model's embeddings if the output layer is adapted
                 self.model.save_pretrained(str(beside), save_embedding_layers=False)
         except SafetensorError as error:

@@ -15,10 +15,16 @@ from mint_train.backends.local.adapter import LoraShape, add_adapter
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
 from mint_train.backends.local.starter_model import save_starter_model
+from mint_train.backends.peft_folder import ADAPTER_CONFIG, PeftConfig
 from mint_train.errors import BackendError, UserError
+from mint_train.run_folder.files import files_for_all
+from mint_train.run_folder.folder import holds_run
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """Errors that transformers raises for missing, broken and incompatible files."""
+
+OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack")
+"""Weights in other formats; some of them are pickles, which can run code when they are loaded."""
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -69,6 +75,7 @@ def write_starter_model(folder: Path) -> None:
     """
     try:
         save_starter_model(folder)
+        files_for_all(folder)
     except Exception as error:  # the tokenizers library raises no narrower one
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise BackendError(f"the base model cannot be written to {folder}: {reason}") from error
@@ -105,6 +112,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise UserError(f"--model {name}: this folder does not exist")
+    refuse_other_folder(name)
     # Otherwise it logs every attempt to reach the hub.
     hub_logging.set_verbosity_error()
     try:
@@ -119,6 +127,30 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"--model {name}: its tokenizer has no end-of-sequence token, but every completion needs one"
         )
     return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def refuse_other_folder(name: str) -> None:
+    """Refuse a folder that holds no base model's weights that can be loaded, and say what it holds.
+
+    Raises:
+        UserError: it is a run, an adapter, or a model without safetensors.
+    """
+    folder = Path(name)
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = PeftConfig.read(folder).find_base(folder) or "its base model"
+        raise UserError(
+            f"--model {name}: it is an adapter of {base}; to begin with it, give --from {name} --model {base}"
+        )
+    if holds_run(folder):
+        raise UserError(f"--model {name}: it is a run; to begin with what it trained, give --from {name}")
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    others = sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern))
+    if others:
+        raise UserError(
+            f"--model {name}: it has no safetensors, and {others[0]} is not loaded; save the model again "
+            "with transformers' save_pretrained, which writes safetensors"
+        )
 
 
 def cannot_load(name: str, part: str, error: Exception) -> UserError:

@@ -13,12 +13,15 @@ from mint_train.cli.options import Command
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
 @click.option(
+    "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its end."
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Folder to write; by default one beside RUN.",
 )
-def export(run: Path, merge: bool, output: Path | None) -> None:
+def export(run: Path, merge: bool, step: int | None, output: Path | None) -> None:
     """Copy the adapter of the run in the folder RUN, or write the merged model, with a model card.
 
     The weights of a run on MinT are on the service; for such a run, print how to sample from them.
@@ -26,4 +29,4 @@ def export(run: Path, merge: bool, output: Path | None) -> None:
     from mint_train.cli.export import print_exported
     from mint_train.trained.export import export_run
 
-    print_exported(export_run(run, output, merge=merge), merge=merge)
+    print_exported(export_run(run, output, step=step, merge=merge), merge=merge)

@@ -19,9 +19,10 @@
   types of the option `reference`, `NO_REFERENCE` its value for none.
 - **Metrics.** `Metric` describes a number that a loss returns.
 - **Judges.** `score` gets `Candidates`; a judge that cannot do its work raises `JudgeError`, and one that
-  cannot be created `PluginError`. `as_conversation` gives the messages of any prompt, `import_file` imports a
-  file of the user's, and `cache_folder` is where what is costly to get again may be kept. A row writer gets
-  `Judged`; `text_column` is a completion as its row holds it.
+  cannot be created `PluginError`. `as_conversation` gives the messages of any prompt, `import_file` imports
+  a file of the user's, and `cache_folder` is where what is costly to get again may be kept. A row writer
+  gets `Judged`; `LogRatio` compares a run's policy with the one that it began as, and `text_column` is a
+  completion as its row holds it.
 - **Observers.** `RunRecord`, `StepRecord`, `Evaluation`, `Checkpoint` and `RunResult` are what an observer's
   hooks get.
 """
@@ -63,6 +64,7 @@ from mint_train.rows.values import from_json, number, text
 from mint_train.rows.verdicts import Survey, is_good
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.sampling.log_ratio import LogRatio
 from mint_train.sdk import Datum
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "Group",
     "JudgeError",
     "Judged",
+    "LogRatio",
     "Metric",
     "NeededReference",
     "OptionalReference",

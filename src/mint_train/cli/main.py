@@ -29,6 +29,7 @@ from mint_train.cli.commands.plot import plot
 from mint_train.cli.commands.resume import resume
 from mint_train.cli.commands.sample import sample
 from mint_train.cli.commands.schema import schema
+from mint_train.cli.commands.winrate import winrate
 from mint_train.cli.mistakes import explain_usage
 from mint_train.cli.options import LossGroup, complete_option, parse_assignments, settings_options, show_help
 from mint_train.cli.start_up import load_libraries, rarely_collected
@@ -114,6 +115,7 @@ for command in (
     resume,
     sample,
     schema,
+    winrate,
 ):
     cli.add_command(command)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mint_train.backends.base import Sample, Sampling
 from mint_train.errors import DataError, JudgeError, RowError
@@ -122,8 +122,25 @@ def write_all(
     return written, readable
 
 
+class ToJudge(Protocol):
+    """Completions of a prompt that a judge is to score."""
+
+    @property
+    def prompt(self) -> Located:
+        """The prompt, with its row."""
+        ...
+
+    def candidates(self) -> Candidates:
+        """Return what the judge scores."""
+        ...
+
+    def all_scores(self, scores: Scores) -> Scores:
+        """Return a score for each completion, of those of `candidates`."""
+        ...
+
+
 def judge_all(
-    judge: Judge, written: Sequence[Written], journal: Path, decided: Mapping[str, Any], tell: Progress
+    judge: Judge, written: Sequence[ToJudge], journal: Path, decided: Mapping[str, Any], tell: Progress
 ) -> list[Scores]:
     """Return the scores of all completions; what the journal holds is not judged again.
 
@@ -150,7 +167,7 @@ def judge_all(
     return [kept.entries[index] for index in range(len(written))]
 
 
-def score(judge: Judge, written: Sequence[Written]) -> Iterator[Scores]:
+def score(judge: Judge, written: Sequence[ToJudge]) -> Iterator[Scores]:
     """Yield the scores of each prompt's completions, None for those that are empty.
 
     Raises:
@@ -167,7 +184,7 @@ def score(judge: Judge, written: Sequence[Written]) -> Iterator[Scores]:
         yield one.all_scores(next(found) if candidates.completions else [])
 
 
-def faulty(judge: Judge, written: Sequence[Written]) -> str:
+def faulty(judge: Judge, written: Sequence[ToJudge]) -> str:
     """Return the file and line of the first row that a judge refuses."""
     for one in written:
         with suppress(JudgeError):

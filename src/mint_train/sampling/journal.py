@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,23 @@ class Journal:
         append_line(self.path, {"prompt": prompt, "entry": entry})
         self.entries[prompt] = entry
 
-    def delete(self) -> None:
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)
-
 
 AGAIN = "begin again with --overwrite"
+
+
+def fresh_journals(output: Path, parts: Sequence[str], *, overwrite: bool) -> list[Path]:
+    """Return the paths of an output's journals, which are deleted where it is to begin again.
+
+    Raises:
+        OptionError: the output exists.
+    """
+    journals = [Path(f"{output}.{part}") for part in parts]
+    if overwrite:
+        for path in journals:
+            path.unlink(missing_ok=True)
+    elif output.exists():
+        raise OptionError(f"--output {output} exists; name another file, or add --overwrite")
+    return journals
 
 
 def whole_lines(path: Path) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import MintTrainError, OptionError, PluginError
+from mint_train.errors import MintTrainError, PluginError
 from mint_train.judging.judge import Judge, Scores, as_options
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import check_hooks
@@ -29,6 +29,7 @@ from mint_train.sampling.collecting import (
     own_seed,
     write_all,
 )
+from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.prompts import Prompts
 
@@ -123,12 +124,7 @@ def make_rows(policy: Policy, prompts: Prompts, making: Making, tell: Progress) 
         UserError: the output exists, or what was begun there is something else.
         MintTrainError: the backend or the judge failed.
     """
-    journals = [Path(f"{making.output}.{part}") for part in ("samples", "scores")]
-    if making.overwrite:
-        for path in journals:
-            path.unlink(missing_ok=True)
-    elif making.output.exists():
-        raise OptionError(f"--output {making.output} exists; name another file, or add --overwrite")
+    journals = fresh_journals(making.output, ("samples", "scores"), overwrite=making.overwrite)
     written, readable = write_all(policy, prompts, making.sampling, journals[0], tell)
     decided = decided_by(policy, prompts, making.sampling)
     scores = judge_all(making.judge, written, journals[1], decided, tell)

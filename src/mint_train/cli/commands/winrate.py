@@ -1,0 +1,47 @@
+"""`mint-train winrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mint_train.cli.commands.pairs import sampling_options
+from mint_train.cli.options import Command, complete_folder, parse_assignments
+from mint_train.cli.start_up import load_libraries
+
+
+@click.command(cls=Command, short_help="Let a judge compare what two policies write.")
+@click.argument("first", metavar="A", shell_complete=complete_folder)
+@click.argument("second", metavar="B", shell_complete=complete_folder)
+@click.option("--data", required=True, metavar="PROMPTS", help="Prompts that both complete.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Comparisons per prompt."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="JSON Lines file for each comparison.",
+)
+def winrate(
+    first: str, second: str, data: str, samples: int, assignments: tuple[str, ...], **given: Any
+) -> None:
+    """Print how often A's completions beat B's, in both orders, with a 95 % interval.
+
+    A and B are each a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model. PROMPTS is
+    anything that --data takes. A command that was stopped goes on where it was.
+    """
+    load_libraries("Loading torch, transformers and the policies ...")
+    from mint_train.backends.base import Sampling
+    from mint_train.cli.winrate import compare_and_print
+
+    drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
+    rest = {part: given.pop(part) for part in ("output", "overwrite")}
+    judge = (given.pop("judge"), parse_assignments(assignments), given.pop("judge_timeout"))
+    compare_and_print((first, second), data, given, (judge, Sampling(samples=samples, **drawn), rest))
+
+
+sampling_options(winrate)

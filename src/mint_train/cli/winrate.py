@@ -1,0 +1,58 @@
+"""`mint-train winrate`: how often one policy's completions beat another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from mint_train.backends.base import Sampling
+from mint_train.cli.pairs import about, shown_progress
+from mint_train.judging.judge import open_judge
+from mint_train.observers.screen import Screen
+from mint_train.observers.terminal import echo_problem, say
+from mint_train.sampling.matches import Compared, Comparing, compare_policies
+from mint_train.sampling.policy import open_policy, reading_settings
+from mint_train.sampling.prompts import read_prompts
+
+
+def compare_and_print(
+    names: Sequence[str], data: str, given: Mapping[str, Any], asked: tuple[Any, Sampling, Mapping[str, Any]]
+) -> None:
+    """Compare two policies, and print a table of how often the first one wins.
+
+    Args:
+        names: the two policies.
+        data: where the prompts are.
+        given: settings on the command line.
+        asked: a judge with its options and its time limit, the sampling, and the rest of `Comparing`.
+
+    Raises:
+        MintTrainError: what was given is wrong, or a backend or the judge failed.
+    """
+    judge_asked, sampling, rest = asked
+    judge = open_judge(*judge_asked)
+    prompts = read_prompts(data, reading_settings(given))
+    for line in about(prompts):
+        say(line)
+    with shown_progress() as tell:
+        policies = [open_policy(name, given, echo_problem) for name in names]
+        compared = compare_policies(policies, prompts, Comparing(judge, sampling, **rest), tell)
+    for line in [*compared.notes, *filter(None, [judge.note()])]:
+        say(line)
+    print_table(names, compared)
+    say(f"Each comparison is in {rest['output']}.")
+
+
+def print_table(names: Sequence[str], compared: Compared) -> None:
+    """Print what the comparisons say."""
+    rate = compared.rate
+    left_out = f", {compared.left_out:,} more left out by the judge" if compared.left_out else ""
+    say(f"{compared.matches:,} comparisons on {rate.prompts:,} prompts{left_out}, each in both orders.")
+    table = Table(f"{names[0]} against {names[1]}", "share", "95 % interval")
+    for name, share in (("wins, a tie half", rate.raw), ("at equal length", rate.length_controlled)):
+        table.add_row(name, f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")
+    for name, value in (("better", rate.wins), ("equal", rate.ties), ("worse", rate.losses)):
+        table.add_row(name, f"{value:.1%}", "")
+    Screen().print(table)

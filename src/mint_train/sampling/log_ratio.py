@@ -1,0 +1,75 @@
+"""How much likelier a trained policy finds completions than the policy that its run began with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.backends.start import load_start, run_and_step
+from mint_train.observers.terminal import echo_problem
+from mint_train.rendering.options import Rendering
+from mint_train.rendering.renderer import Renderer
+from mint_train.rendering.special_tokens import GuardedTokenizer
+from mint_train.rows.conversations import Prompt
+from mint_train.sampling.policy import NO_LOSS
+from mint_train.sdk import Datum
+from mint_train.trained.find import Trained, find_trained
+
+
+class LogRatio:
+    """Log-ratios of a run's policy to the one before its first step."""
+
+    def __init__(self, run: str) -> None:
+        """Open both policies.
+
+        Args:
+            run: a run folder, `RUN@STEP`, or a checkpoint in one.
+
+        Raises:
+            UserError: there is no such run or checkpoint.
+            BackendError: a policy cannot be loaded, or the service refuses.
+        """
+        found, step = run_and_step(run)
+        self.trained: Trained = find_trained(
+            run if found is None else str(found.path), step, {"loss": NO_LOSS}
+        )
+        self.before = self._open()
+        if self.trained.start is not None:
+            load_start(self.before, self.trained.start)
+        self.after = self._open()
+        self.after.load_state(self.trained.checkpoint.state).result()
+
+    def _open(self) -> TrainingClient:
+        folder = self.trained.folder.path if self.trained.folder else Path()
+        return self.trained.backend.open_client(folder, echo_problem, trains=False)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The run's own rendering."""
+        settings = self.trained.settings
+        guarded: Any = GuardedTokenizer(self.after.get_tokenizer(), settings.special_tokens)
+        return Renderer(guarded, None, Rendering.of(settings))
+
+    def of(self, asked: Sequence[tuple[Prompt, str]]) -> list[float]:
+        """Return the log-ratio of each completion given its prompt, summed over its tokens, nats.
+
+        Raises:
+            RowError: the run's rendering refuses a prompt or a completion.
+            BackendError: a forward fails.
+        """
+        data = [self.renderer.datum(prompt, completion) for prompt, completion in asked]
+        before, after = (sums(data, client) for client in (self.before, self.after))
+        return [new - old for new, old in zip(after, before, strict=True)]
+
+
+def sums(data: Sequence[Datum], client: TrainingClient) -> list[float]:
+    """Return each datum's logprob, summed in float64 over its trained tokens."""
+    weights = (datum.loss_fn_inputs["weights"].to_torch().double() for datum in data)
+    return [
+        float((logprobs.double() * own).sum())
+        for logprobs, own in zip(forward_logprobs(data, client), weights, strict=True)
+    ]

@@ -1,0 +1,165 @@
+"""Two policies compared: the rate, its interval, and what length has to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from few_rows import lines
+
+from mint_train.backends.base import Sample, Sampling
+from mint_train.errors import JudgeError, OptionError
+from mint_train.judging.judge import open_judge
+from mint_train.sampling.matches import Comparing, compare_policies
+from mint_train.sampling.policy import Policy, open_policy, reading_settings
+from mint_train.sampling.prompts import read_prompts
+from mint_train.sampling.win_rate import Outcome, Rate, win_rate
+
+
+def outcomes(won: list[float], longer: list[float] | None = None) -> list[Outcome]:
+    lengths = longer or [0.0] * len(won)
+    return [Outcome(index, *each) for index, each in enumerate(zip(won, lengths, strict=True))]
+
+
+def test_a_tie_counts_half() -> None:
+    rate = win_rate(outcomes([1.0, 1.0, 0.5, 0.0]))
+    assert rate.raw.value == 0.625
+    assert (rate.wins, rate.ties, rate.losses, rate.prompts) == (0.5, 0.25, 0.25, 4)
+    assert rate.length_controlled.value == pytest.approx(0.625, abs=1e-3)
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    """For many prompts a bootstrap gives the normal interval."""
+    dice = np.random.default_rng(1)
+    won = dice.integers(0, 2, 400).astype(float)
+    rate = win_rate(outcomes(list(won))).raw
+    half = 1.96 * won.std() / 20
+    assert (rate.low, rate.high) == pytest.approx((won.mean() - half, won.mean() + half), abs=0.01)
+    assert rate == win_rate(outcomes(list(won))).raw, "the same each time"
+
+
+def test_completions_of_one_prompt_are_drawn_together() -> None:
+    """Ten copies of a prompt's outcome say no more than one."""
+    won = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
+    once = win_rate(outcomes(won)).raw
+    repeated = win_rate([Outcome(index, each, 0.0) for index, each in enumerate(won) for _ in range(10)]).raw
+    assert repeated == once
+
+
+def test_a_win_that_length_explains_is_none_at_equal_length() -> None:
+    dice = np.random.default_rng(0)
+    longer = dice.normal(8, 10, 600)
+    won = (dice.random(600) < 1 / (1 + np.exp(-3 * np.tanh(longer / longer.std())))).astype(float)
+    rate = win_rate(outcomes(list(won), list(longer)))
+    assert rate.raw.value > 0.7
+    assert rate.length_controlled.value == pytest.approx(0.5, abs=0.1)
+    assert rate.length_controlled.low < 0.5 < rate.length_controlled.high
+
+
+def test_a_policy_that_always_wins_has_a_finite_rate() -> None:
+    rate = win_rate(outcomes([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert rate.raw == Rate(1.0, 1.0, 1.0)
+    assert 0.9 < rate.length_controlled.value <= 1.0
+
+
+class Saying:
+    """A sampler that always says one thing."""
+
+    window = None
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = tokens
+
+    def draw(self, prompts: Any, sampling: Sampling, _: object) -> Iterator[tuple[int, list[Sample]]]:
+        for index in range(len(prompts)):
+            yield index, [Sample(self.tokens, [-0.5] * len(self.tokens), True)] * sampling.samples
+
+
+@pytest.fixture(scope="module")
+def policy() -> Iterator[Policy]:
+    with open_policy(None, {"backend": "local"}, print) as opened:
+        yield opened
+
+
+@pytest.fixture
+def compare(policy: Policy, write_rows: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    data = write_rows([{"prompt": f"Say {number}.", "answer": "yes"} for number in range(4)], "prompts.jsonl")
+
+    @contextmanager
+    def saying(text: str) -> Iterator[Policy]:
+        sampler: Any = Saying([*policy.renderer.completion_tokens(text)])
+        yield replace(policy, name=text, sampler=sampler, identity={"says": text})
+
+    def compared(a: str, b: str, judge: Any, **given: Any) -> Any:
+        comparing = Comparing(judge, Sampling(samples=2), tmp_path / "won.jsonl", **given)
+        prompts = read_prompts(str(data), reading_settings({}))
+        return compare_policies([saying(a), saying(b)], prompts, comparing, lambda *_: None)
+
+    return compared
+
+
+def test_two_policies_are_compared_in_both_orders(compare: Callable[..., Any], tmp_path: Path) -> None:
+    found = compare("yes", "no it is not", open_judge("exact"))
+    assert (found.rate.raw.value, found.matches, found.rate.prompts, found.left_out) == (1.0, 8, 4, 0)
+    rows = lines(tmp_path / "won.jsonl")
+    assert rows[0] == {
+        "prompt": "Say 0.",
+        "source": rows[0]["source"],
+        "a": "yes",
+        "b": "no it is not",
+        "a_won": 1.0,
+        "scores": {"a first": [1.0, 0.0], "b first": [1.0, 0.0]},
+    }
+    assert not list(tmp_path.glob("won.jsonl.*"))
+    with pytest.raises(OptionError, match=r"won\.jsonl exists; name another file, or add --overwrite"):
+        compare("yes", "no", open_judge("exact"))
+    assert compare("no", "yes", open_judge("exact"), overwrite=True).rate.raw.value == 0.0
+
+
+def test_a_judge_that_prefers_a_position_finds_no_winner(
+    compare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = open_judge("length")
+    monkeypatch.setattr(judge, "score", lambda batch: [[1.0, 0.0]] * len(batch))
+    found = compare("yes", "no", judge)
+    assert (found.rate.raw.value, found.rate.ties) == (0.5, 1.0)
+
+
+def test_what_the_judge_leaves_out_in_one_order_is_left_out(
+    compare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    judge = open_judge("length")
+    real = judge.score
+
+    def score(batch: Any) -> Any:
+        known = real(batch)
+        return [
+            [None, None] if one.question == "Say 1." and one.completions[0] == "no" else scores
+            for one, scores in zip(batch, known, strict=True)
+        ]
+
+    monkeypatch.setattr(judge, "score", score)
+    found = compare("yes", "no", judge)
+    assert (found.matches, found.left_out, found.rate.prompts) == (6, 2, 3)
+    assert [row["a_won"] for row in lines(tmp_path / "won.jsonl")].count(None) == 2
+    monkeypatch.setattr(judge, "score", lambda batch: [[None, None]] * len(batch))
+    with pytest.raises(JudgeError, match='the judge "length" left out all 8 comparisons'):
+        compare("yes", "no", judge, overwrite=True)
+
+
+def test_the_command_line(run_cli: Any, write_rows: Callable[..., Path], starter_model_folder: Path) -> None:
+    data = write_rows([{"prompt": "Say it."}, {"prompt": "Go on."}], "prompts.jsonl")
+    ended = run_cli(
+        "winrate", starter_model_folder, starter_model_folder, "--data", data, "--judge", "length",
+        "--max-tokens", 6, "--output", "won.jsonl",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "2 comparisons on 2 prompts, each in both orders." in ended.out
+    assert "wins, a tie half" in ended.out
+    assert "50.0% to 50.0%" in ended.out
+    assert "Each comparison is in won.jsonl." in ended.out

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from mint_train.batches.datums import AttachedDatum
 from mint_train.rows.forms import Forms
 from mint_train.run_folder.metric import Metric
-from mint_train.sdk import Datum
 
 TEXT = (str, bytes)
 SHOWN = 60
@@ -41,6 +39,9 @@ def is_sequence_of(*kinds: type) -> Callable[[Any], bool]:
 
 def are_datums(value: Any) -> bool:
     """Return whether a value is a group's datums, at least one."""
+    from mint_train.batches.datums import AttachedDatum  # these need torch, and the list of losses does not
+    from mint_train.sdk import Datum
+
     return is_sequence_of(Datum, AttachedDatum)(value) and len(value) > 0
 
 

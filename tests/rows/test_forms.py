@@ -16,6 +16,7 @@ from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rows.readers import open_data
+from mint_train.settings.model import parse_columns
 from mint_train_dpo.rows import PreferencePair
 from mint_train_kto.rows import RatedCompletion
 from mint_train_ranking.rows import RankedCompletions
@@ -307,6 +308,11 @@ def test_a_row_of_two_forms_shows_both_and_how_to_choose(
         ({"winner": True}, '--columns "winner=winner(true=a)"'),
         ({}, 'field "label": missing'),
         ({"winner": "a", "label": "b"}, 'field "label": is not alone: the row has label, winner'),
+        (
+            {"better_response_id": 1, "safer_response_id": 0},
+            "to read better_response_id, give --columns safer_response_id=, or to read safer_response_id, "
+            "give --columns better_response_id=",
+        ),
     ],
 )
 def test_a_verdict_that_names_neither_is_refused(
@@ -314,6 +320,26 @@ def test_a_verdict_that_names_neither_is_refused(
 ) -> None:
     row = {"prompt": "p", "completion_a": "x", "completion_b": "y"} | verdict
     assert said in problem(write_rows, dpo, row)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
+     ("chosen-rating", "rejected-rating"), ("chosen_avg_rating", "rejected_avg_rating"),
+     ("chosen_reward", "rejected_reward")],
+)  # fmt: skip
+def test_scores_that_call_the_rejected_answer_better_are_refused(
+    write_rows: Callable[..., Path], dpo: Loss, one: str, other: str
+) -> None:
+    row = {"prompt": "p", "chosen": "x", "rejected": "y", one: "3.5", other: 8}
+    said = problem(write_rows, dpo, row)
+    assert f'field "{one}": is 3.5, below {other}, 8' in said
+    flags = f"{one}=,{other}="
+    assert said.endswith(f"--columns {flags}")
+    assert len(read_examples(open_data(write_rows([row])), dpo, parse_columns(flags))) == 1
+    for scores in ((8, 8), (9, 8), (None, 8), ("", 8), ([3], [8]), ("low", "high")):
+        path = write_rows([row | dict(zip((one, other), scores, strict=True))])
+        assert len(read_examples(open_data(path), dpo)) == 1
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,9 @@ def find_better(
     """
     found = [name for name in VERDICTS if row.get(name) not in (None, "")]
     if len(found) > 1:
-        choices = " or ".join(f"--columns {name}=" for name in found)
-        raise RowError(
-            found[0], f"is not alone: the row has {', '.join(found)}; leave the others out with {choices}"
-        )
+        choices = [(name, ",".join(f"{other}=" for other in found if other != name)) for name in found]
+        advice = ", or ".join(f"to read {name}, give --columns {others}" for name, others in choices)
+        raise RowError(found[0], f"is not alone: the row has {', '.join(found)}; {advice}")
     if found:
         better = better_of(row, found[0], fields, sides, survey)
         read = [*found, *scores_of_sides(row, sides)]

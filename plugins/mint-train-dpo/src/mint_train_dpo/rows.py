@@ -19,6 +19,7 @@ from mint_train.plugin import (
     from_json,
     graded_lists,
     kind,
+    number,
     read_answers,
 )
 
@@ -31,8 +32,12 @@ SIDE_NAMES = (
     ("accepted", "rejected"),
 )
 """What data sets call the better and the worse completion."""
-
-
+SCORES = [
+    (stem.format("chosen"), stem.format("rejected"))
+    for kind in ("score", "rating", "avg_rating", "reward")
+    for stem in (f"{{}}_{kind}", f"{kind}_{{}}", f"{{}}-{kind}")
+]
+"""What they call the scores of the two, of which the better completion has the higher."""
 RESERVED = (
     "p_chosen",
     "tie",
@@ -70,11 +75,32 @@ def make_pair(prompt: Prompt, completions: Sequence[Completion], _: object = Non
 def named_sides(better: str, worse: str) -> Form:
     """Make the form of two columns whose names say which completion is better."""
     fields = (better, worse)
-    return Form(
-        f"{better} and {worse}",
-        fields,
-        lambda row, _: Answers(read_answers([row[field] for field in fields], fields), fields),
-    )
+
+    def read(row: Mapping[str, Any], _: Survey) -> Answers:
+        refuse_contradiction(row)
+        return Answers(read_answers([row[field] for field in fields], fields), fields)
+
+    return Form(f"{better} and {worse}", fields, read)
+
+
+def refuse_contradiction(row: Mapping[str, Any]) -> None:
+    """Refuse a row whose scores call the rejected completion the better one.
+
+    Raises:
+        RowError: naming both scores, and the flag that leaves them out.
+    """
+    for names in SCORES:
+        if names[0] in row and names[1] in row:
+            try:
+                chosen, rejected = (number(row[name], name) for name in names)
+            except RowError:  # no scores, which nothing is read of
+                continue
+            if chosen < rejected:
+                problem = (
+                    f"is {chosen:g}, below {names[1]}, {rejected:g}: they call the rejected answer better"
+                )
+                advice = f"leave the scores out with --columns {names[0]}=,{names[1]}="
+                raise RowError(names[0], f"{problem}; correct the row, or {advice}")
 
 
 def read_outputs(row: Mapping[str, Any], _: Survey) -> Answers:

@@ -507,7 +507,10 @@ def metric_text(batch, logprobs):
         (nothing, r'the loss "nothing" returned nothing: it must return the loss'),
         (division_by_zero, r"raised ZeroDivisionError at test_runner\.py:\d+: division by zero"),
         (metric_nan, r'the metric "mine" of the loss "metric_nan" is nan'),
-        (metric_text, r"the metric \"mine\" of the loss \"metric_text\" is not a number: 'high'"),
+        (
+            metric_text,
+            r"the metric \"mine\" of the loss \"metric_text\" is not a number but a str \('high'\)",
+        ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

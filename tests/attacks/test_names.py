@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from mint_train.backends.local.merging import merge_adapter
 from mint_train.backends.local.states import load_state, save_state
 from mint_train.errors import BackendError, DataError, MintTrainError, UserError, unusable_text
 from mint_train.groups.token_cache import cache_folder
+from mint_train.rendering import refusals
 from mint_train.rows.readers import open_data
 from mint_train.run_folder.description import parse_description
 from mint_train.run_folder.folder import RunFolder
@@ -187,12 +190,55 @@ def test_a_template_that_must_not_run_is_one_line(
     assert says in ended.out + ended.err
 
 
+@pytest.mark.parametrize("form", ["recipe", "template"])
+def test_a_template_that_never_ends_is_stopped(
+    run_cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(refusals, "LOOK_SECONDS", 0.02)
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    loop = "{% for i in range(99999) %}"
+    # only a row that says "2" goes round for ever: what the program renders of its own does not show it
+    endless = f"{loop}{loop}{'{% endfor %}' * 2}"
+    (tmp_path / "chat.jinja").write_text(f"{{% if messages[0].content == '2' %}}{endless}{{% endif %}}<eos>")
+    given = (*LOCAL, "--data", "rows.jsonl", "--render", form, "--chat-template", "chat.jinja")
+    line = one_line(run_cli(*given, "--dry-run"))
+    assert "the chat template has not ended after" in line
+
+
+def test_renderings_that_end_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(refusals, "WATCH", refusals.Watch())
+    for _ in range(60):
+        with refusals.template_refusals(), refusals.template_refusals():
+            time.sleep(0.005)
+
+
 # the machine
 
 
 def test_a_rank_that_no_memory_holds_is_refused_at_once(starter_model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--rank 1000000000: the adapter and its optimiser need .* GB, and"):
         open_local_client(str(starter_model_folder), LoraShape(1_000_000_000), 0, tmp_path)
+
+
+HOMELESS = """
+import os, pwd, sys
+def unknown(*_): raise KeyError("uid not found")
+pwd.getpwuid = pwd.getpwnam = unknown
+os.getuid = os.geteuid = lambda: 54321
+from mint_train.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_a_user_that_no_file_knows_trains(tmp_path: Path) -> None:
+    given = (*LOCAL, "--steps", "1", "--json", "--output", "run")
+    ended = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *given], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PATH": os.environ["PATH"], "MINT_TRAIN_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "run" / "adapter").is_dir()
 
 
 def test_a_user_without_a_home_folder_names_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mint_train.batches.groups import Group
 from mint_train.errors import ContractError
+from mint_train.plugins.returned import shown
 
 LARGEST_TOKEN = 2**31 - 1
 
@@ -74,16 +75,16 @@ def attachment_problem(value: object, targets: int) -> str | None:
     if isinstance(value, (str, bytes, Mapping)):
         return f"is {type(value).__name__}, not a number or a sequence of numbers"
     if not isinstance(value, Sequence):
-        return None if is_number(value) else f"is {value!r:.60}, not a finite number"
+        return None if is_number(value) else f"is {shown(value)}, not a finite number"
     if len(value) != targets:
         return f"has {len(value)} numbers for {targets} target tokens"
     wrong = next((each for each in value if not is_number(each)), None)
-    return None if wrong is None else f"holds {wrong!r:.60}, not a finite number"
+    return None if wrong is None else f"holds {shown(wrong)}, not a finite number"
 
 
 def is_number(value: object) -> bool:
     """Return whether a value is a finite number."""
     try:
         return bool(np.isfinite(float(value)))  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # of a type of the plugin's own
         return False

@@ -10,6 +10,7 @@ import torch
 
 from mint_train.batches.batch import Batch
 from mint_train.errors import LossError
+from mint_train.plugins.returned import shown
 
 RESERVED = frozenset({"step"})
 """Names that no metric can have: files and trackers use them for something else."""
@@ -68,8 +69,9 @@ def finite_metrics(loss: str, metrics: Mapping[str, Any]) -> dict[str, float]:
             raise LossError(f'the loss "{loss}" has a metric called {name!r}; give it another name')
         try:
             plain[name] = float(value)
-        except (TypeError, ValueError) as error:
-            raise LossError(f'the metric "{name}" of the loss "{loss}" is not a number: {value!r}') from error
+        except Exception as error:
+            problem = f"is not a number but {shown(value)}"
+            raise LossError(f'the metric "{name}" of the loss "{loss}" {problem}') from error
         if not math.isfinite(plain[name]):
             raise LossError(f'the metric "{name}" of the loss "{loss}" is {plain[name]}')
     return plain
@@ -84,9 +86,8 @@ def check_state(loss: str, state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         number = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
         if not isinstance(name, str) or not number:
-            raise LossError(
-                f'the loss "{loss}" keeps {value!r:.80} as its state {name!r}; keep finite floats by name'
-            )
+            problem = f"keeps {shown(value)} as its state {name!r}"
+            raise LossError(f'the loss "{loss}" {problem}; keep finite floats by name')
 
 
 def check_total_weight(batch: Batch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from mint_train.rendering.refusals import EndlessTemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,9 +73,12 @@ class BatchTokenizer:
         """Return the texts that flattening the examples asks for."""
         self._noted, self._rendered = {}, {}
         for example in examples:
-            # on made-up tokens it may well fail; what is wrong with the example shows in the second call
-            with suppress(Exception):
+            try:
                 flatten(example)
+            except EndlessTemplateError:
+                raise
+            except Exception:  # noqa: S112 - it fails on made-up tokens; what is wrong shows in the second call
+                continue
         noted, self._noted = self._noted, None
         return list(noted)
 

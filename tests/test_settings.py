@@ -75,6 +75,8 @@ FILE_ONLY = [
     ("eval_data", "held.jsonl"),
     ("eval_fraction", 0.25),
     ("eval_every", 5),
+    ("select_by", "loss:max"),
+    ("patience", 3),
     ("backend", "local"),
     ("epochs", 2),
     ("batch_size", 3),

@@ -117,7 +117,7 @@ def evaluate(
     run: str | Path,
     data: Any = None,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     loss: str | FunctionLoss | None = None,
     options: Mapping[str, Any] | None = None,
     **settings: Unpack[PolicyKeywords],
@@ -127,7 +127,7 @@ def evaluate(
     Args:
         run: a run folder, a checkpoint in one, or the path of a saved state on the service.
         data: held-out rows, or named sets of them, as `eval_data` takes them; by default the run's.
-        step: a checkpoint of the run; by default its last.
+        step: a checkpoint of the run, "best" or "last"; by default the best by `select_by`, else the last.
         loss: another loss, or the function that the run was trained with.
         options: of the loss.
         settings: those that are to differ from the run's, such as `batch_size`.
@@ -162,7 +162,7 @@ def sample(
     *,
     data: Any = None,
     rows: int = 4,
-    step: int | None = None,
+    step: int | str | None = None,
     loss: FunctionLoss | None = None,
     **drawn: Unpack[Drawn],
 ) -> list[Completed]:
@@ -173,7 +173,7 @@ def sample(
         prompts: one text of a user's turn, or several; by default those of the run's rows.
         data: rows whose prompts are completed instead.
         rows: the maximum number of prompts from rows.
-        step: a checkpoint of the run; by default its last.
+        step: a checkpoint of the run, "best" or "last"; by default the best by `select_by`, else the last.
         loss: the function that the run was trained with, if that is one of this program's.
         drawn: `samples` per prompt, `max_tokens`, `temperature`, `seed`.
 
@@ -251,14 +251,14 @@ def plot(*runs: str | Path, output: str | Path | None = None) -> tuple[Path, Pat
 
 
 def export(
-    run: str | Path, output: str | Path | None = None, *, step: int | None = None, merge: bool = False
+    run: str | Path, output: str | Path | None = None, *, step: int | str | None = None, merge: bool = False
 ) -> Exported:
     """Copy a run's adapter, or write the merged model, with a model card, as `mint-train export` does.
 
     Args:
         run: the run folder.
         output: the folder to write; by default one beside the run's.
-        step: a checkpoint of the run; by default its end.
+        step: a checkpoint of the run, "best" or "last"; by default its result.
         merge: add the adapter to the base model's weights.
 
     Raises:

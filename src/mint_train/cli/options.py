@@ -161,6 +161,16 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
+class CheckpointName(click.ParamType[Any]):
+    """`best`, `last`, or the step of a checkpoint."""
+
+    name = "checkpoint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return one of the words, or the step."""
+        return value if value in ("best", "last") else click.IntRange(min=1).convert(value, param, ctx)
+
+
 def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete a file."""
     return [CompletionItem(incomplete, type="file")]

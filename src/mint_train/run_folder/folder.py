@@ -34,9 +34,12 @@ from mint_train.run_folder.replacing import (
     recover,
     set_aside,
 )
+from mint_train.run_folder.selection import Selection
 from mint_train.run_folder.written import STARTING, is_start, our_files
 from mint_train.settings.config_files import config_text
 
+BEST, LAST = "best", "last"
+"""What names a checkpoint beside its step."""
 BASE_MODEL = "base_model"
 """The folder of a base model that was made for the run."""
 CONFIG_FILE = "run.toml"
@@ -206,14 +209,21 @@ class RunFolder:
         line = asdict(checkpoint) | paths
         others = [each for each in read_lines(self.path / CHECKPOINTS_FILE) if each["step"] != line["step"]]
         if len(others) < len(read_lines(self.path / CHECKPOINTS_FILE)):
-            write_lines(self.path / CHECKPOINTS_FILE, [*others, line])  # it was resumed after its last step
+            # it was resumed after its last step, or the weights of its best one were saved
+            ordered = sorted([*others, line], key=lambda each: int(each["step"]))
+            write_lines(self.path / CHECKPOINTS_FILE, ordered)
         else:
             append_line(self.path / CHECKPOINTS_FILE, line, durable=True)
 
-    def forget_checkpoints(self, keep: int) -> list[str]:
-        """Drop the lines of all but the newest checkpoints, and return the states that no kept line names."""
+    def forget_checkpoints(self, keep: int, best: int | None = None) -> list[str]:
+        """Drop the lines of all but the newest checkpoints, and return the states that no kept line names.
+
+        Args:
+            keep: how many of the newest stay.
+            best: a step whose checkpoint stays too.
+        """
         lines = read_lines(self.path / CHECKPOINTS_FILE)
-        steps = sorted({line["step"] for line in lines})[-keep:]
+        steps = {best, *sorted({line["step"] for line in lines})[-keep:]}
         kept = [line for line in lines if line["step"] in steps]
         if len(kept) < len(lines):
             write_lines(self.path / CHECKPOINTS_FILE, kept)
@@ -260,13 +270,35 @@ class RunFolder:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is broken: a line of it is not a checkpoint") from error
 
-    def checkpoint_after(self, step: int | None = None) -> Checkpoint:
-        """Return the checkpoint after a step, by default the last one.
+    def best_step(self) -> int | None:
+        """Return the step of the best state, by the run's `--select-by`; None without it.
+
+        Raises:
+            UserError: the folder is broken.
+        """
+        recorded = self.read_description()
+        said = recorded.settings.get("select_by")
+        if said is None:
+            return None
+        sets = [held_out.name for held_out in recorded.data.held_out]
+        saved = {line["step"] for line in read_lines(self.path / CHECKPOINTS_FILE)}
+        evaluated = [line for line in self.evaluations() if line["step"] in saved]
+        return Selection.parse(said, recorded.metrics, sets).best_step(evaluated)
+
+    def checkpoint_after(self, step: int | str | None = None) -> Checkpoint:
+        """Return the checkpoint after a step, "best" or "last"; by default the best, else the last one.
 
         Raises:
             UserError: there is none.
         """
         checkpoints = self.checkpoints()
+        if step in (None, BEST):
+            best = self.best_step()
+            if best is None and step == BEST:
+                raise UserError(f"{self.path} has no best checkpoint: its run had no --select-by")
+            step = best
+        if step == LAST:
+            step = None
         wanted = [saved for saved in checkpoints if step in (None, saved.step)]
         if not wanted:
             raise self.no_checkpoint(f"after step {step}")

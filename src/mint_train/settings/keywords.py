@@ -47,6 +47,8 @@ class SettingsKeywords(PolicyKeywords, total=False):
     eval_data: Any
     eval_fraction: float | None
     eval_every: int | None
+    select_by: str | None
+    patience: int | None
     backend: Literal["auto", "mint", "local"]
     lora_alpha: float | None
     lora_targets: Sequence[str] | str

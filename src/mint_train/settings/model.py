@@ -197,6 +197,17 @@ class Settings(BaseModel):
         "and seed.",
     )
     eval_every: int | None = Field(default=None, ge=1, description="Steps between further evaluations.")
+    select_by: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Figure of the held-out rows whose best state is the run's result, and is never "
+        "deleted: METRIC, SET/METRIC, with :max or :min where the loss does not say which is better.",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Evaluations in a row without a better --select-by figure after which the run stops.",
+    )
     backend: Literal["auto", "mint", "local"] = Field(
         default="auto", description="auto: MinT if MINT_API_KEY is set, else this machine."
     )
@@ -280,7 +291,9 @@ class Settings(BaseModel):
         default=100, ge=1, description="Steps between checkpoints; the last step is always saved."
     )
     keep: int | None = Field(
-        default=None, ge=1, description="Number of newest checkpoints to keep; all by default."
+        default=None,
+        ge=1,
+        description="Number of newest checkpoints to keep, beside the best by --select-by; all by default.",
     )
     max_retries: int = Field(
         default=5,

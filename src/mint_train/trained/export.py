@@ -32,14 +32,14 @@ class Exported:
 
 
 def export_run(
-    path: Path, output: Path | None = None, *, step: int | None = None, merge: bool = False
+    path: Path, output: Path | None = None, *, step: int | str | None = None, merge: bool = False
 ) -> Exported:
     """Write a run's adapter, or its merged model, to a folder; those of a run on MinT stay on the service.
 
     Args:
         path: the run folder.
         output: the folder to write; without it, one beside the run folder.
-        step: the checkpoint whose weights are written; without it, those at the end of the run.
+        step: the checkpoint that is written: its step, "best" or "last"; without it, the run's result.
         merge: add the adapter to the base model's weights.
 
     Raises:
@@ -60,11 +60,11 @@ def export_run(
             )
         if checkpoint.sampler is None:
             raise UserError(
-                f"the weights after step {step} are in {checkpoint.state} on the service, and not saved for "
-                f"sampling; `{command_line('sample', path, '--step', step)}` has them saved"
+                f"the state {checkpoint.state} on the service is not saved for sampling; "
+                f"`{command_line('sample', path, '--step', checkpoint.step)}` saves it"
             )
         return Exported(checkpoint, None, trained.settings.base_url)
-    after = "" if step is None else f"-step-{step:06d}"
+    after = "" if step is None else f"-step-{checkpoint.step:06d}"
     output = output or path.with_name(f"{path.name}{after}-{'merged' if merge else 'adapter'}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise OptionError(f"--output {output} exists and is not empty; name another folder")

@@ -62,7 +62,7 @@ class Trained:
 
 def find_trained(
     name: str,
-    step: int | None,
+    step: int | str | None,
     given: Mapping[str, Any],
     *,
     loss: FunctionLoss | None = None,
@@ -73,7 +73,8 @@ def find_trained(
 
     Args:
         name: a run folder, its `checkpoints/step-...` or `adapter`, or `tinker://...`.
-        step: which checkpoint of a run folder; without it, the last.
+        step: which checkpoint of a run folder: its step, "best" or "last"; without it, the best by the
+            run's `--select-by`, else the last.
         given: settings on the command line, which for a run folder change the recorded ones; None counts as
             not given.
         loss: the loss, if it is a function of the calling program.
@@ -107,7 +108,7 @@ def find_trained(
 
 
 def on_the_service(
-    name: str, step: int | None, given: Mapping[str, Any], loss: FunctionLoss | None
+    name: str, step: int | str | None, given: Mapping[str, Any], loss: FunctionLoss | None
 ) -> Trained:
     """Return what a path on the service names.
 
@@ -138,8 +139,8 @@ def find_folder(name: str) -> RunFolder:
     return folder
 
 
-def choose_checkpoint(folder: RunFolder, path: Path, step: int | None) -> Checkpoint:
-    """Return the checkpoint of a run that a path inside its folder or a step names, else its last one.
+def choose_checkpoint(folder: RunFolder, path: Path, step: int | str | None) -> Checkpoint:
+    """Return the checkpoint that a path inside a run's folder or a step names, else its best or last one.
 
     Raises:
         UserError: there is none, or not that one.

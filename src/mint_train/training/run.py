@@ -28,6 +28,7 @@ from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import change_settings, different_run, restore_settings
+from mint_train.training.selecting import read_selection
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,9 @@ def read_sources(
 ) -> tuple[Examples, dict[str, Examples]]:
     """Read the rows to train on and those held out."""
     examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
-    return split_examples(settings, loss, examples, eval_data)
+    examples, held_out = split_examples(settings, loss, examples, eval_data)
+    read_selection(settings, loss.metrics, list(held_out))  # refused before anything is computed
+    return examples, held_out
 
 
 def announce(settings: Settings, observers: Observers) -> Backend:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mint_train.backends.base import Future
@@ -23,6 +23,7 @@ from mint_train.training.lr_schedule import learning_rate
 from mint_train.training.pipelining import Pipelining
 from mint_train.training.preparing import Prepared, pause_seconds
 from mint_train.training.run import Run
+from mint_train.training.selecting import Selecting, read_selection
 
 OBJECTS_PER_COLLECTION = 100_000
 """Objects allocated between two garbage collections during a run."""
@@ -53,6 +54,8 @@ class Runner:
         ]
         # without a service in between, a step is done once it is submitted: there is nothing to run ahead of
         self.pipelining = Pipelining() if run.settings.pipeline and run.backend.remote else None
+        selection = read_selection(run.settings, run.loss.metrics, list(prepared.held_out))
+        self.selecting = Selecting(run.folder, selection, run.settings.patience)
         self.finished = 0
         self.retries = 0
         self.loss_state: dict[str, float] = {}
@@ -83,13 +86,16 @@ class Runner:
             status: RunStatus = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.finish(status, f"{type(error).__name__}: {error}")
             raise
-        return self.finish("done" if self.finished == self.steps else "interrupted")
+        done = self.finished == self.steps or self.selecting.out_of_patience
+        return self.finish("done" if done else "interrupted")
 
     def take_steps(self, interrupts: Interrupts) -> None:
-        """Take the remaining steps, and save a checkpoint after the last."""
+        """Take the remaining steps, save a checkpoint after the last, and the weights of the best."""
         self.evaluate()
         self.step_ended = time.perf_counter()
         for step in range(self.finished + 1, self.steps + 1):
+            if self.selecting.out_of_patience:
+                break
             self.submit(step)
             self.collect(self.pipelining.most_in_flight if self.pipelining else 0)
             if interrupts.asked:
@@ -97,7 +103,12 @@ class Runner:
             if step % self.run.settings.save_every == 0 and step < self.steps:
                 self.save()
             self.evaluate(step)
-        self.save(sampler=True)
+        best = self.selecting.best
+        self.save(sampler=best in (None, self.finished))
+        if line := self.selecting.describe():
+            self.run.observers.notice(line)
+        if best not in (None, self.finished):
+            self.save_best(self.run.folder.checkpoint_after(best))
 
     def evaluate(self, step: int | None = None) -> None:
         """Evaluate after a step (by default the last one), if that is due and has not been done yet."""
@@ -111,6 +122,8 @@ class Runner:
         for evaluator in self.evaluators:
             if evaluator.name not in done:  # else before the run was resumed
                 self.evaluate_on(evaluator, step)
+        if step and self.selecting.best == step:
+            self.save()
         self.step_ended = time.perf_counter()  # do not count evaluation time in the next step
 
     def evaluate_on(self, evaluator: Evaluator, step: int) -> None:
@@ -200,8 +213,16 @@ class Runner:
         self.run.folder.append_checkpoint(self.checkpoint)
         self.retries = 0
         if self.run.settings.keep is not None:
-            for old in self.run.folder.forget_checkpoints(self.run.settings.keep):
+            for old in self.run.folder.forget_checkpoints(self.run.settings.keep, self.selecting.best):
                 self.client.delete_state(old)
+        self.run.observers.hook.checkpoint_saved(checkpoint=self.checkpoint)
+
+    def save_best(self, best: Checkpoint) -> None:
+        """Save the weights of an earlier state as the run's result; nothing is trained after it."""
+        self.client.load_state(best.state).result()
+        weights = self.client.save_weights_for_sampler(self.run.sampler_name).result().path
+        self.checkpoint = replace(best, sampler=weights)
+        self.run.folder.append_checkpoint(self.checkpoint)
         self.run.observers.hook.checkpoint_saved(checkpoint=self.checkpoint)
 
     def keep_last_good_state(self) -> None:

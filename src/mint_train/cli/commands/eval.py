@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
+from mint_train.cli.options import (
+    CheckpointName,
+    Command,
+    complete_folder,
+    parse_assignments,
+    settings_options,
+)
 from mint_train.cli.start_up import load_libraries
 
 EVAL_SETTINGS = (
@@ -25,7 +31,12 @@ EVAL_SETTINGS = (
     help="Held-out rows; by default the run's. Repeatable with names.",
 )
 @click.option(
-    "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its last."
+    "--checkpoint",
+    "--step",
+    "step",
+    type=CheckpointName(),
+    metavar="best|last|N",
+    help="A checkpoint of RUN, or the step of one; by default the best by its --select-by, else the last.",
 )
 @click.option(
     "--rows",
@@ -38,7 +49,7 @@ EVAL_SETTINGS = (
 def evaluate(
     name: str,
     data: tuple[str, ...],
-    step: int | None,
+    step: int | str | None,
     rows: Path | None,
     assignments: tuple[str, ...],
     **given: Any,

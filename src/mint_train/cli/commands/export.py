@@ -6,14 +6,19 @@ from pathlib import Path
 
 import click
 
-from mint_train.cli.options import Command
+from mint_train.cli.options import CheckpointName, Command
 
 
 @click.command(cls=Command, short_help="Copy a run's adapter, or write the merged model.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
 @click.option(
-    "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its end."
+    "--checkpoint",
+    "--step",
+    "step",
+    type=CheckpointName(),
+    metavar="best|last|N",
+    help="A checkpoint of RUN, or the step of one; by default its result.",
 )
 @click.option(
     "--output",
@@ -21,7 +26,7 @@ from mint_train.cli.options import Command
     metavar="DIR",
     help="Folder to write; by default one beside RUN.",
 )
-def export(run: Path, merge: bool, step: int | None, output: Path | None) -> None:
+def export(run: Path, merge: bool, step: int | str | None, output: Path | None) -> None:
     """Copy the adapter of the run in the folder RUN, or write the merged model, with a model card.
 
     The weights of a run on MinT are on the service; for such a run, print how to sample from them.

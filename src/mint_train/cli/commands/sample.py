@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mint_train.cli.options import Command, complete_folder, settings_options
+from mint_train.cli.options import CheckpointName, Command, complete_folder, settings_options
 from mint_train.cli.start_up import load_libraries
 from mint_train.errors import OptionError
 
@@ -22,7 +22,12 @@ SAMPLE_SETTINGS = (
 @click.option("--data", metavar="PATH", help="Rows with prompts; by default the run's.")
 @click.option("--rows", type=click.IntRange(min=1), default=4, show_default=True, help="Number of prompts.")
 @click.option(
-    "--step", type=click.IntRange(min=1), metavar="N", help="A checkpoint of RUN; by default its last."
+    "--checkpoint",
+    "--step",
+    "step",
+    type=CheckpointName(),
+    metavar="best|last|N",
+    help="A checkpoint of RUN, or the step of one; by default the best by its --select-by, else the last.",
 )
 @click.option(
     "-n", "samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions per prompt."
@@ -44,7 +49,7 @@ SAMPLE_SETTINGS = (
 @click.option("--trust-loss", is_flag=True, help="Run a loss file that RUN names outside the current folder.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 def sample(
-    name: str, prompt: str | None, data: str | None, rows: int, step: int | None, **given: Any
+    name: str, prompt: str | None, data: str | None, rows: int, step: int | str | None, **given: Any
 ) -> None:
     """Show completions from before and after training, side by side.
 

@@ -16,7 +16,9 @@ from PIL import Image
 from run_files import run_description
 
 from mint_train.errors import UserError
+from mint_train.report.curves import read_run
 from mint_train.report.plots import plot_runs
+from mint_train.report.result import result_sentences
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import Evaluation, StepRecord
 
@@ -39,8 +41,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         losses = [loss.model_copy(update={"options": {"beta": beta}}) for loss in described.losses]
         folder.write_description(described.model_copy(update={"losses": losses}))
         for step in range(1, steps + 1):
-            metrics = {"loss": 0.7 / step, "pair_accuracy": 0.5, "mean_margin": step / 10}
-            folder.append_step(StepRecord(step, metrics, 1e-5, 100, 0.25))
+            metrics = {"loss": 0.7 / step, "pair_accuracy": 0.5 + step / 1000, "mean_margin": step / 10}
+            folder.append_step(StepRecord(step, metrics, 1e-5, 100, 0.25 if step == steps else 0.5))
         if evaluated:
             held_out = ({"source": f"{rows}:1", "metrics": {"loss": 0.3}},)
             folder.append_evaluation(Evaluation(steps, 1, {"loss": 0.3}, {"loss": (0.2, 0.4)}, (), held_out))
@@ -90,7 +92,7 @@ class Page(HTMLParser):
 def test_a_report_of_one_run_goes_into_its_folder(
     run_cli: Callable[..., Any], make_run: Callable[..., Path]
 ) -> None:
-    make_run("one", evaluated=True)
+    make_run("one", evaluated=True, batch_size=4)
     status, out, err = run_cli("plot", "one")
     assert (status, err) == (0, "")
     assert out == "Wrote one/report.png\nWrote one/report.html\n"
@@ -112,6 +114,59 @@ def test_a_report_of_one_run_goes_into_its_folder(
     for axis in ("optimiser step", "loss (nats)", "pair accuracy (share, 0 to 1)", "speed (tokens/s)"):
         assert f">{axis}</text>" in text
     assert "Is &lt;b&gt;bold&lt;/b&gt; &amp; true?" in text, "the example's text is not escaped or not there"
+    assert "Constant, and not drawn: learning rate 1e-05." in text
+    assert ">learning rate</text>" not in text
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert "2 settings at the default</summary>" in folded
+    assert '<th scope="row">lr</th>' in folded
+    assert '<th scope="row">batch_size</th>' not in folded
+
+
+def evaluation(step: int, accuracy: float, margins: list[float], rows: Path) -> Evaluation:
+    values = {"loss": 1.0 - accuracy, "pair_accuracy": accuracy}
+    around = {"pair_accuracy": (accuracy - 0.1, accuracy + 0.1)}
+    own = [
+        {"source": f"{rows}:{n}", "metrics": {"loss": 1 - m, "mean_margin": m}}
+        for n, m in enumerate(margins, 1)
+    ]
+    return Evaluation(step, len(margins), values, around, (), own)
+
+
+def test_a_report_begins_with_the_result_and_shows_the_rows_that_changed(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_run("one")
+    rows = tmp_path / "held_out.jsonl"
+    rows.write_text("".join(f'{{"prompt": "Row {number}"}}\n' for number in range(1, 5)))
+    folder = RunFolder(path)
+    folder.append_evaluation(evaluation(0, 0.25, [0.0, 0.0, 0.0, 1.0], rows))
+    folder.append_evaluation(evaluation(5, 0.5, [0.0, 2.0, 3.0, 0.5], rows))
+    _, page = plot_runs([path], tmp_path / "report")
+    text = page.read_text()
+    assert (
+        '<p class="result">On 4 held-out groups, pair accuracy rose from 0.25 [0.15, 0.35] to 0.5 [0.4, 0.6] '
+        "and the loss fell from 0.75 to 0.5 in 5 steps.</p>"
+    ) in text
+    better = text[text.index("rows that got better") : text.index("rows that got worse")]
+    assert re.findall(r"Row \d", better) == ["Row 3", "Row 2"]
+    assert re.findall(r"Row \d", text[text.index("rows that got worse") :]) == ["Row 4"]
+    assert "mean margin 1 → 0.5" in text
+
+
+def test_what_may_be_chance_or_was_not_held_out_is_said(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = RunFolder(make_run("one"))
+    (said,) = result_sentences(read_run(folder.path, "one"))
+    assert said.startswith(
+        "No rows were held out, so nothing is known of how it does on new rows; --eval-fraction"
+    )
+    folder.append_evaluation(evaluation(5, 0.5, [0.0], tmp_path))
+    (said,) = result_sentences(read_run(folder.path, "one"))
+    assert said == "On 1 held-out group, pair accuracy is 0.5 [0.4, 0.6] and the loss is 0.5 after step 5."
+    folder.append_evaluation(evaluation(9, 0.55, [0.0], tmp_path))
+    (said,) = result_sentences(read_run(folder.path, "one"))
+    assert "to 0.55 [0.45, 0.65] (the intervals overlap: it may be chance) and the loss fell" in said
 
 
 def test_several_runs_lie_over_one_another_and_their_differences_are_marked(

@@ -15,7 +15,7 @@ from typing import Any
 from mint_train.backends.choose import choose_backend
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError, command_line
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.console import Console, FinalLines
+from mint_train.observers.console import Console, FinalLines, ScreenConsole
 from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.report.comparison import Compared, check_distinct, eval_share, print_comparison
@@ -65,7 +65,8 @@ class Contender:
         )
         assert self.process.stdout is not None  # noqa: S101 - it was asked for
         quiet = self.progress == "quiet"
-        display = FinalLines(self.echo) if quiet else Console(self.echo, self.metrics)
+        console = ScreenConsole if sys.stdout.isatty() else Console
+        display = FinalLines(self.echo) if quiet else console(self.echo, self.metrics)
         for line in self.process.stdout:
             self.hear(line.rstrip("\n"), display)
         self.ended = self.process.wait()

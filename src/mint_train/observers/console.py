@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mint_train.errors import command_line
 from mint_train.observers.terminal import echo_problem, say
 from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.metric import Metric, shown_formats
+from mint_train.run_folder.metric import Metric, screen_format, shown_formats
 from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord, RunResult, StepRecord
 
 
@@ -96,6 +96,14 @@ class Console(FinalLines):
     def run_rolled_back(self, step: int, problem: str) -> None:
         """Print what failed, and after which step the run continues."""
         self.echo(f"{problem}; going back to step {step}.")
+
+
+class ScreenConsole(Console):
+    """Prints for a person at a terminal: figures in four significant digits."""
+
+    def formats_of(self, metrics: Mapping[str, Metric]) -> dict[str, str]:
+        """Return the formats of the metrics to show."""
+        return {name: screen_format(form) for name, form in shown_formats(metrics).items()}
 
 
 def shown_metrics(step: StepRecord, formats: Mapping[str, str]) -> str:

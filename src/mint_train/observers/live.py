@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +12,10 @@ from rich.console import ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from mint_train.observers.console import Console, shown_metrics
+from mint_train.observers.console import ScreenConsole, shown_metrics
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import PROGRAM, echo_problem, wrapped
 from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.metric import Metric, screen_format, shown_formats
 from mint_train.run_folder.records import RunRecord, RunResult, StepRecord
 
 SHOWN_STEPS = 100
@@ -47,7 +46,7 @@ class StepBar(Progress):
         yield from map(RoomForEcho, super().get_renderables())
 
 
-class LiveConsole(Console):
+class LiveConsole(ScreenConsole):
     """Prints what `Console` prints above a live bar; in a long run not the line of every step."""
 
     def __init__(self) -> None:
@@ -71,10 +70,6 @@ class LiveConsole(Console):
     def print_above(self, text: str) -> None:
         """Print a line above the bar, wrapped on words, but not coloured or taken for markup."""
         self.terminal.out(wrapped(text, self.terminal.width), highlight=False)
-
-    def formats_of(self, metrics: Mapping[str, Metric]) -> dict[str, str]:
-        """Return the formats of the metrics to show, in four significant digits."""
-        return {name: screen_format(form) for name, form in shown_formats(metrics).items()}
 
     @hookimpl
     def notice(self, text: str, warning: bool) -> None:

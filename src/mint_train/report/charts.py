@@ -93,6 +93,19 @@ def metrics_of(runs: Sequence[Run]) -> list[str]:
     return [name for name in drawn if any(run.curve(name).steps for run in runs)]
 
 
+def drawn_metrics(runs: Sequence[Run]) -> list[str]:
+    """Name the metrics that a chart says something of: those that are not one number all the time."""
+    metrics = metrics_of(runs)
+    return [name for name in metrics if len(values_of(runs, name)) > 1] or metrics[:1]
+
+
+def values_of(runs: Sequence[Run], metric: str) -> set[float]:
+    """Return the values of a metric in all steps and evaluations of the runs."""
+    drawn = [run.curve(metric).values for run in runs]
+    drawn += [run.points(metric, name).values for run in runs for name in run.held_out()]
+    return {value for values in drawn for value in values}
+
+
 def smoothed(curve: Curve) -> Curve | None:
     """Return the running mean of a long curve; None for a short one."""
     if len(curve.steps) < LONG:
@@ -129,7 +142,7 @@ def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None
             draw_points(axes, run.points(metric, name), MARKERS[marker], colour, palette)
     axes.set_xlabel("optimiser step", color=palette.ink)
     axes.set_ylabel(axis_label(runs, metric), color=palette.ink)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if described(runs, metric).kind == "share":
         axes.set_ylim(-0.04, 1.04)
     axes.tick_params(colors=palette.ink)
@@ -156,7 +169,7 @@ def draw_points(axes: Axes, points: Points, marker: str, colour: str, palette: P
 
 def write_png(runs: Sequence[Run], output: Path) -> None:
     """Write all metrics of the runs as one picture on white, 150 dots per inch."""
-    metrics = metrics_of(runs)
+    metrics = drawn_metrics(runs)
     rows = -(-len(metrics) // 2)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.8 + 2.9 * rows))

@@ -72,11 +72,6 @@ class Run:
         )
 
 
-def shown_curves(run: Run) -> list[str]:
-    """Name the metrics whose curve says something: those that change."""
-    return [name for name in run.metrics() if len(set(run.curve(name).values)) > 1] or run.metrics()[:1]
-
-
 def set_of(line: Mapping[str, Any]) -> str:
     """Return the name of the held-out set that an evaluation is of."""
     return str(line.get("held_out", ""))

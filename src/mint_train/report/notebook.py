@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mint_train.errors import MintTrainError, counted
 from mint_train.report.comparison import html_table
-from mint_train.report.curves import LEARNING_RATE, SPEED, read_run, shown_curves
+from mint_train.report.curves import LEARNING_RATE, SPEED, read_run
 from mint_train.run_folder.records import Evaluation, RunResult
 
 STYLE = (
@@ -37,10 +37,10 @@ def run_html(folder: Path, evaluations: Sequence[Evaluation]) -> str:
     head = f"{folder}: {described.loss}, {described.status}, {steps}{problem}"
     parts = [f"<p>{escape(head)}</p>", held_out_html(evaluations)]
     try:
-        from mint_train.report.charts import axis_label, svg
+        from mint_train.report.charts import axis_label, drawn_metrics, svg
     except ModuleNotFoundError:
         return "".join(parts)
-    names = [name for name in shown_curves(run) if name not in (LEARNING_RATE, SPEED)]
+    names = [name for name in drawn_metrics([run]) if name not in (LEARNING_RATE, SPEED)]
     charts = [
         f"<figure style='margin:0'><figcaption>{escape(axis_label([run], name))}</figcaption>"
         f"{svg([run], name)}</figure>"

@@ -9,12 +9,27 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mint_train.errors import counted
-from mint_train.report.charts import DARK, DASHES, LIGHT, LONG, MARKERS, axis_label, metrics_of, svg, title
+from mint_train.report.charts import (
+    DARK,
+    DASHES,
+    LIGHT,
+    LONG,
+    MARKERS,
+    axis_label,
+    drawn_metrics,
+    metrics_of,
+    svg,
+    title,
+)
 from mint_train.report.curves import Run, row_text
+from mint_train.report.result import Change, result_sentences, row_changes
+from mint_train.settings.model import Settings
 
 SHOWN_EXAMPLES = 3
 """Per run."""
 LONGEST_TEXT = 1200
+NOTHING: tuple[object, ...] = (None, "", (), [], {})
+"""Values of a setting that was not given, as a run records them."""
 HIDDEN_SETTINGS = ("options", "output", "overwrite", "progress", "track")
 
 
@@ -24,25 +39,57 @@ def make_page(runs: Sequence[Run]) -> str:
         loader=PackageLoader("mint_train.report", ""), autoescape=True, undefined=StrictUndefined
     )
     metrics = metrics_of(runs)
+    drawn = drawn_metrics(runs)
+    own, defaults = settings_tables(runs)
     return environment.get_template("page.html.j2").render(
         heading=", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
         light=LIGHT,
         dark=DARK,
         dashes=[" ".join(str(length * 2) for length in dashes) for dashes in DASHES],
         runs=[{"name": run.name, "status": status(run)} for run in runs],
-        note=curves_note(runs),
+        results=[
+            f"{run.name}: {said[0].lower()}{said[1:]}" if len(runs) > 1 else said
+            for run in runs
+            for said in result_sentences(run)
+        ],
+        note=curves_note(runs, [name for name in metrics if name not in drawn]),
         charts=[
             {"title": title(metric), "label": chart_label(runs, metric), "svg": svg(runs, metric)}
-            for metric in metrics
+            for metric in drawn
         ],
-        tables=[
-            final_table(runs, metrics),
-            table("Settings", "setting", [settings_of(run) for run in runs], compared=True),
-            table("Data", "", [data_of(run) for run in runs]),
-            table("Made with", "", [made_with(run) for run in runs], compared=True),
+        columns=[
+            [final_table(runs, metrics)],
+            [
+                own,
+                table("Data", "", [data_of(run) for run in runs]),
+                table("Made with", "", [made_with(run) for run in runs], compared=True),
+                defaults,
+            ],
         ],
-        examples=[example for run in runs for example in examples_of(run)],
+        examples=examples(runs),
     )
+
+
+def settings_tables(runs: Sequence[Run]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a table of the settings that some run has not left at the default, and one of the others."""
+    chosen = [settings_of(run) for run in runs]
+    names = dict.fromkeys(name for of_run in chosen for name in of_run)
+    plain = {name for name in names if all(is_default(name, of_run.get(name)) for of_run in chosen)}
+    own, defaults = (
+        [{name: of_run[name] for name in of_run if (name in plain) is folded} for of_run in chosen]
+        for folded in (False, True)
+    )
+    folded = table(f"{counted(len(plain), 'setting')} at the default", "setting", defaults)
+    return table("Settings", "setting", own, compared=True), folded | {"folded": True}
+
+
+def is_default(name: str, value: object) -> bool:
+    """Return whether a setting has its default value; options of a loss and what is derived have none."""
+    field = Settings.model_fields.get(name)
+    if field is None or name in ("model", "backend") or field.is_required():
+        return False
+    default = field.get_default(call_default_factory=True)
+    return value == default or (value in NOTHING and default in NOTHING)
 
 
 def status(run: Run) -> str:
@@ -52,8 +99,8 @@ def status(run: Run) -> str:
     return f"{steps}, {described.problem}" if described.problem else steps
 
 
-def curves_note(runs: Sequence[Run]) -> str:
-    """Explain what the charts show besides the curves."""
+def curves_note(runs: Sequence[Run], constant: Sequence[str] = ()) -> str:
+    """Explain what the charts show besides the curves, and name the metrics that need no chart."""
     notes = []
     if any(len(run.lines) >= LONG for run in runs):
         notes.append("Bold: running mean; thin: each step.")
@@ -62,6 +109,9 @@ def curves_note(runs: Sequence[Run]) -> str:
         marked = [f"{marker}: {name or 'held-out data'}" for name, marker in zip(sets, MARKERS, strict=False)]
         said = "; ".join(marked)
         notes.append(f"{said[0].upper()}{said[1:]}, with 95 % confidence intervals if a metric has one.")
+    if constant:
+        values = [f"{title(name)} {runs[0].curve(name).values[-1]:.4g}" for name in constant]
+        notes.append(f"Constant, and not drawn: {', '.join(values)}.")
     return " ".join(notes) or "One point per step."
 
 
@@ -95,6 +145,7 @@ def table(
         "column": column,
         "note": "≠ marks what differs between the runs." if differing else "",
         "numbers": False,
+        "folded": False,
         "rows": rows,
     }
 
@@ -147,20 +198,44 @@ def made_with(run: Run) -> dict[str, Any]:
     return {**run.description.plugins, **run.description.versions}
 
 
-def examples_of(run: Run) -> list[dict[str, Any]]:
-    """Collect the held-out rows with the highest loss, with their texts if those can be read."""
-    return [
-        {
-            "run": run.name,
-            "source": row["source"],
-            "figures": ", ".join(f"{title(name)} {value:.4g}" for name, value in row["metrics"].items()),
-            "fields": {
-                name: text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
-                for name, text in row_text(row["source"]).items()
-            },
-        }
-        for row in run.rows[:SHOWN_EXAMPLES]
-    ]
+def examples(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Collect held-out rows with their texts: those that changed most, or else those of the highest loss."""
+    better, worse, high = [], [], []
+    for run in runs:
+        changes = row_changes(run)
+        better += [example(run, change) for change in changes[:SHOWN_EXAMPLES] if change.gain > 0]
+        worse += [example(run, change) for change in changes[::-1][:SHOWN_EXAMPLES] if change.gain < 0]
+        if not changes:
+            high += [
+                {"run": run.name, "figures": row_figures(row), **text_of(row["source"])}
+                for row in run.rows[:SHOWN_EXAMPLES]
+            ]
+    sections = {
+        "Held-out rows that got better": better,
+        "Held-out rows that got worse": worse,
+        "Held-out rows with the highest loss": high,
+    }
+    return [{"title": name, "rows": rows} for name, rows in sections.items() if rows]
+
+
+def example(run: Run, change: Change) -> dict[str, Any]:
+    """Return what is shown of a row that has changed."""
+    figures = f"{title(change.metric)} {change.before:.4g} \N{RIGHTWARDS ARROW} {change.after:.4g}"
+    return {"run": run.name, "figures": figures, **text_of(change.source)}
+
+
+def row_figures(row: Mapping[str, Any]) -> str:
+    """Format the metrics of a row."""
+    return ", ".join(f"{title(name)} {value:.4g}" for name, value in row["metrics"].items())
+
+
+def text_of(source: str) -> dict[str, Any]:
+    """Return where a row stands, and its fields if they can be read."""
+    fields = {
+        name: text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
+        for name, text in row_text(source).items()
+    }
+    return {"source": source, "fields": fields}
 
 
 def shown(value: object) -> str:

@@ -17,6 +17,7 @@ OTHER_NAMES = {
     "label-smoothing": "--set label_smoothing=NUMBER",
     "learning-rate": "--lr",
     "log-path": "--output",
+    "logging-steps": "not needed, as every step is recorded",
     "lora-r": "--rank",
     "lora-rank": "--rank",
     "loss-type": "--loss",

@@ -22,8 +22,12 @@ from mint_train.observers.terminal import echo
 def plot(runs: tuple[Path, ...], output: Path | None) -> None:
     """Draw one or more runs as a PNG picture and an HTML page.
 
-    RUN... are run folders, finished or not. The page holds curves, settings, data and final figures in one
-    self-contained file.
+    RUN... are run folders, finished or not. The picture has a panel for each metric that changes: a line of
+    the training batches (bold: the running mean of a long run), and a diamond for each evaluation on held-out
+    rows with its 95 % confidence interval. Several runs lie over one another.
+
+    The page, one self-contained file, begins with the result in a sentence. Below the curves it shows the
+    held-out rows that got better and worse, the final figures, and settings, data and versions.
     """
     if sys.stderr.isatty():
         echo("Drawing ...", err=True)

@@ -1,0 +1,128 @@
+"""What came of a run, in a sentence, and the held-out rows that it changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mint_train.errors import counted
+from mint_train.report.curves import Run, read_rows, set_of
+from mint_train.run_folder.folder import RunFolder
+
+LOSS = "loss"
+NOTHING_HELD_OUT = (
+    "No rows were held out, so nothing is known of how it does on new rows; --eval-fraction 0.1 holds out a "
+    "tenth."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A held-out row before the first step and at the end."""
+
+    source: str
+    metric: str
+    before: float
+    after: float
+    gain: float
+    """By how much it got better; below 0, worse."""
+
+
+def result_sentences(run: Run) -> list[str]:
+    """Say how the policy does on each held-out set, before and after, or that nothing was held out."""
+    if not run.evaluations:
+        planned = run.description.data.held_out
+        return ["The held-out rows have not been evaluated yet." if planned else NOTHING_HELD_OUT]
+    return [on_set(run, name) for name in run.held_out()]
+
+
+def on_set(run: Run, name: str) -> str:
+    """Say how the policy does on one held-out set."""
+    lines = [line for line in run.evaluations if set_of(line) == name]
+    first, last = lines[0], lines[-1]
+    groups = counted(last["groups"], "held-out group") + (f" of {name}" if name else "")
+    metrics = dict.fromkeys([headline_metric(run, last), LOSS])
+    if first["step"] == last["step"]:
+        told = [f"{spelled(metric)} is {with_interval(metric, last)}" for metric in metrics]
+        return f"On {groups}, {' and '.join(told)} after step {last['step']}."
+    told = [moved(metric, first, last) for metric in metrics]
+    steps = counted(last["step"] - first["step"], "step")
+    return f"On {groups}, {' and '.join(told)} in {steps}."
+
+
+def headline_metric(run: Run, line: Mapping[str, Any]) -> str:
+    """Return the metric that says most of a policy: a share if step lines show one, else what they show."""
+    shown = [name for name, metric in run.description.metrics.items() if metric.shown]
+    shown = [name for name in shown if name in line["metrics"]]
+    shares = [name for name in shown if run.description.metrics[name].kind == "share"]
+    return next(iter([*shares, *shown]), LOSS)
+
+
+def spelled(metric: str) -> str:
+    """Return a metric's name in a sentence."""
+    return f"the {metric}" if metric == LOSS else metric.replace("_", " ")
+
+
+def moved(metric: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Say from where to where a metric went."""
+    if metric not in first["metrics"]:
+        return f"{spelled(metric)} came to {with_interval(metric, last)}"
+    before, after = (float(line["metrics"][metric]) for line in (first, last))
+    if shown(before) == shown(after):
+        return f"{spelled(metric)} stayed at {with_interval(metric, last)}"
+    verb = "rose" if after > before else "fell"
+    told = f"{spelled(metric)} {verb} from {with_interval(metric, first)} to {with_interval(metric, last)}"
+    around = [line["intervals"].get(metric) for line in (first, last)]
+    if all(around) and max(low for low, _ in around) <= min(high for _, high in around):
+        return f"{told} (the intervals overlap: it may be chance)"
+    return told
+
+
+def with_interval(metric: str, line: Mapping[str, Any]) -> str:
+    """Format a metric of an evaluation with its 95 % interval, if it has one."""
+    value, around = shown(line["metrics"][metric]), line["intervals"].get(metric)
+    return f"{value} [{shown(around[0])}, {shown(around[1])}]" if around else value
+
+
+def shown(value: float) -> str:
+    """Format a number in a sentence."""
+    return f"{value:.3g}"
+
+
+def row_changes(run: Run) -> list[Change]:
+    """Return the held-out rows with two evaluations, those that got better most first.
+
+    Raises:
+        UserError: a file of rows is broken.
+    """
+    metric, sign = row_metric(run)
+    folder = RunFolder(run.folder)
+    changes: list[Change] = []
+    for name in run.held_out():
+        steps = [line["step"] for line in run.evaluations if set_of(line) == name]
+        first, last = (
+            by_source(read_rows(folder.evaluation_rows(step, name)), metric)
+            for step in (min(steps), max(steps))
+        )
+        if min(steps) < max(steps):
+            changes += [
+                Change(source, metric, first[source], value, sign * (value - first[source]))
+                for source, value in last.items()
+                if source in first
+            ]
+    return sorted(changes, key=lambda change: -change.gain)
+
+
+def row_metric(run: Run) -> tuple[str, int]:
+    """Return the metric by which rows are compared, and 1 if higher is better, else -1."""
+    for name, metric in run.description.metrics.items():
+        known = name != LOSS and run.rows and name in run.rows[0]["metrics"]
+        if known and metric.shown and metric.kind != "share" and metric.better is not None:
+            return name, 1 if metric.better == "higher" else -1
+    return LOSS, -1
+
+
+def by_source(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Return a metric of rows by their source."""
+    return {row["source"]: float(row["metrics"][metric]) for row in rows if metric in row["metrics"]}

@@ -230,6 +230,14 @@ class Backend(Protocol):
         """
         ...
 
+    def fetch_adapter(self, path: str, target: Path) -> None:
+        """Copy weights for sampling, in PEFT's format, into an existing folder.
+
+        Raises:
+            MintTrainError: they are gone, or the service does not give them away.
+        """
+        ...
+
     def open_client(
         self, folder: Path, warn: Callable[[str], None], *, model: str | None = None, trains: bool = True
     ) -> TrainingClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ class LocalBackend:
         from mint_train.backends.local.starter_model import make_starter_tokenizer
 
         return load_tokenizer(self.settings.model) if self.settings.model else make_starter_tokenizer()
+
+    def fetch_adapter(self, path: str, target: Path) -> None:
+        """Copy the adapter."""
+        shutil.copytree(path, target, dirs_exist_ok=True)
 
     def open_client(
         self,

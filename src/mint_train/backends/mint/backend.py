@@ -39,6 +39,16 @@ class MintBackend:
 
         return load_tokenizer(self.model)
 
+    def fetch_adapter(self, path: str, target: Path) -> None:
+        """Download the adapter from the service."""
+        from mint_train.backends.mint.archive import fetch_adapter
+        from mint_train.backends.mint.service import Service
+        from mint_train.backends.mint.session import check_key, check_reachable, service_url
+
+        service = Service(service_url(self.settings.base_url), check_key(self.settings.api_key))
+        check_reachable(service)
+        fetch_adapter(service, path, target)
+
     def open_client(
         self,
         folder: Path,  # noqa: ARG002 - the service keeps the states

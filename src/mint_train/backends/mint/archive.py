@@ -1,0 +1,178 @@
+"""Weights that leave the service: the archive of an adapter, downloaded and unpacked."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+
+from mint_train.backends.mint.http_client import SHOWN, origin
+from mint_train.backends.mint.service import API, Service
+from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS
+from mint_train.errors import BackendError, ServiceError, UserError
+
+ARCHIVE = "archive.tar.gz"
+KEY_HEADER = "X-API-Key"
+WAIT_SECONDS = 300.0
+"""How long a service may take to make an archive, or fall silent while it sends one."""
+PAUSE_SECONDS = 5.0
+NOT_YET = (httpx.codes.TOO_EARLY, httpx.codes.SERVICE_UNAVAILABLE)
+REDIRECTS = 5
+
+
+def fetch_adapter(service: Service, path: str, target: Path) -> None:
+    """Download an adapter that the service keeps, and unpack its two files into a folder.
+
+    Args:
+        service: the address and the key.
+        path: weights for sampling, `tinker://MODEL/sampler_weights/NAME`.
+        target: an existing folder; nothing is written outside it.
+
+    Raises:
+        UserError: the service does not give these weights away.
+        ServiceError: it does not answer, or the archive breaks off.
+        BackendError: the archive is not an adapter's, or holds a path that leaves its folder.
+    """
+    archive = target / ARCHIVE
+    try:
+        with (
+            httpx.Client(timeout=WAIT_SECONDS, follow_redirects=False) as client,
+            closing(ask_for_archive(client, service, path)) as answer,
+            archive.open("wb") as file,
+        ):
+            file.writelines(answer.iter_bytes())
+        unpack(archive, target, path)
+    except httpx.HTTPError as error:
+        reason = service.hide_key(str(error) or type(error).__name__)
+        raise ServiceError(f"{path} could not be downloaded from {service.url}: {reason}") from None
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.Response:
+    """Return the answer that holds the archive, not yet read, wherever the service sends us for it.
+
+    The key goes to the service alone: another origin gets the address that the service named, no more.
+
+    Raises:
+        UserError: the service does not give these weights away.
+        httpx.HTTPError: it does not answer.
+    """
+    address = httpx.URL(service.url)
+    model, kind, name = parts_of(path)
+    # MinT wants the kind of checkpoint in the address, SkyRL does not know it there
+    names = [f"{quote(kind)}/{quote(name)}", quote(name)]
+    urls = [f"{service.url}{API}/training_runs/{quote(model)}/checkpoints/{each}/archive" for each in names]
+    url, end = httpx.URL(urls.pop(0)), time.monotonic() + WAIT_SECONDS
+    for _ in range(REDIRECTS):
+        headers = {"Accept-Encoding": "identity"}
+        if origin(url) == origin(address):
+            headers[KEY_HEADER] = service.key.get_secret_value()
+        answer = client.send(client.build_request("GET", url, headers=headers), stream=True)
+        while answer.status_code in NOT_YET and time.monotonic() < end:
+            answer.close()
+            time.sleep(PAUSE_SECONDS)
+            answer = client.send(client.build_request("GET", url, headers=headers), stream=True)
+        if answer.is_success:
+            return answer
+        answer.close()
+        if answer.has_redirect_location:
+            url = followed(url, answer.headers["location"], path)
+        elif answer.status_code == httpx.codes.NOT_FOUND and urls:
+            url = httpx.URL(urls.pop(0))
+        else:
+            break
+    raise UserError(
+        f"the service at {service.url} does not give away {path} (HTTP {answer.status_code}); ask its "
+        "operator how weights leave it"
+    )
+
+
+def parts_of(path: str) -> list[str]:
+    """Split a path on the service into model, kind of checkpoint and name.
+
+    Raises:
+        UserError: it has other parts.
+    """
+    parts = path.partition("://")[2].split("/")
+    if len(parts) != 3 or not all(parts):
+        raise UserError(f"{path} does not name weights on the service: tinker://MODEL/sampler_weights/NAME")
+    return parts
+
+
+def followed(url: httpx.URL, location: str, path: str) -> httpx.URL:
+    """Return the address that a redirect names.
+
+    Raises:
+        UserError: it is not an address that anything can be downloaded from.
+    """
+    target = url.join(location)
+    if target.scheme not in ("http", "https"):
+        raise UserError(
+            f"the service keeps {path} on its own machine, at {location[:SHOWN]}, and does not send it; copy "
+            "the adapter from there"
+        )
+    if url.scheme == "https" and target.scheme == "http":
+        raise UserError(f"the service sends the download of {path} to {target.host} without encryption")
+    return target
+
+
+def unpack(archive: Path, target: Path, path: str) -> None:
+    """Take an adapter's two files out of an archive, and nothing else.
+
+    Raises:
+        ServiceError: the archive breaks off.
+        BackendError: it is not an adapter's, or holds a path that leaves its folder.
+    """
+    try:
+        with tarfile.open(archive) as opened:
+            members = {member.name: member for member in opened if not member.isdir()}
+            for name in members:
+                if name.startswith("/") or ".." in Path(name).parts:
+                    raise BackendError(f"the archive of {path} holds {name!r}, which leaves its folder")
+            for wanted in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                found = [member for name, member in members.items() if Path(name).name == wanted]
+                if len(found) != 1 or not found[0].isfile():
+                    raise BackendError(missing(path, wanted, [Path(name).name for name in members]))
+                check_space(found[0].size, target)
+                copy(opened, found[0], target / wanted)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())
+        raise ServiceError(f"the archive of {path} breaks off or is broken: {reason}") from None
+
+
+def missing(path: str, wanted: str, names: list[str]) -> str:
+    """Say that an archive does not hold an adapter's file."""
+    if PICKLED_WEIGHTS in names:
+        return (
+            f"the archive of {path} holds {PICKLED_WEIGHTS}, a pickle, which can run code when it is loaded"
+        )
+    return f"the archive of {path} does not hold {wanted} as one file; it holds: {', '.join(names[:10])}"
+
+
+def check_space(size: int, folder: Path) -> None:
+    """Refuse what does not fit on the disk, before it fills it.
+
+    Raises:
+        UserError: with what it needs and what is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{folder.parent} has {free / 1e9:,.1f} GB free, and the adapter needs {size / 1e9:,.1f} GB"
+        )
+
+
+def copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Copy a file of an archive to a new file."""
+    content = archive.extractfile(member)
+    if content is not None:  # as it always is for a regular file
+        with content, target.open("xb") as file:
+            shutil.copyfileobj(content, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -312,7 +313,13 @@ def test_the_merged_model_loads_with_transformers_and_gives_the_adapter_s_logits
 
     status, out, err = run_cli("export", run, "--merge", "--output", "merged")
     assert status == 0, err
-    assert out == "The merged model after step 4: merged\n"
+    told, checked = out.splitlines()
+    assert told == "The merged model after step 4: merged"
+    found = re.fullmatch(
+        r"Checked: its logprobs of \d+ texts are the policy's within (\S+) nats; .*", checked
+    )
+    assert found, checked
+    assert float(found[1]) < 1e-3
     assert not [path for path in Path("merged").iterdir() if path.name.startswith("adapter")]
     merged = AutoModelForCausalLM.from_pretrained("merged")
     base = AutoModelForCausalLM.from_pretrained(run / "base_model")
@@ -445,19 +452,50 @@ def test_what_cannot_be_exported_is_one_line(run_cli: RunCli, run: Path) -> None
     assert not Path("torn-merged").exists()
 
 
-def test_a_run_on_the_service_prints_how_to_sample(run_cli: RunCli, run: Path) -> None:
-    """The run folder of a run on MinT, as it stands there; the lines themselves are run against a server."""
+def test_weights_that_are_not_the_policy_are_not_exported(
+    run_cli: RunCli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mint_train.backends.local import merging
+
+    merge = merging.merge_adapter
+
+    def merge_half(model: str, adapter: Path, target: Path) -> None:
+        half = Path(shutil.copytree(adapter, "half"))
+        config = json.loads((half / "adapter_config.json").read_text())
+        (half / "adapter_config.json").write_text(
+            json.dumps(config | {"lora_alpha": config["lora_alpha"] / 2})
+        )
+        merge(model, half, target)
+
+    monkeypatch.setattr(merging, "merge_adapter", merge_half)
+    status, _, err = run_cli("export", run, "--merge", "--output", "merged")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "the exported weights are not the policy" in err
+    assert not Path("merged").exists()
+
+
+def test_what_cannot_be_checked_is_said(run_cli: RunCli, run: Path) -> None:
+    from mint_train.run_folder.folder import RunFolder
+
+    recorded = RunFolder(run).read_description().settings
+    RunFolder(run).update_description(settings=recorded | {"data": "gone.jsonl", "eval_data": {}})
+    status, out, err = run_cli("export", run, "--merge", "--output", "merged")
+    assert status == 0, err
+    assert "Not checked against the policy: gone.jsonl" in out
+
+
+def test_the_key_does_not_go_where_only_the_run_folder_says(
+    run_cli: RunCli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mint_train.run_folder.folder import RunFolder
 
     folder = RunFolder(run)
-    folder.update_description(backend="mint")
-    path = "tinker://model_1/sampler_weights/dpo-final"
+    recorded = folder.read_description().settings
+    folder.update_description(backend="mint", settings=recorded | {"base_url": "http://127.0.0.1:9"})
     saved = lines(run / "checkpoints.jsonl")
+    path = "tinker://model_1/sampler_weights/dpo-final"
     Path(run / "checkpoints.jsonl").write_text(json.dumps(saved[-1] | {"sampler": path}) + "\n")
-    status, out, err = run_cli("export", run)
-    assert status == 0, err
-    assert f'create_sampling_client(model_path="{path}")' in out
-    compile(out, "printed", "exec")
-    status, _, err = run_cli("export", run, "--merge")
+    monkeypatch.setenv("MINT_API_KEY", "tml-x")
+    status, _, err = run_cli("export", run)
     assert (status, err.count("\n")) == (2, 1)
-    assert f"are on the service, as {path}" in err
+    assert "MINT_BASE_URL" in err

@@ -251,7 +251,12 @@ def plot(*runs: str | Path, output: str | Path | None = None) -> tuple[Path, Pat
 
 
 def export(
-    run: str | Path, output: str | Path | None = None, *, step: int | str | None = None, merge: bool = False
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    step: int | str | None = None,
+    merge: bool = False,
+    check: bool = True,
 ) -> Exported:
     """Copy a run's adapter, or write the merged model, with a model card, as `mint-train export` does.
 
@@ -260,9 +265,12 @@ def export(
         output: the folder to write; by default one beside the run's.
         step: a checkpoint of the run, "best" or "last"; by default its result.
         merge: add the adapter to the base model's weights.
+        check: compute the logprobs of a merged model, or of an adapter that a service sent, and compare.
 
     Raises:
-        MintTrainError: the run has no weights on this machine, or the folder is in use.
+        MintTrainError: the run has no weights, the service does not give them away, the folder is in use, or
+            what was written is not the policy.
     """
     with in_python():
-        return export_run(Path(run), None if output is None else Path(output), step=step, merge=merge)
+        folder = None if output is None else Path(output)
+        return export_run(Path(run), folder, step=step, merge=merge, check=check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,16 @@ from server import SkyrlServer
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-not-to-be-seen"
+SAMPLE = """
+import mint
+from mint import types
+
+sampler = {}
+tokenizer = sampler.get_tokenizer()
+prompt = types.ModelInput.from_ints(tokenizer.encode("Hello"))
+answer = sampler.sample(prompt, 1, types.SamplingParams(max_tokens=64)).result()
+print(tokenizer.decode(answer.sequences[0].tokens))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,23 +130,43 @@ def test_completions_before_and_after(
     assert from_state == out
 
 
-def test_the_printed_lines_sample_from_the_checkpoint(
-    compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli, variables: dict[str, str]
+def test_the_printed_line_samples_from_the_checkpoint(
+    compared: tuple[Path, subprocess.CompletedProcess[str]], variables: dict[str, str]
 ) -> None:
     run = compared[0] / "dpo"
     path = lines(run / "checkpoints.jsonl")[-1]["sampler"]
-    assert (
-        f'[dpo] Sample from it in Python: mint.ServiceClient().create_sampling_client(model_path="{path}")'
-        in (compared[1].stdout)
-    )
-    status, out, err = run_cli("export", run)
-    assert status == 0, err
-    assert path in out
+    line = f'mint.ServiceClient().create_sampling_client(model_path="{path}")'
+    assert f"[dpo] Sample from it in Python: {line}" in compared[1].stdout
     done = subprocess.run(
-        [sys.executable, "-c", out], env=os.environ | variables, capture_output=True, text=True
+        [sys.executable, "-c", SAMPLE.format(line)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_an_adapter_leaves_the_server_only_whole(
+    compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli, tmp_path: Path
+) -> None:
+    status, _, err = run_cli("export", compared[0] / "dpo", "--output", "torn")
+    assert (status, err.count("\n")) == (1, 1), err
+    assert "the exported weights are not the policy" in err
+    assert "train with --lora-targets attention,mlp" in err  # SkyRL keeps no adapter of the output layer
+    assert not Path("torn").exists()
+    pairs = write_lines(tmp_path / "pairs.jsonl", PAIRS[:3])
+    status, _, err = run_cli(
+        "--loss", "dpo", "--data", pairs, "--batch-size", 3, "--steps", 2, "--lr", "1e-2", "--output", "run",
+        "--lora-targets", "attention,mlp",
+    )  # fmt: skip
+    assert status == 0, err
+    for merge in ((), ("--merge",)):
+        status, out, err = run_cli("export", "run", *merge)
+        assert status == 0, err
+        found = re.search(r"its logprobs of 6 texts are the policy's within (\S+) nats; .* to (\S+)\.", out)
+        assert found, out
+        assert float(found[1]) < 1e-3 < float(found[2])
 
 
 def test_weights_for_sampling_cannot_be_evaluated(

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mint_train.backends.peft_folder import ADAPTER_CONFIG
-from mint_train.errors import OptionError, UserError, command_line
+from mint_train.backends.peft_folder import ADAPTER_CONFIG, PeftConfig
+from mint_train.errors import DataError, OptionError, UserError, command_line
+from mint_train.losses.trust import check_address
 from mint_train.observers.model_card import MERGED, write_card
 from mint_train.observers.terminal import echo_problem
 from mint_train.run_folder.files import whole_folder
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.trained.find import Trained, find_trained
+
+if TYPE_CHECKING:
+    from mint_train.trained.export_check import ExportCheck
 
 BASE_FIELD = "base_model_name_or_path"
 
@@ -25,27 +30,37 @@ class Exported:
     """Where a run's weights are."""
 
     checkpoint: Checkpoint
-    folder: Path | None
-    """The folder that was written; None where the weights are on the service, as `checkpoint.sampler`."""
-    address: str | None = None
-    """The service's address, if the run names one."""
+    folder: Path
+    """The folder that was written."""
+    check: ExportCheck | None = None
+    """How far the weights are from the policy; None where they are a copy, or were not checked."""
+    unchecked: str = ""
+    """Why they were not checked, though they should have been."""
 
 
 def export_run(
-    path: Path, output: Path | None = None, *, step: int | str | None = None, merge: bool = False
+    path: Path,
+    output: Path | None = None,
+    *,
+    step: int | str | None = None,
+    merge: bool = False,
+    check: bool = True,
 ) -> Exported:
-    """Write a run's adapter, or its merged model, to a folder; those of a run on MinT stay on the service.
+    """Write a run's adapter, or its merged model, to a folder; a service sends the adapter.
+
+    What is not a plain copy is checked: the logprobs of rows are computed anew from what was written.
 
     Args:
         path: the run folder.
         output: the folder to write; without it, one beside the run folder.
         step: the checkpoint that is written: its step, "best" or "last"; without it, the run's result.
         merge: add the adapter to the base model's weights.
+        check: compute the logprobs of a merged model, and of an adapter that a service sent.
 
     Raises:
-        UserError: the run or its adapter is missing, or the weights are on the service.
+        UserError: the run or its adapter is missing, or the service does not give it away.
         OptionError: the folder exists and is not empty.
-        BackendError: the weights cannot be merged.
+        BackendError: the weights cannot be merged, or are not the policy's.
     """
     trained = find_trained(str(path), step, {}, only_read=True)
     folder = trained.folder
@@ -53,17 +68,7 @@ def export_run(
         raise UserError(f"{path} is not a run folder; name the folder that holds its run.json")
     checkpoint = weights_of(folder) if step is None else trained.checkpoint
     if trained.backend.remote:
-        if merge or output is not None:
-            raise UserError(
-                f"the weights of {path} are on the service, as {checkpoint.sampler}; without --merge and "
-                "--output this command prints how to sample from them"
-            )
-        if checkpoint.sampler is None:
-            raise UserError(
-                f"the state {checkpoint.state} on the service is not saved for sampling; "
-                f"`{command_line('sample', path, '--step', checkpoint.step)}` saves it"
-            )
-        return Exported(checkpoint, None, trained.settings.base_url)
+        check_address(trained.settings)
     after = "" if step is None else f"-step-{checkpoint.step:06d}"
     output = output or path.with_name(f"{path.name}{after}-{'merged' if merge else 'adapter'}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -74,7 +79,25 @@ def export_run(
             merge_into(trained, folder, checkpoint, adapter, beside)
         else:
             copy_adapter(trained, folder, checkpoint, adapter, beside)
-    return Exported(checkpoint, output)
+        done = Exported(checkpoint, output)
+        if check and (merge or trained.backend.remote):
+            done = checked(done, str(path), adapter, beside if merge else None)
+    return done
+
+
+def checked(done: Exported, name: str, adapter: Path, merged: Path | None) -> Exported:
+    """Return what was exported with its check, or with the reason why there is none.
+
+    Raises:
+        BackendError: the weights are not the policy's.
+    """
+    from mint_train.trained.export_check import check_export
+
+    try:
+        trained = replace(find_trained(name, None, {}), checkpoint=done.checkpoint)
+        return replace(done, check=check_export(trained, adapter, merged))
+    except (UserError, DataError) as error:  # rows that are gone are no fault of the weights
+        return replace(done, unchecked=str(error))
 
 
 def weights_of(folder: RunFolder) -> Checkpoint:
@@ -93,12 +116,22 @@ def weights_of(folder: RunFolder) -> Checkpoint:
 
 
 def adapter_of(trained: Trained, folder: RunFolder, checkpoint: Checkpoint, scratch: Path) -> Path:
-    """Return the folder of a checkpoint's adapter; that of an earlier one is made of its state.
+    """Return the folder of a checkpoint's adapter.
+
+    A service sends it; on this machine that of an earlier checkpoint is made of its state.
 
     Raises:
-        UserError: it is gone, or not one that this run wrote.
-        BackendError: the state is broken.
+        UserError: it is gone, not one that this run wrote, or the service does not give it away.
+        BackendError: the state is broken, or what the service sends is not an adapter.
     """
+    if trained.backend.remote:
+        if checkpoint.sampler is None:
+            raise UserError(
+                f"the state {checkpoint.state} on the service is not saved for sampling; "
+                f"`{command_line('sample', folder.path, '--step', checkpoint.step)}` saves it"
+            )
+        trained.backend.fetch_adapter(checkpoint.sampler, scratch)
+        return scratch
     if checkpoint.sampler is None:
         client = trained.backend.open_client(scratch, echo_problem, trains=False)
         client.load_state(checkpoint.state).result()
@@ -117,7 +150,7 @@ def merge_into(
     """Fill a folder with the merged model and its card."""
     from mint_train.backends.local.merging import merge_adapter
 
-    merge_adapter(str(trained.settings.model), adapter, target)
+    merge_adapter(trained.backend.model, adapter, target)
     write_card(folder, target, checkpoint.step, MERGED)
 
 
@@ -138,7 +171,10 @@ def copy_adapter(
     except (OSError, ValueError, RecursionError) as error:
         broken = adapter / ADAPTER_CONFIG
         raise UserError(f"{broken} is broken ({error}); `mint-train resume` writes it again") from error
-    base = Path(str(trained.settings.model))
+    if not config.get("target_modules"):  # PEFT needs them; SkyRL names none
+        config["target_modules"] = list(PeftConfig.read(adapter).targets)
+    base = Path(trained.backend.model)
+    config[BASE_FIELD] = trained.backend.model
     if base.exists():  # its path is of this machine alone
         config[BASE_FIELD] = base.resolve().name
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -26,12 +26,18 @@ from mint_train.cli.options import CheckpointName, Command
     metavar="DIR",
     help="Folder to write; by default one beside RUN.",
 )
-def export(run: Path, merge: bool, step: int | str | None, output: Path | None) -> None:
+@click.option(
+    "--check/--no-check",
+    default=True,
+    help="Compare the logprobs of a merged model, or of a service's adapter, with the policy's.",
+    show_default=True,
+)
+def export(run: Path, merge: bool, step: int | str | None, output: Path | None, check: bool) -> None:
     """Copy the adapter of the run in the folder RUN, or write the merged model, with a model card.
 
-    The weights of a run on MinT are on the service; for such a run, print how to sample from them.
+    The adapter of a run on a service is downloaded from it.
     """
     from mint_train.cli.export import print_exported
     from mint_train.trained.export import export_run
 
-    print_exported(export_run(run, output, step=step, merge=merge), merge=merge)
+    print_exported(export_run(run, output, step=step, merge=merge, check=check), merge=merge)

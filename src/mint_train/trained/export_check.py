@@ -1,0 +1,140 @@
+"""Whether exported weights are the policy: its own logprobs beside theirs, on rows of the run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.backends.peft_folder import PeftConfig
+from mint_train.batches.groups import Group
+from mint_train.errors import BackendError, UserError
+from mint_train.groups.build import build_dataset
+from mint_train.groups.examples import find_data, read_examples
+from mint_train.groups.held_out import open_held_out
+from mint_train.losses.loss import Loss
+from mint_train.observers.terminal import echo_problem
+from mint_train.rendering.options import Rendering
+from mint_train.settings.model import Settings
+from mint_train.trained.find import Trained
+
+ROWS = 8
+LARGEST_SHARE = 0.1
+"""Of what training changed, the most that exported weights may differ by."""
+ROUNDING = 0.02
+"""Nats that a text's logprobs may differ by in any case: a service computes in another order, or dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportCheck:
+    """How far exported weights are from the policy, in nats: the largest difference of a text's logprobs."""
+
+    texts: int
+    difference: float
+    moved: float
+    """The same between the base model and the policy: what training changed."""
+
+
+def check_export(trained: Trained, adapter: Path, merged: Path | None) -> ExportCheck:
+    """Compare the policy's logprobs with those of exported weights.
+
+    Args:
+        trained: the policy.
+        adapter: the exported adapter, in PEFT's format.
+        merged: the merged model, which is compared instead of the adapter.
+
+    Raises:
+        UserError: rows or base model cannot be had on this machine.
+        BackendError: the exported weights are not the policy's.
+    """
+    from mint_train.backends.local.adapter import LoraShape
+    from mint_train.backends.local.load import open_local_client
+
+    model, config = base_on_this_machine(trained.backend.model), PeftConfig.read(adapter)
+    shape = LoraShape(config.rank, config.alpha, config.targets)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        exported: TrainingClient = open_local_client(model, shape, 0, folder)
+        groups = some_groups(trained.settings, trained.open_loss(), exported)
+        base = text_logprobs(groups, exported)  # a fresh adapter changes nothing
+        if merged is None:
+            exported.load_state(str(adapter)).result()
+        else:
+            exported = open_local_client(str(merged), shape, 0, folder)
+        theirs = text_logprobs(groups, exported)
+        policy = trained.backend.open_client(folder, echo_problem, trains=False)
+        try:
+            policy.load_state_with_optimizer(trained.checkpoint.state).result()
+            own = text_logprobs(groups, policy)
+        finally:
+            policy.close()
+    found = ExportCheck(len(own), largest(own - theirs), largest(own - base))
+    if not found.difference <= max(ROUNDING, LARGEST_SHARE * found.moved):
+        raise BackendError(
+            f"the exported weights are not the policy: the logprobs of a text differ by up to "
+            f"{found.difference:.4g} nats, where training moved them by up to {found.moved:.4g}"
+            f"{hint(trained, config)}"
+        )
+    return found
+
+
+def base_on_this_machine(model: str) -> str:
+    """Return the folder of a base model: its own, or the one that the hub's cache has.
+
+    Raises:
+        UserError: it is not on this machine, and is not downloaded unasked.
+    """
+    if Path(model).is_dir():
+        return model
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(model, local_files_only=True))
+    except (OSError, ValueError):
+        raise UserError(f"the base model {model} is not on this machine") from None
+
+
+def some_groups(settings: Settings, loss: Loss, client: TrainingClient) -> Sequence[Group]:
+    """Return groups of the first held-out rows, or of the first rows that the run was trained on.
+
+    Raises:
+        MintTrainError: the rows cannot be read.
+    """
+    held_out = open_held_out(settings, loss)
+    if held_out:
+        examples = next(iter(held_out.values()))
+    else:
+        data = find_data(settings.data, loss, settings.max_row_bytes)
+        examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
+    some = examples.only(frozenset(range(min(ROWS, len(examples)))))
+    rendering = Rendering.of(settings)
+    tokenizer = client.get_tokenizer()
+    return build_dataset(
+        some, loss, tokenizer, settings.max_length, settings.special_tokens, rendering
+    ).groups[:ROWS]
+
+
+def text_logprobs(groups: Sequence[Group], client: TrainingClient) -> torch.Tensor:
+    """Return the sum of the trained tokens' logprobs of each datum, nats, float64 `[datums]`."""
+    datums = [datum for group in groups for datum in group.datums]
+    masks = [torch.from_numpy(weights) != 0 for group in groups for weights in group.weights]
+    logprobs = forward_logprobs(datums, client)
+    return torch.stack([one[mask].double().sum() for one, mask in zip(logprobs, masks, strict=True)])
+
+
+def largest(differences: torch.Tensor) -> float:
+    """Return the largest absolute value."""
+    return float(differences.abs().max())
+
+
+def hint(trained: Trained, config: PeftConfig) -> str:
+    """Say what the exported weights may lack."""
+    targets = trained.settings.lora_targets or ("unembed",)
+    if trained.backend.remote and "unembed" in targets and not any("head" in name for name in config.targets):
+        return "; they have no adapter of the output layer: train with --lora-targets attention,mlp"
+    return ""

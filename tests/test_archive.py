@@ -171,7 +171,16 @@ def test_nothing_is_unpacked_that_does_not_fit(
         fetch(server)
 
 
-def test_only_weights_have_an_archive() -> None:
+@pytest.mark.parametrize(
+    "path", ["tinker://../x", "tinker://model-1/weights/state", "tinker://x", "tinker://"]
+)
+def test_only_weights_have_an_archive(path: str) -> None:
     service = Service("http://127.0.0.1:1", SecretStr(KEY))
     with pytest.raises(UserError, match="does not name weights on the service"):
-        fetch_adapter(service, "tinker://../x", Path())
+        fetch_adapter(service, path, Path())
+
+
+def test_a_path_without_the_kind_is_asked_for_too(tmp_path: Path) -> None:
+    with serving({SHORT: [(200, {}, ADAPTER)]}) as server:
+        fetch_adapter(Service(server.url, SecretStr(KEY)), "tinker://model-1/dpo-final", tmp_path)
+    assert files(tmp_path) == WHOLE

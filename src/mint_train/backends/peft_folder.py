@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from mint_train.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -60,7 +62,8 @@ class PeftConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             refuse_variants(path, values)
-            rank, alpha, targets = int(values["r"]), float(values["lora_alpha"]), values["target_modules"]
+            rank, alpha = int(values["r"]), float(values["lora_alpha"])
+            targets = values["target_modules"] or adapted_layers(folder)  # SkyRL names none
             base_model = str(values["base_model_name_or_path"] or "")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a LoRA adapter's: {error}") from error
@@ -84,6 +87,22 @@ class PeftConfig:
     def may_belong_to(self, model: str) -> bool:
         """Return whether an adapter may be of a base model: a folder may be a copy of what the hub has."""
         return not self.base_model or Path(self.base_model).name == Path(model).resolve().name
+
+
+def adapted_layers(folder: Path) -> list[str]:
+    """Return the names of the layers whose matrices an adapter holds.
+
+    Raises:
+        ValueError: its weights cannot be read, or are of no layer.
+    """
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+            names = {key.rpartition(".lora_A")[0].rpartition(".")[2] for key in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"it names no target_modules, and its weights cannot be read: {error}") from error
+    if not names - {""}:
+        raise ValueError("it names no target_modules, and its weights hold no matrices of LoRA")
+    return sorted(names - {""})
 
 
 def refuse_variants(path: Path, values: Mapping[str, Any]) -> None:

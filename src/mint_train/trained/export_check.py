@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -22,6 +23,9 @@ from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.settings.model import Settings
 from mint_train.trained.find import Trained
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 ROWS = 8
 LARGEST_SHARE = 0.1
@@ -56,10 +60,11 @@ def check_export(trained: Trained, adapter: Path, merged: Path | None) -> Export
     from mint_train.backends.local.load import open_local_client
 
     model, config = base_on_this_machine(trained.backend.model), PeftConfig.read(adapter)
-    shape = LoraShape(config.rank, config.alpha, config.targets)
+    shape = LoraShape(config.rank, config.alpha, trained.settings.lora_targets)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        exported: TrainingClient = open_local_client(model, shape, 0, folder)
+        exported = open_local_client(model, shape, 0, folder)
+        check_layers(trained, exported.model, config)
         groups = some_groups(trained.settings, trained.open_loss(), exported)
         base = text_logprobs(groups, exported)  # a fresh adapter changes nothing
         if merged is None:
@@ -78,7 +83,6 @@ def check_export(trained: Trained, adapter: Path, merged: Path | None) -> Export
         raise BackendError(
             f"the exported weights are not the policy: the logprobs of a text differ by up to "
             f"{found.difference:.4g} nats, where training moved them by up to {found.moved:.4g}"
-            f"{hint(trained, config)}"
         )
     return found
 
@@ -132,9 +136,22 @@ def largest(differences: torch.Tensor) -> float:
     return float(differences.abs().max())
 
 
-def hint(trained: Trained, config: PeftConfig) -> str:
-    """Say what the exported weights may lack."""
-    targets = trained.settings.lora_targets or ("unembed",)
-    if trained.backend.remote and "unembed" in targets and not any("head" in name for name in config.targets):
-        return "; they have no adapter of the output layer: train with --lora-targets attention,mlp"
-    return ""
+def check_layers(trained: Trained, whole: PeftModel, config: PeftConfig) -> None:
+    """Refuse an adapter that lacks a layer that the run trained: some services keep none of the output layer.
+
+    Args:
+        trained: the policy.
+        whole: the base model with an adapter on each layer that the run trained.
+        config: what the exported adapter has.
+
+    Raises:
+        BackendError: naming the layers.
+    """
+    trained_on = cast("LoraConfig", whole.peft_config[str(whole.active_adapter)]).target_modules
+    missing = set(trained_on or ()) - set(config.targets)
+    if config.targets and missing:
+        raise BackendError(
+            f"the service gives no matrices of {', '.join(sorted(missing))} away, which "
+            f"{trained.name} trained, so what it gives is not the policy; without the output layer a run is "
+            "trained by --lora-targets attention,mlp"
+        )

@@ -17,6 +17,7 @@ from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PIC
 from mint_train.errors import BackendError, ServiceError, UserError
 
 ARCHIVE = "archive.tar.gz"
+SAMPLER_WEIGHTS = "sampler_weights"
 KEY_HEADER = "X-API-Key"
 WAIT_SECONDS = 300.0
 """How long a service may take to make an archive, or fall silent while it sends one."""
@@ -30,7 +31,8 @@ def fetch_adapter(service: Service, path: str, target: Path) -> None:
 
     Args:
         service: the address and the key.
-        path: weights for sampling, `tinker://MODEL/sampler_weights/NAME`.
+        path: weights for sampling, `tinker://MODEL/sampler_weights/NAME`, or as SkyRL writes it,
+            `tinker://MODEL/NAME`.
         target: an existing folder; nothing is written outside it.
 
     Raises:
@@ -64,9 +66,9 @@ def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.
         httpx.HTTPError: it does not answer.
     """
     address = httpx.URL(service.url)
-    model, kind, name = parts_of(path)
+    model, name = parts_of(path)
     # MinT wants the kind of checkpoint in the address, SkyRL does not know it there
-    names = [f"{quote(kind)}/{quote(name)}", quote(name)]
+    names = [f"{SAMPLER_WEIGHTS}/{quote(name)}", quote(name)]
     urls = [f"{service.url}{API}/training_runs/{quote(model)}/checkpoints/{each}/archive" for each in names]
     url, end = httpx.URL(urls.pop(0)), time.monotonic() + WAIT_SECONDS
     for _ in range(REDIRECTS):
@@ -93,16 +95,17 @@ def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.
     )
 
 
-def parts_of(path: str) -> list[str]:
-    """Split a path on the service into model, kind of checkpoint and name.
+def parts_of(path: str) -> tuple[str, str]:
+    """Return the model and the name in the path of weights on the service.
 
     Raises:
         UserError: it has other parts.
     """
-    parts = path.partition("://")[2].split("/")
-    if len(parts) != 3 or not all(parts):
-        raise UserError(f"{path} does not name weights on the service: tinker://MODEL/sampler_weights/NAME")
-    return parts
+    model, _, rest = path.partition("://")[2].partition("/")
+    *kind, name = rest.split("/")
+    if kind not in ([], [SAMPLER_WEIGHTS]) or not model or not name or ".." in (model, name):
+        raise UserError(f"{path} does not name weights on the service: tinker://MODEL/{SAMPLER_WEIGHTS}/NAME")
+    return model, name
 
 
 def followed(url: httpx.URL, location: str, path: str) -> httpx.URL:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import mint_train
-from mint_train.errors import MintTrainError
+from mint_train.backends.peft_folder import PeftConfig
+from mint_train.errors import MintTrainError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.losses.weighted_sum import open_loss
@@ -275,6 +276,20 @@ def test_more_than_plain_lora_is_refused_by_name(
             "dpo", data=pairs, model=str(starter_model_folder), from_checkpoint=folder, steps=1, **ALL_ROWS
         )
     assert problem in str(error.value)
+
+
+def test_an_adapter_that_names_no_layers_has_those_of_its_matrices(
+    foreign: tuple[Path, torch.nn.Module], tmp_path: Path
+) -> None:
+    """SkyRL names none."""
+    folder = Path(shutil.copytree(foreign[0], tmp_path / "adapter"))
+    expected = PeftConfig.read(folder).targets
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": None}))
+    assert PeftConfig.read(folder).targets == expected
+    (folder / "adapter_model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="its weights cannot be read"):
+        PeftConfig.read(folder)
 
 
 def test_a_pickled_adapter_is_refused(foreign: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:

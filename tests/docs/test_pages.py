@@ -90,6 +90,8 @@ def test_every_snippet_runs(
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "python":
             run_python(text)
+        elif language == "toml":
+            Path(text.split()[1]).write_text(text)
         elif language == "json":
             (tmp_path / "rows.jsonl").write_text(text)
             status, _, err = run_cli("--loss", "dpo", "--data", "rows.jsonl", "--steps", "1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -46,7 +48,7 @@ def create_plugin(
     except ModuleNotFoundError as error:
         missing = what_to_install(entry_point, error)
         raise PluginError(
-            f"{who} needs {error.name}, which is not installed: pip install '{missing}'"
+            f"{who} needs {error.name}, which is not installed: pip install {missing}"
         ) from error
     except (Exception, SystemExit) as error:
         raise PluginError(
@@ -55,9 +57,9 @@ def create_plugin(
 
 
 def what_to_install(entry_point: EntryPoint, error: ModuleNotFoundError) -> str:
-    """Return the distribution's extra named like the plugin, if it has one, else the missing package."""
+    """Return what the distribution's extra named like the plugin requires, or else the missing package."""
+    asked = re.compile(rf"extra\s*==\s*['\"]{re.escape(entry_point.name)}['\"]")
     distribution = entry_point.dist
-    extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
-    if distribution and entry_point.name in extras:
-        return f"{distribution.name}[{entry_point.name}]"
-    return str(error.name).partition(".")[0]
+    required = [text for text in (distribution.requires or [] if distribution else []) if asked.search(text)]
+    packages = [text.partition(";")[0].strip() for text in required]
+    return shlex.join(packages or [str(error.name).partition(".")[0]])

@@ -31,7 +31,7 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
         from mint_train.report.charts import write_png
         from mint_train.report.page import make_page
     except ModuleNotFoundError as error:
-        raise UserError(f"plots need {error.name}: pip install 'mint-train[plot]'") from error
+        raise UserError(f"plots need {error.name}: pip install jinja2 matplotlib") from error
     picture, page = output.with_suffix(".png"), output.with_suffix(".html")
     if not output.parent.is_dir():
         raise OptionError(f"--output {output}: the folder {output.parent} does not exist")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mint_train.backends.peft_folder import ADAPTER_CONFIG, PeftConfig
+from mint_train.backends.peft_folder import ADAPTER_CONFIG, ALL_LINEAR, PeftConfig
 from mint_train.errors import DataError, OptionError, UserError, command_line
 from mint_train.losses.trust import check_address
 from mint_train.observers.model_card import MERGED, write_card
@@ -131,6 +131,7 @@ def adapter_of(trained: Trained, folder: RunFolder, checkpoint: Checkpoint, scra
                 f"`{command_line('sample', folder.path, '--step', checkpoint.step)}` saves it"
             )
         trained.backend.fetch_adapter(checkpoint.sampler, scratch)
+        name_layers(scratch)
         return scratch
     if checkpoint.sampler is None:
         client = trained.backend.open_client(scratch, echo_problem, trains=False)
@@ -142,6 +143,14 @@ def adapter_of(trained: Trained, folder: RunFolder, checkpoint: Checkpoint, scra
     if not adapter.resolve().is_relative_to(folder.path.resolve()):
         raise UserError(f"{adapter} is not in {folder.path}, so it is not an adapter that this run wrote")
     return adapter
+
+
+def name_layers(adapter: Path) -> None:
+    """Name the layers in an adapter's configuration: where it names none, PEFT would take some of them."""
+    path = adapter / ADAPTER_CONFIG
+    layers = {"target_modules": list(PeftConfig.read(adapter).targets) or ALL_LINEAR}
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | layers), encoding="utf-8")
 
 
 def merge_into(
@@ -171,8 +180,6 @@ def copy_adapter(
     except (OSError, ValueError, RecursionError) as error:
         broken = adapter / ADAPTER_CONFIG
         raise UserError(f"{broken} is broken ({error}); `mint-train resume` writes it again") from error
-    if not config.get("target_modules"):  # PEFT needs them; SkyRL names none
-        config["target_modules"] = list(PeftConfig.read(adapter).targets)
     base = Path(trained.backend.model)
     config[BASE_FIELD] = trained.backend.model
     if base.exists():  # its path is of this machine alone

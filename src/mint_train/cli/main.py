@@ -32,6 +32,7 @@ from mint_train.cli.commands.schema import schema
 from mint_train.cli.commands.winrate import winrate
 from mint_train.cli.mistakes import explain_usage
 from mint_train.cli.options import LossGroup, complete_option, parse_assignments, settings_options, show_help
+from mint_train.cli.rounds import begin_rounds, rounds_options, take_rounds
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
 from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError
@@ -86,6 +87,7 @@ def cli(
         return
     if assignments:
         given["options"] = parse_assignments(assignments)
+    rounds = take_rounds(given)
     settings = load_settings(given, config)
     if dry_run:
         load_libraries("Loading transformers and the tokenizer ...")
@@ -93,13 +95,15 @@ def cli(
 
         ctx.exit(look_at_data(settings, examples))
     load_libraries(f"Loading torch, transformers and the loss {settings.loss} ...")
+    if rounds is not None:
+        ctx.exit(INTERRUPTED if begin_rounds(settings, rounds) == "interrupted" else 0)
     from mint_train.training.training import train_with
 
     result = train_with(settings)
     ctx.exit(INTERRUPTED if result.status == "interrupted" else 0)
 
 
-settings_options(cli)
+rounds_options(settings_options(cli))
 for command in (
     check,
     check_judge,

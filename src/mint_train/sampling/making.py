@@ -99,6 +99,12 @@ class Made:
     retokenised: int
     """Completions whose text becomes other tokens than those that the policy wrote."""
 
+    @property
+    def mean(self) -> float | None:
+        """The mean score of all completions that have one."""
+        found = [score for scores in self.scores for score in scores if score is not None]
+        return sum(found) / len(found) if found else None
+
     def lines(self) -> list[str]:
         """Say what was sampled and judged, a line each."""
         found = [score for scores in self.scores for score in scores if score is not None]
@@ -109,7 +115,7 @@ class Made:
             f", {self.retokenised:,} that become other tokens when they are read" if self.retokenised else ""
         )
         left_out = len(samples) - len(found) - empty
-        mean = f"{sum(found) / len(found):.4g}" if found else "none"
+        mean = "none" if self.mean is None else f"{self.mean:.4g}"
         return [
             f"{len(self.written):,} prompts, {len(samples):,} completions, mean score {mean}: {cut:,} cut at "
             f"--max-tokens, {empty:,} empty, {left_out:,} left out by the judge{other}.",

@@ -31,8 +31,8 @@ EVAL_SETTINGS = (
     help="Held-out rows; by default the run's. Repeatable with names.",
 )
 @click.option(
-    "--checkpoint",
     "--step",
+    "--checkpoint",
     "step",
     type=CheckpointName(),
     metavar="best|last|N",

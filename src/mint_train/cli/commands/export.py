@@ -13,8 +13,8 @@ from mint_train.cli.options import CheckpointName, Command
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
 @click.option(
-    "--checkpoint",
     "--step",
+    "--checkpoint",
     "step",
     type=CheckpointName(),
     metavar="best|last|N",

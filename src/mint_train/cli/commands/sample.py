@@ -22,8 +22,8 @@ SAMPLE_SETTINGS = (
 @click.option("--data", metavar="PATH", help="Rows with prompts; by default the run's.")
 @click.option("--rows", type=click.IntRange(min=1), default=4, show_default=True, help="Number of prompts.")
 @click.option(
-    "--checkpoint",
     "--step",
+    "--checkpoint",
     "step",
     type=CheckpointName(),
     metavar="best|last|N",

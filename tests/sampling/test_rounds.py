@@ -1,0 +1,197 @@
+"""Rounds of sampling and training: each begins where the last one ended, whatever stops them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from few_rows import lines, write_lines
+
+from mint_train.backends.base import Sampling
+from mint_train.errors import OptionError, UserError
+from mint_train.sampling.rounds import Plan, Rounds
+from mint_train.settings.merge import load_settings
+from mint_train.training.runner import Runner
+
+
+@contextmanager
+def shown() -> Iterator[Any]:
+    yield lambda *_: None
+
+
+def plan_of(folder: Path, **given: Any) -> Plan:
+    prompts = write_lines(folder / "prompts.jsonl", [{"prompt": f"Say {number}."} for number in range(4)])
+    known = {
+        "rounds": 2, "prompts": str(prompts), "judge": "length", "judge_options": {"unit": "characters"},
+        "judge_timeout": 60.0, "sampling": Sampling(4, 6, 1.0), "writer": "pair", "writer_options": {},
+        "mix_previous": 0.25,
+    }  # fmt: skip
+    return Plan(**known | given)
+
+
+def begin(folder: Path, plan: Plan | None = None, **given: Any) -> Rounds:
+    known = {
+        "loss": "dpo", "backend": "local", "steps": 2, "batch_size": 2, "lr": 1e-2, "progress": "quiet",
+        "save_every": 1, "options": {"reference": "initial"}, "output": folder / "all",
+    }  # fmt: skip
+    return Rounds.begin(load_settings(known | given), plan or plan_of(folder))
+
+
+def weights_in(run: Path) -> str:
+    return hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def what_was_made(folder: Path) -> dict[str, Any]:
+    """The rows, scores, figures and weights of two rounds, without the names of folders and times."""
+    made: dict[str, Any] = {"scores": lines(folder / "rounds.jsonl")}
+    for name in ("round-001", "round-002"):
+        rows = lines(folder / f"{name}.jsonl")
+        made[name] = [{key: row[key] for key in row if key != "sampled_from"} for row in rows]
+        steps = lines(folder / name / "metrics.jsonl")
+        made[f"{name} figures"] = [(step["step"], step["metrics"]) for step in steps]
+        made[f"{name} weights"] = weights_in(folder / name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    result = begin(folder).train(shown, lambda _: None)
+    assert result.status == "done"
+    return folder / "all"
+
+
+def test_each_round_begins_with_the_state_that_the_last_one_reached(unbroken: Path) -> None:
+    first, second = (
+        json.loads((unbroken / name / "run.json").read_text()) for name in ("round-001", "round-002")
+    )
+    assert first["start"] is None
+    assert Path(second["start"]["path"]) == (unbroken / "round-001" / "checkpoints" / "step-000002").resolve()
+    assert lines(unbroken / "round-002.jsonl")[0]["sampled_from"] == str(unbroken / "round-001")
+    assert [source["weight"] for source in second["data"]["sources"]] == [0.75, 0.25]
+    assert [Path(source["path"]).name for source in second["data"]["sources"]] == [
+        "round-002.jsonl", "round-001.jsonl",
+    ]  # fmt: skip
+    assert [line["round"] for line in lines(unbroken / "rounds.jsonl")] == [1, 2]
+    seeds = [lines(unbroken / f"round-00{n}.jsonl")[0]["sampled_with"]["seed"] for n in (1, 2)]
+    assert seeds == [0, 1], "each round draws other completions"
+    assert weights_in(unbroken / "round-001") != weights_in(unbroken / "round-002")
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process, which nothing catches."""
+
+
+def killing(real: Callable[..., Any], when: int) -> Callable[..., Any]:
+    """A function that dies at its call of a number, and is itself before."""
+    calls: list[int] = []
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == when:
+            raise KilledError
+        return real(*arguments, **named)
+
+    return call
+
+
+WHERE = "mint_train.sampling"
+
+
+@pytest.mark.parametrize(
+    ("target", "when"),
+    [
+        (f"{WHERE}.journal.append_line", 3), (f"{WHERE}.journal.append_line", 12),
+        (f"{WHERE}.making.judge_all", 2), (f"{WHERE}.making.write_rows", 2),
+        (f"{WHERE}.rounds.append_line", 2), (f"{WHERE}.rounds.train_with", 2),
+        ("mint_train.training.runner.Runner.submit", 2), ("mint_train.training.runner.Runner.submit", 4),
+        ("mint_train.training.runner.Runner.save", 3), ("mint_train.training.runner.Runner.finish", 1),
+    ],
+)  # fmt: skip
+def test_rounds_that_were_killed_go_on_and_make_the_same(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, when: int
+) -> None:
+    rounds = begin(tmp_path)
+    module, _, name = target.rpartition(".")
+    owner: Any = Runner if module.endswith("Runner") else __import__(module, fromlist=["_"])
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, name, killing(getattr(owner, name), when))
+        with pytest.raises(KilledError):
+            rounds.train(shown, lambda _: None)
+    result = Rounds.read(tmp_path / "all").train(shown, lambda _: None)
+    assert result.status == "done"
+    assert what_was_made(tmp_path / "all") == what_was_made(unbroken)
+
+
+def test_the_reference_is_the_rounds_beginning_or_the_base_model(tmp_path: Path, unbroken: Path) -> None:
+    rounds = Rounds.read(Path(shutil.copytree(unbroken, tmp_path / "all")))
+    based = Rounds(rounds.folder, rounds.plan, {**rounds.given, "options": {"reference": "base"}})
+    assert based.own_settings(1)["options"] == {"reference": "initial"}
+    assert based.own_settings(2)["options"] == {
+        "reference": str(tmp_path / "all" / "round-001" / "base_model")
+    }
+    assert "options" not in rounds.own_settings(2)
+    with pytest.raises(OptionError, match="reference=base cannot be taken with --from"):
+        Rounds(rounds.folder, rounds.plan, {**based.given, "from_checkpoint": "x"}).own_settings(2)
+
+
+def test_somebody_elses_rounds_run_no_code_and_send_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all").mkdir()
+    foreign = tmp_path / "all" / "judge.py"
+    foreign.write_text("def score(completion): return 1\n")
+
+    def resumed(options: dict[str, str], **settings: Any) -> Rounds:
+        shutil.rmtree(tmp_path / "all")
+        begin(tmp_path, plan_of(tmp_path, judge_options=options), **settings)
+        foreign.write_text("x = 1\n")
+        return Rounds.read(tmp_path / "all")
+
+    with pytest.raises(OptionError, match=r"names .*judge\.py for its loss or its judge.*add --trust-loss"):
+        resumed({"file": str(foreign)})
+    with pytest.raises(OptionError, match="names http://there/v1"):
+        resumed({"base_url": "http://there/v1"})
+    assert Rounds.read(tmp_path / "all", trusted=True).plan.judge_options == {"base_url": "http://there/v1"}
+    (tmp_path / "own.py").write_text("x = 1\n")
+    assert resumed({"file": "own.py"}).plan.rounds == 2
+    monkeypatch.setenv("MINT_API_KEY", "sk-of-a-test")
+    with pytest.raises(OptionError, match=r"http://there, which MINT_BASE_URL does not name"):
+        resumed({}, base_url="http://there", backend="auto")
+
+
+def test_what_rounds_decide_is_refused(tmp_path: Path, unbroken: Path) -> None:
+    with pytest.raises(OptionError, match="--data: --rounds trains on what is sampled"):
+        begin(tmp_path, data="rows.jsonl")
+    with pytest.raises(OptionError, match=r"holds rounds; mint-train resume .* goes on with them"):
+        begin(tmp_path, output=unbroken)
+    (tmp_path / "rounds.json").write_text("{}")
+    with pytest.raises(UserError, match=r"rounds\.json is broken"):
+        Rounds.read(tmp_path)
+
+
+def test_the_command_line(run_cli: Any, tmp_path: Path) -> None:
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say it."}, {"prompt": "Go on."}])
+    command = ["--loss", "dpo", "--backend", "local", "--rounds", 1, "--steps", 1, "--output", "all"]
+    ended = run_cli(*command, "--prompts", "prompts.jsonl")
+    assert (ended.status, ended.err) == (2, "mint-train: --rounds needs --judge\n")
+    ended = run_cli("--loss", "dpo", "--judge", "length")
+    assert (ended.status, ended.err) == (2, "mint-train: --judge is for --rounds N, which is not given\n")
+    ended = run_cli(
+        *command, "--prompts", "prompts.jsonl", "--judge", "length", "--judge-set", "unit=characters",
+        "--samples", 3, "--max-tokens", 6,
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "Round 1 of 1.\n2 prompts, 6 completions, mean score -" in ended.out
+    assert ended.out.endswith("Rounds: all\n")
+    ended = run_cli("resume", "all")
+    assert ended.status == 0, ended.err
+    ended = run_cli("resume", "all", "--steps", 3)
+    assert (ended.status, "all holds rounds, which go on with the settings" in ended.err) == (2, True)

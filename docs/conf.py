@@ -1,6 +1,9 @@
 """The documentation site: `make docs` builds it, and every warning is an error."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
 
 project = "mint-train"
 version = release = installed_version("mint-train")
@@ -16,3 +19,11 @@ autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 nitpicky = False
 exclude_patterns = ["settings.md"]  # a part of api.md
+
+
+def setup(app: Any) -> None:
+    """Set the formulas of the losses as mathematics."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from formulas import set_formulas
+
+    app.connect("doctree-resolved", set_formulas)

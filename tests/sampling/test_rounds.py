@@ -141,9 +141,7 @@ def test_the_reference_is_the_rounds_beginning_or_the_base_model(tmp_path: Path,
         Rounds(rounds.folder, rounds.plan, {**based.given, "from_checkpoint": "x"}).own_settings(2)
 
 
-def test_somebody_elses_rounds_run_no_code_and_send_no_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_foreign_rounds_run_no_code_and_send_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "all").mkdir()
     foreign = tmp_path / "all" / "judge.py"

@@ -8,6 +8,8 @@ a file of ShareGPT pairs (`conversations`, `chosen`, `rejected`); a number befor
 makes every text unique, so that none is tokenised only once. The tokenizer is trained on the same texts
 unless a folder is given.
 
+`--render template` has our side render whole conversations by the chat template, as TRL does.
+
 TRL's side is what `DPOTrainer.__init__` does with its data set: `load_dataset` and the trainer's own
 `_prepare_dataset`, without a model. Both sides start each round with an empty cache.
 """
@@ -43,6 +45,7 @@ def main() -> int:
     parser.add_argument("--characters", type=int, help="cut each text to this length, for millions of rows")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokenizer", type=Path, help="folder with a tokenizer (default: train one)")
+    parser.add_argument("--render", choices=["recipe", "template"], default="recipe", help="of our side")
     parser.add_argument("--trl-python", type=Path, help="Python with TRL (default: run only our side)")
     parser.add_argument("--work", type=Path, help="folder for files (default: a temporary one)")
     parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
@@ -57,12 +60,16 @@ def main() -> int:
         work.mkdir(parents=True, exist_ok=True)
         tokenizer = given.tokenizer or train_tokenizer(given.texts, work / "tokenizer")
         rows = write_rows(given.texts, given.rows, given.characters, work / f"rows-{given.rows}.jsonl")
-        print(f"{given.rows:,} rows, {rows.stat().st_size / 1e9:.2f} GB, {os.cpu_count()} cores")
+        size = f"{given.rows:,} rows, {rows.stat().st_size / 1e9:.2f} GB"
+        print(f"{size}, {os.cpu_count()} cores, --render {given.render}")
         pythons = {"ours": Path(sys.executable)}
         if given.trl_python:
             pythons["trl"] = given.trl_python
         rounds = [
-            {side: run(python, side, rows, tokenizer, work) for side, python in pythons.items()}
+            {
+                side: run(python, [side, "--render", given.render], rows, tokenizer, work)
+                for side, python in pythons.items()
+            }
             for _ in range(given.rounds)
         ]
     report(rounds, given.rows)
@@ -88,12 +95,12 @@ def report(rounds: list[dict[str, dict[str, Any]]], rows: int) -> None:
         print(f"{cpu:6.2f} times less CPU time")
 
 
-def run(python: Path, side: str, rows: Path, tokenizer: Path, work: Path) -> dict[str, Any]:
-    """Run one side in a fresh process with an empty cache."""
-    cache = work / f"cache-{side}"
+def run(python: Path, side: list[str], rows: Path, tokenizer: Path, work: Path) -> dict[str, Any]:
+    """Run one side, with its options, in a fresh process with an empty cache."""
+    cache = work / f"cache-{side[0]}"
     shutil.rmtree(cache, ignore_errors=True)
     environment = os.environ | {"MINT_TRAIN_CACHE": str(cache), "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [python, HERE, "--side", side, "--texts", rows, "--tokenizer", tokenizer]
+    command = [python, HERE, "--side", *side, "--texts", rows, "--tokenizer", tokenizer]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     shutil.rmtree(cache, ignore_errors=True)
@@ -106,13 +113,14 @@ def prepare_ours(given: argparse.Namespace) -> dict[str, Any]:
     from mint_train.groups.build import build_dataset
     from mint_train.groups.examples import read_examples
     from mint_train.losses.weighted_sum import open_loss
+    from mint_train.rendering.options import Rendering
     from mint_train.rows.readers import open_data
 
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
     loss = open_loss("dpo", {})
     began, cpu = time.perf_counter(), time.process_time()
     examples = read_examples(open_data(given.texts), loss)
-    groups = build_dataset(examples, loss, tokenizer, 1024).groups
+    groups = build_dataset(examples, loss, tokenizer, 1024, rendering=Rendering(given.render)).groups
     figures = measured(began, cpu)
     tokens = 0
     for index in range(0, len(groups), max(1, len(groups) // 1000)):

@@ -395,4 +395,5 @@ def test_two_runs_that_tokenise_at_once_agree(
     assert len(build(path, dpo, tokenizer).groups) == 10
     (kept,) = own_cache.iterdir()
     summary = json.loads((kept / "summary.json").read_text())
-    assert summary == {"left_out": [], "unsuited": [], "special": [], "by_path": {str(path): 10}}
+    empty = {name: [] for name in ("left_out", "unsuited", "special", "markers")}
+    assert summary == {**empty, "by_path": {str(path): 10}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ from mint_train.rendering.recipe import build_completion_tokens, build_prompt_to
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rendering.text_only import completion_text, text_messages
 from mint_train.rendering.turn_markers import TurnMarkers
-from mint_train.rendering.turns import Rendered, TemplateRenderer, weights_of
+from mint_train.rendering.turns import Rendered, TemplateRenderer, weights_of, written
 from mint_train.rows.conversations import (
     Completion,
     Conversation,
@@ -26,6 +26,7 @@ from mint_train.rows.conversations import (
 )
 
 if TYPE_CHECKING:
+    from mint_train.rows.messages import ChatMessage
     from mint_train.sdk import Datum
 
 RenderedPrompt: TypeAlias = Prompt | Sequence[int]
@@ -33,6 +34,7 @@ RenderedPrompt: TypeAlias = Prompt | Sequence[int]
 RenderedCompletion: TypeAlias = Completion | Sequence[int]
 """A completion: the assistant's text, messages, or token ids, which are taken as they are."""
 CLOSER = "the completion"
+SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,34 @@ class Renderer:
         """Render a prompt as MinT's recipe does."""
         messages = text_messages(conversation)
         arguments = self.rendering.call(conversation.template_arguments, self.tokenizer)
+        systems = [index for index, message in enumerate(messages) if message["role"] in SYSTEM_ROLES]
+        if systems:
+            self._refuse_dropped(messages, systems, arguments)
         tokens = build_prompt_tokens(messages, self.tokenizer, arguments)
         if not conversation.opening:
             return tokens
         return tokens + list(self.tokenizer.encode(f" {conversation.opening}", add_special_tokens=False))
+
+    def _refuse_dropped(
+        self, messages: list[ChatMessage], systems: Sequence[int], arguments: Mapping[str, Any]
+    ) -> None:
+        """Refuse system messages that the chat template leaves out; the template form checks all messages.
+
+        Raises:
+            RowError: naming the first.
+        """
+        templated = self.rendering.template or self.tokenizer.chat_template
+        if not templated or (systems == [0] and self._templates.probe.writes_system):
+            return
+        rendered = self._guarded.render(messages, add_generation_prompt=True, **arguments)
+        for index in systems:
+            if not written(str(messages[index]["content"]).strip(), self._guarded.shown(rendered)):
+                problem = (
+                    f"message {index}, of the {messages[index]['role']}, is left out by this chat template"
+                )
+                raise RowError(
+                    "prompt", f"{problem}; give a template that writes it with --chat-template FILE"
+                )
 
     def completion_tokens(self, completion: RenderedCompletion, name: str = CLOSER) -> list[int]:
         """Return the token ids of a completion, with the token that ends it.
@@ -158,10 +184,11 @@ class Renderer:
     ) -> list[Datum]:
         """Build datums of whole conversations."""
         self._markers.check(texts_of([prompt, *completions]))
-        rendered = [
-            self._templates.render(prompt, completion, name)
+        asked = [
+            self._templates.asked(prompt, completion, name)
             for completion, name in zip(completions, names, strict=True)
         ]
+        rendered = [self._templates.placed(one) for one in asked]
         start = rendered[0].spans[0][0]
         for one, name in zip(rendered, names, strict=True):
             if one.tokens[: one.spans[0][0]] != rendered[0].tokens[:start]:

@@ -55,6 +55,11 @@ class TemplateProbe:
         messages = [{"role": role, "content": text} for role, text in zip(roles, PROBED, strict=True)]
         return self._written(messages, opened=True) or self._written(messages[1:], opened=True)
 
+    @cached_property
+    def writes_system(self) -> bool:
+        """Whether the template writes a system message that a conversation begins with."""
+        return PROBED[0] in self.dialogue
+
     def _render(self, answer: dict[str, Any] | None) -> str:
         """Render a question with an answer, or with the generation prompt."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": ASKED}]

@@ -43,6 +43,14 @@ class Turns:
     whole: str
     """All of it, as a user reads what the template writes."""
     tokens: list[int]
+    trained: list[int]
+    """The indexes of the messages that are trained."""
+    openings: list[str]
+    """Per trained message, what the model reads before it writes it."""
+    before: list[list[int]]
+    """The tokens of these."""
+    until: list[list[int]]
+    """Per trained message but the last, the tokens of the conversation up to and with it."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,10 @@ class TemplateRenderer:
         text = self._text(prompt, prompt.messages, opened=True)
         return self.tokenizer.encode_rendered(text + prompt.opening)
 
-    def render(self, prompt: Conversation, completion: Sequence[ChatMessage], name: str) -> Rendered:
-        """Render a prompt with a completion.
+    def asked(self, prompt: Conversation, completion: Sequence[ChatMessage], name: str) -> Turns:
+        """Ask for every text of a prompt with a completion, and look at none.
+
+        So the texts of all completions of many rows are tokenised in one call.
 
         Args:
             prompt: the messages before the completion.
@@ -75,8 +85,7 @@ class TemplateRenderer:
             name: what the row calls the completion.
 
         Raises:
-            RowError: the template refuses it or would drop a part of it, or the prompt's own rendering is not
-                the beginning of the whole.
+            RowError: the template refuses it, or would drop its reasoning.
         """
         answer = [self._with_reasoning(message, name) for message in completion]
         if prompt.opening:
@@ -86,23 +95,40 @@ class TemplateRenderer:
         trained = [index for index in range(first, len(messages)) if messages[index]["role"] == ASSISTANT]
         if self.rendering.turns == "last":
             trained = trained[-1:]
-        # every text is asked for before one is looked at, so that many rows are tokenised in one call
         encode = self.tokenizer.encode_rendered
         whole = self._text(prompt, messages)
-        turns = Turns(name, prompt, messages, self.tokenizer.shown(whole), encode(whole))
+        tokens = encode(whole)
         openings = [
             self._text(prompt, messages[:index], opened=True) + (prompt.opening if index == first else "")
             for index in trained
         ]
-        before = [encode(text) for text in openings]
-        until = [encode(self._text(prompt, messages[: index + 1])) for index in trained[:-1]]
-        self._refuse_dropped(turns, trained)
-        starts = [self._start(turns, *turn) for turn in zip(trained, openings, before, strict=True)]
+        return Turns(
+            name,
+            prompt,
+            messages,
+            self.tokenizer.shown(whole),
+            tokens,
+            trained,
+            openings,
+            before=[encode(text) for text in openings],
+            until=[encode(self._text(prompt, messages[: index + 1])) for index in trained[:-1]],
+        )
+
+    def placed(self, turns: Turns) -> Rendered:
+        """Find the trained turns of a conversation in its tokens.
+
+        Raises:
+            RowError: the template would drop a part of it, or the prompt's own rendering is not the beginning
+                of the whole.
+        """
+        self._refuse_dropped(turns, turns.trained)
+        begun = zip(turns.trained, turns.openings, turns.before, strict=True)
+        starts = [self._start(turns, *turn) for turn in begun]
         ends = [
             self._end_within(turns, index, start, part)
-            for index, start, part in zip(trained, starts, until, strict=False)
+            for index, start, part in zip(turns.trained, starts, turns.until, strict=False)
         ]
-        ends.append(self._end(turns.tokens, starts[-1], name))
+        ends.append(self._end(turns.tokens, starts[-1], turns.name))
         return Rendered(turns.tokens[: ends[-1]], list(zip(starts, ends, strict=True)))
 
     def _text(self, prompt: Conversation, messages: Sequence[ChatMessage], *, opened: bool = False) -> str:

@@ -209,18 +209,22 @@ def chat_messages(value: object, field: str) -> list[ChatMessage]:
     if not value:
         raise RowError(field, "is an empty list of messages")
     messages = [chat_message(message, f"{field}[{index}]") for index, message in enumerate(value)]
-    check_call_ids(messages, field)
+    check_results(messages, field)
     return messages
 
 
-def check_call_ids(messages: list[ChatMessage], field: str) -> None:
-    """Refuse a result whose id is not that of an earlier call, where the calls have ids.
+def check_results(messages: list[ChatMessage], field: str) -> None:
+    """Refuse a tool's result that no call asked for: one behind the user's message, or with another id.
 
     Raises:
         RowError: naming the message.
     """
     known: set[object] = set()
     for index, message in enumerate(messages):
+        before = messages[index - 1]["role"] if index else ASSISTANT  # a completion may begin with a result
+        if message["role"] == "tool" and before not in (ASSISTANT, "tool"):
+            problem = f"is a tool's result, and follows a message of the {before}: no call asked for it"
+            raise RowError(f"{field}[{index}]", problem)
         known.update(call["id"] for call in message.get("tool_calls", ()) if "id" in call)
         answered = message.get("tool_call_id")
         if known and answered is not None and answered not in known:

@@ -73,10 +73,12 @@ def as_prompt(messages: list[ChatMessage], field: str) -> list[ChatMessage]:
     """Return messages that leave the turn to the assistant.
 
     Raises:
-        RowError: there are none, or the last one is the assistant's own.
+        RowError: there are none, the first is a tool's result, or the last one is the assistant's own.
     """
     if not messages:
         raise RowError(field, "is an empty list of messages")
+    if messages[0]["role"] == "tool":
+        raise RowError(field, "begins with a tool's result, which no call asked for")
     last = messages[-1]
     if last["role"] == "assistant":
         raise RowError(field, "ends with the assistant's own message; a prompt must leave the turn to it")

@@ -109,6 +109,8 @@ def read_weights(row: Mapping[str, Any], side: str) -> Weights:
         read_weight(item, f"{by_token}[{index}]")
         for index, item in enumerate(read_list(row[by_token], by_token, "numbers"))
     ]
+    if not any(numbers):
+        raise RowError(by_token, "holds zeros alone, so nothing of the completion would count")
     return Weights(by_token, numbers=numbers)
 
 

@@ -18,6 +18,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 nitpicky = False
+default_role = "code"  # as the docstrings use backticks
 exclude_patterns = ["settings.md"]  # a part of api.md
 
 

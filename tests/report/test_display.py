@@ -25,6 +25,7 @@ from mint_train import hookimpl
 from mint_train.observers.console import Console
 from mint_train.observers.json_lines import JsonLines, parse_event, show_event
 from mint_train.observers.live import LiveConsole
+from mint_train.observers.notebook import NotebookConsole, in_notebook
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
 from mint_train.training.interrupts import STOPPING
@@ -317,3 +318,24 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(monkeypatch: py
     monkeypatch.setenv("TERM", "dumb")
     with display.open_display("auto") as console:
         assert type(console) is Console
+
+
+def test_a_notebook_shows_a_bar_that_each_step_moves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mint_train.observers.notebook.PAUSE_SECONDS", -1.0)
+    cell: list[str] = []
+    console = NotebookConsole(lambda: cell.append)
+    described = run_description().metrics
+    console.run_started(
+        RunRecord(Path("run"), "dpo", "local", "a model", 100, 8, described, run_description())
+    )
+    for step in range(1, 101):
+        console.step_finished(StepRecord(step, {"loss": 1 / step}, 1e-5, 100, 0.25))
+    console.run_finished(RunResult("done", Path("run"), 100, {}, None))
+    assert cell[0] == '<progress value="0" max="100"></progress> 0 of 100 steps <code></code>'
+    assert cell[50] == '<progress value="50" max="100"></progress> 50 of 100 steps <code>loss=0.02</code>'
+    assert (len(cell), cell[-1]) == (102, "")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:3]] == ["Step 1", "Step 5", "Step 10"]
+    assert not in_notebook()

@@ -100,6 +100,8 @@ class Comparison(Mapping[str, RunResult]):
             parts += [f"On {name}:"] * bool(name) + aligned(header, rows)
         return "\n".join(parts)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return "".join(html_table(name, *table) for name, table in self.tables().items())
 

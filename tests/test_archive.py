@@ -110,7 +110,7 @@ def test_the_service_sends_it_itself(fetch: Callable[[Server], Path]) -> None:
 def test_another_origin_gets_no_key(fetch: Callable[[Server], Path]) -> None:
     """Tinker names a signed address in a store of its own; SkyRL knows the name of the checkpoint alone."""
     with serving({"/store": [(200, {}, ADAPTER)]}) as store:
-        answers: Answers = {SHORT: [(302, {"Location": "/here"}, b"")]}
+        answers: Answers = {LONG: [(405, {}, b"")], SHORT: [(302, {"Location": "/here"}, b"")]}
         answers["/here"] = [(302, {"Location": f"{store.url}/store"}, b"")]
         with serving(answers) as server:
             assert files(fetch(server)) == WHOLE

@@ -9,12 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from adapters import adapter_on_disk, distance, load_adapter, moved
 from environments import SDKS, installed_sdk, newer_skyrl
 from few_rows import PAIRS, write_lines
 from run_files import checkpoints, description, metrics
 from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
 
 SDK, TOO_NEW = SDKS
+LOSSES = {
+    "dpo": "pairs.jsonl",
+    "kto": "pairs.jsonl",
+    "plackett-luce": "rankings.jsonl",
+    "policy-gradient": "rewards.jsonl",
+}
+"""A loss of each contract, and short rows for it: of one shape, for which a server compiles once."""
 DETACHED = '''
 from mint_train import loss
 from mint_train_dpo import Pairs, bradley_terry
@@ -53,6 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     rows = [row | {"prompt": f"{row['prompt']} {turn}"} for turn in "ab" for row in PAIRS]
     write_lines(folder / "pairs.jsonl", rows[:8])
+    several = [{"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"]]} for row in rows]
+    write_lines(folder / "rankings.jsonl", several)
+    write_lines(folder / "rewards.jsonl", [row | {"rewards": [1.0, 0.0]} for row in several])
     write_lines(folder / "others.jsonl", [{**row, "prompt": f"Now: {row['prompt']}"} for row in PAIRS])
     (folder / "detached.py").write_text(DETACHED)
     return folder
@@ -143,6 +154,55 @@ def test_the_policy_is_sampled_from(trained: str, run: Cli, folder: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     assert "After:" in done.stdout
     assert checkpoints(folder / trained)[-1]["sampler"]
+
+
+@pytest.fixture(scope="module")
+def start(run: Cli, server: SkyrlServer, folder: Path) -> str:
+    """A run of one step, whose adapter other runs begin with there and here, without the output layer."""
+    output = f"{Path(server.log).parent.name}-start"
+    done = run(
+        "--loss", "dpo", "--data", "pairs.jsonl", "--lora-targets", "attention,mlp", "--lr", "1e-6",
+        "--steps", 1, "--output", output,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def first(start: str, server: SkyrlServer, folder: Path) -> Path:
+    """The folder of that adapter, in PEFT's format, read from the server's disk."""
+    return adapter_on_disk(server, checkpoints(folder / start)[-1]["sampler"])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_server_takes_the_steps_of_the_embedded_backend(
+    loss: str, start: str, first: Path, run: Cli, server: SkyrlServer, folder: Path
+) -> None:
+    """From one adapter, twenty steps: the losses agree, and so does the direction of the whole update."""
+    outputs = {backend: f"{start}-{loss}-{backend}" for backend in ("mint", "local")}
+    for backend, begin in (("mint", start), ("local", first)):
+        done = run(
+            "--loss", loss, "--backend", backend, "--model", server.model, "--from", begin, "--lr", "5e-5",
+            "--data", LOSSES[loss], "--batch-size", 2, "--steps", 20, "--output", outputs[backend],
+            *(("--set", "reference=initial") if loss in ("dpo", "policy-gradient") else ()),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    figures = [losses(folder / output) for output in outputs.values()]
+    there = adapter_on_disk(server, checkpoints(folder / outputs["mint"])[-1]["sampler"])
+    ends = [load_adapter(there), load_adapter(folder / outputs["local"] / "adapter")]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-3, abs=1e-3)
+    assert distance(*[moved(load_adapter(first), end) for end in ends]) < 1e-4
+
+
+def test_an_adapter_leaves_the_server(start: str, run: Cli) -> None:
+    done = run("export", start, "--output", f"{start}-adapter")
+    if start.startswith("tuft"):  # it names a folder of its own machine
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "on its own machine, at file://" in done.stderr
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "are the policy's within" in done.stdout
 
 
 def test_the_kit_trusts_the_server(run: Cli) -> None:

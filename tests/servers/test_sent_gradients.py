@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +13,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from adapters import adapter_on_disk, distance, load_adapter, moved
 from few_rows import PAIRS
 from proxy import Proxy, running_proxy
 from pydantic import SecretStr
 from run_files import description, metrics
-from safetensors.torch import load_file
 from server import SkyrlServer
 
 from mint_train.backends.local import load
@@ -32,12 +31,13 @@ from mint_train.settings.model import Settings
 RunCli = Callable[..., tuple[int, str, str]]
 Weights = list[list[float]]
 KEY = SecretStr("tml-x")
-LOSSES = {
+LOSSES: dict[str, tuple[object, ...]] = {
     "dpo": ("--batch-size", 2, "--set", "reference=initial"),
     "kto": ("--batch-size", 4),
     "plackett-luce": ("--batch-size", 1),
     "policy-gradient": ("--batch-size", 4),
 }
+"""A loss of each contract, with options that keep a step on its bundled rows small."""
 
 MUTANTS = {"right": (1.0,), "sign": (-1.0,), "scale": (1.0, 2.0, 3.0, 4.0), "one side": (0.0, 1.0)}
 """By what each mutant multiplies the gradients of one datum after another, over and over."""
@@ -257,20 +257,7 @@ def first_adapter(without_unembedding: None, skyrl_server: SkyrlServer) -> dict[
     client = opened(skyrl_server, skyrl_server.base_url, rank=16, trains=False)
     path = client.save_weights_for_sampler("fresh").result().path
     client.close()
-    return saved_adapter(skyrl_server, path)
-
-
-def saved_adapter(server: SkyrlServer, path: str) -> dict[str, torch.Tensor]:
-    """Read the adapter of weights for a sampler from the server's own disk, with PEFT's names."""
-    model, _, name = path.removeprefix("tinker://").partition("/")
-    folder = server.log.parent / "checkpoints" / model / "sampler_weights"
-    with tarfile.open(folder / f"{name}.tar.gz") as archive:
-        archive.extractall(folder / name, filter="data")
-    return load_file(folder / name / "adapter_model.safetensors")
-
-
-def trained_adapter(folder: str) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder, "adapter", "adapter_model.safetensors"))
+    return load_adapter(adapter_on_disk(skyrl_server, path))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -299,21 +286,10 @@ def test_both_backends_take_the_same_steps(
     here = train(run_cli, monkeypatch, "local", *common)
     assert [one["loss"] for one in there] == pytest.approx([one["loss"] for one in here], rel=1e-3, abs=1e-3)
     last = json.loads(Path("mint/checkpoints.jsonl").read_text().splitlines()[-1])
-    assert 1 - cosine(
-        moved(first_adapter, trained_adapter("local")),
-        moved(first_adapter, saved_adapter(skyrl_server, last["sampler"])),
-    ) < 1e-4  # fmt: skip
-
-
-def moved(first: dict[str, torch.Tensor], last: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return how far an adapter moved, without the matrices A that SkyRL has once for several projections."""
-    shared = ("q_proj.lora_A", "k_proj.lora_A", "v_proj.lora_A", "gate_proj.lora_A", "up_proj.lora_A")
-    own = sorted(name for name in first if not any(part in name for part in shared))
-    return torch.cat([(last[name].double() - first[name].double()).flatten() for name in own])
-
-
-def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+    ends = [
+        load_adapter(path) for path in (Path("local/adapter"), adapter_on_disk(skyrl_server, last["sampler"]))
+    ]
+    assert distance(*[moved(first_adapter, end) for end in ends]) < 1e-4
 
 
 def test_a_wrong_form_would_not_take_the_same_steps(

@@ -63,7 +63,7 @@ class PeftConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
             refuse_variants(path, values)
             rank, alpha = int(values["r"]), float(values["lora_alpha"])
-            targets = values["target_modules"] or adapted_layers(folder)  # SkyRL names none
+            targets = values.get("target_modules") or adapted_layers(folder)  # SkyRL names none
             base_model = str(values["base_model_name_or_path"] or "")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a LoRA adapter's: {error}") from error

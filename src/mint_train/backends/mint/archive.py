@@ -22,6 +22,7 @@ KEY_HEADER = "X-API-Key"
 WAIT_SECONDS = 300.0
 """How long a service may take to make an archive, or fall silent while it sends one."""
 PAUSE_SECONDS = 5.0
+UNKNOWN = (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED)
 NOT_YET = (httpx.codes.TOO_EARLY, httpx.codes.SERVICE_UNAVAILABLE)
 REDIRECTS = 5
 
@@ -85,7 +86,7 @@ def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.
         answer.close()
         if answer.has_redirect_location:
             url = followed(url, answer.headers["location"], path)
-        elif answer.status_code == httpx.codes.NOT_FOUND and urls:
+        elif answer.status_code in UNKNOWN and urls:
             url = httpx.URL(urls.pop(0))
         else:
             break

@@ -48,15 +48,16 @@ def test_both_languages_say_the_same(tmp_path: Path, name: str, write: Callable[
         ("loss: dpo\nsteps: many", "steps"),
         ("loss: dpo\nlr: 1\nlr: 2", 'the key "lr" is given twice'),
         ("loss: dpo\noptions: {beta: 1, beta: 2}", 'the key "beta" is given twice'),
-        ("loss: " + "[" * 5000, "nested too deeply"),
+        pytest.param("loss: " + "[" * 5000, "nested too deeply", id="nested"),
         ("loss: &a [*a]", "more than 10,000 values"),
-        (
+        pytest.param(
             "a: &a [1,1,1,1,1,1,1,1,1]\n"
             + "".join(
                 f"{two}: &{two} [{','.join(f'*{one}' for _ in range(9))}]\n"
                 for one, two in pairwise("abcdefghij")
             ),
             "more than 10,000 values",
+            id="aliases of aliases",
         ),
     ],
 )
@@ -74,7 +75,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, text: str, problem: str) -> N
 @pytest.mark.parametrize(
     ("text", "problem"),
     [("lr = 1\nlr = 2", "Cannot overwrite"), ("[options]\nbeta = 1\nbeta = 2", "Cannot overwrite"),
-     ("loss = " + "[" * 5000, "nested too deeply")],
+     pytest.param("loss = " + "[" * 5000, "nested too deeply", id="nested")],
 )  # fmt: skip
 def test_a_broken_toml_file_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "run.toml"

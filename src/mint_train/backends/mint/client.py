@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -68,7 +69,11 @@ class MintTrainingClient:
         self.deletes = True
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer that the service names for the base model."""
+        """Load the tokenizer that the service names for the base model, or a folder on this machine has."""
+        if Path(self.session.model).is_dir():  # the SDK takes a path with two slashes for a hub name and more
+            from mint_train.backends.local.load import load_tokenizer
+
+            return load_tokenizer(self.session.model)
         try:
             with without_remote_code():
                 tokenizer: PreTrainedTokenizerBase = self.service.wait(

@@ -9,16 +9,19 @@ from pydantic import Field
 from mint_train.plugin import Candidates, LogRatio, Options, hookimpl
 
 
+class ImplicitOptions(Options):
+    """The run and how its log-ratio is scaled."""
+
+    run: str = Field(min_length=1, description="A run folder, RUN@STEP, or a checkpoint in one.")
+    beta: float = Field(default=0.1, gt=0, description="What the log-ratio is multiplied by.")
+
+
 class Implicit:
     """beta times the log-ratio of a trained run to the policy before its first step."""
 
-    class Options(Options):
-        """The run and how its log-ratio is scaled."""
+    Options = ImplicitOptions
 
-        run: str = Field(min_length=1, description="A run folder, RUN@STEP, or a checkpoint in one.")
-        beta: float = Field(default=0.1, gt=0, description="What the log-ratio is multiplied by.")
-
-    def __init__(self, options: Implicit.Options) -> None:
+    def __init__(self, options: ImplicitOptions) -> None:
         self.options = options
         self.log_ratio = LogRatio(options.run)
 

@@ -137,7 +137,9 @@ def test_a_second_verdict_is_named(write_rows: Callable[..., Path]) -> None:
         "better_response_id": 0,
         "safer_response_id": 1,
     }
-    with pytest.raises(DataError, match="better_response_id= or --columns safer_response_id="):
+    with pytest.raises(
+        DataError, match="to read better_response_id, give --columns safer_response_id=, or to read safer"
+    ):
         read_examples(open_data(write_rows([row])), open_loss("dpo", {}))
     columns = {"safer_response_id": ""}
     rows = [row, row | {"better_response_id": 1}]

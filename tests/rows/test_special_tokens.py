@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from few_rows import write_lines
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -177,7 +178,8 @@ def test_rows_are_counted_and_bad_only_where_asked(
 
 def test_a_run_says_so_and_keeps_to_it(run_cli: Any, write_rows: Callable[..., Path]) -> None:
     path = write_rows(ROWS)
-    run = ("--loss", "dpo", "--data", path, "--eval-data", path, "--output", "run")
+    held_out = write_lines(path.with_name("held-out.jsonl"), [row | {"prompt": "Now?"} for row in ROWS])
+    run = ("--loss", "dpo", "--data", path, "--eval-data", held_out, "--output", "run")
     status, out, err = run_cli(*run)
     assert (status, err) == (0, "")
     assert f"Text with a special token, taken as plain text (--special-tokens): 2\n  {path}:2: {END}\n" in out

@@ -21,7 +21,9 @@ class EndlessTemplateError(UserError):
 
     @property
     def message(self) -> str:
-        """What happened; it is raised without arguments, in the thread that renders."""
+        """What happened; in the thread that renders it is raised without a text."""
+        if self.args:
+            return super().message
         seconds = f"{LOOK_SECONDS * MOST_LOOKS:g} s"
         return f"the chat template has not ended after {seconds}; give another with --chat-template FILE"
 

@@ -170,9 +170,9 @@ def test_even_datums_are_chosen_and_odd_ones_rejected(dpo: Loss, tokenizer: Any)
     pairs = [PreferencePair(f"Question {n}", f"good {n}", f"bad {n}") for n in range(3)]
     groups = [Group.of(dpo.flatten(pair, Renderer(tokenizer)), Source("x", 1)) for pair in pairs]
     shown = [tokenizer.decode(targets(datum)) for datum in Batch(groups).data]
-    for place, text in enumerate(shown):
-        side = "good" if place % 2 == 0 else "bad"
-        assert text.endswith(f" {side} {place // 2}{tokenizer.eos_token}")
+    for number, text in enumerate(shown):
+        side = "good" if number % 2 == 0 else "bad"
+        assert text.endswith(f" {side} {number // 2}{tokenizer.eos_token}")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -171,6 +171,17 @@ class CheckpointName(click.ParamType[Any]):
         return value if value in ("best", "last") else click.IntRange(min=1).convert(value, param, ctx)
 
 
+checkpoint_option = click.option(
+    "--step",
+    "--checkpoint",
+    "step",
+    type=CheckpointName(),
+    metavar="best|last|N",
+    help="A checkpoint of RUN, or the step of one; by default the best by its --select-by, else the last.",
+)
+"""Which checkpoint of a run a command takes."""
+
+
 def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete a file."""
     return [CompletionItem(incomplete, type="file")]

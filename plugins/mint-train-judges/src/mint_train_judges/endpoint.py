@@ -47,7 +47,7 @@ class Endpoint:
         """Open the client.
 
         Raises:
-            JudgeError: there is no key for OpenAI's own service, or a key is given as the variable's name.
+            JudgeError: no key is set for OpenAI's own service, or a key is given as the variable's name.
         """
         if not self.key_variable.isidentifier():
             raise JudgeError("--set key_variable takes the name of an environment variable, not a key")

@@ -55,7 +55,7 @@ class LanguageModel:
 
         Raises:
             PluginError: the template is wrong.
-            JudgeError: there is no key.
+            JudgeError: no key is set.
         """
         self.options = options
         self.unread = self.read = 0

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from mint_train.cli.options import (
-    CheckpointName,
     Command,
+    checkpoint_option,
     complete_folder,
     parse_assignments,
     settings_options,
@@ -30,14 +30,7 @@ EVAL_SETTINGS = (
     metavar="[NAME=]FILE",
     help="Held-out rows; by default the run's. Repeatable with names.",
 )
-@click.option(
-    "--step",
-    "--checkpoint",
-    "step",
-    type=CheckpointName(),
-    metavar="best|last|N",
-    help="A checkpoint of RUN, or the step of one; by default the best by its --select-by, else the last.",
-)
+@checkpoint_option
 @click.option(
     "--rows",
     type=click.Path(path_type=Path),

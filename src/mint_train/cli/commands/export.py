@@ -6,20 +6,13 @@ from pathlib import Path
 
 import click
 
-from mint_train.cli.options import CheckpointName, Command
+from mint_train.cli.options import Command, checkpoint_option
 
 
 @click.command(cls=Command, short_help="Copy a run's adapter, or write the merged model.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
-@click.option(
-    "--step",
-    "--checkpoint",
-    "step",
-    type=CheckpointName(),
-    metavar="best|last|N",
-    help="A checkpoint of RUN, or the step of one; by default its result.",
-)
+@checkpoint_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

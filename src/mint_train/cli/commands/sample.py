@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mint_train.cli.options import CheckpointName, Command, complete_folder, settings_options
+from mint_train.cli.options import Command, checkpoint_option, complete_folder, settings_options
 from mint_train.cli.start_up import load_libraries
 from mint_train.errors import OptionError
 
@@ -21,14 +21,7 @@ SAMPLE_SETTINGS = (
 @click.option("--prompt", metavar="TEXT", help="A user's message to complete.")
 @click.option("--data", metavar="PATH", help="Rows with prompts; by default the run's.")
 @click.option("--rows", type=click.IntRange(min=1), default=4, show_default=True, help="Number of prompts.")
-@click.option(
-    "--step",
-    "--checkpoint",
-    "step",
-    type=CheckpointName(),
-    metavar="best|last|N",
-    help="A checkpoint of RUN, or the step of one; by default the best by its --select-by, else the last.",
-)
+@checkpoint_option
 @click.option(
     "-n", "samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions per prompt."
 )

@@ -58,7 +58,7 @@ def rounds_options(command: click.Command) -> click.Command:
 
 
 def take_rounds(given: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the options of rounds out of what was given; None where there are no rounds.
+    """Remove the options of rounds from what was given, and return them; None without `--rounds`.
 
     Raises:
         OptionError: `--rounds` lacks its prompts or its judge, or another option stands without it.

@@ -94,7 +94,7 @@ class LiveConsole(ScreenConsole):
 
     @hookimpl
     def step_finished(self, step: StepRecord) -> None:
-        """Move the bar, and print every so many steps the step's line."""
+        """Move the bar, and print the step's line every so many steps."""
         self.recent.append(step)
         seconds = sum(record.seconds for record in self.recent)
         left = (self.steps - step.step) * seconds / len(self.recent)

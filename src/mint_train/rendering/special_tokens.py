@@ -177,7 +177,7 @@ class GuardedTokenizer:
         if self._source is not None:
             self.markers.setdefault(self._source, marker)
         if self._policy == "fail":
-            advice = "take it out, or give --special-tokens split, which trains it as it stands"
+            advice = "take it out, or give --special-tokens split, which trains it unchanged"
             raise special_token_error(text, marker, advice, "turn marker")
 
     def _mark(self, value: Any) -> tuple[Any, list[tuple[str, str]]]:

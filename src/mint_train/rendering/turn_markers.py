@@ -59,7 +59,7 @@ class TurnMarkers:
         if not (self._rendering.template or self._tokenizer.chat_template):
             return RECIPE
         written = TemplateProbe(self._tokenizer, self._rendering).dialogue
-        # what stands before the first text is no turn's: a token that begins, or words of the template's own
+        # what precedes the first text belongs to no turn: a first token, or words of the template's own
         pieces = re.split("|".join(PROBED), written)[1:]
         special = "|".join(map(re.escape, special_names(self._tokenizer))) or r"(?!)"
         found = {marker for piece in pieces for part in re.split(special, piece) for marker in lines_of(part)}

@@ -1,4 +1,4 @@
-"""Files that hold no rows that can be read, told by their first bytes, and addresses that are no files."""
+"""Files without readable rows, recognised by their first bytes, and addresses in place of files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def what_it_is(first: bytes, path: Path) -> str:
     """Return what a file is and what to do with it; nothing if it may hold rows.
 
     Args:
-        first: the first bytes, decompressed; `BYTES` of them if there are so many.
+        first: up to `BYTES` of the first bytes, decompressed.
         path: the file.
     """
     if first.startswith(ZIP):

@@ -31,7 +31,8 @@ class Selection:
             sets: the names of the held-out sets.
 
         Raises:
-            OptionError: there is no held-out set, several without one being named, or no known better side.
+            OptionError: nothing is held out, several sets are and none is named, or the better side is
+                unknown.
         """
         if not sets:
             raise OptionError(f"--select-by {said} needs held-out rows: give --eval-data or --eval-fraction")

@@ -41,7 +41,7 @@ class Journal:
             )
         for line in lines[1:]:
             if not isinstance(line, dict) or not isinstance(line.get("prompt"), int) or "entry" not in line:
-                raise UserError(f"{path} is broken: a line of it is no entry; {AGAIN}")
+                raise UserError(f"{path} is broken: one of its lines is not an entry; {AGAIN}")
             self.entries[line["prompt"]] = line["entry"]
 
     def add(self, prompt: int, entry: Any) -> None:

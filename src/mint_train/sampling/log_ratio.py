@@ -30,7 +30,7 @@ class LogRatio:
             run: a run folder, `RUN@STEP`, or a checkpoint in one.
 
         Raises:
-            UserError: there is no such run or checkpoint.
+            UserError: the run or the checkpoint does not exist.
             BackendError: a policy cannot be loaded, or the service refuses.
         """
         found, step = run_and_step(run)

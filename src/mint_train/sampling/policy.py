@@ -124,11 +124,7 @@ def find_policy(name: str | None, given: Mapping[str, Any]) -> tuple[Trained, Ch
         own = {key: value for key, value in known.items() if key != "model"}
         trained = find_trained(path, step, own | {"loss": NO_LOSS})
         refuse_other_model(name, trained.settings.model, known.get("model"))
-        checkpoint = trained.checkpoint
-        if trained.backend.remote:
-            # a server may forget the weights of a run whose session has ended, but not a saved state
-            checkpoint = replace(checkpoint, sampler=None)
-        return replace(trained, name=name), checkpoint
+        return replace(trained, name=name), trained.checkpoint
     if (Path(name) / ADAPTER_CONFIG).is_file():
         settings = load_settings(known | {"loss": NO_LOSS, "from_checkpoint": name})
         settings, start = find_start(settings)

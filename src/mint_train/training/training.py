@@ -51,7 +51,7 @@ def start_run(settings: Settings, loss: Loss, program: Program | None = None) ->
         keep_given_rows(run)
         runner = Runner(run, prepared)
         run.folder.begin(describe_run(run, prepared))
-        with closed_for(program, runner):
+        with closed(runner):
             return train_prepared(run, runner)
 
 
@@ -96,7 +96,7 @@ def resume_run(
                 f"--steps {prepared.steps}: this run has already taken {counted(taken, 'step')}"
             )
         runner = Runner(run, prepared)
-        with closed_for(program, runner):
+        with closed(runner):
             continue_from(run, runner)
             run.observers.notice(f"Resuming after step {taken}.")
             run.folder.write_description(describe_run(run, prepared))
@@ -104,16 +104,12 @@ def resume_run(
 
 
 @contextmanager
-def closed_for(program: Program | None, runner: Runner) -> Iterator[None]:
-    """Close the run's session with the backend at its end if a program goes on after it.
-
-    The command line ends, and the session with it.
-    """
+def closed(runner: Runner) -> Iterator[None]:
+    """Close the run's session with the backend at its end: a service keeps a slot for its adapter until then."""
     try:
         yield
     finally:
-        if program is not None:
-            runner.client.close()
+        runner.client.close()  # another one after a roll back
 
 
 def continue_from(run: Run, runner: Runner) -> None:

@@ -74,7 +74,7 @@ class MintBackend:
             base = MintSampler(client, base_model=self.model)
             return Samplers(client.get_tokenizer(), base, base, client.close)
         weights = checkpoint.sampler
-        if weights is None:
+        if weights is None or (client.session.server.samples_loaded_adapters and weights != checkpoint.state):
             client.load_state_with_optimizer(checkpoint.state).result()
             weights = client.save_weights_for_sampler(SAMPLER_NAME).result().path
         before, after = MintSampler(client, base_model=self.model), MintSampler(client, model_path=weights)

@@ -37,6 +37,11 @@ class ServerDescription:
         """Whether saved states are lost when their adapter is given up."""
         return self.title == TUFT
 
+    @property
+    def samples_loaded_adapters(self) -> bool:
+        """Whether weights that were saved for sampling can be used only as long as their adapter is loaded."""
+        return self.title == SKYRL
+
 
 def describe_server(service: Service) -> ServerDescription:
     """Read a service's description of its API; one that has none is not worse for it."""

@@ -15,16 +15,6 @@ from server import SkyrlServer
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-not-to-be-seen"
-SAMPLE = """
-import mint
-from mint import types
-
-sampler = {}
-tokenizer = sampler.get_tokenizer()
-prompt = types.ModelInput.from_ints(tokenizer.encode("Hello"))
-answer = sampler.sample(prompt, 1, types.SamplingParams(max_tokens=64)).result()
-print(tokenizer.decode(answer.sequences[0].tokens))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -128,23 +118,6 @@ def test_completions_before_and_after(
     status, from_state, err = run_cli("sample", state, *asked, "--loss", "dpo")
     assert status == 0, err
     assert from_state == out
-
-
-def test_the_printed_line_samples_from_the_checkpoint(
-    compared: tuple[Path, subprocess.CompletedProcess[str]], variables: dict[str, str]
-) -> None:
-    run = compared[0] / "dpo"
-    path = lines(run / "checkpoints.jsonl")[-1]["sampler"]
-    line = f'mint.ServiceClient().create_sampling_client(model_path="{path}")'
-    assert f"[dpo] Sample from it in Python: {line}" in compared[1].stdout
-    done = subprocess.run(
-        [sys.executable, "-c", SAMPLE.format(line)],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
 
 
 def test_an_adapter_leaves_the_server_only_whole(

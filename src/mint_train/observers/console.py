@@ -8,7 +8,7 @@ from mint_train.errors import command_line
 from mint_train.observers.terminal import echo_problem, say
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.metric import Metric, screen_format, shown_formats
-from mint_train.run_folder.records import ON_THE_SERVICE, Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
 
 
 class FinalLines:
@@ -35,11 +35,6 @@ class FinalLines:
             )
         elif checkpoint is not None:
             self.echo(f"Final checkpoint: {checkpoint.sampler}")
-            if str(checkpoint.sampler).startswith(ON_THE_SERVICE):
-                self.echo(
-                    "Sample from it in Python: "
-                    f'mint.ServiceClient().create_sampling_client(model_path="{checkpoint.sampler}")'
-                )
         self.echo(f"Run folder: {result.folder}")
 
 

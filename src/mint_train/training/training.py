@@ -105,7 +105,7 @@ def resume_run(
 
 @contextmanager
 def closed(runner: Runner) -> Iterator[None]:
-    """Close the run's session with the backend at its end: a service keeps a slot for its adapter until then."""
+    """Close the session with the backend at the end of a run: a service keeps a slot for it until then."""
     try:
         yield
     finally:

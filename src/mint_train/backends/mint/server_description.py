@@ -39,7 +39,7 @@ class ServerDescription:
 
     @property
     def samples_loaded_adapters(self) -> bool:
-        """Whether weights that were saved for sampling can be used only as long as their adapter is loaded."""
+        """Whether weights saved for sampling can be used only as long as their adapter is loaded."""
         return self.title == SKYRL
 
 

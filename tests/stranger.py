@@ -24,11 +24,17 @@ def run(*command: object, folder: Path, **environment: str) -> subprocess.Comple
 
 def install_stranger(folder: Path) -> Path:
     """Scaffold, build and install the plugin below a folder; return the folder that Python must look in."""
+    done = run(sys.executable, "-m", "mint_train", "new", NAME, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return install(folder, NAME)
+
+
+def install(folder: Path, name: str) -> Path:
+    """Build and install a folder's distribution of a name; return the folder that Python must look in."""
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     steps = [
-        [sys.executable, "-m", "mint_train", "new", NAME],
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", f"./{NAME}"],
-        [*pip, "install", "--no-deps", "--no-index", "--find-links", "dist", "--target", "site", NAME],
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", f"./{name}"],
+        [*pip, "install", "--no-deps", "--no-index", "--find-links", "dist", "--target", "site", name],
     ]
     for step in steps:
         done = run(*step, folder=folder)

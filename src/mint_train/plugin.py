@@ -8,7 +8,7 @@
   read fields and raise `RowError` where one is wrong. A `Prompt` is a text, messages or a `Conversation`; a
   `Completion` is a text or messages.
 - **Datums.** `flatten` gets a `Renderer`, which builds a `Datum` of a prompt and a completion; `attach` adds
-  numbers to it, and `build_datum` builds one from token ids.
+  numbers to it, one, or one per token (`over_completion`), and `build_datum` builds one from token ids.
 - **Batches.** `Batch` holds the `Group`s of a step, and `Batch.mean` averages a value of each by its row's
   weight. `sequence_logprobs`, `mean_logprobs`, `log_ratios` and `reference_sequence_logprobs` sum over its
   tokens; `packed_logprobs`, `packed_reference_logprobs` and `segment_sums` are for a loss that weighs tokens
@@ -34,7 +34,7 @@ from mint_train.batches.contracts import (
     require_same_prompt,
     require_trained,
 )
-from mint_train.batches.datums import AttachedDatum, attach, build_datum
+from mint_train.batches.datums import AttachedDatum, attach, build_datum, over_completion
 from mint_train.batches.groups import Group
 from mint_train.batches.logprobs import (
     log_ratios,
@@ -120,6 +120,7 @@ __all__ = [
     "loss",
     "mean_logprobs",
     "number",
+    "over_completion",
     "packed_logprobs",
     "packed_reference_logprobs",
     "read_answer",

@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 from mint_train.conformance import data_checks, math_checks, weight_checks
 from mint_train.conformance.by_hand import make_batch, make_group, make_logprobs
@@ -73,6 +74,10 @@ CHECKS: Mapping[str, Callable[[Material], str]] = {
 }
 
 
+GivenLoss: TypeAlias = str | FunctionLoss | ModuleType | NamedPlugin | Loss
+"""A loss as a test names it: by name, file or sum, or a function or a module that is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """How one check went; `detail` says what was tried, or why it failed."""
@@ -87,7 +92,7 @@ class Examined:
 
     def __init__(
         self,
-        loss: str | FunctionLoss | NamedPlugin | Loss,
+        loss: GivenLoss,
         rows: Sequence[Mapping[str, Any]] | None,
         options: Mapping[str, Any] | None,
     ) -> None:
@@ -100,10 +105,10 @@ class Examined:
             return Material(self.given, self.rows)
         if isinstance(self.given, str):
             return Material(open_loss(self.given, self.options), self.rows)
-        if isinstance(self.given, FunctionLoss):
-            named = NamedPlugin(self.given.__name__, self.given, "this program")
-            return Material(Loss.of(named, self.options), self.rows)
-        return Material(Loss.of(self.given, self.options), self.rows)
+        if isinstance(self.given, NamedPlugin):
+            return Material(Loss.of(self.given, self.options), self.rows)
+        named = NamedPlugin(self.given.__name__.rpartition(".")[2], self.given, "this program")
+        return Material(Loss.of(named, self.options), self.rows)
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def result_of(name: str, check: Callable[[], str]) -> CheckResult:
 
 
 def conformance_checks(
-    loss: str | FunctionLoss | NamedPlugin | Loss,
+    loss: GivenLoss,
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -150,7 +155,7 @@ def conformance_checks(
 
     Args:
         loss: an installed loss's name, a file (`./my_loss.py`), a sum (`dpo+0.2*sft`), a function under
-            `@mint_train.loss`, or an opened loss.
+            `@mint_train.loss`, an imported module of hooks, or an opened loss.
         rows: rows to check it with; else its bundled ones. Two of different prompts at least.
         options: the loss's options.
     """
@@ -159,7 +164,7 @@ def conformance_checks(
 
 
 def check_loss(
-    loss: str | FunctionLoss | NamedPlugin | Loss,
+    loss: GivenLoss,
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     options: Mapping[str, Any] | None = None,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -87,28 +88,42 @@ def test_every_snippet_runs(
     monkeypatch.chdir(tmp_path)
     for name in ("pairs.jsonl", "held-out.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(PAIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = "graded.py"
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "python":
-            run_python(text)
+            made = run_python(text)
         elif language == "toml":
             Path(text.split()[1]).write_text(text)
         elif language == "json":
             (tmp_path / "rows.jsonl").write_text(text)
             status, _, err = run_cli("--loss", "dpo", "--data", "rows.jsonl", "--steps", "1")
             assert status == 0, err
-        elif language == "text" and text.startswith("{"):
-            (tmp_path / "graded.jsonl").write_text(text)
+        elif language == "text" and text.startswith("{"):  # the rows of the module before them
+            (tmp_path / made).with_suffix(".jsonl").write_text(text)
         elif language == "bash":
             run_commands(text, run_cli)
 
 
-def run_python(text: str) -> None:
+def run_python(text: str) -> str:
+    """Write a block to its file, run it and the tests in it, and return the file's name."""
     name = re.match(r"# (\w+\.py)\n", text)
     assert name, "a Python block begins with its file's name, so that later commands can use it"
     Path(name[1]).write_text(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers renamed
-        exec(compile(text, name[1], "exec"), {"__name__": "__main__"})
+        defined = {"__name__": "__main__"}
+        exec(compile(text, name[1], "exec"), defined)
+    for test in (value for key, value in defined.items() if key.startswith("test_")):
+        for arguments in cases_of(test):
+            test(*arguments)
+    return name[1]
+
+
+def cases_of(test: Any) -> list[tuple[Any, ...]]:
+    """Return the arguments of each case of a test that is parametrised by one name at most."""
+    marks = getattr(test, "pytestmark", [])
+    return [(value,) for mark in marks for value in mark.args[1]] or [()]
 
 
 def run_commands(text: str, run_cli: RunCli) -> None:

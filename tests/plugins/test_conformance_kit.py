@@ -15,6 +15,7 @@ import mint_train_dpo.plugin
 from mint_train import hookimpl, loss, segment_sums, sequence_logprobs
 from mint_train.batches.logprobs import packed_logprobs
 from mint_train.errors import OptionError, PluginError, RowError
+from mint_train.plugin import text
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
 from mint_train.run_folder.metric import Metric
@@ -176,6 +177,29 @@ def lenient(row):
 )
 def test_careless_parsing_is_found(parse: Callable[..., Any], detail: str) -> None:
     assert detail in failures(extending(parse_row=parse))["bad rows are refused with their field"]
+
+
+def test_a_value_that_a_right_row_has_is_not_wrong() -> None:
+    def read(row):
+        sides = [text(row.get(side), side) for side in ("prompt", "chosen", "rejected")]
+        if "tags" not in row or not isinstance(row["tags"], list):
+            raise RowError("tags", "must be a list")
+        return mint_train_dpo.plugin.PreferencePair(*sides)
+
+    plugin = NamedPlugin("tagged", extending(parse_row=read), "a test")
+    row = {"prompt": "Name a river.", "chosen": "The Danube.", "rejected": "Blue.", "tags": ["wet"]}
+
+    def said(*rows):
+        checks = {str(check): check for check in conformance_checks(plugin, rows=rows)}
+        return checks["bad rows are refused with their field"].result().detail
+
+    assert '"tags" set to an empty list was accepted; raise RowError, or give a row that has it' in said(row)
+    assert "empty list" not in said(row, row | {"tags": []})
+
+
+def test_a_module_is_checked_by_itself() -> None:
+    check = conformance_checks(mint_train_dpo.plugin)[0]
+    assert check() == "2 options"
 
 
 def test_a_missing_contract_is_found() -> None:

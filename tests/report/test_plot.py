@@ -186,6 +186,16 @@ def test_several_runs_lie_over_one_another_and_their_differences_are_marked(
     assert "first from 0.7 to 0.007; second from 0.7 to 0.00875" in loss
 
 
+def test_a_constant_metric_need_not_be_one_of_the_first_run(
+    run_cli: Callable[..., Any], make_run: Callable[..., Path]
+) -> None:
+    make_run("first")
+    lines = make_run("second") / "metrics.jsonl"
+    lines.write_text(lines.read_text().replace('"loss":', '"kept": 0.5, "loss":'))
+    assert run_cli("plot", "first", "second", "--output", "both.html").status == 0
+    assert "Constant, and not drawn: kept 0.5" in Path("both.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [

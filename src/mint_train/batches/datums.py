@@ -34,6 +34,20 @@ def attach(datum: Datum, **values: Attachment) -> AttachedDatum:
     return AttachedDatum(datum, values)
 
 
+def over_completion(datum: Datum, values: Sequence[float]) -> list[float]:
+    """Lay values of a completion's tokens over its datum's target tokens, with 0.0 over the prompt.
+
+    Args:
+        datum: whose completion `max_length` may have cut.
+        values: one per token of the whole completion; those of tokens that were cut off are left out.
+
+    Returns:
+        One per target token, as `attach` takes them.
+    """
+    weights = datum.loss_fn_inputs["weights"].to_numpy()
+    return [*[0.0] * (prompt_length(weights) - 1), *values][: len(weights)]
+
+
 class ArrayDatum(Datum):
     """The SDK's datum made of arrays; the list of its input tokens is built on first use.
 

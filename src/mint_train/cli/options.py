@@ -79,7 +79,7 @@ def settings_options(
     for name, field in Settings.model_fields.items():
         if name in NOT_OPTIONS or not (others or name in shown):
             continue
-        plain = field.default is None or field.default_factory is not None or field.is_required()
+        plain = field.default in (None, ()) or field.default_factory is not None or field.is_required()
         default = "" if plain else f"  [default: {field.default}]"
         switch = field.annotation is bool
         command.params.append(

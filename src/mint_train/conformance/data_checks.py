@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
 from mint_train.conformance.material import Material, mutated, require_that
-from mint_train.errors import ContractError, DoesNotFit, RowError
+from mint_train.errors import ContractError, DoesNotFit, RowError, counted
 from mint_train.losses.loss_options import option_rows
 from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
@@ -49,7 +49,7 @@ def options_are_valid(material: Material) -> str:
     for name, option in model.model_fields.items():
         require_that(bool(option.description), f'the option "{name}" has no description for the help')
     json.dumps(defaults.model_dump(mode="json"))
-    return f"{len(option_rows(model))} options"
+    return counted(len(option_rows(model)), "option")
 
 
 def rows_become_examples(material: Material) -> str:
@@ -68,12 +68,14 @@ def bad_rows_are_refused(material: Material) -> str:
             without = {key: value for key, value in row.values.items() if key != name}
             required = refusal(material, without, f'a row without "{name}"') is not None
             for what, value in WRONG_VALUES:
-                if is_alike(value, row.values[name]):
+                if is_alike(value, row.values[name]) or is_right_elsewhere(material, name, value):
                     continue
                 tried += 1
                 refused = refusal(material, mutated(row.values, name, value), f'"{name}" set to {what}')
                 require_that(
-                    refused is not None or not required, f'{row.source}: "{name}" set to {what} was accepted'
+                    refused is not None or not required,
+                    f'{row.source}: "{name}" set to {what} was accepted; raise RowError, or give a row that '
+                    "has it, if it is right",
                 )
     return f"{tried} bad rows"
 
@@ -88,6 +90,14 @@ def is_alike(value: Any, right: Any) -> bool:
     if is_number(right):
         return is_number(value) or (isinstance(value, list) and bool(value) and is_number(value[0]))
     return isinstance(right, str | bool) and type(value) is type(right) and value != ""
+
+
+def is_right_elsewhere(material: Material, name: str, value: Any) -> bool:
+    """Return whether a row that is right has this very value in a field."""
+    return any(
+        name in row.values and type(row.values[name]) is type(value) and row.values[name] == value
+        for row in material.rows
+    )
 
 
 def is_number(value: Any) -> bool:
@@ -106,7 +116,7 @@ def refusal(material: Material, row: Mapping[str, Any], what: str) -> RowError |
         return error
     except Exception as error:
         require_that(
-            False, f"{what}: parse_row raised {type(error).__name__}: {error}; it must raise RowError"
+            False, f"{what}: reading it raised {type(error).__name__}: {error}; it must raise RowError"
         )
     return None
 

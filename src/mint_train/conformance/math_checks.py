@@ -245,7 +245,7 @@ def described_metrics_are_computed(material: Material) -> str:
             format(float(computed[name]), metric.format)
         except ValueError as error:
             require_that(False, f'the format "{metric.format}" of "{name}": {error}')
-    return ", ".join(described) or "all inherited"
+    return ", ".join(described) or "it describes none of its own"
 
 
 def own_metrics(term: Term) -> dict[str, Metric]:

@@ -14,6 +14,9 @@ from mint_train.errors import OptionError
 from mint_train.plugins.discovery import loss_entry_points, origin
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+PREFIX = "mint-train-"
+"""What the names of this project's own distributions begin with."""
+TAKEN = ("mint", "mint_train", "torch")
 TEMPLATES = {
     "pyproject.toml": "pyproject.toml.txt",
     "README.md": "README.md.txt",
@@ -27,7 +30,8 @@ def new_loss(name: str, folder: Path | None = None) -> Path:
     """Write a complete plugin distribution: one loss, its test and its README.
 
     Args:
-        name: the name of the loss and of the distribution, such as `my-loss`.
+        name: the name of the loss and of the distribution, such as `my-loss`; that of a distribution in the
+            manner of this project's, `mint-train-my-loss`, has the loss `my-loss`.
         folder: the folder to create; by default, `name` in the current folder.
 
     Returns:
@@ -36,12 +40,21 @@ def new_loss(name: str, folder: Path | None = None) -> Path:
     Raises:
         OptionError: the name is malformed or taken, or the folder exists or cannot be made.
     """
-    module = module_name(name)
+    loss = loss_of(name)
+    function, module = python_name(loss), python_name(name)
+    if taken := loss_entry_points().get(loss):
+        raise OptionError(f'a loss "{loss}" is installed already, by {origin(taken[0])}; choose another name')
     folder = folder or Path(name)
     if folder.exists():
         raise OptionError(f"{folder} exists already; name another one with --folder")
-    class_name = "".join(word.capitalize() for word in name.split("-"))
-    values = {"name": name, "module": module, "class_name": class_name, "version": minor_version()}
+    values = {
+        "distribution": name,
+        "module": module,
+        "name": loss,
+        "function": function,
+        "class_name": "".join(word.capitalize() for word in loss.split("-")),
+        "version": version("mint-train"),
+    }
     try:
         for path, template in TEMPLATES.items():
             target = folder / path.format(module=module)
@@ -52,26 +65,25 @@ def new_loss(name: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def module_name(name: str) -> str:
-    """Return the Python module of a loss's name.
+def loss_of(distribution: str) -> str:
+    """Return the name of the loss that a new distribution has."""
+    return distribution.removeprefix(PREFIX) or distribution
+
+
+def python_name(name: str) -> str:
+    """Return the name of a module or a function for a name on the command line.
 
     Raises:
-        OptionError: the name is malformed, a name of Python's own, or that of an installed loss.
+        OptionError: the name is malformed, or Python or this project has it for something else.
     """
     if not NAME.fullmatch(name):
         raise OptionError(
             f'"{name}" is not a name for a loss: write lower-case words joined by -, such as my-loss'
         )
-    module = name.replace("-", "_")
-    if (
-        keyword.iskeyword(module)
-        or module in sys.stdlib_module_names
-        or module in ("mint", "mint_train", "torch")
-    ):
+    written = name.replace("-", "_")
+    if keyword.iskeyword(written) or written in sys.stdlib_module_names or written in TAKEN:
         raise OptionError(f'"{name}" is the name of something else in Python; choose another')
-    if taken := loss_entry_points().get(name):
-        raise OptionError(f'a loss "{name}" is installed already, by {origin(taken[0])}; choose another name')
-    return module
+    return written
 
 
 def fill(template: str | None, values: dict[str, str]) -> str:
@@ -80,8 +92,3 @@ def fill(template: str | None, values: dict[str, str]) -> str:
         return ""
     text = files("mint_train.plugins").joinpath("templates", template).read_text(encoding="utf-8")
     return Template(text).substitute(values)
-
-
-def minor_version() -> str:
-    """Return the release of mint-train that a new plugin requires, such as 0.1."""
-    return ".".join(version("mint-train").split(".")[:2])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mint_train.batches.datums import build_datum, build_weighted_datum
 from mint_train.errors import DoesNotFit, OptionError, RowError
+from mint_train.rendering.offsets import text_offsets
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.raw import raw_completion_tokens, raw_prompt_tokens
 from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
@@ -138,6 +139,25 @@ class Renderer:
         text = completion_text(given, name)
         self._markers.check([text])
         return build_completion_tokens(text, self.tokenizer)
+
+    def token_offsets(self, completion: str, name: str = CLOSER) -> list[tuple[int, int]]:
+        """Return the characters of a completion that each of its tokens covers, for spans of a text.
+
+        Args:
+            completion: a text.
+            name: what a message calls it.
+
+        Returns:
+            Per token of `completion_tokens` its first character, from 0, and the one behind its last. The
+            token that ends the completion covers nothing, and stands behind the text.
+
+        Raises:
+            RowError: the tokenizer does not say where its tokens lie, or the form is that of a chat
+                template, which sets tokens of its own.
+        """
+        if self.rendering.form == "template":
+            raise RowError(name, "cannot be aligned with its tokens in template form; take --render recipe")
+        return text_offsets(completion, self.completion_tokens(completion, name), self.tokenizer, name)
 
     def datum(self, prompt: RenderedPrompt, completion: RenderedCompletion) -> Datum:
         """Build the datum that trains a completion and not its prompt.

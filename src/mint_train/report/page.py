@@ -110,7 +110,9 @@ def curves_note(runs: Sequence[Run], constant: Sequence[str] = ()) -> str:
         said = "; ".join(marked)
         notes.append(f"{said[0].upper()}{said[1:]}, with 95 % confidence intervals if a metric has one.")
     if constant:
-        values = [f"{title(name)} {runs[0].curve(name).values[-1]:.4g}" for name in constant]
+        # losses that are compared need not have the same metrics
+        curves = {name: [run.curve(name).values for run in runs] for name in constant}
+        values = [f"{title(name)} {next(filter(None, curves[name]))[-1]:.4g}" for name in constant]
         notes.append(f"Constant, and not drawn: {', '.join(values)}.")
     return " ".join(notes) or "One point per step."
 

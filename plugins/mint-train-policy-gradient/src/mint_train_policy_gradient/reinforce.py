@@ -30,6 +30,7 @@ from mint_train.plugin import (
     RowError,
     attach,
     hookimpl,
+    over_completion,
     require_group_size,
     require_same_prompt,
     require_trained,
@@ -95,19 +96,13 @@ def flatten(example: Rollout, renderer: Renderer) -> list[AttachedDatum]:
         if is_tokens(sample):
             check_tokens(prompt, sample, len(renderer.tokenizer))
         datum = renderer.datum(prompt, sample)
-        weights = datum.loss_fn_inputs["weights"].data
-        before = next((n for n, weight in enumerate(weights) if weight), len(weights))
-
-        def placed(values: Sequence[float], before: int = before, length: int = len(weights)) -> list[float]:
-            return [*[0.0] * before, *values][:length]
-
         own = 0.0 if example.advantages is None else example.advantages[index]
         per_token: dict[str, list[float]] = {}
         if isinstance(own, list):
-            per_token[TOKEN_ADVANTAGES] = placed(own)
+            per_token[TOKEN_ADVANTAGES] = over_completion(datum, own)
             own = 0.0
         if example.old_logprobs is not None:
-            per_token[OLD_LOGPROBS] = placed(example.old_logprobs[index])
+            per_token[OLD_LOGPROBS] = over_completion(datum, example.old_logprobs[index])
         reward = 0.0 if example.rewards is None else example.rewards[index]
         scored, count = float(example.rewards is not None), float(len(example.completions))
         whole = {ADVANTAGE: own, REWARD: reward, SCORED: scored, COUNT: count}

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mint_train.plugin import Completion, Datum, Prompt, Renderer, RowError, kind, number
+from mint_train.plugin import (
+    Completion,
+    Datum,
+    Prompt,
+    Renderer,
+    RowError,
+    kind,
+    number,
+    over_completion,
+)
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
 from mint_train_dpo.rows import PreferencePair
 
@@ -166,35 +175,24 @@ def datum_weights(datum: Datum, completion: Completion, weights: Weights, render
     tokens = renderer.completion_tokens(completion)
     count = len(weights.numbers)
     if weights.spans:
-        whole = span_weights(str(completion), weights, tokens, renderer)
+        whole = span_weights(str(completion), weights, renderer)
     elif count in (len(tokens), len(tokens) - 1):
         whole = [*weights.numbers, 1.0][: len(tokens)]
     else:
         raise RowError(weights.field, f"holds {count} weights for the completion's {len(tokens)} tokens")
-    trained = datum.loss_fn_inputs["weights"].to_numpy() != 0
-    kept = int(trained.sum())
-    return [*[0.0] * (len(trained) - kept), *whole[:kept]]
+    return over_completion(datum, whole)
 
 
-def span_weights(text: str, spans: Weights, tokens: Sequence[int], renderer: Renderer) -> list[float]:
+def span_weights(text: str, spans: Weights, renderer: Renderer) -> list[float]:
     """Return the weight of each token: that of the last span that it overlaps, else 1.
 
     Raises:
         RowError: the tokenizer does not say where its tokens lie in the text.
     """
-    backend: Any = getattr(renderer.tokenizer, "backend_tokenizer", None)
-    for before in (" ", "") if backend is not None else ():  # MinT's recipe has a space before the text
-        encoded = backend.encode(before + text, add_special_tokens=False)
-        if list(encoded.ids) == list(tokens[: len(encoded.ids)]) and len(tokens) - len(encoded.ids) <= 1:
-            break
-    else:
-        raise RowError(
-            spans.field,
-            "cannot be used: the tokenizer does not say where its tokens lie; give a number a token",
-        )
-    weights = [1.0] * len(tokens)
+    offsets = renderer.token_offsets(text, spans.field)
+    weights = [1.0] * len(offsets)
     for start, end, weight in spans.spans:
-        for index, (first, last) in enumerate(encoded.offsets):
-            if first - len(before) < end and last - len(before) > start:
+        for index, (first, last) in enumerate(offsets):
+            if first < end and last > start:
                 weights[index] = weight
     return weights

@@ -17,8 +17,12 @@ from mint_train.observers.terminal import echo
     "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Folder to create; by default NAME."
 )
 def new(name: str, folder: Path | None) -> None:
-    """Write a complete plugin distribution with a loss called NAME, as a start for your own."""
-    from mint_train.plugins.scaffold import new_loss
+    """Write a complete plugin distribution with a loss called NAME, as a start for your own.
+
+    The distribution has that name too. With NAME mint-train-drafts it has the loss drafts.
+    """
+    from mint_train.plugins.scaffold import loss_of, new_loss
 
     written = new_loss(name, folder)
-    echo(f"Wrote {written}. Next: pip install -e {shlex.quote(str(written))}, then mint-train check {name}")
+    install = f"pip install -e {shlex.quote(str(written))}"
+    echo(f"Wrote {written}. Next: {install}, then mint-train check {loss_of(name)}")

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from warm_python import started
 
 # huggingface_hub reads it when it is imported: no test may wait for a hub
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -78,6 +80,13 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     cache = tmp_path_factory.mktemp("tokenised")
     monkeypatch.setenv("MINT_TRAIN_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="session")
+def warm_python(clean_environment: Path) -> Iterator[str]:
+    """A program to run in place of `sys.executable`, where a test needs a process but not how it starts."""
+    with tempfile.TemporaryDirectory(prefix="mt") as folder, started(Path(folder)) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

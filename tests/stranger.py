@@ -42,9 +42,11 @@ def install(folder: Path, name: str) -> Path:
     return folder / "site"
 
 
-def mint_train(installed: Path, folder: Path, *arguments: object, **environment: str) -> str:
+def mint_train(
+    installed: Path, folder: Path, *arguments: object, python: str = sys.executable, **environment: str
+) -> str:
     """Call mint-train in a process that finds the installed plugin; return its output."""
-    command = [sys.executable, "-m", "mint_train", *arguments]
+    command = [python, "-m", "mint_train", *arguments]
     done = run(*command, folder=folder, PYTHONPATH=str(installed), **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -27,9 +27,10 @@ def data(write_rows: Callable[..., Path]) -> Path:
 
 
 def test_three_losses_on_one_split(
-    run_cli: RunCli, data: Path, starter_model_folder: Path, tmp_path: Path
+    run_cli: RunCli, data: Path, starter_model_folder: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In processes of their own, as a user has them, with what is one loss's own given to that one."""
+    monkeypatch.setattr(sys, "executable", warm_python)
     own_loss()
     status, out, err = run_cli(
         "compare",
@@ -170,10 +171,10 @@ def test_what_is_wrong_shows_before_anything_begins(
 
 
 def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(
-    data: Path, starter_model_folder: Path, tmp_path: Path
+    data: Path, starter_model_folder: Path, tmp_path: Path, warm_python: str
 ) -> None:
     command = [
-        sys.executable,
+        warm_python,
         "-m",
         "mint_train",
         "compare",

@@ -7,7 +7,6 @@ import math
 import random
 import signal
 import subprocess
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -709,11 +708,13 @@ def test_a_run_folder_may_move(
 
 
 @pytest.fixture
-def started(short_pairs: Path, starter_model_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    short_pairs: Path, starter_model_folder: Path, tmp_path: Path, warm_python: str
+) -> Iterator[subprocess.Popen[str]]:
     """A long run in a process of its own."""
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "mint_train", "--loss", "dpo", "--data", str(short_pairs), "--model",
+            warm_python, "-m", "mint_train", "--loss", "dpo", "--data", str(short_pairs), "--model",
             str(starter_model_folder), "--output", "run", "--steps", "2000", "--batch-size", "2",
         ],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -208,10 +208,10 @@ def test_an_edited_description_is_refused(
 # a disk that fills up
 
 
-def limited(program: str, limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def limited(python: str, limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a process whose files may not grow beyond a limit."""
     return subprocess.run(
-        [sys.executable, *(["-c", program] if program else []), *arguments],
+        [python, *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
@@ -219,12 +219,14 @@ def limited(program: str, limit: int, *arguments: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(train: Train, run_cli: Cli) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(
+    train: Train, run_cli: Cli, warm_python: str
+) -> None:
     """A limit on the size of files stands for the disk: the kernel refuses the state in the middle."""
     train(steps=6, output=Path("unbroken"))
     train(steps=3)
     size = len(state("run", 3))
-    ended = limited("", size // 2, "-m", "mint_train", "resume", "run", "--steps", "6")
+    ended = limited(warm_python, size // 2, "-m", "mint_train", "resume", "run", "--steps", "6")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "the state cannot be saved" in ended.stderr
     assert "mint-train resume run" in ended.stdout
@@ -238,7 +240,7 @@ def test_a_line_that_does_not_fit_leaves_no_torn_one(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     append = "import sys; from pathlib import Path; from mint_train.run_folder.files import append_line\n"
     append += "for step in range(100): append_line(Path('lines.jsonl'), {'step': step, 'more': 'x' * 50})"
-    ended = limited(append, 1000)
+    ended = limited(sys.executable, 1000, "-c", append)
     assert "lines.jsonl cannot be written: File too large" in ended.stderr
     text = (tmp_path / "lines.jsonl").read_text()
     assert text.endswith("\n")
@@ -246,12 +248,12 @@ def test_a_line_that_does_not_fit_leaves_no_torn_one(tmp_path: Path, monkeypatch
 
 
 def test_a_reference_that_does_not_fit_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write = "import torch; from pathlib import Path; from mint_train.groups.reference import write_file\n"
     write += "for size in (10, 10_000): write_file(Path(f'reference/{size}.arrow'), [torch.ones(size)], [1])"
-    ended = limited(write, 5000)
+    ended = limited(warm_python, 5000, "-c", write)
     assert "reference/10000.arrow cannot be written" in ended.stderr
     assert [path.name for path in tmp_path.rglob("*.*")] == ["10.arrow"]
     logprobs, starts = read_file(Path("reference/10.arrow"))
@@ -259,12 +261,16 @@ def test_a_reference_that_does_not_fit_leaves_the_one_before(
 
 
 def test_tokens_that_do_not_fit_are_one_line(
-    short_pairs: Path, starter_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_pairs: Path,
+    starter_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warm_python: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path / "tokens"))
     arguments = ["--loss", "dpo", "--data", str(short_pairs), "--model", str(starter_model_folder)]
-    ended = limited("", 1000, "-m", "mint_train", *arguments, "--output", "run")
+    ended = limited(warm_python, 1000, "-m", "mint_train", *arguments, "--output", "run")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "tokens, where tokenised data is kept, cannot be written to" in ended.stderr
     assert not list((tmp_path / "tokens").iterdir())

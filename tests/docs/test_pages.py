@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 import warnings
 from collections.abc import Callable
@@ -83,8 +84,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_snippet_runs(
-    page: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_python: str
 ) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python)  # of the processes that `compare` starts
     monkeypatch.chdir(tmp_path)
     for name in ("pairs.jsonl", "held-out.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(PAIRS)

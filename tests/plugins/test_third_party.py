@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -31,24 +30,24 @@ def test_it_is_listed(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_passes_the_check(installed: Path, tmp_path: Path) -> None:
-    assert "All 18 checks passed." in mint_train(installed, tmp_path, "check", NAME)
+def test_it_passes_the_check(installed: Path, tmp_path: Path, warm_python: str) -> None:
+    assert "All 18 checks passed." in mint_train(installed, tmp_path, "check", NAME, python=warm_python)
 
 
 @pytest.mark.slow
-def test_its_own_tests_pass(installed: Path, tmp_path: Path) -> None:
+def test_its_own_tests_pass(installed: Path, tmp_path: Path, warm_python: str) -> None:
     tests = installed.parent / NAME / "tests"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    command = [warm_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     done = run(*command, folder=tmp_path, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stdout
     assert "19 passed" in done.stdout
 
 
 @pytest.mark.slow
-def test_it_trains_embedded(installed: Path, tmp_path: Path) -> None:
+def test_it_trains_embedded(installed: Path, tmp_path: Path, warm_python: str) -> None:
     out = mint_train(
         installed, tmp_path, "--loss", NAME, "--backend", "local", "--set", "margin=0.5",
-        MINT_STRANGER_LOSS_STEPS="3",
+        python=warm_python, MINT_STRANGER_LOSS_STEPS="3",
     )  # fmt: skip
     assert "Step 3: loss=" in out
     assert (tmp_path / "runs").is_dir()

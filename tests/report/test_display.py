@@ -170,10 +170,10 @@ def test_a_resume_prints_as_the_run_did_unless_it_is_told_otherwise(
 
 
 def test_a_real_terminal_shows_a_bar_and_keeps_the_step_lines(
-    arguments: list[object], tmp_path: Path
+    arguments: list[object], tmp_path: Path, warm_python: str
 ) -> None:
     """A recorded session: what the bytes leave on the screen of a terminal."""
-    recorded = record_session([sys.executable, "-m", "mint_train", *map(str, arguments)], tmp_path)
+    recorded = record_session([warm_python, "-m", "mint_train", *map(str, arguments)], tmp_path)
     screen = pyte.Screen(COLUMNS, LINES)
     stream = pyte.ByteStream(screen)
     during: list[str] = []
@@ -193,9 +193,11 @@ def test_a_real_terminal_shows_a_bar_and_keeps_the_step_lines(
     assert b"Backend local" in recorded
 
 
-def test_an_interrupt_leaves_nothing_stale_on_the_screen(arguments: list[object], tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nothing_stale_on_the_screen(
+    arguments: list[object], tmp_path: Path, warm_python: str
+) -> None:
     """A terminal echoes `^C` behind the bar, whose lines must all be erased nevertheless."""
-    command = [sys.executable, "-m", "mint_train", *map(str, arguments)]
+    command = [warm_python, "-m", "mint_train", *map(str, arguments)]
     command[command.index("--steps") + 1] = "5000"
     recorded = record_session(command, tmp_path, typed=(b"Step 1:", b"\x03"), status=130)
     screen = pyte.Screen(COLUMNS, LINES)

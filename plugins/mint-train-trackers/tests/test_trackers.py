@@ -18,10 +18,12 @@ PAIRS = [
 ]
 
 
-def train_in(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def train_in(
+    python: str, folder: Path, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Call mint-train in a process of its own, as trackers leave threads behind."""
     done = subprocess.run(
-        [sys.executable, "-m", "mint_train", *map(str, arguments)],
+        [python, "-m", "mint_train", *map(str, arguments)],
         cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,10 +40,11 @@ def arguments(starter_model_folder: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def tracked(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracked(arguments: list[object], tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Path:
     """The folder of a run that both light trackers were told of."""
     folder = tmp_path_factory.mktemp("tracked")
-    done = train_in(folder, *arguments, "--track", "tensorboard, trackio", "--json", **trackio_store(folder))
+    told = ("--track", "tensorboard, trackio", "--json")
+    done = train_in(warm_python, folder, *arguments, *told, **trackio_store(folder))
     events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
     assert events[-1] == "run_finished", "what trackers print is none of our output"
     assert "failed" not in done.stderr
@@ -107,7 +110,9 @@ print(json.dumps([SQLiteStorage.get_logs(*run), SQLiteStorage.get_run_config(*ru
 @pytest.mark.slow
 def test_wandb_offline_has_the_run(arguments: list[object], tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    train_in(tmp_path, *arguments, "--track", "wandb", WANDB_MODE="offline", WANDB_SILENT="true")
+    train_in(
+        sys.executable, tmp_path, *arguments, "--track", "wandb", WANDB_MODE="offline", WANDB_SILENT="true"
+    )
     (file,) = (tmp_path / "run" / "observers").rglob("run-*.wandb")
     history: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
@@ -150,8 +155,8 @@ def wandb_records(file: Path) -> Iterator[Any]:
 def test_mlflow_has_the_run_and_a_resume_continues_it(arguments: list[object], tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     where = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    train_in(tmp_path, *arguments, "--track", "mlflow", **where)
-    train_in(tmp_path, "resume", "run", "--steps", 4, **where)
+    train_in(sys.executable, tmp_path, *arguments, "--track", "mlflow", **where)
+    train_in(sys.executable, tmp_path, "resume", "run", "--steps", 4, **where)
     client = mlflow.MlflowClient(where["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("mint-train")
     (run,) = client.search_runs([experiment.experiment_id])

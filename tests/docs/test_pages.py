@@ -21,7 +21,7 @@ from mint_train.plugins.discovery import hook_arguments
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_OURS = ("source ", "export ", "make ", "pip ", "$ ")
+NOT_OURS = ("source ", "cp ", "export ", "make ", "pip ", "$ ")
 PAIRS = "".join(
     f'{{"prompt": "Name river {number}.", "chosen": "The Danube, from {number}.", "rejected": "Blue."}}\n'
     for number in range(20)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mint_train.errors import RowError
 from mint_train.rows.columns import value_text
+from mint_train.rows.conversations import as_messages
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.messages import ChatMessage, are_messages, chat_message, chat_messages, is_message
 from mint_train.rows.prompts import closed, dialogue, is_dialogue
 from mint_train.rows.row import kind
-from mint_train.rows.values import as_number, from_json, given, number, text
+from mint_train.rows.trees import ComparedTurn, compared_turns
+from mint_train.rows.values import as_number, from_json, given, grade, number, text
 from mint_train.rows.verdicts import VERDICTS, ColumnRefusedError, Survey, better_of, shown
 
 STEMS = (
@@ -36,8 +39,6 @@ RANK_KEYS = ("rank", "ranking")
 SCORE_KEYS = ("overall_score", "score", "rating", "reward", "pm_score", "quality")
 RANK_COLUMNS = ("ranks", "rank", "ranking", "rankings")
 SCORE_COLUMNS = ("scores", "score", "ratings", "rating", "rewards")
-MAX_SCORE = 1e100
-"""Far above any score, and far below where differences of floats overflow."""
 
 
 def read_answer(value: object, field: str) -> str | list[ChatMessage]:
@@ -198,14 +199,21 @@ def graded_list(field: str, ends: bool, implicit: bool) -> Form:
 
 
 def tree_of_replies(ends: bool) -> Form:
-    """Make the form of a prompt that holds its replies, each with a rank, as OpenAssistant has it."""
+    """Make the form of a prompt that holds its replies, each with a rank, as OpenAssistant has it.
+
+    Each deeper turn of the user with two or more ranked replies is a group of its own.
+    """
 
     def read(row: Mapping[str, Any], survey: Survey) -> Answers:
         items = row["prompt"]["replies"]
+        turns = compared_turns(row["prompt"], "prompt", (*RANK_KEYS, *SCORE_KEYS))
+        further = [answers_of(turn, ends, survey) for turn in turns]
+        if len(items) < 2 and further:
+            return replace(further[0], further=further[1:])
         if len(items) < 2:
             raise RowError("prompt.replies", f"holds {len(items)}; a ranking needs two or more")
         grades, columns = find_grades({}, "prompt.replies", items, survey, implicit=False)
-        return in_order(items, grades, "prompt.replies", ends, columns)
+        return replace(in_order(items, grades, "prompt.replies", ends, columns), further=further)
 
     return Form(
         "the best and the worst reply" if ends else "ranked replies",
@@ -215,10 +223,30 @@ def tree_of_replies(ends: bool) -> Form:
     )
 
 
+def answers_of(turn: ComparedTurn, ends: bool, survey: Survey) -> Answers:
+    """Return the answers to a deeper turn, each with the conversation above it, the best first."""
+    grades, columns = find_grades({}, turn.field, turn.replies, survey, implicit=False)
+    answers = in_order(turn.replies, grades, turn.field, ends, columns, turn.positions)
+    return replace(answers, completions=[[*turn.above, *as_messages(one)] for one in answers.completions])
+
+
 def in_order(
-    items: Sequence[object], grades: Sequence[float], field: str, ends: bool, columns: frozenset[str]
+    items: Sequence[object],
+    grades: Sequence[float],
+    field: str,
+    ends: bool,
+    columns: frozenset[str],
+    positions: Sequence[int] | None = None,
 ) -> Answers:
     """Return answers with the best first.
+
+    Args:
+        items: each one answer, or an object that holds it.
+        grades: how good each is.
+        field: where they stand in the row.
+        ends: return the best and the worst alone.
+        columns: columns that were read for their grades.
+        positions: where each stands in the row's list; by default that is all of them.
 
     Raises:
         RowError: an answer is wrong, or the best and the worst are equally good.
@@ -230,7 +258,8 @@ def in_order(
             raise RowError(
                 field, "holds answers that are all equally good; leave such rows out with --on-bad-row skip"
             )
-    names = [f"{field}[{index}]" for index in order]
+    positions = positions or range(len(items))
+    names = [f"{field}[{positions[index]}]" for index in order]
     values = [text_of_item(items[index], name) for index, name in zip(order, names, strict=True)]
     return Answers(read_answers(values, names), names, [grades[index] for index in order], columns)
 
@@ -290,20 +319,6 @@ def find_grades(
         f"nothing says how good each of its items is: none of {tried} in them, and no list beside them; name "
         "one with --columns scores=COLUMN, or --columns ranks=COLUMN where the lowest is the best",
     )
-
-
-def grade(value: object, field: str) -> float:
-    """Return a finite number.
-
-    Raises:
-        RowError: it is something else.
-    """
-    if value is None or isinstance(value, bool | list | dict):
-        raise RowError(field, f"must be a number, not {kind(value)}")
-    found = number(value, field)
-    if abs(found) >= MAX_SCORE:
-        raise RowError(field, f"is {found}; scores must be finite and below {MAX_SCORE:g} in size")
-    return found
 
 
 def choice(row: Mapping[str, Any], column: str, count: int, survey: Survey, chosen: int) -> int:

@@ -40,3 +40,5 @@ class Answers:
     """What else the loss wants: labels, grades, tokens."""
     read: frozenset[str] = field(default_factory=frozenset)
     """Columns that were read beside those that the form needs."""
+    further: Sequence[Answers] = ()
+    """Those of further groups in the same row, each given as whole conversations."""

@@ -22,7 +22,7 @@ from mint_train.rows.form import Answers, Form
 from mint_train.rows.meaning import unread_columns, written_list
 from mint_train.rows.messages import ChatMessage
 from mint_train.rows.prompts import PROMPTS, SYSTEM_FIELDS, TOOL_FIELDS, kind_of_prompt, with_beside
-from mint_train.rows.suggestions import ambiguous, no_answers, no_prompt
+from mint_train.rows.suggestions import ambiguous, begins_with_assistant, no_answers, no_prompt
 from mint_train.rows.values import from_json, text
 from mint_train.rows.verdicts import VERDICTS, Survey
 
@@ -98,8 +98,16 @@ class Forms:
         unread = []
         if len(row) > len(read):
             unread = unread_columns(row, frozenset(read), known, self.reserved)
-        made = self._make(prompt, completions, answers.value)
-        return Reading(made if isinstance(made, list) else [made], name, tuple(unread))
+        examples = self._examples(prompt, completions, answers.value)
+        for other in answers.further:
+            _, prompt, completions = whole_conversations(form, other, row, set(form.needs))
+            examples += self._examples(prompt, completions, other.value)
+        return Reading(examples, name, tuple(unread))
+
+    def _examples(self, prompt: Prompt, completions: list[Completion], value: Any) -> list[Any]:
+        """Make the examples of a prompt and its answers: one, or several where the loss makes a list."""
+        made = self._make(prompt, completions, value)
+        return list(made) if isinstance(made, list) else [made]
 
     def _find_answers(
         self, row: Mapping[str, Any], present: frozenset[str], survey: Survey
@@ -129,8 +137,7 @@ class Forms:
         suiting = [prompt for prompt in self._prompts_with(present) if prompt.suits(row)]
         suiting = [one for one in suiting if not set(one.needs) & read or one.name == "trees of replies"]
         if not suiting and answers.completions and isinstance(answers.completions[0], list):
-            problem = "begins with the assistant, without a prompt beside it"
-            raise RowError(answers.fields[0], problem)
+            raise begins_with_assistant(row, self.prompts, answers.fields[0], read)
         if not suiting:
             raise no_prompt(row, self.prompts, read)
         found = suiting[0]
@@ -271,7 +278,7 @@ def whole_conversations(
         conversations.append(answer)
     shared, rest = split_shared(conversations, answers.fields)
     if not shared:
-        raise RowError(answers.fields[0], "begins with the assistant, without a prompt before it")
+        raise begins_with_assistant(row, PROMPTS, answers.fields[0], read)
     mentioned = row.get(form.needs[0])
     dialogues = isinstance(mentioned, str) and kind_of_prompt(mentioned) == "dialogue"
     kind = "Anthropic HH dialogues" if dialogues else "chat messages"

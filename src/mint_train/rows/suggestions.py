@@ -62,12 +62,29 @@ def likely_column(row: Mapping[str, Any], field: str, taken: Sequence[str]) -> s
 def no_prompt(row: Mapping[str, Any], forms: Sequence[Form], read: Set[str]) -> RowError:
     """Say that the prompt is missing, and which columns may be one."""
     field = forms[0].needs[0]
+    return absent(row, field, f"--columns {field}={likely_prompt(row, read) or 'COLUMN'}")
+
+
+def begins_with_assistant(
+    row: Mapping[str, Any], forms: Sequence[Form], answer: str, read: Set[str]
+) -> RowError:
+    """Say that a conversation has no turn of the user, and which column may hold one."""
+    field = forms[0].needs[0]
+    if (column := likely_prompt(row, read)) is not None:
+        advice = f"name the column of its prompt with --columns {field}={column}"
+    else:
+        advice = f"put the user's turn before it or into a column {field}"
+    problem = "begins with the assistant, and nothing says what it answers"
+    return RowError(answer, f"{problem}; {advice}, or leave such rows out with --on-bad-row skip")
+
+
+def likely_prompt(row: Mapping[str, Any], read: Set[str]) -> str | None:
+    """Return the column, or the path into one, that is the most likely to hold the prompt."""
     candidates = sorted(
         ((path, value) for path, value in texts_with_paths(row) if path.partition(".")[0] not in read),
         key=lambda one: (not PROMPT_WORDS.search(one[0]), -len(str(one[1]))),
     )
-    best = candidates[0][0] if candidates else "COLUMN"
-    return absent(row, field, f"--columns {field}={best}")
+    return candidates[0][0] if candidates else None
 
 
 def texts_with_paths(

@@ -12,6 +12,9 @@ from mint_train.rows.row import kind
 
 JSON_STARTS = ("[", "{")
 
+MAX_SCORE = 1e100
+"""Far above any score, and far below where differences of floats overflow."""
+
 
 def require(row: Mapping[str, Any], field: str) -> Any:
     """Return a field's value.
@@ -87,3 +90,17 @@ def from_json(value: object) -> Any:
         except (ValueError, RecursionError):
             return value
     return value
+
+
+def grade(value: object, field: str) -> float:
+    """Return a finite number.
+
+    Raises:
+        RowError: it is something else.
+    """
+    if value is None or isinstance(value, bool | list | dict):
+        raise RowError(field, f"must be a number, not {kind(value)}")
+    found = number(value, field)
+    if abs(found) >= MAX_SCORE:
+        raise RowError(field, f"is {found}; scores must be finite and below {MAX_SCORE:g} in size")
+    return found

@@ -69,15 +69,17 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         for name in list(os.environ):
             if name.startswith("MINT_") and name not in KEPT_VARIABLES:
                 monkeypatch.delenv(name)
-        cache = tmp_path_factory.mktemp("tokenised")
+        cache = tmp_path_factory.mktemp("tokenised") / "for-modules"
+        cache.mkdir()
         monkeypatch.setenv("MINT_TRAIN_CACHE", str(cache))
         yield cache
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_cache(monkeypatch: pytest.MonkeyPatch, clean_environment: Path) -> Path:
     """Give each test a cache of its own, so that none finds what another has tokenised."""
-    cache = tmp_path_factory.mktemp("tokenised")
+    # pytest's numbered folders would be counted again for each of thousands of tests
+    cache = Path(tempfile.mkdtemp(dir=clean_environment.parent))
     monkeypatch.setenv("MINT_TRAIN_CACHE", str(cache))
     return cache
 

@@ -84,6 +84,12 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, clean_environment: Path) -> Path:
     return cache
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave fsync out: no test cuts the power, and on a busy disk each call takes a second."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def warm_python(clean_environment: Path) -> Iterator[str]:
     """A program to run in place of `sys.executable`, where a test needs a process but not how it starts."""

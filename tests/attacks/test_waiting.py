@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import cache
 from typing import Any
 
 import pytest
@@ -87,6 +88,7 @@ def test_a_timeout_and_a_failure_of_the_function_are_told_apart() -> None:
     assert Wait(connection(), "a", "b").until(in_thread(lambda: 7)) == 7
 
 
+@cache  # several tests send the same
 def squeezed(kind: str, size: int) -> tuple[bytes, str]:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31 if kind != "deflate" else 15)
     content = b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB)) + packer.flush()

@@ -189,7 +189,7 @@ def install_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], Non
         monkeypatch.setitem(sys.modules, module.__name__, module)
         added.append(EntryPoint(name, f"{module.__name__}:plugin", "mint_train.losses"))
 
-    monkeypatch.setattr("mint_train.plugins.discovery.entry_points", found)
+    monkeypatch.setattr("mint_train.plugins.installed.entry_points", found)
     return install
 
 

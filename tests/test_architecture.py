@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from mint_train.plugins.discovery import loss_entry_points
+from mint_train.plugins.installed import loss_entry_points
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "mint_train"

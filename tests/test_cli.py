@@ -186,7 +186,7 @@ def test_a_known_loss_that_is_not_installed_names_the_line_that_installs_it(
     run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "mint_train.plugins.discovery.entry_points",
+        "mint_train.plugins.installed.entry_points",
         lambda group: [entry for entry in entry_points(group=group) if entry.name == "dpo"],
     )
     line = refused(run_cli, "--loss", "ipo")

@@ -15,8 +15,10 @@ import jsonschema
 import pytest
 import tomlkit
 import yaml
+from click.shell_completion import ShellComplete
 from run_files import adapter, metrics
 
+from mint_train.cli.main import cli
 from mint_train.errors import OptionError
 from mint_train.settings.config_files import config_schema, config_text
 from mint_train.settings.merge import load_settings
@@ -140,6 +142,25 @@ def test_completion_scripts(run_cli: Any, shell: str) -> None:
     status, out, _ = run_cli("completion", shell)
     assert status == 0
     assert "_MINT_TRAIN_COMPLETE" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--loss dpo+0.2*sf", ["dpo+0.2*sft"]),
+        ("--loss ./mi", ["./mi"]),
+        ("--loss dpo --set be", ["beta="]),
+        ("--loss nix --set ", []),
+        ("check kt", ["kto"]),
+        ("check dpo --set be", ["beta="]),
+        ("losses kt", ["kto"]),
+        ("compare dpo kt", ["kto"]),
+    ],
+)
+def test_losses_and_their_options_are_completed(words: str, expected: list[str]) -> None:
+    *before, last = words.split(" ")
+    found = ShellComplete(cli, {}, "mint-train", "_MINT_TRAIN_COMPLETE").get_completions(before, last)
+    assert [item.value for item in found] == expected
 
 
 @pytest.mark.parametrize(

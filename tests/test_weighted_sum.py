@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mint_train.errors import OptionError, PluginError
-from mint_train.losses.weighted_sum import open_loss, parse_terms
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.settings.loss_names import parse_terms
 
 RunCli = Callable[..., tuple[int, str, str]]
 

@@ -78,6 +78,21 @@ def test_the_list_of_losses_needs_no_torch() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_a_loss_that_is_not_installed_is_refused_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from mint_train.cli.main import main\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    arguments = ["--loss", "dpo+2*nix", "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        'mint-train: no loss "nix" is installed; `mint-train losses` lists those that are\n',
+    )
+
+
 def no_datums(example: str) -> None:
     return None
 

@@ -36,7 +36,7 @@ def install_observer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object],
         monkeypatch.setitem(sys.modules, module.__name__, module)
         added.append(EntryPoint(name, f"{module.__name__}:made", "mint_train.observers"))
 
-    monkeypatch.setattr("mint_train.plugins.discovery.entry_points", found)
+    monkeypatch.setattr("mint_train.plugins.installed.entry_points", found)
     return install
 
 

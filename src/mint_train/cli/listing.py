@@ -6,8 +6,6 @@ import shutil
 import textwrap
 from itertools import groupby
 
-from mint_train.losses.loss_options import NoOptions, option_rows
-from mint_train.plugins.discovery import load_chain, load_plugin, make_manager
 from mint_train.plugins.listing import LossListing, list_losses
 
 WIDEST = 100
@@ -15,6 +13,9 @@ WIDEST = 100
 
 def loss_option_rows(name: str) -> list[tuple[str, str]]:
     """Describe the options of one installed loss, a row each."""
+    from mint_train.losses.loss_options import NoOptions, option_rows
+    from mint_train.plugins.discovery import load_chain, load_plugin, make_manager
+
     manager = make_manager(load_chain(load_plugin(name)))
     return option_rows(manager.hook.loss_options() or NoOptions)
 

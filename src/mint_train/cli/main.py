@@ -37,6 +37,7 @@ from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
 from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError
 from mint_train.observers.terminal import echo_problem
+from mint_train.plugins.installed import require_losses
 from mint_train.settings.merge import load_settings
 
 
@@ -89,6 +90,7 @@ def cli(
         given["options"] = parse_assignments(assignments)
     rounds = take_rounds(given)
     settings = load_settings(given, config)
+    require_losses(settings.loss)
     if dry_run:
         load_libraries("Loading transformers and the tokenizer ...")
         from mint_train.cli.dry_run import look_at_data

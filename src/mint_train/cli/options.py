@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -11,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from mint_train.cli.mistakes import no_such_command, repeated
-from mint_train.errors import OptionError, unusable_text
+from mint_train.errors import MintTrainError, OptionError, unusable_text
 from mint_train.observers.terminal import echo
 from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
 
@@ -57,7 +58,7 @@ class LossGroup(Command, click.Group):
             OptionError: it names none; the message says what to write instead.
         """
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
-            from mint_train.plugins.discovery import loss_entry_points
+            from mint_train.plugins.installed import loss_entry_points
 
             raise OptionError(no_such_command(args[0], self.commands, loss_entry_points()))
         return super().resolve_command(ctx, args)
@@ -193,20 +194,26 @@ def complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 
 def complete_option(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the option of the loss that was named before."""
+    """Complete the option of the loss that was named before; nothing where there is no such loss."""
     from mint_train.cli.listing import loss_option_rows
 
-    names = (
-        [row[0].split()[0] for row in loss_option_rows(ctx.params["loss"])] if ctx.params.get("loss") else []
-    )
+    # click leaves arguments unread where an option behind them has no value yet
+    loss = ctx.params.get("loss") or next(iter(ctx.args), None)
+    names: list[str] = []
+    with suppress(MintTrainError):
+        names = [row[0].split()[0] for row in loss_option_rows(loss)] if loss else []
     return [CompletionItem(f"{name}=") for name in names if name.startswith(incomplete)]
 
 
 def complete_loss(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the name of a loss."""
-    from mint_train.plugins.discovery import loss_entry_points
+    """Complete the name of a loss, the last one of a sum too, or its file."""
+    from mint_train.plugins.installed import loss_entry_points
 
-    return [CompletionItem(name) for name in sorted(loss_entry_points()) if name.startswith(incomplete)]
+    if incomplete.startswith((".", "/", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    begun = max(incomplete.rfind("+"), incomplete.rfind("*")) + 1
+    before, name = incomplete[:begun], incomplete[begun:]
+    return [CompletionItem(before + one) for one in sorted(loss_entry_points()) if one.startswith(name)]
 
 
 COMPLETERS = {

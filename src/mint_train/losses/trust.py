@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mint_train.errors import OptionError, UserError
-from mint_train.losses.weighted_sum import parse_terms
 from mint_train.plugins.discovery import NamedPlugin
-from mint_train.settings.loss_names import is_loss_file
+from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import VARIABLES
 from mint_train.settings.model import Settings, without_credentials
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from mint_train.errors import OptionError
 from mint_train.losses.loss import Loss
 from mint_train.losses.term import Term
 from mint_train.plugins.discovery import load_plugin
-
-TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE]-?[0-9]+)?)\*)?(?P<name>[^*+]+)")
+from mint_train.settings.loss_names import parse_terms
 
 
 def open_loss(expression: str, options: Mapping[str, Any]) -> Loss:
@@ -40,36 +37,6 @@ def open_loss(expression: str, options: Mapping[str, Any]) -> Loss:
         ],
         expression,
     )
-
-
-def parse_terms(expression: str) -> list[tuple[float, str]]:
-    """Split an expression into weights and names.
-
-    Raises:
-        OptionError: a term is not `weight*name`, a weight is not a positive number, a name comes twice.
-    """
-    terms: list[tuple[float, str]] = []
-    for part in expression.split("+"):
-        match = TERM.fullmatch(part.strip())
-        weight = float_or_nan(match["weight"] or "1") if match else math.nan
-        if match is None or not 0 < weight < math.inf:
-            raise OptionError(
-                f'--loss {expression}: "{part}" is not a term; write NAME or WEIGHT*NAME, WEIGHT above 0'
-            )
-        terms.append((weight, match["name"].strip()))
-    names = [name for _, name in terms]
-    for name in names:
-        if names.count(name) > 1:
-            raise OptionError(f'--loss {expression}: "{name}" appears twice; combine its weights')
-    return terms
-
-
-def float_or_nan(text: str) -> float:
-    """Read a number; NaN where the text is something else."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def share_options(parts: Sequence[Term], options: Mapping[str, Any]) -> list[dict[str, Any]]:

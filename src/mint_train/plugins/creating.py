@@ -10,7 +10,8 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from mint_train.errors import MintTrainError, PluginError
-from mint_train.plugins.discovery import NamedPlugin, entry_points_by_name, find_installed, origin
+from mint_train.plugins.discovery import NamedPlugin
+from mint_train.plugins.installed import entry_points_by_name, find_installed, origin
 
 
 @dataclass(frozen=True, slots=True)

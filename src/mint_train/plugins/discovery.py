@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 import pluggy
@@ -22,13 +20,12 @@ from mint_train.plugins.hookspecs import (
     ObserverSpec,
     RowWriterSpec,
 )
+from mint_train.plugins.installed import find_installed, loss_entry_points, origin
 from mint_train.plugins.known_losses import not_installed
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.plugins.tracing import trace_hooks
 from mint_train.run_folder.description import FunctionDescription
 from mint_train.settings.loss_names import is_loss_file, loss_label
-
-LOSS_GROUP = "mint_train.losses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,43 +42,6 @@ class NamedPlugin:
     def extends(self) -> str | None:
         """The loss that it inherits from, or None."""
         return getattr(self.plugin, "EXTENDS", None)
-
-
-def loss_entry_points() -> dict[str, list[EntryPoint]]:
-    """Return the installed losses' entry points by name."""
-    return entry_points_by_name(LOSS_GROUP)
-
-
-def entry_points_by_name(group: str) -> dict[str, list[EntryPoint]]:
-    """Return the installed entry points of a group by name, sorted, without importing any.
-
-    A name with more than one entry point, which several distributions bring, cannot be chosen; all other
-    names work.
-    """
-    found: dict[str, list[EntryPoint]] = {}
-    for entry_point in sorted(entry_points(group=group), key=lambda entry: entry.name):
-        others = found.setdefault(entry_point.name, [])
-        if origin(entry_point) not in [origin(other) for other in others]:
-            others.append(entry_point)
-    return found
-
-
-def clash(found: list[EntryPoint]) -> str | None:
-    """Return the problem of a name that several distributions bring, or None."""
-    if len(found) == 1:
-        return None
-    return f"{len(found)} distributions bring it: {' and '.join(map(origin, found))}; uninstall all but one"
-
-
-def origin(entry_point: EntryPoint) -> str:
-    """Return the distribution and version that an entry point belongs to."""
-    return label(entry_point.dist) if entry_point.dist else entry_point.value
-
-
-@cache
-def label(distribution: Distribution) -> str:
-    """Return a distribution's name and version; cached, as reading them parses its metadata each time."""
-    return f"{distribution.name} {distribution.version}"
 
 
 def load_plugin(name: str) -> NamedPlugin:
@@ -104,28 +64,6 @@ def load_plugin(name: str) -> NamedPlugin:
             f"{type(error).__name__}: {error}"
         ) from error
     return NamedPlugin(name, plugin, origin(entry_point))
-
-
-def find_installed(
-    kind: str, name: str, installed: Mapping[str, list[EntryPoint]], advice: str
-) -> EntryPoint:
-    """Return the one installed entry point of a name.
-
-    Args:
-        kind: what the user calls it: "loss", "observer".
-        name: the name that was asked for.
-        installed: the entry points by name.
-        advice: what to do where nothing is installed.
-
-    Raises:
-        PluginError: none has the name (with the nearest one and what is installed), or two have.
-    """
-    if name not in installed:
-        names = ", ".join(installed) or f"none; {advice}"
-        raise PluginError(f'no {kind} "{name}" is installed{nearest(name, installed)}; installed: {names}')
-    if problem := clash(installed[name]):
-        raise PluginError(f'the {kind} "{name}" cannot be chosen: {problem}')
-    return installed[name][0]
 
 
 def load_chain(first: NamedPlugin) -> list[NamedPlugin]:

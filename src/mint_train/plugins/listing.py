@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
-from mint_train.plugins.discovery import clash, loss_entry_points, origin
+from mint_train.plugins.installed import clash, loss_entry_points, origin
 
 
 @dataclass(frozen=True, slots=True)

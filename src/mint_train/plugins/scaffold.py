@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from mint_train.errors import OptionError
-from mint_train.plugins.discovery import loss_entry_points, origin
+from mint_train.plugins.installed import loss_entry_points, origin
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 PREFIX = "mint-train-"

@@ -17,7 +17,6 @@ from mint_train.backends.choose import choose_backend
 from mint_train.errors import JudgeError, OptionError, UserError, command_line
 from mint_train.judging.judge import open_judge
 from mint_train.losses.trust import check_address
-from mint_train.losses.weighted_sum import parse_terms
 from mint_train.observers.terminal import echo_problem
 from mint_train.run_folder.files import append_line, write_whole
 from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run
@@ -28,7 +27,7 @@ from mint_train.sampling.making import Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.prompts import read_prompts
 from mint_train.settings.data_items import absolute_item
-from mint_train.settings.loss_names import is_loss_file
+from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import KEY_VARIABLE, explain
 from mint_train.settings.model import SECRET_FIELDS, Settings
 from mint_train.training.training import resume_run, train_with

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import click
 
-from mint_train.cli.options import Command, parse_assignments
+from mint_train.cli.options import Command, complete_loss, complete_option, parse_assignments
 from mint_train.errors import RUN_FAILED
 
 
 @click.command(cls=Command, short_help="Check that a loss fulfils the plugin contract.")
-@click.argument("name")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="An option of the loss.")
+@click.argument("name", shell_complete=complete_loss)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the loss.",
+    shell_complete=complete_option,
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

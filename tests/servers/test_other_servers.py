@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from adapters import adapter_on_disk, distance, load_adapter, moved
+from commands import Commands
 from environments import SDKS, installed_sdk, newer_skyrl
 from few_rows import PAIRS, write_lines
 from run_files import checkpoints, description, metrics
@@ -70,24 +71,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(server: SkyrlServer, folder: Path) -> Cli:
-    """Run `mint-train` with an SDK against the server."""
+def variables(server: SkyrlServer, folder: Path) -> dict[str, str]:
+    return {
+        "MINT_API_KEY": TUFT_KEY,
+        "MINT_BASE_URL": server.base_url,
+        "MINT_BASE_MODEL": server.model,
+        "MINT_TRAIN_CACHE": str(folder / "cache"),
+    }
 
-    def run_with(*arguments: object, sdk: str | None = SDK) -> subprocess.CompletedProcess[str]:
-        variables = os.environ | {
-            "MINT_API_KEY": TUFT_KEY,
-            "MINT_BASE_URL": server.base_url,
-            "MINT_BASE_MODEL": server.model,
-            "MINT_TRAIN_CACHE": str(folder / "cache"),
-        }
-        if sdk is not None:
-            variables["PYTHONPATH"] = str(installed_sdk(sdk))
-        command = [sys.executable, "-m", "mint_train", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False
-        )
 
-    return run_with
+@pytest.fixture(scope="module")
+def run(variables: dict[str, str], folder: Path) -> Iterator[Cli]:
+    """Run `mint-train` with the SDK that fits the server."""
+    commands = Commands(folder, variables | {"PYTHONPATH": str(installed_sdk(SDK))})
+    yield commands.run
+    commands.close()
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +210,14 @@ def test_the_kit_trusts_the_server(run: Cli) -> None:
 
 
 @pytest.mark.parametrize("sdk", [None, TOO_NEW])
-def test_an_sdk_that_does_not_fit_is_refused_at_once(run: Cli, sdk: str | None) -> None:
-    done = run("--loss", "dpo", "--output", "never", sdk=sdk)
+def test_an_sdk_that_does_not_fit_is_refused_at_once(
+    variables: dict[str, str], folder: Path, sdk: str | None
+) -> None:
+    path = {} if sdk is None else {"PYTHONPATH": str(installed_sdk(sdk))}
+    command = [sys.executable, "-m", "mint_train", "--loss", "dpo", "--output", "never"]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | variables | path, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert "is installed" in done.stderr

@@ -26,6 +26,11 @@ ADAPTERS, LARGEST_RANK = 8, 16
 """Slots for adapters, which sessions and samplers hold until they expire, and their rank; each costs time."""
 SEQUENCES = 2
 """How many a server computes at once: it compiles for each number of sequences, which takes seconds."""
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count=2",
+    "--xla_backend_optimization_level=0",  # all is compiled, in both processes, for a few steps
+    "--xla_llvm_disable_expensive_passes=true",
+)
 TUFT_KEY = "tml-tuft"
 TUFT_LAUNCHER = Path(__file__).with_name("launch_tuft.py")
 START_SECONDS = 300.0
@@ -74,7 +79,7 @@ def running_on_two_processes(model_folder: Path, work_folder: Path) -> Iterator[
     Its sessions never expire: the second process would not learn that an adapter is unloaded.
     """
     installed, port, coordinator = SKYRL.installed(), free_port(), f"127.0.0.1:{free_port()}"
-    variables = server_variables(installed) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+    variables = server_variables(installed) | {"XLA_FLAGS": " ".join(XLA_FLAGS)}
     del variables["JAX_COMPILATION_CACHE_DIR"]  # processes of which one finds its code there wait for ever
     command = server_command(installed, model_folder, work_folder, port, ADAPTERS, SEQUENCES)
     position = command.index("--backend-config") + 1

@@ -12,18 +12,11 @@ import pytest
 from adapters import adapter_on_disk, distance, load_adapter, moved
 from commands import Commands
 from environments import SDKS, installed_sdk, newer_skyrl
-from few_rows import PAIRS, write_lines
 from run_files import checkpoints, description, metrics
 from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
+from short_rows import LOSSES, write_short_rows
 
 SDK, TOO_NEW = SDKS
-LOSSES = {
-    "dpo": "pairs.jsonl",
-    "kto": "pairs.jsonl",
-    "plackett-luce": "rankings.jsonl",
-    "policy-gradient": "rewards.jsonl",
-}
-"""A loss of each contract, and short rows for it: of one shape, for which a server compiles once."""
 DETACHED = '''
 from mint_train import loss
 from mint_train_dpo import Pairs, bradley_terry
@@ -60,12 +53,7 @@ def server(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with rows to train on and others to evaluate on."""
     folder = tmp_path_factory.mktemp("runs")
-    rows = [row | {"prompt": f"{row['prompt']} {turn}"} for turn in "ab" for row in PAIRS]
-    write_lines(folder / "pairs.jsonl", rows[:8])
-    several = [{"prompt": row["prompt"], "completions": [row["chosen"], row["rejected"]]} for row in rows]
-    write_lines(folder / "rankings.jsonl", several)
-    write_lines(folder / "rewards.jsonl", [row | {"rewards": [1.0, 0.0]} for row in several])
-    write_lines(folder / "others.jsonl", [{**row, "prompt": f"Now: {row['prompt']}"} for row in PAIRS])
+    write_short_rows(folder)
     (folder / "detached.py").write_text(DETACHED)
     return folder
 
@@ -181,8 +169,7 @@ def test_the_server_takes_the_steps_of_the_embedded_backend(
     for backend, begin in (("mint", start), ("local", first)):
         done = run(
             "--loss", loss, "--backend", backend, "--model", server.model, "--from", begin, "--lr", "5e-5",
-            "--data", LOSSES[loss], "--batch-size", 2, "--steps", 20, "--output", outputs[backend],
-            *(("--set", "reference=initial") if loss in ("dpo", "policy-gradient") else ()),
+            *LOSSES[loss], "--batch-size", 2, "--steps", 20, "--output", outputs[backend],
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     figures = [losses(folder / output) for output in outputs.values()]

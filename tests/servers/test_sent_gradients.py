@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from adapters import adapter_on_disk, distance, load_adapter, moved
-from few_rows import PAIRS
 from proxy import Proxy, running_proxy
 from pydantic import SecretStr
 from run_files import description, metrics
 from server import SkyrlServer
+from short_rows import LOSSES, write_short_rows
 
 from mint_train.backends.local import load
 from mint_train.backends.local.client import LocalTrainingClient
@@ -31,14 +31,6 @@ from mint_train.settings.model import Settings
 RunCli = Callable[..., tuple[int, str, str]]
 Weights = list[list[float]]
 KEY = SecretStr("tml-x")
-LOSSES: dict[str, tuple[object, ...]] = {
-    "dpo": ("--batch-size", 2, "--set", "reference=initial"),
-    "kto": ("--batch-size", 4),
-    "plackett-luce": ("--batch-size", 1),
-    "policy-gradient": ("--batch-size", 4),
-}
-"""A loss of each contract, with options that keep a step on its bundled rows small."""
-
 MUTANTS = {"right": (1.0,), "sign": (-1.0,), "scale": (1.0, 2.0, 3.0, 4.0), "one side": (0.0, 1.0)}
 """By what each mutant multiplies the gradients of one datum after another, over and over."""
 
@@ -50,8 +42,9 @@ def service(skyrl_server: SkyrlServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def eight_pairs(write_rows: Callable[..., Path]) -> Path:
-    return write_rows([row | {"prompt": f"{row['prompt']} {turn}"} for turn in "ab" for row in PAIRS][:8])
+def eight_pairs(tmp_path: Path) -> Path:
+    write_short_rows(tmp_path)
+    return tmp_path / "pairs.jsonl"
 
 
 def opened(server: SkyrlServer, url: str, rank: int = 8, *, trains: bool = True) -> MintTrainingClient:
@@ -109,10 +102,17 @@ def falsified(change: Callable[[Weights], Weights]) -> Callable[[str, Any], Any]
 
 
 @pytest.fixture
-def proxy(skyrl_server: SkyrlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(
+    skyrl_server: SkyrlServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clients: list[MintTrainingClient],
+) -> Iterator[Proxy]:
     monkeypatch.setenv("MINT_TRAIN_CACHE", str(tmp_path / "cache"))
     with running_proxy(Proxy(skyrl_server.base_url)) as proxy:
         yield proxy
+        while clients:
+            clients.pop().close()  # without the proxy it would try for seconds
 
 
 @pytest.mark.parametrize(
@@ -266,11 +266,13 @@ def test_both_backends_take_the_same_steps(
     run_cli: RunCli,
     skyrl_server: SkyrlServer,
     first_adapter: dict[str, torch.Tensor],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From one adapter, twenty steps: the losses agree, and so does the direction of the whole update."""
     # rounding differs between the two, and what it does to AdamW's steps grows with the learning rate
-    common = ("--loss", loss, "--lr", "5e-5", "--steps", 20, "--seed", 0, *LOSSES[loss])
+    write_short_rows(tmp_path)
+    common = ("--loss", loss, *LOSSES[loss], "--batch-size", 2, "--lr", "5e-5", "--steps", 20, "--seed", 0)
     there = train(run_cli, monkeypatch, "mint", *common)
     open_local_client = load.open_local_client
 

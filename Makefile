@@ -22,7 +22,7 @@ define timed
 @echo '$(1) ...'; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
-.PHONY: help run test lint types tests environments servers fast fix docs wheels benchmark clean
+.PHONY: help run test every-test lint types tests servers fast fix docs wheels benchmark clean
 help:
 	@echo "make run        install into $(VENV), with all losses and plots, and train DPO on this machine"
 	@echo "make test       everything that must hold: lint, types, docs, and all tests"
@@ -40,8 +40,13 @@ help:
 run: $(VENV)/installed-run
 	$(BIN)/mint-train --loss dpo
 
+# the first tests need no server: nothing waits while those are installed, and a test that needs one does
 test: $(VENV)/installed-dev
-	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types docs environments
+	@$(BIN)/python tests/servers/environments.py & installing=$$!; trap "kill $$installing 2>/dev/null" EXIT; \
+	$(MAKE) --no-print-directory --jobs --output-sync=target lint types docs && \
+	$(MAKE) --no-print-directory every-test
+
+every-test:
 	$(call timed,tests,$(PYTEST))
 
 lint: $(VENV)/installed-dev
@@ -54,10 +59,6 @@ types: $(VENV)/installed-dev
 
 tests: $(VENV)/installed-dev
 	$(call timed,tests,$(PYTEST) -m "not server")
-
-# the tests would install them one after the other, while nothing else can run
-environments: $(VENV)/installed-dev
-	$(call timed,environments of the servers,$(BIN)/python tests/servers/environments.py)
 
 servers: $(VENV)/installed-dev
 	$(call timed,servers,$(PYTEST) -m server)

@@ -39,8 +39,14 @@ LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[str]:
-    """Start the process that forks the others; yield the path of a program that takes Python's arguments."""
+def started(folder: Path, path: Path | None = None) -> Iterator[str]:
+    """Start the process that forks the others; yield the path of a program that takes Python's arguments.
+
+    Args:
+        folder: an empty folder with a short path.
+        path: a folder of packages that go before the installed ones.
+    """
+    variables = os.environ | ({} if path is None else {"PYTHONPATH": str(path)})
     address = folder / "socket"
     program = folder / "python"
     client = shlex.join([sys.executable, "-IS", __file__, "call", str(address), str(program)])
@@ -51,7 +57,7 @@ def started(folder: Path) -> Iterator[str]:
         listener.listen()
         server = subprocess.Popen(
             [sys.executable, __file__, "serve", str(listener.fileno())],
-            pass_fds=[listener.fileno()], stdin=subprocess.PIPE, start_new_session=True,
+            pass_fds=[listener.fileno()], stdin=subprocess.PIPE, start_new_session=True, env=variables,
         )  # fmt: skip
     try:
         yield str(program)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from adapters import adapter_on_disk, distance, load_adapter, moved
-from commands import Commands
 from environments import SDKS, installed_sdk, newer_skyrl
 from run_files import checkpoints, description, metrics
 from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
 from short_rows import LOSSES, write_short_rows
+from warm_python import started
 
 SDK, TOO_NEW = SDKS
 DETACHED = '''
@@ -70,10 +71,24 @@ def variables(server: SkyrlServer, folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(variables: dict[str, str], folder: Path) -> Iterator[Cli]:
-    """Run `mint-train` with the SDK that fits the server."""
-    commands = Commands(folder, variables | {"PYTHONPATH": str(installed_sdk(SDK))})
-    yield commands.run
-    commands.close()
+    """Run `mint-train` with the SDK that fits the server, in a process of its own."""
+    sdk = installed_sdk(SDK)
+    with tempfile.TemporaryDirectory(prefix="mt") as short, started(Path(short), sdk) as python:
+
+        def run_with(*arguments: object) -> subprocess.CompletedProcess[str]:
+            command = [python, "-m", "mint_train", *map(str, arguments)]
+            return run_process(command, folder, variables)
+
+        yield run_with
+
+
+def run_process(
+    command: list[str], folder: Path, variables: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with variables of its own."""
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +217,7 @@ def test_an_sdk_that_does_not_fit_is_refused_at_once(
 ) -> None:
     path = {} if sdk is None else {"PYTHONPATH": str(installed_sdk(sdk))}
     command = [sys.executable, "-m", "mint_train", "--loss", "dpo", "--output", "never"]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | variables | path, capture_output=True, text=True, timeout=600
-    )
+    done = run_process(command, folder, variables | path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
     assert "is installed" in done.stderr

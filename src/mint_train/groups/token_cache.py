@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,18 @@ def token_key(data: Mapping[str, Any], loss: Loss, tokenizer: Any) -> str:
     parts = {
         "data": dict(data),
         "tokenizer": tokenizer_digest(tokenizer),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": library_versions(),
         "core": sources_digest(here / name for name in CORE_SOURCES),
         "plugins": [(hook.plugin_name, sources_digest([source_of(hook.function)])) for hook in hooks],
         "options": loss.options.model_dump(mode="json") if takes_options else {},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries; cached, as reading one parses its metadata each time."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,12 @@ from mint_train.training.run import Run
 PACKAGES = ("mint-train", "mindlab-toolkit", "tinker", "peft", "torch", "transformers")
 
 
+@cache
 def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that figures depend on; `tinker` may be there without MinT's."""
+    """Return the versions of the packages that figures depend on; `tinker` may be there without MinT's.
+
+    Cached, as reading a version parses the package's metadata each time.
+    """
     versions = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -121,6 +121,8 @@ class LocalTrainingClient:
         try:
             with whole_folder(path) as beside:
                 name_base_without_path(self.model)
+                # PEFT compiles a template for a model card, which the run's own replaces
+                self.model.create_or_update_model_card = lambda _: None  # type: ignore[method-assign,assignment]
                 # PEFT would add the base model's embeddings if the output layer is adapted
                 self.model.save_pretrained(str(beside), save_embedding_layers=False)
         except SafetensorError as error:

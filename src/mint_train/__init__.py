@@ -6,7 +6,6 @@ reads a run folder. What a plugin's author needs is in `mint_train.plugin`.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +68,8 @@ def __getattr__(name: str) -> Any:
     """Import the parts that need torch when they are first used."""
     if name in _LATE:
         return getattr(import_module(f"mint_train.{_LATE[name]}"), name)
+    from difflib import get_close_matches
+
     close = get_close_matches(name, __all__, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise AttributeError(f"module 'mint_train' has no attribute {name!r}{hint}")

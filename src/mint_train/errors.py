@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 RUN_FAILED = 1
 USER_MISTAKE = 2
@@ -148,6 +147,8 @@ def unusable_text(text: str) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `; did you mean "..."?` for the closest of some names, or nothing where none is close."""
+    from difflib import get_close_matches
+
     by_lower = {known.lower(): known for known in names}
     matches = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     return f'; did you mean "{by_lower[matches[0]]}"?' if matches else ""

@@ -9,7 +9,6 @@ import errno
 import io
 import logging
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ from mint_train.settings.merge import load_settings
 @click.option(
     "--examples", type=click.IntRange(min=0), default=1, metavar="N", help="Rows a dry run shows whole."
 )
-@click.version_option(version("mint-train"), prog_name="mint-train")
+@click.version_option(package_name="mint-train", prog_name="mint-train")
 @click.option(
     "-h",
     "--help",

@@ -8,7 +8,8 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -60,6 +61,23 @@ def pytest_make_collect_report() -> Iterator[pytest.CollectReport]:
         report.outcome = "failed"
         report.longrepr = f"skipped: {report.longrepr}"
     return report
+
+
+@cache
+def installed_on(path: tuple[str, ...], group: str) -> EntryPoints:
+    """The entry points of what is installed on a path of imports."""
+    return entry_points(group=group)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_entry_points() -> Iterator[None]:
+    """Look once for what is installed: reading the metadata of each package takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(
+            "mint_train.plugins.installed.entry_points",
+            lambda group: installed_on(tuple(sys.path), group),
+        )
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -180,7 +198,7 @@ def install_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, object], Non
     added: list[EntryPoint] = []
 
     def found(group: str) -> Iterator[EntryPoint]:
-        yield from entry_points(group=group)
+        yield from installed_on(tuple(sys.path), group)
         yield from (entry for entry in added if entry.group == group)
 
     def install(name: str, plugin: object) -> None:

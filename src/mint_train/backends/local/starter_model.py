@@ -6,6 +6,7 @@ It is for trying out losses only: it has learned nothing.
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,8 +28,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_starter_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on a page of English, with the ChatML chat template."""
+@cache
+def trained_bpe() -> Tokenizer:
+    """Train a byte-level BPE on a page of English; cached, as it is the same each time."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -40,8 +42,13 @@ def make_starter_tokenizer() -> PreTrainedTokenizerFast:
     )
     corpus = files(__package__).joinpath("starter_corpus.txt").read_text(encoding="utf-8")
     tokenizer.train_from_iterator(corpus.splitlines(), trainer)
+    return tokenizer
+
+
+def make_starter_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer of a byte-level BPE, with the ChatML chat template."""
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=trained_bpe(),  # which it copies
         eos_token=END_OF_TURN,
         pad_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from transformers import BatchEncoding
 
 from mint_train.errors import RowError, Source
+from mint_train.rendering.cutting import Cutter
 from mint_train.rendering.encoding import BatchTokenizer, Chunk, can_batch
 from mint_train.rendering.refusals import template_refusals
 
@@ -162,7 +163,12 @@ class GuardedTokenizer:
         """Encode what `render` returned."""
         if self._nonce in text:
             return self._encode_marked(text, add_special_tokens=False)
-        return list(self._encoder.encode(text, add_special_tokens=False))
+        if self._cutter is None:
+            return list(self._encoder.encode(text, add_special_tokens=False))
+        tokens: list[int] = []
+        for part in self._cutter.parts(text):
+            tokens += self._encoder.encode(part, add_special_tokens=False)
+        return tokens
 
     def shown(self, text: str) -> str:
         """Return what `render` returned as a user reads it."""
@@ -223,6 +229,12 @@ class GuardedTokenizer:
         assert self._splitter is not None  # noqa: S101 - `_allowed` has refused
         text = replace(replace(marked, self._aliases), self._originals)
         return list(self._splitter.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    @cached_property
+    def _cutter(self) -> Cutter | None:
+        """What cuts rendered texts, whose prompts are alike, where they can be encoded in one call."""
+        batches = isinstance(self._encoder, BatchTokenizer)
+        return Cutter(self._tokenizer.backend_tokenizer) if batches else None
 
     @cached_property
     def _splitter(self) -> Tokenizer | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -285,9 +286,8 @@ def reasoning_of(message: ChatMessage) -> str:
 
 def parting(one: str, other: str) -> tuple[str, str]:
     """Return what two texts have around the position where they part."""
-    shared = next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    lengths = range(min(len(one), len(other)) + 1)
+    shared = bisect_left(lengths, True, key=lambda length: one[:length] != other[:length]) - 1
     begin = max(0, shared - SHOWN // 2)
     return one[begin : shared + SHOWN], other[begin : shared + SHOWN]
 

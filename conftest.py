@@ -43,6 +43,11 @@ class Ended(NamedTuple):
     err: str
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: some hold the second in which each process made them."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[pytest.TestReport]:
     """Turn a skip into a failure where asked."""

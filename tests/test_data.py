@@ -288,7 +288,13 @@ def test_what_the_recipe_cannot_render_is_refused_with_its_line(
 
 
 def test_missing_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:
-    assert refused(run_cli, tmp_path / "none.jsonl") == f"{tmp_path}/none.jsonl: no such file\n"
+    missing = f"{tmp_path}/none.jsonl: no such file; "
+    assert refused(run_cli, tmp_path / "none.jsonl") == f"{missing}it was looked for in {tmp_path}\n"
+    (tmp_path / "nine.jsonl").touch()
+    close = f'did you mean "{tmp_path}/nine.jsonl"?\n'
+    assert refused(run_cli, tmp_path / "none.jsonl") == missing + close
+    nowhere = tmp_path / "no" / "none.parquet"
+    assert refused(run_cli, nowhere) == f"{nowhere}: no such file; there is no folder {tmp_path}/no\n"
 
 
 def test_a_folder_is_no_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
+        raise no_such_file(path, name) from None
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from error
     first = file.peek(BYTES)
@@ -50,6 +50,22 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"), BUFFER)
     refuse(what_it_is(first, path), name)
     return file
+
+
+def no_such_file(path: Path, name: str) -> DataError:
+    """Return the error of a missing file, with what may have been meant, or where it was looked for."""
+    from difflib import get_close_matches
+
+    folder = path.parent
+    if not folder.is_dir():
+        return DataError(f"{name}: no such file; there is no folder {folder}")
+    names = dict[str, str]()
+    with suppress(OSError):
+        names |= {other.stem: other.name for other in folder.iterdir()}
+    close = get_close_matches(path.stem, names, n=1)
+    if close:
+        return DataError(f'{name}: no such file; did you mean "{folder / names[close[0]]}"?')
+    return DataError(f"{name}: no such file; it was looked for in {folder.resolve()}")
 
 
 def refuse(kind: str, name: str) -> None:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from mint_train.errors import DataError, Source
-from mint_train.rows.compression import MAX_ROW_BYTES, not_utf8, numbered_lines, one_line, too_large
+from mint_train.rows.compression import (
+    MAX_ROW_BYTES,
+    no_such_file,
+    not_utf8,
+    numbered_lines,
+    one_line,
+    too_large,
+)
 from mint_train.rows.row import BadRow, Row
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -90,7 +97,7 @@ def read_table(
         DataError: the file is missing or cannot be read.
     """
     if not path.is_file():
-        raise DataError(f"{name}: no such file")
+        raise no_such_file(path, name)
     # the library takes a pattern, and a file's name may hold [ or *
     rows = load_rows(name, builder, data_files=[glob.escape(str(path.resolve()))], streaming=True)
     for number, values in enumerate(rows, start=1):

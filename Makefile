@@ -40,7 +40,7 @@ help:
 run: $(VENV)/installed-run
 	$(BIN)/mint-train --loss dpo
 
-# the first tests need no server: nothing waits while those are installed, and a test that needs one does
+# servers are installed meanwhile; only a test that needs one which is not there yet waits for it
 test: $(VENV)/installed-dev
 	@$(BIN)/python tests/servers/environments.py & installing=$$!; trap "kill $$installing 2>/dev/null" EXIT; \
 	$(MAKE) --no-print-directory --jobs --output-sync=target lint types docs && \

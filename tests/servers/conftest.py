@@ -15,13 +15,11 @@ from mint_train.backends.mint.client import MintTrainingClient
 FOLDER = Path(__file__).parent
 GROUPS = {"test_sent_gradients": "gradients", "test_machines": "gradients"}
 """The modules that run beside the others, in a process with a server of its own."""
-BEFORE_SERVERS = 0.2
-"""Share of the other tests that run first, while servers are being installed; later ones fill the gaps."""
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark the tests of this folder, keep those of a server in one process, and run them early."""
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder, and keep those of a server in one process; large groups run first."""
     skipped = servers_are_skipped()
     for item in items:
         if item.path.is_relative_to(FOLDER):
@@ -29,11 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             if skipped:
                 item.add_marker(pytest.mark.skip(f"{SKIP_VARIABLE}=1: no server is installed and started"))
             item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    yield
-    others = [item for item in items if not item.path.is_relative_to(FOLDER)]
-    first = others[: int(BEFORE_SERVERS * len(others))]
-    servers = [item for item in items if item.path.is_relative_to(FOLDER)]
-    items[:] = [*first, *servers, *others[len(first) :]]
 
 
 def group_of(item: pytest.Item) -> str:

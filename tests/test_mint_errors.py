@@ -19,7 +19,13 @@ import pytest
 from pydantic import SecretStr
 
 from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
-from mint_train.backends.mint.server_description import SKYRL, ServerDescription, check_sdk
+from mint_train.backends.mint.server_description import (
+    SKYRL,
+    ServerDescription,
+    check_sdk,
+    describe_server,
+)
+from mint_train.backends.mint.service import Service
 from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, ServiceError, UserError
 from mint_train.observers.terminal import echo_problem
@@ -486,3 +492,28 @@ def test_an_sdk_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     check_sdk(ServerDescription(), "http://service")
     monkeypatch.setattr("mint_train.backends.mint.server_description.SDK_MINOR", (0, 22))
     check_sdk(ServerDescription(SKYRL, PATHS | {"/api/v1/forward"}), "http://service")
+
+
+def test_a_description_that_is_lost_is_asked_for_again() -> None:
+    """Without it, a server would be taken for another one, and its gradients be proved anew."""
+    answers = iter(
+        [(503, b"busy"), (200, json.dumps({"info": {"title": "TuFT"}, "paths": sorted(PATHS)}).encode())]
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = next(answers)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        described = describe_server(Service(f"http://127.0.0.1:{server.server_port}", SecretStr(KEY)))
+        server.shutdown()
+    assert described.title == "TuFT"
+    assert described.digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,43 @@ def group_of(item: pytest.Item) -> str:
     return GROUPS.get(item.path.stem, "skyrl")
 
 
-@pytest.fixture(scope="session")
-def skyrl_server(
-    starter_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SkyrlServer]:
+class OneServer:
+    """The server that runs, if any: started when a module needs one, and ended when the next test needs none.
+
+    One that waits for requests takes a tenth of a core.
+    """
+
+    def __init__(self) -> None:
+        self.running = ExitStack()
+        self.server: SkyrlServer | None = None
+
+    def started(self, model_folder: Path, work_folder: Path) -> SkyrlServer:
+        """Return the server that runs, or start one."""
+        if self.server is None:
+            self.server = self.running.enter_context(running_server(model_folder, work_folder))
+        return self.server
+
+    def end(self) -> None:
+        """End the server."""
+        self.running.close()
+        self.server = None
+
+
+ONE_SERVER = OneServer()
+
+
+@pytest.fixture(scope="module")
+def skyrl_server(starter_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SkyrlServer:
     """A running server that has the starter model; it is never skipped in CI."""
-    with running_server(starter_model_folder, tmp_path_factory.mktemp("skyrl")) as server:
-        yield server
+    return ONE_SERVER.started(starter_model_folder, tmp_path_factory.mktemp("skyrl"))
+
+
+@pytest.hookimpl(trylast=True)  # clients are closed before
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the server if the next test does not need it."""
+    within = nextitem is not None and nextitem.path.is_relative_to(FOLDER)
+    if not within or group_of(nextitem) not in ("skyrl", "gradients"):
+        ONE_SERVER.end()
 
 
 @pytest.fixture(autouse=True)

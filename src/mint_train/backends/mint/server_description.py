@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 
 import httpx
@@ -13,6 +14,8 @@ from mint_train.errors import UserError
 from mint_train.sdk import ONE_ROUTE, SDK_MINOR, SDK_VERSION, SUPPORTED
 
 DESCRIPTION_SECONDS = 10.0
+PAUSES = (0.5, 0.5, 0.0)
+"""Seconds after each try."""
 SKYRL, TUFT = "Tinker API Mock", "TuFT"
 """The titles of the descriptions that two servers give."""
 LAST_TWO_ROUTES, LAST_WITHOUT_OPTIMIZER_CONFIG = (0, 24), (0, 28)
@@ -44,12 +47,29 @@ class ServerDescription:
 
 
 def describe_server(service: Service) -> ServerDescription:
-    """Read a service's description of its API; one that has none is not worse for it."""
+    """Read a service's description of its API; one that has none is not worse for it.
+
+    What a faulty network keeps back is asked for again: what is known of a server hangs on its description.
+    """
+    for pause in PAUSES:
+        try:
+            answer = get(f"{service.url}/openapi.json", DESCRIPTION_SECONDS)
+            if not answer.is_server_error:
+                return read_description(answer)
+        except (httpx.TimeoutException, AnswerTooLargeError):
+            break
+        except httpx.TransportError:
+            pass
+        time.sleep(pause)
+    return ServerDescription()
+
+
+def read_description(answer: httpx.Response) -> ServerDescription:
+    """Read an answer, which need not be a description."""
     try:
-        answer = get(f"{service.url}/openapi.json", DESCRIPTION_SECONDS)
         described = answer.raise_for_status().json()
         title, paths = str(described["info"]["title"]), frozenset(described["paths"])
-    except (httpx.HTTPError, AnswerTooLargeError, ValueError, KeyError, TypeError, RecursionError):
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError):
         return ServerDescription()
     return ServerDescription(title, paths, hashlib.sha256(answer.content).hexdigest())
 

@@ -49,7 +49,7 @@ class ServerDescription:
 def describe_server(service: Service) -> ServerDescription:
     """Read a service's description of its API; one that has none is not worse for it.
 
-    What a faulty network keeps back is asked for again: what is known of a server hangs on its description.
+    If it is lost on the way it is asked for again: what is known of a server depends on it.
     """
     for pause in PAUSES:
         try:

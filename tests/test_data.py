@@ -294,7 +294,7 @@ def test_missing_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:
     close = f'did you mean "{tmp_path}/nine.jsonl"?\n'
     assert refused(run_cli, tmp_path / "none.jsonl") == missing + close
     nowhere = tmp_path / "no" / "none.parquet"
-    assert refused(run_cli, nowhere) == f"{nowhere}: no such file; there is no folder {tmp_path}/no\n"
+    assert refused(run_cli, nowhere) == f"{nowhere}: no such file; the folder {tmp_path}/no does not exist\n"
 
 
 def test_a_folder_is_no_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:

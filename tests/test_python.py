@@ -59,7 +59,7 @@ def test_the_keywords_are_the_settings() -> None:
         ({"dpo_beta": 1}, 'no setting is called "dpo_beta"; here it is options={"beta": NUMBER}'),
         ({"lr": 7}, "lr=7: input should be less than or equal to 1"),
         ({"steps": 1, "epochs": 1}, "steps and epochs are both given; give one of them"),
-        ({"data": "no/rows.jsonl"}, "no/rows.jsonl: no such file; there is no folder no"),
+        ({"data": "no/rows.jsonl"}, "no/rows.jsonl: no such file; the folder no does not exist"),
     ],
 )
 def test_an_error_speaks_of_keywords(given: dict[str, Any], problem: str) -> None:

@@ -194,7 +194,7 @@ def complete_folder(_: click.Context, __: click.Parameter, incomplete: str) -> l
 
 
 def complete_option(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the option of the loss that was named before; nothing where there is no such loss."""
+    """Complete the option of the loss that was named before, if it is installed."""
     from mint_train.cli.listing import loss_option_rows
 
     # click leaves arguments unread where an option behind them has no value yet

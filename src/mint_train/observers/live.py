@@ -94,7 +94,7 @@ class LiveConsole(ScreenConsole):
 
     @hookimpl
     def step_finished(self, step: StepRecord) -> None:
-        """Move the bar, and print the step's line every so many steps."""
+        """Move the bar, and print the line of each step that is shown."""
         self.recent.append(step)
         seconds = sum(record.seconds for record in self.recent)
         left = (self.steps - step.step) * seconds / len(self.recent)

@@ -58,7 +58,7 @@ class NotebookConsole(ScreenConsole):
 
     @hookimpl
     def step_finished(self, step: StepRecord) -> None:
-        """Move the bar, and print the step's line every so many steps."""
+        """Move the bar, and print the line of each step that is shown."""
         now = time.monotonic()
         if step.step == self.steps or now - self.moved > PAUSE_SECONDS:
             self.moved = now

@@ -20,8 +20,7 @@ from mint_train.plugins.hookspecs import (
     ObserverSpec,
     RowWriterSpec,
 )
-from mint_train.plugins.installed import find_installed, loss_entry_points, origin
-from mint_train.plugins.known_losses import not_installed
+from mint_train.plugins.installed import installed_loss, origin
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.plugins.tracing import trace_hooks
 from mint_train.run_folder.description import FunctionDescription
@@ -52,10 +51,7 @@ def load_plugin(name: str) -> NamedPlugin:
     """
     if is_loss_file(name):
         return NamedPlugin(loss_label(name), load_loss_file(name), name)
-    installed = loss_entry_points()
-    if name not in installed:
-        raise PluginError(not_installed(name, installed))
-    entry_point = find_installed("loss", name, installed, "install one")
+    entry_point = installed_loss(name)
     try:
         plugin = entry_point.load()
     except (Exception, SystemExit) as error:

@@ -73,16 +73,27 @@ def find_installed(
     return installed[name][0]
 
 
+def installed_loss(name: str) -> EntryPoint:
+    """Return the entry point of an installed loss.
+
+    Raises:
+        PluginError: none has the name (with the nearest one, or how to install it), or two have.
+    """
+    installed = loss_entry_points()
+    if name not in installed:
+        raise PluginError(not_installed(name, installed))
+    return find_installed("loss", name, installed, "install one")
+
+
 def require_losses(expression: str) -> None:
-    """Refuse the name of a loss, or a sum with one, that is not installed, before torch is imported.
+    """Refuse a loss that is not installed, or a sum with one, before torch is imported.
 
     Raises:
         OptionError: the expression is malformed.
-        PluginError: with the nearest name, or how to install the loss.
+        PluginError: as `installed_loss` says.
     """
     if Path(expression).is_file():  # its path may hold + and *
         return
-    installed = loss_entry_points()
     for _, name in parse_terms(expression):
-        if not is_loss_file(name) and name not in installed:
-            raise PluginError(not_installed(name, installed))
+        if not is_loss_file(name):
+            installed_loss(name)

@@ -58,7 +58,7 @@ def no_such_file(path: Path, name: str) -> DataError:
 
     folder = path.parent
     if not folder.is_dir():
-        return DataError(f"{name}: no such file; there is no folder {folder}")
+        return DataError(f"{name}: no such file; the folder {folder} does not exist")
     names = dict[str, str]()
     with suppress(OSError):
         names |= {other.stem: other.name for other in folder.iterdir()}

@@ -19,10 +19,17 @@ from mint_train.backends.mint.gradient_guard import Proof, find_proof, prove
 from mint_train.backends.mint.server_description import ServerDescription
 from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import Session
-from mint_train.errors import BackendError
+from mint_train.errors import BackendError, ServiceError
 from mint_train.sdk import Datum, types
 
 Weights = Callable[[list[torch.Tensor]], list[torch.Tensor]]
+
+
+class LostAnswer:
+    """A request of which nobody knows whether it was carried out."""
+
+    def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002
+        raise ServiceError("the connection was reset")
 
 
 class FaultyService:
@@ -37,6 +44,9 @@ class FaultyService:
         """How many adapters are ever opened."""
         self.steps_alike = False
         """Whether an update ignores the betas and the epsilon that it is asked for."""
+        self.fails: Sequence[int] = ()
+        """The requests that fail, counted from 1; an even one although it is carried out."""
+        self.asked = 0
 
     def open(self) -> FaultyService:
         if self.opened == self.slots:
@@ -73,11 +83,19 @@ class FaultyService:
             )
             for datum, weight in zip(data, weights, strict=True)
         ]
-        return self.client.forward_backward_custom(bare, loss)
+        return self.answered(lambda: self.client.forward_backward_custom(bare, loss))
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[Any]:
         asked = types.AdamParams(learning_rate=1e-3) if self.steps_alike else adam_params
-        return self.client.optim_step(asked)
+        return self.answered(lambda: self.client.optim_step(asked))
+
+    def answered(self, carry_out: Callable[[], Future[Any]]) -> Future[Any]:
+        self.asked += 1
+        if self.asked not in self.fails:
+            return carry_out()
+        if self.asked % 2 == 0:
+            carry_out()
+        return LostAnswer()
 
 
 def right(weights: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -108,9 +126,16 @@ def client(starter_model_folder: Path, tmp_path: Path) -> LocalTrainingClient:
 
 @pytest.fixture
 def proved(client: LocalTrainingClient) -> Callable[..., Proof]:
-    def run(*, slots: int = 10, steps_alike: bool = False, trust: bool = False, **faults: Weights) -> Proof:
+    def run(
+        *,
+        slots: int = 10,
+        steps_alike: bool = False,
+        trust: bool = False,
+        fails: Sequence[int] = (),
+        **faults: Weights,
+    ) -> Proof:
         service = FaultyService(client, faults)
-        service.slots, service.steps_alike = slots, steps_alike
+        service.slots, service.steps_alike, service.fails = slots, steps_alike, fails
         try:
             return prove("http://service", service.open, trust=trust)
         finally:
@@ -172,6 +197,19 @@ def test_a_slot_that_runs_out_in_the_middle_of_the_proof_is_said(proved: Callabl
     enlarges = of_each(lambda weight: torch.where(weight < 0, 1e6 * weight, weight))
     with pytest.raises(BackendError, match="no slot left"):
         proved(cross_entropy=enlarges, importance_sampling=right, slots=1)
+
+
+@pytest.mark.parametrize("fault", [None, "normalises", "do not add up"])
+def test_a_request_that_is_lost_changes_no_verdict(proved: Callable[..., Proof], fault: str | None) -> None:
+    """Lost are some of both kinds, carried out or not; each series of experiments is repeated."""
+    faults = {"cross_entropy": right if fault is None else FAULTS[fault], "importance_sampling": right}
+    unbroken = proved(**faults)
+    assert proved(**faults, fails=(4, 25, 60, 101)) == unbroken
+
+
+def test_a_service_that_fails_again_and_again_is_given_up(proved: Callable[..., Proof]) -> None:
+    with pytest.raises(ServiceError, match="reset"):
+        proved(cross_entropy=right, fails=range(5, 1000))
 
 
 def test_another_version_of_a_service_is_proved_again(client: LocalTrainingClient) -> None:

@@ -8,7 +8,9 @@ of gradients can be read from logprobs, on services that name no gradient norm t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -32,7 +34,7 @@ from mint_train.backends.mint.gradient_experiments import (
     has_weights,
 )
 from mint_train.backends.mint.gradient_form import GradientForm
-from mint_train.errors import MintTrainError
+from mint_train.errors import MintTrainError, ServiceError
 from mint_train.sdk import Datum, types
 
 EPSILON = 1e5
@@ -57,7 +59,9 @@ CLIP_NORM = 1e-6
 CLIPPED = 0.5
 """Share of a step that one which is clipped stays below."""
 CALIBRATIONS = 8
-TRIES = 3
+TRIES = 5
+PATIENCE_SECONDS = 60.0
+"""How long experiments are repeated in which requests fail."""
 
 
 class Adapter(Protocol):
@@ -207,21 +211,58 @@ class Probe:
         """Return how far each experiment moves the long text's logprobs, nats, float32 `[LONG]`.
 
         An update that finds no gradients may have come before them, so the experiments are repeated. A
-        service that drops what it was sent shows the same again.
+        service that drops what it was sent shows the same again. They are repeated too if a request fails,
+        since all logprobs are read anew.
+
+        Raises:
+            ServiceError: the service fails each time, or is slow to fail.
         """
-        series = (*experiments, STILL)
-        for _ in range(TRIES):
-            sent = [self.submit(experiment, step or descent_step(self.rate)) for experiment in series]
-            before, overtaken = [], False
-            for experiment, (passes, update) in zip(series, sent, strict=True):
-                before.append(read_logprobs([one.result() for one in passes]))
-                overtaken |= was_without_gradients(update.result()) and has_weights(experiment)
-            self.logprobs = before[-1]
-            if self.first_logprobs is None:
-                self.first_logprobs = before[0]
+        step = step or descent_step(self.rate)
+        began = time.monotonic()
+        for left in reversed(range(TRIES)):
+            try:
+                before, overtaken = self.read_series(experiments, step)
+            except ServiceError:
+                if not left or time.monotonic() - began > PATIENCE_SECONDS:
+                    raise
+                continue
             if not overtaken:
                 break
         return [after - start for start, after in pairwise(before)]
+
+    def read_series(
+        self, experiments: Sequence[Experiment], step: types.AdamParams
+    ) -> tuple[list[np.ndarray], bool]:
+        """Carry out experiments one after the other.
+
+        Returns:
+            The long text's logprobs before each of them and after the last, and whether an update came before
+            its gradients.
+
+        Raises:
+            ServiceError: a request failed.
+        """
+        series = (*experiments, STILL)
+        sent = [self.submit(experiment, step) for experiment in series]
+        before, overtaken = [], False
+        try:
+            for experiment, (passes, update) in zip(series, sent, strict=True):
+                before.append(read_logprobs([one.result() for one in passes]))
+                overtaken |= was_without_gradients(update.result()) and has_weights(experiment)
+        except ServiceError:
+            self.use_up(sent, step)
+            raise
+        self.logprobs = before[-1]
+        if self.first_logprobs is None:
+            self.first_logprobs = before[0]
+        return before, overtaken
+
+    def use_up(self, sent: Sequence[tuple[list[Future[Any]], Future[Any]]], step: types.AdamParams) -> None:
+        """Wait for what was sent, and take a step, so that no gradients are left for the next experiment."""
+        for passes, update in (*sent, self.submit(STILL, step)):
+            for future in (*passes, update):
+                with suppress(ServiceError):
+                    future.result()
 
     def submit(self, experiment: Experiment, step: types.AdamParams) -> tuple[list[Future[Any]], Future[Any]]:
         """Send an experiment's gradients and its update, without waiting."""

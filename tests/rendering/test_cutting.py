@@ -37,6 +37,19 @@ def each_token(**values: bool) -> Change:
 
 
 PREPEND = {"type": "Prepend", "prepend": "▁"}
+
+
+def another_token(content: str, **values: bool) -> Change:
+    def add(parts: dict[str, Any]) -> None:
+        known, plain = parts["added_tokens"], dict.fromkeys(("lstrip", "rstrip", "single_word"), False)
+        number = len(parts["model"]["vocab"])
+        known.append(
+            {"id": number, "content": content, "normalized": False, "special": True} | plain | values
+        )
+
+    return add
+
+
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
 CHANGES: dict[str, tuple[Change, bool]] = {
     "as it is": (lambda _: None, True),
@@ -46,6 +59,9 @@ CHANGES: dict[str, tuple[Change, bool]] = {
         True,
     ),
     "composed characters": (lambda parts: parts.update(normalizer={"type": "NFC"}), True),
+    "a token that ends as another begins": (another_token("river<|"), True),
+    "a token within another": (another_token("a<|im_end|>a", special=False), True),
+    "a longer token that takes blanks along": (another_token("<|im_end|>the", lstrip=True), True),
     "blanks before a token": (each_token(lstrip=True), False),
     "whole words": (each_token(single_word=True), False),
     "normalised tokens": (each_token(normalized=True), False),

@@ -23,7 +23,7 @@ from mint_train.groups.token_cache import cache_folder
 from mint_train.groups.token_file import GroupWriter, StoredGroups
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
-from mint_train.rendering.encoding import BatchTokenizer, can_batch
+from mint_train.rendering.encoding import BatchTokenizer, can_batch, frozen
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.readers import open_data
 from mint_train.sdk import Datum, types
@@ -397,3 +397,12 @@ def test_two_runs_that_tokenise_at_once_agree(
     summary = json.loads((kept / "summary.json").read_text())
     empty = {name: [] for name in ("left_out", "unsuited", "special", "markers")}
     assert summary == {**empty, "by_path": {str(path): 10}}
+
+
+@pytest.mark.parametrize("other", [1, 1.0, "True", [True], None, {"True": True}, ["list", True], [[True]]])
+def test_what_a_template_is_given_is_told_apart_though_it_is_equal(other: object) -> None:
+    """Two rows may give a template 1 and true, which Python takes for one key."""
+    assert frozen({"enable_thinking": True}) == frozen({"enable_thinking": True})
+    assert frozen({"enable_thinking": True}) != frozen({"enable_thinking": other})
+    assert frozen([{"a": other}, {"b": True}]) != frozen([{"a": True}, {"b": other}])
+    assert hash(frozen([other])) == hash(frozen([other]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
+from operator import add
 from typing import Any
 
 INDEPENDENT = {"Sequence", "Split", "ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"}
@@ -35,16 +36,35 @@ class Cutter:
             token["content"] for token in added if fits and token["special"] and not token["lstrip"]
         }
         names = sorted((token["content"] for token in added), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        self._added = alternatives(names)
+        self._apart = None if may_overlap(names, self._cut_before) else alternatives(self._cut_before)
 
-    def parts(self, text: str) -> Iterator[str]:
-        """Yield the parts of a text, in their order; their tokens are those of the text."""
-        begin = 0
-        for found in self._pattern.finditer(text):
+    def parts(self, text: str) -> list[str]:
+        """Return the parts of a text, in their order; their tokens are those of the text."""
+        if self._apart is not None:
+            first, *rest = self._apart.split(text)
+            cut = list(map(add, rest[::2], rest[1::2]))
+            return [first, *cut] if first or not cut else cut
+        parts, begin = [], 0
+        for found in self._added.finditer(text):
             if found[0] in self._cut_before and found.start() > begin:
-                yield text[begin : found.start()]
+                parts.append(text[begin : found.start()])
                 begin = found.start()
-        yield text[begin:]
+        return [*parts, text[begin:]]
+
+
+def alternatives(names: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds the first of some names that fits."""
+    return re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
+
+
+def may_overlap(names: Sequence[str], cut_before: Set[str]) -> bool:
+    """Return whether a token to cut before may begin within another one, or be the beginning of another."""
+    begin = {name[0] for name in cut_before}
+    others = (name for name in names if name not in cut_before)
+    return any(begin.intersection(name[1:]) for name in names) or any(
+        other.startswith(tuple(cut_before)) for other in others
+    )
 
 
 def kinds(part: Mapping[str, Any] | None) -> set[str]:

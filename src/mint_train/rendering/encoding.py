@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,8 @@ Chunk = TypeVar("Chunk", bound=Sequence[Any])
 Asked = tuple[str, bool]
 """A text, and whether the tokenizer's special tokens are added to it."""
 Known = dict[Asked, list[int]]
+Rendered = dict[Hashable, str]
+"""By what the chat template was given, as `frozen` makes it."""
 OWN_WAYS = ("apply_chat_template", "__call__", "encode", "_encode_plus")
 """Methods by which a few tokenizers do something else than the `tokenizers` library."""
 
@@ -43,7 +45,8 @@ class BatchTokenizer:
         self._tokenizer = tokenizer
         self._noted: dict[Asked, None] | None = None
         self._known: Known = {}
-        self._rendered: dict[str, str] = {}
+        self.rendered: Rendered = {}
+        """What the chat template wrote when the texts were noted."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -59,11 +62,11 @@ class BatchTokenizer:
             flatten: what is done with each of them, called here to note the texts that it asks for.
         """
         self._tokenizer("")  # the library takes over that nothing is cut, nor padded
-        ahead: deque[tuple[Chunk, dict[str, str], Future[Known]]] = deque()
+        ahead: deque[tuple[Chunk, Rendered, Future[Known]]] = deque()
         with ThreadPoolExecutor(1) as worker:  # the library needs no interpreter while it encodes
             for chunk in chunks:
                 noted = self._note(flatten, chunk)
-                ahead.append((chunk, self._rendered, worker.submit(self._encode_all, noted)))
+                ahead.append((chunk, self.rendered, worker.submit(self._encode_all, noted)))
                 if len(ahead) > 1:
                     yield self._take(*ahead.popleft())
             if ahead:
@@ -71,7 +74,7 @@ class BatchTokenizer:
 
     def _note(self, flatten: Callable[[Any], object], examples: Iterable[Any]) -> list[Asked]:
         """Return the texts that flattening the examples asks for."""
-        self._noted, self._rendered = {}, {}
+        self._noted, self.rendered = {}, {}
         for example in examples:
             try:
                 flatten(example)
@@ -93,9 +96,9 @@ class BatchTokenizer:
                 known |= {(text, special): one.ids for text, one in zip(texts, encoded, strict=True)}
         return known
 
-    def _take(self, chunk: Chunk, rendered: dict[str, str], known: Future[Known]) -> Chunk:
+    def _take(self, chunk: Chunk, rendered: Rendered, known: Future[Known]) -> Chunk:
         """Answer from now on with what a chunk asks for; return the chunk."""
-        self._rendered, self._known = rendered, known.result()
+        self.rendered, self._known = rendered, known.result()
         return chunk
 
     def encode(self, text: str, add_special_tokens: bool = True, **more: Any) -> list[int]:
@@ -111,14 +114,15 @@ class BatchTokenizer:
             return list(self._known[asked])
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def render(self, messages: Any, arguments: Mapping[str, Any]) -> str:
-        """Return what the chat template writes, as it was rendered when the texts were noted."""
-        asked = repr((messages, arguments))
-        if asked not in self._rendered:
-            self._rendered[asked] = str(
-                self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
-            )
-        return self._rendered[asked]
+    def encode_parts(self, parts: Sequence[str]) -> list[int]:
+        """Encode the parts of a text that its special tokens keep apart."""
+        if self._noted is not None:
+            self._noted.update(dict.fromkeys((part, False) for part in parts))
+            return [len(self._noted) % len(self)]
+        tokens: list[int] = []
+        for part in parts:
+            tokens += self._known.get((part, False)) or self.encode(part, add_special_tokens=False)
+        return tokens
 
     def apply_chat_template(
         self,
@@ -133,9 +137,20 @@ class BatchTokenizer:
             return self._tokenizer.apply_chat_template(
                 conversation, tokenize=tokenize, return_dict=return_dict, **more
             )
-        asked = repr((conversation, more))
-        if asked not in self._rendered:
-            self._rendered[asked] = str(
+        asked = frozen((conversation, more))
+        if asked not in self.rendered:
+            self.rendered[asked] = str(
                 self._tokenizer.apply_chat_template(conversation, tokenize=False, **more)
             )
-        return self.encode(self._rendered[asked], add_special_tokens=False)
+        return self.encode(self.rendered[asked], add_special_tokens=False)
+
+
+def frozen(value: Any) -> Hashable:
+    """Return what stands for a value of JSON as a key: 1, 1.0 and true, which are equal, are told apart."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return (dict, *value, *map(frozen, value.values()))
+    if isinstance(value, list | tuple):
+        return (type(value), *map(frozen, value))
+    return type(value), repr(value)

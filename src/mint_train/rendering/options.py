@@ -62,7 +62,7 @@ class Rendering:
 
     def prints_time(self, tokenizer: Any) -> bool:
         """Return whether the chat template asks for the time."""
-        return CLOCK in (self.template or str(tokenizer.chat_template or ""))
+        return asks_for_time(self.template or str(tokenizer.chat_template or ""))
 
     def call(self, more: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
         """Return the arguments of `apply_chat_template` for a row that gives some of its own."""
@@ -70,6 +70,12 @@ class Rendering:
         if self.prints_time(tokenizer):
             return arguments | {"chat_template": with_date(self.template or str(tokenizer.chat_template))}
         return arguments if self.template is None else arguments | {"chat_template": self.template}
+
+
+@cache
+def asks_for_time(template: str) -> bool:
+    """Return whether a chat template calls the clock; kept, since it is asked for in every row."""
+    return CLOCK in template
 
 
 @cache

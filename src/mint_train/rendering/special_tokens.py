@@ -15,7 +15,7 @@ from transformers import BatchEncoding
 
 from mint_train.errors import RowError, Source
 from mint_train.rendering.cutting import Cutter
-from mint_train.rendering.encoding import BatchTokenizer, Chunk, can_batch
+from mint_train.rendering.encoding import BatchTokenizer, Chunk, can_batch, frozen
 from mint_train.rendering.refusals import template_refusals
 
 if TYPE_CHECKING:
@@ -149,26 +149,26 @@ class GuardedTokenizer:
             RowError: the chat template refuses the messages.
             SpecialTokenError: with "fail", or where this tokenizer cannot split.
         """
+        known = self._encoder.rendered if isinstance(self._encoder, BatchTokenizer) else {}
+        asked = frozen((messages, arguments))
+        if asked in known:
+            return known[asked]
         marked, met = self._mark(messages)
         if met and self._allowed(*met[0]):
             marked = messages
         with template_refusals():
-            return (
-                self._encoder.render(marked, arguments)
-                if isinstance(self._encoder, BatchTokenizer)
-                else str(self._encoder.apply_chat_template(marked, tokenize=False, **arguments))
-            )
+            text = str(self._tokenizer.apply_chat_template(marked, tokenize=False, **arguments))
+        if not met:  # what is met is noted for each row
+            known[asked] = text
+        return text
 
     def encode_rendered(self, text: str) -> list[int]:
         """Encode what `render` returned."""
         if self._nonce in text:
             return self._encode_marked(text, add_special_tokens=False)
-        if self._cutter is None:
+        if self._cutter is None or not isinstance(self._encoder, BatchTokenizer):
             return list(self._encoder.encode(text, add_special_tokens=False))
-        tokens: list[int] = []
-        for part in self._cutter.parts(text):
-            tokens += self._encoder.encode(part, add_special_tokens=False)
-        return tokens
+        return self._encoder.encode_parts(self._cutter.parts(text))
 
     def shown(self, text: str) -> str:
         """Return what `render` returned as a user reads it."""

@@ -66,6 +66,11 @@ class TemplateRenderer:
         """What the template writes around a turn."""
         return TemplateProbe(self.tokenizer, self.rendering)
 
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """The ids of the special tokens."""
+        return special_ids(self.tokenizer)
+
     def prompt_tokens(self, prompt: Conversation) -> list[int]:
         """Return the tokens of a prompt up to where the assistant's answer begins.
 
@@ -229,8 +234,7 @@ class TemplateRenderer:
         Raises:
             RowError: the template writes no special token behind it.
         """
-        special = special_ids(self.tokenizer)
-        for wanted in ({self.probe.end_token}, special):
+        for wanted in ({self.probe.end_token}, self._special):
             for index in range(len(tokens) - 1, start - 1, -1):
                 if tokens[index] in wanted:
                     return index + 1
@@ -257,7 +261,7 @@ class TemplateRenderer:
             end = self._end(until, start, turns.name)
             shared = next((n for n in range(start, end) if n >= len(tokens) or tokens[n] != until[n]), end)
             # some templates end the last turn with another token than the turns before
-            if shared == end or (shared == end - 1 and tokens[shared] in special_ids(self.tokenizer)):
+            if shared == end or (shared == end - 1 and tokens[shared] in self._special):
                 return min(shared, end - 1) + 1
         ending = until[self._end(until, 0, turns.name) - 1]
         for position in range(start, len(tokens)):

@@ -80,14 +80,16 @@ class Runs:
         """Run to the end, and print what happened."""
         self.proxy.requests.clear()
         self.proxy.spoilt.clear()
+        began = time.monotonic()
         ended = self.run(self.folder / name)
+        seconds = time.monotonic() - began
         assert ended.status == 0, ended.output
         if name == "warm":
             return
         difference = largest_difference(figures(self.folder / name), figures(self.folder / "unbroken"))
         self.worst = max(self.worst, difference)
         print(
-            f"{name}: {STEPS} steps in {ended.seconds:.0f} s, {self.proxy.requests.total()} requests, "
+            f"{name}: {STEPS} steps in {seconds:.0f} s, {self.proxy.requests.total()} requests, "
             f"{self.proxy.spoilt.total()} disturbed, {ended.output.count('going back')} rollbacks to a "
             f"checkpoint; figures differ by at most {difference:.1e} (bar {TOLERANCE:.0e})",
             flush=True,

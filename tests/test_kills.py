@@ -40,6 +40,7 @@ def killed_before_its_first_step(folder: Path, *, overwrite: bool) -> None:
         (folder / "base_model" / "config.json").write_text("{}")
         (folder / "reference").mkdir()
         (folder / "reference" / ".abc.arrow.0123456789ab.part").write_text("half")
+        (folder / "checkpoints").mkdir()
 
 
 def test_what_a_kill_before_the_first_step_leaves_is_cleared(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mint_train.errors import MintTrainError, UserError
 from mint_train.run_folder.description import parse_description
 from mint_train.run_folder.files import leave_old
 from mint_train.run_folder.written import (
+    PARTS,
     STARTING,
     old_folders,
     our_files,
@@ -71,7 +72,7 @@ def put_back(folder: Path) -> None:
     replaced, replacing = folder / REPLACED, folder / REPLACING
     try:
         if replaced.exists():
-            remove_files(folder, our_files(folder))
+            clear(folder)
             replaced.rename(replacing)
         names = sorted(our_files(replacing), key=lambda name: name == RUN_FILE)
         for name in names:
@@ -118,13 +119,20 @@ def recover(folder: Path) -> None:
             put_back(folder)
     if is_starting(folder):
         if not begun:
-            remove_files(folder, our_files(folder))
+            clear(folder)
         (folder / STARTING).unlink()
     for old, path in old_folders(folder):
         leave_old(old, path)
     remove_files(folder, temporary_files(folder))
     for part in part_folders(folder):  # the kill may have come before a file was in it
         prune(part)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run wrote that had not begun."""
+    remove_files(folder, our_files(folder))
+    for name in PARTS:  # the kill may have come before a file was in a folder
+        prune(folder / name)
 
 
 def forget_replaced(folder: Path) -> None:

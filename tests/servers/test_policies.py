@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 from few_rows import PAIRS, lines, write_lines
+from pydantic import SecretStr
 from server import SkyrlServer
+from transformers import AutoTokenizer
+
+from mint_train.backends.mint.client import open_mint_client
+from mint_train.sdk import types
+from mint_train.settings.model import Settings
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-not-to-be-seen"
@@ -118,6 +124,30 @@ def test_completions_before_and_after(
     status, from_state, err = run_cli("sample", state, *asked, "--loss", "dpo")
     assert status == 0, err
     assert from_state == out
+
+
+def test_a_chat_gets_the_trained_answer_and_its_end(
+    run_cli: RunCli, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """As a chat endpoint asks: the template's own prompt, through the SDK alone."""
+    pair = {"prompt": "Say two.", "chosen": "two it is", "rejected": "two is it not"}
+    data = write_lines(tmp_path / "pair.jsonl", [pair])
+    hard = ("--render", "template", "--steps", 14, "--lr", "1e-2")
+    status, _, err = run_cli("--loss", "dpo+sft", "--data", data, *hard, "--output", "hard")
+    assert status == 0, err
+    model = variables["MINT_BASE_MODEL"]
+    settings = Settings(loss="any", base_url=variables["MINT_BASE_URL"], api_key=SecretStr(KEY))
+    client = open_mint_client(settings, print, model=model, trains=False)
+    client.load_state_with_optimizer(lines("hard/checkpoints.jsonl")[-1]["state"]).result()
+    path = client.save_weights_for_sampler("hard").result().path
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": pair["prompt"]}], add_generation_prompt=True, return_dict=False
+    )
+    sampler = client.service_client.create_sampling_client(model_path=path)
+    asked = types.SamplingParams(max_tokens=16, temperature=0)
+    answer = sampler.sample(types.ModelInput.from_ints(prompt), 1, asked).result().sequences[0]
+    assert tokenizer.decode(answer.tokens).startswith(f"{pair['chosen']}<|im_end|>")
 
 
 def test_an_adapter_leaves_the_server_only_whole(

@@ -204,10 +204,7 @@ class Renderer:
     ) -> list[Datum]:
         """Build datums of whole conversations."""
         self._markers.check(texts_of([prompt, *completions]))
-        asked = [
-            self._templates.asked(prompt, completion, name)
-            for completion, name in zip(completions, names, strict=True)
-        ]
+        asked = self._templates.asked(prompt, completions, names)
         rendered = [self._templates.placed(one) for one in asked]
         start = rendered[0].spans[0][0]
         for one, name in zip(rendered, names, strict=True):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from mint_train.errors import RowError
@@ -21,6 +21,10 @@ SHOWN = 60
 """Characters that are shown on either side of where two renderings part."""
 UNLIKE = "\N{WHITE SQUARE}7f"
 """A text that no answer begins with."""
+
+
+Opening = Callable[[], tuple[str, list[int]]]
+"""Gives what the model reads before it writes the first turn, as text and as tokens."""
 
 
 class Rendered(NamedTuple):
@@ -77,22 +81,37 @@ class TemplateRenderer:
         Raises:
             RowError: the chat template refuses it.
         """
-        text = self._text(prompt, prompt.messages, opened=True)
-        return self.tokenizer.encode_rendered(text + prompt.opening)
+        return self._opening(prompt, prompt.messages, prompt.opening)[1]
 
-    def asked(self, prompt: Conversation, completion: Sequence[ChatMessage], name: str) -> Turns:
-        """Ask for every text of a prompt with a completion, and look at none.
+    def asked(
+        self, prompt: Conversation, completions: Sequence[Sequence[ChatMessage]], names: Sequence[str]
+    ) -> list[Turns]:
+        """Ask for every text of a prompt with its completions, and look at none.
 
         So the texts of all completions of many rows are tokenised in one call.
 
         Args:
-            prompt: the messages before the completion.
-            completion: messages that end with the assistant's.
-            name: what the row calls the completion.
+            prompt: the messages before each completion.
+            completions: messages that end with the assistant's.
+            names: what the row calls the completions.
 
         Raises:
-            RowError: the template refuses it, or would drop its reasoning.
+            RowError: the template refuses one, or would drop its reasoning.
         """
+
+        @cache
+        def opening() -> tuple[str, list[int]]:
+            return self._opening(prompt, prompt.messages, prompt.opening)
+
+        return [
+            self._asked(prompt, completion, name, opening)
+            for completion, name in zip(completions, names, strict=True)
+        ]
+
+    def _asked(
+        self, prompt: Conversation, completion: Sequence[ChatMessage], name: str, opening: Opening
+    ) -> Turns:
+        """Ask for every text of a prompt with one completion; `opening` gives that of its first turn."""
         answer = [self._with_reasoning(message, name) for message in completion]
         if prompt.opening:
             answer[0] = {**answer[0], "content": prompt.opening + (answer[0]["content"] or "")}
@@ -104,10 +123,11 @@ class TemplateRenderer:
         encode = self.tokenizer.encode_rendered
         whole = self._text(prompt, messages)
         tokens = encode(whole)
-        openings = [
-            self._text(prompt, messages[:index], opened=True) + (prompt.opening if index == first else "")
-            for index in trained
-        ]
+        openings, before = [], []
+        for index in trained:
+            text, read = opening() if index == first else self._opening(prompt, messages[:index])
+            openings.append(text)
+            before.append(read)
         return Turns(
             name,
             prompt,
@@ -116,9 +136,16 @@ class TemplateRenderer:
             tokens,
             trained,
             openings,
-            before=[encode(text) for text in openings],
+            before,
             until=[encode(self._text(prompt, messages[: index + 1])) for index in trained[:-1]],
         )
+
+    def _opening(
+        self, prompt: Conversation, messages: Sequence[ChatMessage], begun: str = ""
+    ) -> tuple[str, list[int]]:
+        """Return what the model reads before it writes, or goes on with, a turn: as text and as tokens."""
+        text = self._text(prompt, messages, opened=True) + begun
+        return text, self.tokenizer.encode_rendered(text)
 
     def placed(self, turns: Turns) -> Rendered:
         """Find the trained turns of a conversation in its tokens.

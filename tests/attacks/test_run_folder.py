@@ -214,6 +214,22 @@ def test_a_kill_while_looking_is_survived_too(tmp_path: Path, monkeypatch: pytes
     assert files(tree(tmp_path)) == files(before)
 
 
+@pytest.mark.parametrize(
+    "others", [["checkpoints/step-000002/state.safetensors"], [".replacing/run.json", "metrics.jsonl"]]
+)
+def test_a_second_run_in_a_folder_is_not_taken_for_one_that_has_not_begun(
+    tmp_path: Path, others: list[str]
+) -> None:
+    write(tmp_path, ".replaced/run.json", *others)
+    for description in tmp_path.glob(".*/run.json"):
+        description.write_text(run_description().to_json())
+    before = files(tree(tmp_path))
+    with pytest.raises(UserError, match=r"move (checkpoints|\.replacing) or \.replaced away"):
+        look(tmp_path)
+    after = files(tree(tmp_path))
+    assert {name: content for name, content in after.items() if not name.endswith(".lock")} == before
+
+
 # mangled folders
 
 

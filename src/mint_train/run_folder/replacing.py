@@ -67,9 +67,12 @@ def put_back(folder: Path) -> None:
     """Undo `set_aside`, and remove what the new run wrote.
 
     Raises:
+        UserError: it is not known what would be removed.
         MintTrainError: a file cannot be moved back; the next look at the folder tries again.
     """
     replaced, replacing = folder / REPLACED, folder / REPLACING
+    if replaced.exists():
+        refuse_other_runs(folder)
     try:
         if replaced.exists():
             clear(folder)
@@ -85,6 +88,23 @@ def put_back(folder: Path) -> None:
             f"{folder} holds a run that was to be replaced, in {REPLACING}, and it cannot be moved back "
             f"({error.filename}: {error.strerror}); move that file away, and run any command on the folder"
         ) from error
+
+
+def refuse_other_runs(folder: Path) -> None:
+    """Refuse to put a run back where there are two, or where states are that a run saves once it has begun.
+
+    Raises:
+        UserError: naming what to move away.
+    """
+    if (folder / REPLACING).exists():
+        raise UserError(
+            f"{folder} holds two runs that were to be replaced; move {REPLACING} or {REPLACED} away"
+        )
+    if any((folder / "checkpoints").glob("*/state.safetensors")):
+        raise UserError(
+            f"{folder} holds states without a {RUN_FILE}, and in {REPLACED} a run; move checkpoints or "
+            f"{REPLACED} away"
+        )
 
 
 def move(source: Path, target: Path, names: list[str]) -> None:

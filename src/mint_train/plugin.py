@@ -15,6 +15,7 @@
   itself.
 - **Contracts.** `require_group_size`, `require_trained`, `require_same_prompt` and `require_distinct` refuse
   a batch with a `ContractError`.
+- **The vocabulary.** A `Vocabulary` holds what a loss asked about the whole distribution at each token.
 - **Options.** `Options` is the base of a loss's options; `NeededReference` and `OptionalReference` are the
   types of the option `reference`, `NO_REFERENCE` its value for none.
 - **Metrics.** `Metric` describes a number that a loss returns.
@@ -45,6 +46,7 @@ from mint_train.batches.logprobs import (
     sequence_logprobs,
 )
 from mint_train.batches.sums import segment_sums
+from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import ContractError, DataError, DoesNotFit, JudgeError, PluginError, RowError
 from mint_train.groups.token_cache import cache_folder
 from mint_train.plugins.authoring import loss
@@ -102,6 +104,7 @@ __all__ = [
     "RunResult",
     "StepRecord",
     "Survey",
+    "Vocabulary",
     "are_messages",
     "as_conversation",
     "attach",

@@ -150,6 +150,17 @@ class TrainingClient(Protocol):
         """Return the tokenizer of the base model."""
         ...
 
+    def give_vocabulary(self, names: Sequence[str]) -> None:
+        """Give, from now on, quantities of `batches.vocabulary` beside the logprobs of each token.
+
+        The adapter as it is now is their reference. An output of `forward` then holds them by name, and a
+        custom loss gets them behind its logprobs.
+
+        Raises:
+            BackendError: the backend has the logprobs of target tokens only.
+        """
+        ...
+
     def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:
         """Compute the logprobs of the target tokens, nats, float32, without gradients."""
         ...
@@ -161,8 +172,9 @@ class TrainingClient(Protocol):
     ) -> Future[types.ForwardBackwardOutput]:
         """Compute a loss of the logprobs on the client and add its gradients to the adapter's.
 
-        `loss_fn` gets the datums and, per datum, float32 logprobs `[target tokens]` requiring grad; what
-        it raises is raised here, and nothing is added.
+        `loss_fn` gets the datums and, per datum, float32 logprobs `[target tokens]` requiring grad. Behind
+        them follows, name by name, what `give_vocabulary` asked for, as a tensor per datum too. What it
+        raises is raised here, and nothing is added.
         """
         ...
 

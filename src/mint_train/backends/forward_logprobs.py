@@ -1,9 +1,9 @@
-"""Logprobs of many datums without gradients: so many requests in flight, each of a bounded size."""
+"""Forwards of many datums without gradients: so many requests in flight, each of a bounded size."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,7 @@ from mint_train.backends.base import Future, TrainingClient
 from mint_train.errors import BackendError
 from mint_train.sdk import Datum
 
+LOGPROBS = "logprobs"
 DATUMS_PER_REQUEST = 64
 """Enough to keep the backend busy, few enough to bound a request."""
 MOST_IN_FLIGHT = 16
@@ -20,8 +21,16 @@ MOST_IN_FLIGHT = 16
 
 
 def forward_logprobs(data: Iterable[Datum], client: TrainingClient) -> Iterator[torch.Tensor]:
-    """Yield the logprobs of the datums' target tokens, nats: per datum float32 `[target tokens]`.
+    """Yield the logprobs of the datums' target tokens, as `forward_values` does."""
+    return (values[LOGPROBS] for values in forward_values(data, client))
 
+
+def forward_values(
+    data: Iterable[Datum], client: TrainingClient, vocabulary: Sequence[str] = ()
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield what a forward gives of each datum: by name, float32 `[target tokens]`.
+
+    "logprobs" are those of the target tokens, in nats; what is asked of the vocabulary stands beside them.
     Memory holds what is in flight, however many datums there are.
 
     Raises:
@@ -36,9 +45,10 @@ def forward_logprobs(data: Iterable[Datum], client: TrainingClient) -> Iterator[
             return
         part, future = in_flight.popleft()
         for output, datum in zip(future.result().loss_fn_outputs, part, strict=True):
-            logprob = output["logprobs"].to_torch().float().flatten()
             targets = len(datum.loss_fn_inputs["target_tokens"].to_numpy())
-            if len(logprob) != targets or not torch.isfinite(logprob).all():
-                finite = int(torch.isfinite(logprob).sum())
-                raise BackendError(f"a forward gave {finite} finite logprobs for {targets} target tokens")
-            yield logprob
+            values = {name: output[name].to_torch().float().flatten() for name in (LOGPROBS, *vocabulary)}
+            for name, found in values.items():
+                finite = int(torch.isfinite(found).sum())
+                if len(found) != targets or finite != targets:
+                    raise BackendError(f"a forward gave {finite} finite {name} for {targets} target tokens")
+            yield values

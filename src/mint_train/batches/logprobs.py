@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -17,10 +17,21 @@ class PackedLogprobs(list[torch.Tensor]):
     The gradient of one tensor costs a fraction of the gradients of thousands.
     """
 
-    def __init__(self, logprobs: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        logprobs: Sequence[torch.Tensor],
+        vocabulary: Mapping[str, Sequence[torch.Tensor]] | None = None,
+    ) -> None:
         super().__init__(logprobs)
-        self.packed = concatenate([logprob.detach() for logprob in self]).requires_grad_()
+        self.packed = packed_leaf(self)
         """`[tokens]`, with no graph to the tensors of the list."""
+        self.vocabulary = {name: packed_leaf(values) for name, values in (vocabulary or {}).items()}
+        """By name, what the loss asked of the vocabulary, each a leaf `[tokens]`."""
+
+
+def packed_leaf(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Concatenate tensors to a leaf that asks for a gradient: `[tokens]`."""
+    return concatenate([tensor.detach() for tensor in tensors]).requires_grad_()
 
 
 def concatenate(logprobs: Sequence[torch.Tensor]) -> torch.Tensor:

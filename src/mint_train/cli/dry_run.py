@@ -7,6 +7,7 @@ from mint_train.cli.dry_run_events import print_events
 from mint_train.cli.dry_run_report import print_report
 from mint_train.errors import USER_MISTAKE, counted
 from mint_train.groups.inspection import DataReport, inspect_data
+from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.terminal import echo, echo_problem
 from mint_train.rows.readers import waits_for_writer
@@ -21,10 +22,13 @@ def look_at_data(settings: Settings, examples: int = 1) -> int:
         examples: how many rows to show whole.
 
     Raises:
-        UserError: the data or the tokenizer cannot be read at all.
+        UserError: the data or the tokenizer cannot be read at all, or the loss needs what the backend does
+            not give.
     """
     loss = open_loss(settings.loss, settings.options)
-    tokenizer = choose_backend(settings).tokenizer()
+    backend = choose_backend(settings)
+    refuse_unmet_vocabulary(loss, backend)
+    tokenizer = backend.tokenizer()
     for item in settings.data:
         if waits_for_writer(item.name):
             echo(f"Reading the pipe {item.name} until its writer closes it ...", err=True)

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from itertools import islice
 
+from mint_train.batches.vocabulary import QUANTITIES
 from mint_train.losses.loss import Loss
 from mint_train.losses.loss_options import option_rows
 from mint_train.plugins.discovery import load_plugin
@@ -32,6 +33,9 @@ def loss_details(name: str) -> str:
     sections += [f"{part}\n{wrapped(words)}" for part, words in described.parts.items()]
     reference = loss.reference or "none"
     sections.append(f"Reference\n{wrapped(f'{reference} by default')}")
+    needs = "\n\n".join(f"{name}: {QUANTITIES[name].text}" for name in loss.vocabulary)
+    if needs:
+        sections.append(f"Needs of the whole vocabulary, on the embedded backend only\n{wrapped(needs)}")
     options = [row for row in option_rows(loss.options_model) if not row[0].startswith("reference ")]
     sections.append("\n".join(["Options (--set NAME=VALUE)", *in_columns(options)]))
     sections += [part for part in (forms_text(loss), example_row(loss)) if part]

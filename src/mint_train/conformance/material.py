@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from mint_train.backends.local.starter_model import make_starter_tokenizer
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
+from mint_train.batches.vocabulary import QUANTITIES
 from mint_train.errors import RowError, Source
 from mint_train.losses.loss import Loss
 from mint_train.losses.term import Term
@@ -127,7 +128,18 @@ class Material:
 
     def evaluate(self, batch: Batch, logprobs: Logprobs) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """Compute loss and raw metrics from a fresh state."""
-        return self.loss.evaluate(batch, logprobs, {})
+        return self.loss.evaluate(batch, logprobs, {}, self.vocabulary(batch))
+
+    def vocabulary(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Draw what the loss needs of the vocabulary, float64 `[tokens]`: the same for a row in any batch."""
+        drawn: dict[str, list[torch.Tensor]] = {name: [] for name in self.loss.vocabulary}
+        for group in batch.groups:
+            generator = make_generator(SEED + 2 + (group.source.line or 0))
+            for name, values in drawn.items():
+                share = torch.rand(sum(group.lengths), generator=generator, dtype=torch.float64)
+                size = 0.02 + 0.96 * share  # a share of something is below 1
+                values.append(-size if QUANTITIES[name].negative else size)
+        return {name: torch.cat(values).requires_grad_() for name, values in drawn.items()}
 
     def gradients(self, batch: Batch, logprobs: Logprobs) -> Logprobs:
         """Differentiate the loss by each datum's logprobs; zeros where it does not depend on them."""

@@ -70,13 +70,36 @@ def gradient_matches_differences(material: Material) -> str:
             error <= TOLERANCE,
             f"the gradient gives {exact:.9g} where differences give {measured:.9g}{about_state(material)}",
         )
+    worst = max(worst, vocabulary_gradient_error(material))
     return f"worst error {worst:.1e}"
+
+
+def vocabulary_gradient_error(material: Material) -> float:
+    """Check the gradient by each quantity over the vocabulary against differences; return the worst error."""
+    batch, logprobs = material.batch(), material.logprobs()
+    vocabulary = material.vocabulary(batch)
+    worst = 0.0
+    for name, values in vocabulary.items():
+        value, _ = material.loss.evaluate(batch, logprobs, {}, vocabulary)
+        found = torch.autograd.grad(value, values, allow_unused=True)[0]
+        along = torch.randn(len(values), generator=make_generator(), dtype=torch.float64)
+        along = along * (batch.weights != 0)
+        exact = 0.0 if found is None else float((found * along).sum())
+        moved = [vocabulary | {name: values.detach() + sign * STEPS[0] * along} for sign in (1, -1)]
+        up, down = (float(material.loss.evaluate(batch, logprobs, {}, one)[0].detach()) for one in moved)
+        measured = (up - down) / (2 * STEPS[0])
+        error = abs(exact - measured) / max(1.0, abs(exact))
+        problem = f"the gradient by {name} gives {exact:.9g} where differences give {measured:.9g}"
+        require_that(error <= TOLERANCE, problem)
+        worst = max(worst, error)
+    return worst
 
 
 def about_state(material: Material) -> str:
     """Say what may be the matter where a loss keeps state, or nothing."""
     state: dict[str, float] = {}
-    material.loss.evaluate(material.batch(), material.logprobs(), state)
+    batch = material.batch()
+    material.loss.evaluate(batch, material.logprobs(), state, material.vocabulary(batch))
     if not state:
         return ""
     return (
@@ -126,6 +149,16 @@ def weightless_logprobs_do_not_matter(material: Material) -> str:
         )
     ]
     compare(material, logprobs, other, "other logprobs where the weight is 0.0 change")
+    batch = material.batch()
+    untrained = batch.weights == 0
+    for name, values in material.vocabulary(batch).items():
+        found = []
+        for one in (values, torch.where(untrained, -77.0, values.detach())):
+            given = material.vocabulary(batch) | {name: one}
+            found.append(material.loss.evaluate(batch, logprobs, {}, given))
+        (value, metrics), (changed, others) = found
+        what = f"another {name} where the weight is 0.0 changes"
+        same_results(value, changed, dict(metrics), dict(others), what)
     return "set to -77"
 
 
@@ -216,7 +249,8 @@ def flat_logprobs(material: Material, low: int | None) -> Logprobs:
 def metrics_are_plain(material: Material) -> str:
     """Check that metrics and state are finite Python numbers, under names that the run does not take."""
     state: dict[str, float] = {}
-    _, metrics = material.loss.evaluate(material.batch(), material.logprobs(), state)
+    batch = material.batch()
+    _, metrics = material.loss.evaluate(batch, material.logprobs(), state, material.vocabulary(batch))
     for kind, values in (("metric", metrics), ("state", state)):
         for name, value in values.items():
             require_that(isinstance(name, str) and bool(name), f"the {kind} name {name!r} is not text")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -35,18 +35,30 @@ class CustomLoss:
         data: list[Datum],  # noqa: ARG002 - the batches hold them
         logprobs: list[torch.Tensor],
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Compute the loss and its metrics from the policy's logprobs, float32 `[target tokens]` per datum.
+        """Compute the loss and its metrics from the policy's logprobs.
+
+        Args:
+            data: the datums of the step.
+            logprobs: float32 `[target tokens]` per datum. Behind them follows, name by name, what the loss
+                needs of the vocabulary, as a tensor per datum too.
 
         Raises:
             LossError: the value, a metric or a gradient is detached or not finite.
         """
-        check_logprobs(self.step, logprobs)
+        size = len(self.step.data)
+        asked = {
+            name: logprobs[size * number : size * (number + 1)]
+            for number, name in enumerate(self.loss.vocabulary, start=1)
+        }
+        check_logprobs(self.step, logprobs, 1 + len(asked))
         shares = [batch.total_weight / self.step.total_weight for batch in self.batches]
         values, metrics, packed, start = [], [], [], 0
         for batch in self.batches:
-            packed.append(PackedLogprobs(logprobs[start : start + len(batch.data)]))
-            start += len(batch.data)
-            value, of_batch = self.loss.compute(batch, packed[-1], self.state)
+            datums = slice(start, start + len(batch.data))
+            own = PackedLogprobs(logprobs[datums], {name: asked[name][datums] for name in asked})
+            start = datums.stop
+            packed.append(own)
+            value, of_batch = self.loss.compute(batch, own, self.state, own.vocabulary)
             check_state(self.loss.name, self.state)
             values.append(value)
             metrics.append(of_batch)
@@ -76,19 +88,30 @@ def differentiated(
 def datum_gradients(value: torch.Tensor, batches: Sequence[PackedLogprobs]) -> list[torch.Tensor | None]:
     """Differentiate by each datum's logprobs; None where the value does not depend on them.
 
-    A loss may use the one packed tensor, the tensors of the list, or both: their gradients are added.
+    A loss may use the one packed tensor, the tensors of the list, or both: their gradients are added. Behind
+    them stand the gradients by what was asked of the vocabulary, name by name, 0 where it plays no part.
     """
-    leaves = [leaf for batch in batches for leaf in (batch.packed, *batch)]
+    leaves = [leaf for batch in batches for leaf in (batch.packed, *batch, *batch.vocabulary.values())]
     found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
     gradients: list[torch.Tensor | None] = []
+    by_name: dict[str, list[torch.Tensor | None]] = {}
     for batch in batches:
         of_packed, own = next(found), list(islice(found, len(batch)))
         if of_packed is not None:
-            parts = torch.split(of_packed, [logprob.numel() for logprob in batch])
-            shaped = [part.view_as(logprob) for part, logprob in zip(parts, batch, strict=True)]
-            own = [part if one is None else part + one for part, one in zip(shaped, own, strict=True)]
+            parts = per_datum(of_packed, batch)
+            own = [part if one is None else part + one for part, one in zip(parts, own, strict=True)]
         gradients += own
-    return gradients
+        for name, leaf in batch.vocabulary.items():
+            of_leaf = next(found)
+            whole = torch.zeros_like(leaf) if of_leaf is None else of_leaf
+            by_name.setdefault(name, []).extend(per_datum(whole, batch))
+    return [*gradients, *chain.from_iterable(by_name.values())]
+
+
+def per_datum(packed: torch.Tensor, batch: PackedLogprobs) -> list[torch.Tensor]:
+    """Cut a packed gradient to the datums of a batch, each in the shape of its logprobs."""
+    parts = torch.split(packed, [logprob.numel() for logprob in batch])
+    return [part.view_as(logprob) for part, logprob in zip(parts, batch, strict=True)]
 
 
 def mean_metrics(metrics: Sequence[Mapping[str, float]], shares: Sequence[float]) -> dict[str, float]:

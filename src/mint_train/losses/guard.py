@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -119,17 +120,22 @@ def check_weights_were_read(loss: str, batch: Batch) -> None:
         )
 
 
-def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor]) -> None:
+def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor], kinds: int = 1) -> None:
     """Refuse logprobs from the model that are not finite, or do not fit the batch's datums.
+
+    Args:
+        batch: the batch.
+        logprobs: a tensor per datum, and behind them as many again for each value over the vocabulary.
+        kinds: 1, and 1 more for each value over the vocabulary.
 
     Raises:
         LossError: naming the file and line of the group.
     """
-    lengths = batch.lengths.tolist()
+    lengths = batch.lengths.tolist() * kinds
     if [logprob.numel() for logprob in logprobs] != lengths:
         raise LossError("the backend returned logprobs that do not fit the batch's target tokens")
     if not all_finite(logprobs):
-        for logprob, source in zip(logprobs, datum_sources(batch), strict=True):
+        for logprob, source in zip(logprobs, datum_sources(batch) * kinds, strict=True):
             if not torch.isfinite(logprob).all():
                 raise LossError(f"the model's logprobs are not finite at {source}")
 
@@ -149,7 +155,7 @@ def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | 
             "logprob tensors of all datums"
         )
     if not all_finite(present):
-        for gradient, source in zip(present, datum_sources(batch), strict=True):
+        for gradient, source in zip(present, cycle(datum_sources(batch)), strict=False):
             if not torch.isfinite(gradient).all():
                 raise LossError(f'the gradient of the loss "{loss}" is not finite at {source}')
     return present

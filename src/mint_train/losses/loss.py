@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pluggy
@@ -12,6 +13,8 @@ from pydantic import BaseModel
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
+from mint_train.batches.groups import Group
+from mint_train.batches.vocabulary import Vocabulary, of_tokens
 from mint_train.errors import ContractError, LossError, OptionError, PluginError
 from mint_train.losses.guard import check_total_weight, finite_metrics
 from mint_train.losses.term import Term
@@ -24,6 +27,7 @@ from mint_train.sdk import Datum
 
 DATA_HOOKS = ("row_forms", "parse_row", "link_examples", "flatten")
 """The hooks that turn rows into datums; the first term's answer for the whole sum."""
+NOTHING_ASKED: Vocabulary = MappingProxyType({})
 
 
 class Loss:
@@ -75,6 +79,11 @@ class Loss:
             wishes = ", ".join(f"{name} wants {reference}" for reference, name in needed.items())
             raise OptionError(f"--loss {self.name}: one run has one reference, but {wishes}; set one for all")
         return next(iter(needed), None)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """What the terms together need of the whole distribution at each token, sorted."""
+        return tuple(sorted(frozenset().union(*(term.vocabulary for term in self.terms))))
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -184,23 +193,37 @@ class Loss:
         return {"parts": parts}
 
     def compute(
-        self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: MutableMapping[str, float],
+        vocabulary: Vocabulary = NOTHING_ASKED,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Compute the loss and its metrics, "loss" among them, checked.
+
+        Args:
+            batch: the batch.
+            logprobs: the policy's, per datum, `[target tokens]`.
+            state: what the loss keeps from step to step, which is updated.
+            vocabulary: what the property of that name asks for, packed.
 
         Raises:
             LossError: the loss is not a scalar tensor, does not depend on the logprobs, or is not finite; a
                 metric is not a finite number; all rows weigh nothing.
         """
         check_total_weight(batch)
-        value, metrics = self.evaluate(batch, logprobs, state)
+        value, metrics = self.evaluate(batch, logprobs, state, vocabulary)
         if not torch.isfinite(value):
-            where = self.where_not_finite(batch, logprobs, state)
+            where = self.where_not_finite(batch, logprobs, state, vocabulary)
             raise LossError(f"the loss is {float(value.detach())}{where}")
         return value, {"loss": float(value.detach()), **finite_metrics(self.name, metrics)}
 
     def evaluate(
-        self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: MutableMapping[str, float],
+        vocabulary: Vocabulary = NOTHING_ASKED,
     ) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """Add up the terms; of two metrics with one name, the earlier term's is kept.
 
@@ -208,14 +231,14 @@ class Loss:
             LossError: a plugin raised, with its own file and line, or returned something else.
         """
         if not self.is_sum:
-            return self.terms[0].evaluate(batch, logprobs, state)
+            return self.terms[0].evaluate(batch, logprobs, state, vocabulary)
         parts: list[torch.Tensor] = []
         values: dict[str, Any] = {}
         metrics: dict[str, Any] = {}
         for term in self.terms:
             prefix = f"{term.name}/"
             own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-            value, of_term = term.evaluate(batch, logprobs, own)
+            value, of_term = term.evaluate(batch, logprobs, own, vocabulary)
             state.update({prefix + name: number for name, number in own.items()})
             values[f"{term.name}/loss"] = value.detach()
             metrics = {**of_term, **metrics}
@@ -226,20 +249,32 @@ class Loss:
         return total, values | metrics
 
     def where_not_finite(
-        self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: MutableMapping[str, float],
+        vocabulary: Vocabulary,
     ) -> str:
         """Name the first group whose loss alone is not finite, where the loss of a single group exists."""
-        start = 0
-        for group in batch.groups:
-            own = logprobs[start : start + len(group.datums)]
-            start += len(group.datums)
+        for group, own, of_group in each_group(batch, logprobs, vocabulary):
             try:
-                value, _ = self.evaluate(Batch([group]), own, dict(state))
+                value, _ = self.evaluate(Batch([group]), own, dict(state), of_group)
             except LossError:
                 continue  # a loss over whole batches may refuse a single group
             if not torch.isfinite(value):
                 return f" at {group.source}"
         return ""
+
+
+def each_group(
+    batch: Batch, logprobs: Sequence[torch.Tensor], vocabulary: Vocabulary
+) -> Iterator[tuple[Group, Sequence[torch.Tensor], Vocabulary]]:
+    """Yield each group with its own logprobs and values over the vocabulary."""
+    datum = token = 0
+    for group in batch.groups:
+        last, end = datum + len(group.datums), token + sum(group.lengths)
+        yield group, logprobs[datum:last], of_tokens(vocabulary, token, end)
+        datum, token = last, end
 
 
 def distinct(notes: Iterable[str | None]) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
+from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import LossError, MintTrainError, PluginError, RowError
 from mint_train.losses.guard import check_scalar, check_weights_were_read, loss_and_metrics
 from mint_train.losses.loss_options import NoOptions, validate_options
@@ -56,6 +57,11 @@ class Term:
         if found is None:
             found = getattr(self.options, "reference", NO_REFERENCE)
         return None if found == NO_REFERENCE else str(found)
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """What the term needs of the whole distribution at each token, with its options."""
+        return frozenset(self.hook.vocabulary(options=self.options) or ())
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -125,17 +131,25 @@ class Term:
         return datums
 
     def evaluate(
-        self, batch: Batch, logprobs: Sequence[torch.Tensor], state: MutableMapping[str, float]
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: MutableMapping[str, float],
+        vocabulary: Vocabulary,
     ) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """Ask the plugin for its loss, a scalar tensor, and its metrics.
 
         Raises:
-            LossError: the plugin raised, with its own file and line, or returned something else.
+            LossError: the plugin raised, with its own file and line, or returned something else; or it was
+                not given what it needs of the vocabulary.
         """
+        if missing := sorted(self.vocabulary - vocabulary.keys()):
+            raise LossError(f'the loss "{self.name}" was not given {missing[0]} of the vocabulary')
         # a fresh batch knows whether this loss, and not another term, has asked for the weights
         batch = Batch(batch.groups) if batch.carries_weights else batch
         try:
-            result = self.first("compute_loss", batch=batch, logprobs=logprobs, state=state)
+            given = {"batch": batch, "logprobs": logprobs, "state": state, "vocabulary": vocabulary}
+            result = self.first("compute_loss", **given)
         except MintTrainError:
             raise
         except Exception as error:

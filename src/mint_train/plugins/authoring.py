@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mint_train.errors import LossError, PluginError, nearest
@@ -56,6 +56,13 @@ class FunctionLoss:
         """Let a function answer one more hook."""
         setattr(self, hook, hookimpl(function, specname=hook))
 
+    def answer_with(self, hook: str, value: Any) -> None:
+        """Let a value, or what a function makes of the options, answer one more hook; None leaves it out."""
+        if callable(value):
+            self.answer(hook, lambda options: value(options))
+        elif value is not None:
+            self.answer(hook, lambda: value)
+
     @hookimpl
     def compute_loss(
         self,
@@ -63,9 +70,11 @@ class FunctionLoss:
         logprobs: Sequence[torch.Tensor],
         options: BaseModel,
         state: MutableMapping[str, float],
+        vocabulary: Mapping[str, torch.Tensor],
     ) -> Any:
         """Call the function with the arguments that it names."""
         available = {"batch": batch, "logprobs": logprobs, "options": options, "state": state}
+        available["vocabulary"] = vocabulary
         result = self.function(**{name: available[name] for name in self.arguments})
         if result is None:
             # pluggy would silently take the extended loss's answer instead
@@ -79,18 +88,21 @@ def loss(
     options: type[BaseModel] | None = None,
     reference: Callable[[Any], str] | str | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    vocabulary: Callable[[Any], Collection[str]] | Collection[str] | None = None,
     traits: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionLoss]:
-    """Turn a function `(batch, logprobs, options, state) -> loss or (loss, metrics)` into a loss plugin.
+    """Turn a function that returns a loss, or `(loss, metrics)`, into a loss plugin.
 
-    The function names the arguments that it needs, in any order. The first line of its docstring is its
-    description in `mint-train losses`.
+    The function names those of `batch`, `logprobs`, `options`, `state` and `vocabulary` that it needs, in any
+    order. The first line of its docstring is its description in `mint-train losses`.
 
     Args:
         extends: the loss whose rows, contract and other hooks it inherits.
         options: its own options model, where it has one.
         reference: the reference that it needs, or a function of its options; else the option `reference`.
         metrics: what its own metrics are; those of the loss that it extends are described already.
+        vocabulary: what it needs of the whole distribution at each token, such as `("entropy",)`, or a
+            function of its options.
         traits: what the conformance kit must know of it, such as `{"STOPS_GRADIENT": True}`.
 
     Raises:
@@ -109,12 +121,9 @@ def loss(
         # a hook that is left out is not implemented at all, so that it is inherited visibly
         if options is not None:
             made.answer("loss_options", lambda: options)
-        if callable(reference):
-            made.answer("reference", lambda options: reference(options))
-        elif reference is not None:
-            made.answer("reference", lambda: reference)
-        if metrics is not None:
-            made.answer("metrics", lambda: metrics)
+        made.answer_with("reference", reference)
+        made.answer_with("metrics", metrics)
+        made.answer_with("vocabulary", vocabulary)
         return made
 
     return make

@@ -16,7 +16,7 @@ inherits a hook that takes `options`, only by a subclass of the model that the h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +172,7 @@ class LossSpec:
         logprobs: Sequence[torch.Tensor],
         options: BaseModel,
         state: MutableMapping[str, float],
+        vocabulary: Mapping[str, torch.Tensor],
     ) -> tuple[torch.Tensor, Mapping[str, float]] | None:
         """Compute the loss of a batch from the policy's logprobs (*first result*).
 
@@ -181,6 +182,8 @@ class LossSpec:
                 value has no meaning. Turning one into a Python number detaches it, and is refused.
             options: the loss's options.
             state: numbers that the loss keeps from step to step (a running mean); saved with checkpoints.
+            vocabulary: by name, what the hook `vocabulary` asked for, floating `[tokens]`, packed as the
+                batch's weights are. Differentiable, and without meaning where a weight is 0.0.
 
         Returns:
             The loss, a scalar tensor, and the metrics, plain finite floats by name.
@@ -197,6 +200,25 @@ class LossSpec:
         Returns:
             `NO_REFERENCE` ("none") for none, "initial" for the policy before its first step, else a model or
             a checkpoint.
+        """
+
+    @hookspec(firstresult=True)
+    def vocabulary(self, options: BaseModel) -> Collection[str] | None:
+        """Name what the loss needs of the whole distribution at each target token (*first result*).
+
+        `entropy` is that of the policy's distribution; `forward_kl` is KL(reference || policy), and
+        `reverse_kl` is KL(policy || reference); `log_expected_prob` is log sum of pi(v)^2, the probability
+        that a token drawn from the policy has on average. All are in nats. `reference_entropy_share` is the
+        entropy of the reference's distribution, divided by the logarithm of the vocabulary's size.
+
+        The embedded backend computes them beside the logprobs. A service gives logprobs of target tokens
+        only, so there the loss is refused before the run. What takes the reference's distribution needs
+        `reference=initial`.
+
+        Example:
+            >>> @hookimpl
+            ... def vocabulary():
+            ...     return ("forward_kl",)
         """
 
     @hookspec

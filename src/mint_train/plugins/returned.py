@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from inspect import isclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from mint_train.batches.vocabulary import QUANTITIES
 from mint_train.rows.forms import Forms
 from mint_train.run_folder.metric import Metric
 
@@ -45,6 +46,11 @@ def are_datums(value: Any) -> bool:
     return is_sequence_of(Datum, AttachedDatum)(value) and len(value) > 0
 
 
+def are_quantities(value: Any) -> bool:
+    """Return whether a value names quantities of a distribution over the vocabulary."""
+    return isinstance(value, Collection) and not isinstance(value, TEXT) and QUANTITIES.keys() >= set(value)
+
+
 def are_metrics(value: Any) -> bool:
     """Return whether a value describes metrics."""
     return isinstance(value, Mapping) and all(
@@ -69,6 +75,7 @@ RETURNED: Mapping[str, Kind] = {
     "link_examples": Kind("the examples", lambda v: isinstance(v, Iterable) and not isinstance(v, TEXT)),
     "flatten": Kind("a sequence of datums, one at least", are_datums),
     "reference": Kind("a name", lambda v: isinstance(v, str)),
+    "vocabulary": Kind(f"a collection of names out of {', '.join(QUANTITIES)}", are_quantities),
     "metrics": Kind("a Metric, with a format that writes a number, by each metric's name", are_metrics),
     "data_note": Kind("a line of text", lambda v: isinstance(v, str)),
     "options_note": Kind("a line of text", lambda v: isinstance(v, str)),

@@ -16,6 +16,7 @@ from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.overlap import overlap_note
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
+from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
 from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
@@ -62,6 +63,8 @@ def evaluate_trained(trained: Trained, data: Any = None, output: Path | None = N
         if output is not None and len(sets) > 1:
             raise OptionError(f"--rows {output}: there are {len(sets)} held-out sets; name one with --data")
         try:
+            if loss.vocabulary:  # before the weights are loaded, the adapter is the reference
+                client.give_vocabulary(loss.vocabulary)
             client.load_state_with_optimizer(checkpoint.state).result()
             for source, evaluator in sets:
                 found = evaluator.evaluate(client, checkpoint.step, checkpoint.loss_state)
@@ -106,6 +109,7 @@ def open_on(
     held_out = open_held_out(settings, loss)
     if not held_out:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
+    refuse_unmet_vocabulary(loss, trained.backend)
     client = trained.backend.open_client(folder, echo_problem, trains=False)
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)

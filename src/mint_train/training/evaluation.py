@@ -18,11 +18,12 @@ from statistics import NormalDist
 import torch
 
 from mint_train.backends.base import TrainingClient
-from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.backends.forward_logprobs import LOGPROBS, forward_values
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Groups
+from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import ContractError, LossError, Source
-from mint_train.losses.loss import Loss
+from mint_train.losses.loss import Loss, each_group
 from mint_train.run_folder.records import Evaluation
 
 CONFIDENCE = 0.95
@@ -79,32 +80,38 @@ class Evaluator:
             LossError: the loss fails on a batch, or it or a metric of a batch is not finite.
             BackendError: the forward fails.
         """
-        logprobs = forward_logprobs((datum for group in self.groups for datum in group.datums), client)
+        datums = (datum for group in self.groups for datum in group.datums)
+        asked = self.loss.vocabulary
+        outputs = forward_values(datums, client, asked)
         measured: list[Measured] = []
         for start in range(0, len(self.groups), self.batch_size):
             batch = Batch(self.groups[start : start + self.batch_size])
             # the guard rejects detached losses, so pass logprobs that require grad
-            own = [values.requires_grad_() for values in islice(logprobs, len(batch.data))]
-            _, metrics = self.loss.compute(batch, own, dict(state))
+            given = list(islice(outputs, len(batch.data)))
+            own = [values[LOGPROBS].requires_grad_() for values in given]
+            vocabulary = {name: torch.cat([values[name] for values in given]) for name in asked}
+            _, metrics = self.loss.compute(batch, own, dict(state), vocabulary)
             sources = [group.source for group in batch.groups]
             weights = [group.weight for group in batch.groups]
-            measured.append(Measured(sources, metrics, self.measure_groups(batch, own, state), weights))
+            alone = self.measure_groups(batch, own, state, vocabulary)
+            measured.append(Measured(sources, metrics, alone, weights))
         shares = {name for name, metric in self.loss.metrics.items() if metric.kind == "share"}
         return replace(summarise(step, measured, shares), held_out=self.name)
 
     def measure_groups(
-        self, batch: Batch, logprobs: Sequence[torch.Tensor], state: Mapping[str, float]
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: Mapping[str, float],
+        vocabulary: Vocabulary,
     ) -> list[Metrics]:
         """Compute the metrics of each group of a batch alone; none if the loss refuses a single group."""
         measured: list[Metrics] = []
-        start = 0
-        for group in batch.groups:
-            own = logprobs[start : start + len(group.datums)]
-            start += len(group.datums)
+        for group, own, of_group in each_group(batch, logprobs, vocabulary):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # e.g. std of a single value; the batch already warned
-                    value, metrics = self.loss.evaluate(Batch([group]), own, dict(state))
+                    value, metrics = self.loss.evaluate(Batch([group]), own, dict(state), of_group)
             except (LossError, ContractError):
                 measured.append({})
                 continue

@@ -98,6 +98,8 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
             referenced(dataset),
             {name: referenced(part) for name, part in held_out.items()},
         )
+    if run.loss.vocabulary:
+        client.give_vocabulary(run.loss.vocabulary)
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     lengths = dataset.lengths if run.settings.group_by_length else None
     shares = shares_of(run.examples.data, dataset.by_path)

@@ -14,6 +14,7 @@ from mint_train.backends.start import find_start, load_start
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
+from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import open_run_loss
 from mint_train.losses.trust import check_run_folder
@@ -77,7 +78,7 @@ class Run:
         with open_observers(settings, loss, *shown(settings, program)) as observers:
             sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
-            backend = announce(settings, observers)
+            backend = announce(settings, loss, observers)
             path, made = settings.output, settings.output is None
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
@@ -126,7 +127,7 @@ class Run:
                 refuse_changed_data(recorded.data, *sources)
                 refuse_changed_template(recorded, settings)
                 examples, held_out = read_sources(settings, loss, *sources)
-                backend = announce(settings, observers)
+                backend = announce(settings, loss, observers)
                 run = cls(settings, loss, observers, backend, folder, examples, held_out, recorded.start)
                 yield replace(run, recorded=recorded, checkpoint=checkpoint)
 
@@ -171,9 +172,14 @@ def read_sources(
     return examples, held_out
 
 
-def announce(settings: Settings, observers: Observers) -> Backend:
-    """Choose the backend, and tell the user which one and why before anything slow begins."""
+def announce(settings: Settings, loss: Loss, observers: Observers) -> Backend:
+    """Choose the backend, and tell the user which one and why before anything slow begins.
+
+    Raises:
+        OptionError: the loss needs what this backend does not give.
+    """
     backend = choose_backend(settings)
+    refuse_unmet_vocabulary(loss, backend)
     observers.notice(f"Backend {backend.name} ({backend.reason}), model: {backend.model}.")
     return backend
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,17 +47,28 @@ class LocalTrainingClient:
         self.limits = Limits.of(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values())
+        self.vocabulary: tuple[str, ...] = ()
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
         return self.tokenizer
 
+    def give_vocabulary(self, names: Sequence[str]) -> None:
+        """Give, from now on, quantities over the vocabulary too; the adapter of now is their reference."""
+        self.vocabulary = tuple(names)
+        self.engine.keep_reference()
+
     def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:  # noqa: ARG002
         """Compute logprobs; `loss_fn` exists for compatibility with the SDK."""
         sequences = token_sequences(data, self.limits)
         with model_errors():
-            logprobs = self.engine.forward(sequences)
-        return completed(forward_output(logprobs, {}))
+            values = self.engine.forward(sequences, vocabulary=self.vocabulary)
+        return completed(forward_output(self.by_name(values, len(sequences)), {}))
+
+    def by_name(self, values: Sequence[torch.Tensor], count: int) -> dict[str, Sequence[torch.Tensor]]:
+        """Sort what the engine computed of so many sequences: the logprobs, and what else was asked for."""
+        names = ("logprobs", *self.vocabulary)
+        return {name: values[count * n : count * (n + 1)] for n, name in enumerate(names)}
 
     def forward_backward_custom(
         self,
@@ -81,8 +92,8 @@ class LocalTrainingClient:
 
         sequences = token_sequences(data, self.limits)
         with model_errors(passed_on=from_loss):
-            self.engine.forward_backward(sequences, loss_of)
-        return completed(forward_output(kept, metrics))
+            self.engine.forward_backward(sequences, loss_of, self.vocabulary)
+        return completed(forward_output(self.by_name(kept, len(sequences)), metrics))
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
         """Update the adapter by AdamW and clear the gradients."""
@@ -162,10 +173,14 @@ def model_errors(passed_on: Sequence[Exception] = ()) -> Iterator[None]:
         raise BackendError(f"the model's computation failed ({type(error).__name__}: {reason})") from error
 
 
-def forward_output(logprobs: list[torch.Tensor], metrics: dict[str, Any]) -> types.ForwardBackwardOutput:
-    """Convert logprobs and metrics to the SDK's output type."""
+def forward_output(
+    values: Mapping[str, Sequence[torch.Tensor]], metrics: dict[str, Any]
+) -> types.ForwardBackwardOutput:
+    """Convert values per sequence, by name, and metrics to the SDK's output type."""
+    outputs = [
+        {name: types.TensorData.from_torch(value.cpu()) for name, value in zip(values, own, strict=True)}
+        for own in zip(*values.values(), strict=True)
+    ]
     return types.ForwardBackwardOutput(
-        loss_fn_output_type="logprobs",
-        loss_fn_outputs=[{"logprobs": types.TensorData.from_torch(logprob.cpu())} for logprob in logprobs],
-        metrics=metrics,
+        loss_fn_output_type="logprobs", loss_fn_outputs=outputs, metrics=metrics
     )

@@ -19,6 +19,7 @@ from mint_train.backends.local.memory import (
 )
 from mint_train.backends.local.packing import MIN_SHARED_TOKENS, Pack, TokenSequence, plan_packs
 from mint_train.backends.local.scoring import Scorer, ScoringMode, spread
+from mint_train.batches.vocabulary import QUANTITIES
 
 __all__ = ["Engine", "OutOfMemoryError", "TokenSequence"]
 
@@ -73,6 +74,7 @@ class Engine:
             _convert_frozen(model, dtype)
         _switch_off_dropout(model, checkpointing=gradient_checkpointing)
         self._scorer = Scorer(model)
+        self._reference: list[torch.Tensor] = []
         self._min_shared = min_shared_tokens
         on_cpu = self._scorer.device.type == "cpu"
         if on_cpu:
@@ -85,29 +87,48 @@ class Engine:
         """How this model is scored: packed, or in a slower mode if its architecture requires it."""
         return self._scorer.mode
 
-    def forward(self, sequences: Sequence[TokenSequence], *, adapter: bool = True) -> list[torch.Tensor]:
+    def keep_reference(self) -> None:
+        """Take the adapter as it is now as the reference that the policy is compared with."""
+        self._reference = [parameter.detach().clone() for parameter in self.trained]
+
+    def forward(
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        adapter: bool = True,
+        vocabulary: Sequence[str] = (),
+    ) -> list[torch.Tensor]:
         """Compute the logprobs of the target tokens, without a graph.
 
         Args:
             sequences: the sequences to score.
             adapter: whether the adapter is active; False gives the base model's logprobs.
+            vocabulary: quantities of the whole distribution, out of `batches.vocabulary.QUANTITIES`.
 
         Returns:
-            float32 ``[length]`` per sequence, nats, on the CPU; exactly 0.0 outside the loss mask.
+            float32 ``[length]`` per sequence, nats, on the CPU; exactly 0.0 outside the loss mask. Behind
+            the logprobs of all sequences follow, quantity by quantity, as many tensors again.
 
         Raises:
             OutOfMemoryError: not even half the token budget fits into memory.
         """
-        return self._within_memory(lambda budget: self._forward(list(sequences), budget, adapter))
+        batch = list(sequences)
+        return self._within_memory(lambda budget: self._forward(batch, budget, adapter, vocabulary))
 
-    def forward_backward(self, sequences: Sequence[TokenSequence], loss_fn: LossFunction) -> None:
+    def forward_backward(
+        self,
+        sequences: Sequence[TokenSequence],
+        loss_fn: LossFunction,
+        vocabulary: Sequence[str] = (),
+    ) -> None:
         """Add the gradient of a loss of the whole batch to the adapter's ``.grad``.
 
         Args:
             sequences: the sequences to score.
-            loss_fn: called once with logprobs as `forward` returns them, as leaves that require a
-                gradient. It returns a scalar, which need not be a sum over sequences. If it raises,
-                the error is raised here, and no gradient has changed.
+            loss_fn: called once with what `forward` returns, as leaves that require a gradient. It
+                returns a scalar, which need not be a sum over sequences. If it raises, the error is
+                raised here, and no gradient has changed.
+            vocabulary: quantities of the whole distribution, as `forward` takes them.
 
         Raises:
             OutOfMemoryError: not even half the token budget fits into memory; no gradient has changed.
@@ -123,39 +144,71 @@ class Engine:
                 logprob_grads.extend(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
             return logprob_grads
 
-        gradients = self._within_memory(lambda budget: self._gradients(batch, grads_of, budget))
+        gradients = self._within_memory(lambda budget: self._gradients(batch, grads_of, budget, vocabulary))
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
-    def _forward(self, sequences: list[TokenSequence], budget: int, adapter: bool) -> list[torch.Tensor]:
+    def _forward(
+        self, sequences: list[TokenSequence], budget: int, adapter: bool, vocabulary: Sequence[str]
+    ) -> list[torch.Tensor]:
         packs = self._plan(sequences, budget)
         with torch.no_grad(), self._scorer.ready(adapter=adapter):
-            return spread(packs, [self._scorer.score(pack) for pack in packs], sequences)
+            scored = [self._score(pack, vocabulary) for pack in packs]
+            return spread_all(packs, scored, sequences, 1 + len(vocabulary))
+
+    def _score(self, pack: Pack, vocabulary: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        """Return the logprobs of a pack's lookups, and beside them what is asked of the vocabulary."""
+        if not vocabulary:
+            return (self._scorer.score(pack),)
+        reference = None
+        if any(QUANTITIES[name].of_reference for name in vocabulary):
+            # Recomputed each time: to keep it would take a layer's activations of every token.
+            with torch.no_grad(), self._as_reference():
+                reference = self._scorer.outputs(pack)
+        return self._scorer.score_vocabulary(pack, vocabulary, reference)
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        """Put the reference's weights in place of the adapter's for a forward without a graph."""
+        own = [parameter.data for parameter in self.trained]
+        try:
+            for parameter, weights in zip(self.trained, self._reference, strict=True):
+                parameter.data = weights
+            yield
+        finally:
+            for parameter, weights in zip(self.trained, own, strict=True):
+                parameter.data = weights
 
     def _gradients(
         self,
         sequences: list[TokenSequence],
         grads_of: Callable[[list[torch.Tensor]], list[torch.Tensor]],
         budget: int,
+        vocabulary: Sequence[str],
     ) -> list[torch.Tensor | None]:
         packs = self._plan(sequences, budget)
         one_pass = sum(pack.rows for pack in packs) <= budget
         with self._scorer.ready():
             with torch.set_grad_enabled(one_pass):
-                scored = [self._scorer.score(pack) for pack in packs]
-            grads = grads_of(spread(packs, [flat.detach() for flat in scored], sequences))
+                scored = [self._score(pack, vocabulary) for pack in packs]
+            kinds = 1 + len(vocabulary)
+            grads = grads_of(spread_all(packs, scored, sequences, kinds))
+            by_kind = [grads[kind * len(sequences) : (kind + 1) * len(sequences)] for kind in range(kinds)]
             total: list[torch.Tensor | None] = [None] * len(self.trained)
             for index in range(len(packs)):
-                flat = scored[index] if one_pass else self._scorer.score(packs[index])
-                self._add_pack(total, flat, _flat_grads(packs[index], grads))
+                flats = scored[index] if one_pass else self._score(packs[index], vocabulary)
+                self._add_pack(total, flats, [_flat_grads(packs[index], own) for own in by_kind])
                 # Drop the graph, and with it the pack's activations.
-                del flat
-                scored[index] = torch.empty(0)
+                del flats
+                scored[index] = ()
         return total
 
-    def _add_pack(self, total: list[torch.Tensor | None], flat: torch.Tensor, grads: torch.Tensor) -> None:
-        gradients = torch.autograd.grad(flat, self.trained, grads.to(flat.device), allow_unused=True)
+    def _add_pack(
+        self, total: list[torch.Tensor | None], flats: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]
+    ) -> None:
+        own = [grad.to(flat.device) for grad, flat in zip(grads, flats, strict=True)]
+        gradients = torch.autograd.grad(flats, self.trained, own, allow_unused=True)
         for index, gradient in enumerate(gradients):
             if gradient is not None:
                 before = total[index]
@@ -217,6 +270,19 @@ def _flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+def spread_all(
+    packs: list[Pack],
+    scored: Sequence[Sequence[torch.Tensor]],
+    sequences: list[TokenSequence],
+    kinds: int,
+) -> list[torch.Tensor]:
+    """Turn what was computed per pack into tensors per sequence: the logprobs, then each other kind."""
+    found: list[torch.Tensor] = []
+    for kind in range(kinds):
+        found += spread(packs, [flats[kind].detach() for flats in scored], sequences)
+    return found
 
 
 def _flat_grads(pack: Pack, grads: list[torch.Tensor]) -> torch.Tensor:

@@ -9,8 +9,8 @@ recomputes each block instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -47,6 +47,11 @@ class Head:
     softcap: float | None = None
 
 
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which logits and their sums are kept: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def target_logprobs(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
     """Compute the logprob of each row's target.
 
@@ -56,7 +61,8 @@ def target_logprobs(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> 
         head: the vocabulary projection.
 
     Returns:
-        float32 ``[rows]``, nats, differentiable with respect to `hidden` and the head's LoRA.
+        float32 ``[rows]`` (float64 for hidden states in float64), nats, differentiable with respect to
+        `hidden` and the head's LoRA.
     """
     applied = _TargetLogprobs.apply(hidden, head.down, head.up, targets, head)
     return cast(torch.Tensor, applied)
@@ -73,15 +79,15 @@ class _TargetLogprobs(torch.autograd.Function):
         head: Head,
     ) -> torch.Tensor:
         hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] and down is None else None
-        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        logprobs = torch.empty(len(hidden), dtype=precise(hidden.dtype), device=hidden.device)
         log_sums = torch.empty_like(logprobs)
-        for rows in _row_slices(hidden, head):
-            target = _target_logits(hidden[rows], targets[rows], head)
+        for rows in row_slices(hidden, head):
+            target = target_logits(hidden[rows], targets[rows], head)
             log_sums[rows], expected = _softmax_sums(hidden[rows], head, with_weights=hidden_grad is not None)
             # Both terms are rounded, so the logprob of a near-certain token could exceed 0.
             logprobs[rows] = (target.values - log_sums[rows]).clamp_(max=0)
             if hidden_grad is not None and expected is not None:
-                weights = head.weight[targets[rows]].float()
+                weights = head.weight[targets[rows]].to(logprobs.dtype)
                 if target.cap_grad is not None:
                     weights *= target.cap_grad.unsqueeze(1)
                 hidden_grad[rows] = weights.sub_(expected).mul_(head.scale)
@@ -98,24 +104,33 @@ class _TargetLogprobs(torch.autograd.Function):
             (hidden_grad,) = ctx.saved_tensors
             return hidden_grad * grad.unsqueeze(1).to(hidden_grad.dtype), None, None, None, None
         hidden, down, up, targets, log_sums = ctx.saved_tensors
-        grad_hidden, grad_down, grad_up = _recompute(hidden, down, up, targets, log_sums, ctx.head, grad)
-        return grad_hidden, grad_down, grad_up, None, None
+        head = replace(ctx.head, down=down, up=up)
+
+        def weights_of(rows: slice, tokens: slice, logits: Logits) -> torch.Tensor:
+            weights = logits.values.sub_(log_sums[rows].unsqueeze(1)).exp_()
+            subtract_targets(weights, targets[rows], tokens)
+            if logits.cap_grad is not None:
+                weights *= logits.cap_grad
+            return weights.mul_(-head.scale * grad[rows].unsqueeze(1))
+
+        return *recompute(hidden, head, weights_of), None, None
 
 
-class _Logits(NamedTuple):
-    """Float32 logits, and the derivative of the softcap in the same shape, or None."""
+class Logits(NamedTuple):
+    """Precise logits, and the derivative of the softcap in the same shape, or None."""
 
     values: torch.Tensor
     cap_grad: torch.Tensor | None
 
 
-def _block_shape(hidden: torch.Tensor, head: Head) -> tuple[int, int]:
+def _block_shape(hidden: torch.Tensor, head: Head, buffers: int = 1) -> tuple[int, int]:
     """Return the number of rows and of tokens per block."""
     vocabulary = head.weight.shape[0]
     if hidden.device.type == "cpu":
         most, tokens = CPU_BLOCK
     else:
-        most, tokens = max(1, _gpu_block_bytes(hidden.device) // (4 * vocabulary)), vocabulary
+        bytes_per_row = 4 * vocabulary * buffers
+        most, tokens = max(1, _gpu_block_bytes(hidden.device) // bytes_per_row), vocabulary
     # Slices of equal size: a small last one would run at a lower rate.
     return -(-len(hidden) // -(-len(hidden) // most)) if len(hidden) else 1, tokens
 
@@ -128,13 +143,14 @@ def _gpu_block_bytes(device: torch.device) -> int:
     return min(most, max(least, torch.cuda.get_device_properties(device).total_memory // 64))
 
 
-def _row_slices(hidden: torch.Tensor, head: Head) -> Iterator[slice]:
-    size, _ = _block_shape(hidden, head)
+def row_slices(hidden: torch.Tensor, head: Head, buffers: int = 1) -> Iterator[slice]:
+    """Yield slices of the rows, so that so many blocks of logits fit where one of a full size would."""
+    size, _ = _block_shape(hidden, head, buffers)
     for start in range(0, len(hidden), size):
         yield slice(start, min(start + size, len(hidden)))
 
 
-def _blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, _Logits]]:
+def blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, Logits]]:
     """Yield slices of the vocabulary with the logits of all rows, which share one buffer."""
     vocabulary, (_, size) = head.weight.shape[0], _block_shape(hidden, head)
     buffer = hidden.new_empty(len(hidden) * min(size, vocabulary))
@@ -148,12 +164,12 @@ def _blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, _Logits]]
             logits.addmm_(inner, head.up[tokens].T, alpha=head.lora_scale)
         if head.bias is not None:
             logits += head.bias[tokens]
-        yield tokens, _scaled_and_capped(logits.float(), head)
+        yield tokens, _scaled_and_capped(logits.to(precise(logits.dtype)), head)
 
 
-def _target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> _Logits:
+def target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> Logits:
     """Compute the logit of each row's target, ``[rows]``."""
-    logits = (hidden * head.weight[targets]).sum(1, dtype=torch.float32)
+    logits = (hidden * head.weight[targets]).sum(1, dtype=precise(hidden.dtype))
     if head.down is not None and head.up is not None:
         logits += ((hidden @ head.down.T) * head.up[targets]).sum(1) * head.lora_scale
     if head.bias is not None:
@@ -161,14 +177,14 @@ def _target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> _
     return _scaled_and_capped(logits, head)
 
 
-def _scaled_and_capped(logits: torch.Tensor, head: Head) -> _Logits:
+def _scaled_and_capped(logits: torch.Tensor, head: Head) -> Logits:
     """Scale and cap the projection's output in place, as the model does."""
     if head.scale != 1.0:
         logits *= head.scale
     if head.softcap is None:
-        return _Logits(logits, None)
+        return Logits(logits, None)
     squashed = logits.div_(head.softcap).tanh_()
-    return _Logits(squashed * head.softcap, 1 - squashed * squashed)
+    return Logits(squashed * head.softcap, 1 - squashed * squashed)
 
 
 def _softmax_sums(
@@ -180,10 +196,11 @@ def _softmax_sums(
     softmax, i.e. the derivative of the log-sum-exp with respect to the hidden state before `head.scale`.
     They are None unless `with_weights`.
     """
-    top = torch.full((len(hidden), 1), -torch.inf, device=hidden.device)
+    dtype = precise(hidden.dtype)
+    top = torch.full((len(hidden), 1), -torch.inf, dtype=dtype, device=hidden.device)
     total = torch.zeros_like(top)
-    expected = torch.zeros(hidden.shape, device=hidden.device) if with_weights else None
-    for tokens, logits in _blocks(hidden, head):
+    expected = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device) if with_weights else None
+    for tokens, logits in blocks(hidden, head):
         block_top = logits.values.amax(1, keepdim=True)
         higher = torch.maximum(top, block_top)
         shares = torch.softmax(logits.values, 1, out=logits.values)
@@ -196,47 +213,62 @@ def _softmax_sums(
                 shares *= logits.cap_grad
             shares *= block_total
             expected *= shrink
-            _add_product(expected, shares.to(hidden.dtype), head.weight[tokens])
+            add_product(expected, shares.to(hidden.dtype), head.weight[tokens])
     log_sums = total.log().add_(top).squeeze(1)
     return log_sums, None if expected is None else expected.div_(total)
 
 
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add a matrix product to a float32 sum; the product is computed in the dtype of its factors."""
+def subtract_targets(weights: torch.Tensor, targets: torch.Tensor, tokens: slice) -> None:
+    """Subtract 1 at each row's target, where it is among the tokens of a block."""
+    here = ((targets >= tokens.start) & (targets < tokens.stop)).nonzero().squeeze(1)
+    weights[here, targets[here] - tokens.start] -= 1
+
+
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add a matrix product to a precise sum; the product is computed in the dtype of its factors."""
     if total.dtype is left.dtype:
         total.addmm_(left, right)
     else:
         total += left @ right
 
 
-def _recompute(
+def recompute(
     hidden: torch.Tensor,
-    down: torch.Tensor,
-    up: torch.Tensor,
-    targets: torch.Tensor,
-    log_sums: torch.Tensor,
     head: Head,
-    grad: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute the gradients of the hidden states and both LoRA matrices, one block of logits at a time."""
+    weights_of: Callable[[slice, slice, Logits], torch.Tensor],
+    buffers: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Compute the gradients of the hidden states and of the head's LoRA, one block of logits at a time.
+
+    Args:
+        hidden: ``[rows, hidden]``.
+        head: the vocabulary projection.
+        weights_of: gets the slices of rows and of tokens and their logits, which it may overwrite, and
+            returns the derivative with respect to the projection's output before scale and cap.
+        buffers: blocks in memory at once.
+
+    Returns:
+        of `hidden`, of `head.down` and of `head.up`; the latter two are None without a LoRA.
+    """
+    down, up = head.down, head.up
     grad_hidden = torch.empty_like(hidden)
-    grad_down, grad_up = torch.zeros_like(down), torch.zeros_like(up)
-    for rows in _row_slices(hidden, head):
-        part, wanted = hidden[rows], targets[rows]
-        by_hidden = torch.zeros(part.shape, device=hidden.device)
-        by_inner = torch.zeros(len(part), len(down), device=hidden.device)
-        inner = part @ down.T
-        for tokens, logits in _blocks(part, head):
-            weights = logits.values.sub_(log_sums[rows].unsqueeze(1)).exp_()
-            here = ((wanted >= tokens.start) & (wanted < tokens.stop)).nonzero().squeeze(1)
-            weights[here, wanted[here] - tokens.start] -= 1
-            if logits.cap_grad is not None:
-                weights *= logits.cap_grad
-            weights = weights.mul_(-head.scale * grad[rows].unsqueeze(1)).to(hidden.dtype)
-            _add_product(by_hidden, weights, head.weight[tokens])
-            _add_product(by_inner, weights, up[tokens])
-            grad_up[tokens] += weights.T @ inner * head.lora_scale
-        by_inner *= head.lora_scale
-        grad_hidden[rows] = by_hidden.addmm_(by_inner, down.float())
-        grad_down += by_inner.T @ part.float()
+    grad_down = None if down is None else torch.zeros_like(down)
+    grad_up = None if up is None else torch.zeros_like(up)
+    for rows in row_slices(hidden, head, buffers):
+        part = hidden[rows]
+        by_hidden = torch.zeros(part.shape, dtype=precise(part.dtype), device=part.device)
+        if down is not None:
+            by_inner = torch.zeros(len(part), len(down), dtype=by_hidden.dtype, device=part.device)
+            inner = part @ down.T
+        for tokens, logits in blocks(part, head):
+            weights = weights_of(rows, tokens, logits).to(hidden.dtype)
+            add_product(by_hidden, weights, head.weight[tokens])
+            if up is not None and grad_up is not None:
+                add_product(by_inner, weights, up[tokens])
+                grad_up[tokens] += weights.T @ inner * head.lora_scale
+        if down is not None and grad_down is not None:
+            by_inner *= head.lora_scale
+            by_hidden.addmm_(by_inner, down.to(by_inner.dtype))
+            grad_down += by_inner.T @ part.to(by_inner.dtype)
+        grad_hidden[rows] = by_hidden
     return grad_hidden, grad_down, grad_up

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import enum
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
 from mint_train.backends.local.attention import ATTENTION_NAME
-from mint_train.backends.local.logprobs import Head, target_logprobs
+from mint_train.backends.local.logprobs import Head, precise, target_logprobs
 from mint_train.backends.local.lora_forward import fused_lora, plain_lora
 from mint_train.backends.local.norm_and_mlp import Forward, lean_forwards
 from mint_train.backends.local.packing import Pack, TokenSequence, plan_packs
+from mint_train.backends.local.vocabulary import States, values_of_logits, vocabulary_values
 
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
+
+
+Outputs: TypeAlias = States | torch.Tensor
+"""Hidden states and their head; logits ``[lookups, vocabulary]`` of a model that gives nothing else."""
 
 
 class ScoringMode(enum.Enum):
@@ -57,12 +63,47 @@ class Scorer:
 
     def score(self, pack: Pack) -> torch.Tensor:
         """Return the logprobs of the pack's lookups: float32 ``[lookups]`` on the model's device."""
-        rows, targets = pack.lookup_rows.to(self.device), pack.lookup_targets.to(self.device)
-        input_ids = pack.input_ids.to(self.device).unsqueeze(0)
+        targets = pack.lookup_targets.to(self.device)
         if self.mode is ScoringMode.WHOLE:
-            logits = self.causal_lm(input_ids=input_ids, use_cache=False).logits[0]
-            logprobs = logits[rows].float().log_softmax(-1)
-            return cast(torch.Tensor, logprobs.gather(1, targets.unsqueeze(1)).squeeze(1))
+            logits = self._logits(pack)
+            logprobs = logits.to(precise(logits.dtype)).log_softmax(-1)
+            return logprobs.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return target_logprobs(self._hidden(pack), targets, self._head())
+
+    def outputs(self, pack: Pack) -> Outputs:
+        """Return what the quantities over the vocabulary are computed from, of the pack's lookups.
+
+        Without a graph, the head's weights are those of now, whatever is put into its parameters later.
+        """
+        if self.mode is ScoringMode.WHOLE:
+            return self._logits(pack)
+        head = self._head()
+        if not torch.is_grad_enabled() and head.down is not None and head.up is not None:
+            head = replace(head, down=head.down.detach(), up=head.up.detach())
+        return States(self._hidden(pack), head)
+
+    def score_vocabulary(
+        self, pack: Pack, names: Sequence[str], reference: Outputs | None
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the logprobs of the pack's lookups, and quantities over the vocabulary beside them.
+
+        Args:
+            pack: the pack.
+            names: the quantities.
+            reference: the `outputs` of the reference, without a graph, where a quantity needs them.
+        """
+        targets, policy = pack.lookup_targets.to(self.device), self.outputs(pack)
+        if isinstance(policy, States):
+            return vocabulary_values(policy, targets, names, cast("States | None", reference))
+        return values_of_logits(policy, targets, names, cast("torch.Tensor | None", reference))
+
+    def _logits(self, pack: Pack) -> torch.Tensor:
+        input_ids = pack.input_ids.to(self.device).unsqueeze(0)
+        logits = self.causal_lm(input_ids=input_ids, use_cache=False).logits[0]
+        return cast(torch.Tensor, logits[pack.lookup_rows.to(self.device)])
+
+    def _hidden(self, pack: Pack) -> torch.Tensor:
+        input_ids = pack.input_ids.to(self.device).unsqueeze(0)
         extra: dict[str, Any] = {}
         if self.mode is ScoringMode.PACKED:
             extra = {
@@ -71,7 +112,7 @@ class Scorer:
             }
         decoder = getattr(self.causal_lm, cast(str, self.causal_lm.base_model_prefix))
         hidden = decoder(input_ids=input_ids, use_cache=False, **extra).last_hidden_state[0]
-        return target_logprobs(hidden[rows], targets, self._head())
+        return cast(torch.Tensor, hidden[pack.lookup_rows.to(self.device)])
 
     @contextmanager
     def ready(self, *, adapter: bool = True) -> Iterator[None]:
@@ -175,8 +216,9 @@ def _replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 
 def spread(packs: list[Pack], flat: list[torch.Tensor], sequences: list[TokenSequence]) -> list[torch.Tensor]:
-    """Turn logprobs per pack into logprobs per sequence: float32 ``[length]``, 0.0 outside the loss mask."""
-    results = [torch.zeros(len(sequence.input_tokens), dtype=torch.float32) for sequence in sequences]
+    """Turn numbers per pack into numbers per sequence: ``[length]``, 0.0 outside the loss mask."""
+    dtype = flat[0].dtype if flat else torch.float32
+    results = [torch.zeros(len(sequence.input_tokens), dtype=dtype) for sequence in sequences]
     for pack, values in zip(packs, flat, strict=True):
         on_host = values.cpu()
         for member in pack.members:

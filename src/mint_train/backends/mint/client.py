@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -85,6 +85,10 @@ class MintTrainingClient:
             reason = " ".join(str(error).split())
             raise UserError(f"the base model's tokenizer cannot be loaded from the hub: {reason}") from error
         return tokenizer
+
+    def give_vocabulary(self, names: Sequence[str]) -> None:
+        """Refuse: a service answers with the logprobs of target tokens."""
+        raise BackendError(f"a service gives logprobs of target tokens, and not {', '.join(names)}")
 
     def forward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Submit a forward without gradients."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from mint_train.batches.vocabulary import QUANTITIES
 from mint_train.errors import OptionError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
@@ -54,6 +55,7 @@ def section(name: str) -> str:
         f"- Paper: {parts['Paper']}",
         f"- Use: {parts['Use']}",
         f"- Reference: {reference(loss, name)}",
+        *vocabulary(loss),
         *options(loss.options_model.model_fields),
         *([f"- Defaults: {parts['Defaults']}"] if "Defaults" in parts else []),
     ]
@@ -69,6 +71,12 @@ def reference(loss: Loss, name: str) -> str:
     except OptionError:
         return f"needed; `{loss.reference}` by default"
     return f"optional; `{loss.reference or 'none'}` by default"
+
+
+def vocabulary(loss: Loss) -> list[str]:
+    """Say what a loss needs of the whole vocabulary, where it needs anything."""
+    needs = "; ".join(f"`{name}`, {QUANTITIES[name].text}" for name in loss.vocabulary)
+    return [f"- Vocabulary: {needs} (on the embedded backend only)"] if needs else []
 
 
 def options(fields: dict[str, FieldInfo]) -> list[str]:

@@ -38,6 +38,7 @@ def test_a_section_names_each_option_with_its_default(name: str) -> None:
     assert listed.pop("Paper")
     assert listed.pop("Use")
     loss = Loss.of(load_plugin(name))
+    assert re.findall(r"`(\w+)`", listed.pop("Vocabulary", "")) == list(loss.vocabulary)
     own = loss.options.model_dump()
     wants = own.pop("reference", None)
     assert (listed.pop("Reference") == "none") == (wants is None)

@@ -19,12 +19,16 @@ from mint_train.plugins.discovery import load_plugin
 PROMPT = (5, 6, 7)
 JUNK = -7.25  # stands where nothing is trained: no loss may see it
 
+OF_VOCABULARY = {"tdpo", "mallowspo"}
+"""Losses that need more than logprobs; `wpo` can do without."""
+
 FAMILY = sorted(
     entry.name
     for entry in entry_points(group="mint_train.losses")
     if entry.dist is not None
     and entry.dist.name in ("mint-train-dpo", "mint-train-preferences")
     and entry.name not in ("tpo", "tpo-l")  # on triples
+    and entry.name not in OF_VOCABULARY
 )
 
 
@@ -79,9 +83,11 @@ def completion_part(logprobs: torch.Tensor) -> torch.Tensor:
 
 @cache
 def open_loss(name: str, **options: object) -> Loss:
-    """Load a loss of the family; DPO itself with a reference unless told otherwise."""
+    """Load a loss of the family; unless told otherwise DPO with a reference, WPO without alignment."""
     if name == "dpo":
         options = {"reference": "initial", **options}
+    if name == "wpo":
+        options = {"alignment": False, **options}
     return Loss.of(load_plugin(name), options)
 
 

@@ -76,6 +76,13 @@ CASES = [
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "beta": 0.1},
     ),
     Case(
+        "wpo",
+        "dpo",
+        "`use_weighting=True`",
+        {},
+        {"loss_type": "sigmoid", "beta": 0.01, "use_weighting": True},
+    ),
+    Case(
         "ld-dpo",
         "dpo",
         "`ld_alpha=0.5`",

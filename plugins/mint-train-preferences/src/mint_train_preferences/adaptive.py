@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch.nn.functional import logsigmoid
 
-from mint_train.plugin import Batch, Metric, Options, loss
-from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry
+from mint_train.plugin import Batch, Metric, Options, Vocabulary, loss, segment_sums
+from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
 from mint_train_preferences.options import AnchoredOptions, Beta
 from mint_train_preferences.running_mean import running_mean
 from mint_train_preferences.stable_math import probabilities
@@ -45,9 +45,18 @@ class GammaPOOptions(Options):
 
 
 class WPOOptions(AnchoredOptions):
-    """WPO's beta."""
+    """WPO's beta, and its alignment."""
 
     beta: Beta = 0.01
+    alignment: bool = Field(
+        default=True,
+        description="Compare with a token drawn from the policy; false on a service, which cannot give that.",
+    )
+
+
+def of_alignment(options: WPOOptions) -> tuple[str, ...]:
+    """Name what the alignment needs of the vocabulary."""
+    return ("log_expected_prob",) if options.alignment else ()
 
 
 class AlphaDPOOptions(AnchoredOptions):
@@ -122,25 +131,31 @@ def alpha_dpo(
     extends="dpo",
     options=WPOOptions,
     metrics={"weight": Metric()},
+    vocabulary=of_alignment,
     traits={"STOPS_GRADIENT": True},
 )
-def wpo(batch: Batch, logprobs: Logprobs, options: WPOOptions) -> LossAndMetrics:
+def wpo(batch: Batch, logprobs: Logprobs, options: WPOOptions, vocabulary: Vocabulary) -> LossAndMetrics:
     """WPO: pairs that the policy might have written itself count more.
 
-    The weights are the paper's before its weight alignment. The alignment divides each token's probability by
-    the expected one, sum over v of pi(v)^2, which logprobs of target tokens do not give: so weights are
-    smaller here, the more so the less certain the policy is, and a flat policy has no weight of 1.
+    The alignment divides each token's probability by that of a token that the policy draws, on average. It
+    needs the whole vocabulary, which only the embedded backend gives. Without it weights are smaller, the
+    more so the less certain the policy is, and a flat policy has no weight of 1.
 
-    Formula: -sg(exp(m_w) exp(m_l)) log sigma(beta (h_w - h_l))
-    Paper: Zhou et al., 2024, arXiv 2406.11827, eq. 2, without alignment
+    Formula: -sg(min(exp(a_w + a_l), 1)) log sigma(beta (h_w - h_l)), a the mean over tokens of
+        log pi(y) - log(sum of pi(v)^2 over the vocabulary); with alignment=false, a = m
+    Paper: Zhou et al., 2024, arXiv 2406.11827, eq. 2; as in the authors' code
     Defaults: beta is that of the authors' llama3_instruct.yaml and mistral-base.yaml
     Use: pairs from other models, which DPO would treat as the policy's own
     """
     pairs = Pairs.of(batch, logprobs)
-    chosen, rejected = (probabilities(m.detach()) for m in pairs.mean_logprobs)
-    losses = -chosen * rejected * logsigmoid(options.beta * pairs.margins)
-    weight = float((chosen * rejected).mean())
-    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta)) | {"weight": weight}
+    chosen, rejected = (m.detach() for m in pairs.mean_logprobs)
+    if options.alignment:
+        expected = segment_sums(vocabulary["log_expected_prob"].detach(), batch.lengths, batch.weights)
+        of_chosen, of_rejected = pairs.per_token(chosen_and_rejected(expected))
+        chosen, rejected = chosen - of_chosen, rejected - of_rejected
+    weights = probabilities(chosen + rejected)
+    losses = -weights * logsigmoid(options.beta * pairs.margins)
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta)) | {"weight": float(weights.mean())}
 
 
 @loss(extends="dpo", options=GammaPOOptions, traits={"STOPS_GRADIENT": True})

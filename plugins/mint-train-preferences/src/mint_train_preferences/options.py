@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,6 +15,13 @@ Beta: TypeAlias = Annotated[
 LabelSmoothing: TypeAlias = Annotated[
     float, Field(ge=0, lt=0.5, description="Probability that a pair's label is wrong.")
 ]
+
+
+InitialReference: TypeAlias = Annotated[
+    Literal["initial"],
+    Field(description="The policy before its first step: no other model is at hand beside it."),
+]
+"""The reference of a loss that compares whole distributions, which cannot be kept from before the run."""
 
 
 class ReferenceOptions(Options):

@@ -124,7 +124,7 @@ def check_seed(open_adapter: OpenAdapter, form: GradientForm, rate: float) -> It
     for seed in (1, 1, OTHER_SEED):
         with adapter(open_adapter, seed) as client:
             probe = started(client, form, rate)
-            moves.extend(probe.moved([BASE]))
+            moves.extend(probe.moved([(BASE, descent_step(rate))]))
             starts.append(probe.first_logprobs)
     differing = max(float(np.abs(one - starts[0]).max()) for one in starts if one is not None)
     detail = f"three fresh adapters differ by {differing:.2g} nats"
@@ -140,7 +140,7 @@ def check_state(open_adapter: OpenAdapter, form: GradientForm, rate: float) -> R
     # both at once: TuFT forgets the states of an adapter that has been given up
     with adapter(open_adapter) as first, adapter(open_adapter, OTHER_SEED) as second:
         probe = started(first, form, rate)
-        probe.moved([BASE, TAIL])
+        probe.moved([(each, descent_step(rate)) for each in (BASE, TAIL)])
         saved, fresh = probe.logprobs, probe.first_logprobs
         path = first.save_state("check-server").result().path
         second.load_state_with_optimizer(path).result()
@@ -154,7 +154,7 @@ def check_state(open_adapter: OpenAdapter, form: GradientForm, rate: float) -> R
 def started(client: MintTrainingClient, form: GradientForm, rate: float) -> Probe:
     """Return a probe that has read the adapter's logprobs, which a form may need."""
     probe = Probe(client, form, rate)
-    probe.moved([STILL])
+    probe.moved([(STILL, descent_step(rate))])
     return probe
 
 

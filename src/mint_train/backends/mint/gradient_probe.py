@@ -64,6 +64,10 @@ PATIENCE_SECONDS = 60.0
 """How long experiments are repeated in which requests fail."""
 
 
+Trial = tuple[Experiment, types.AdamParams]
+"""An experiment and its update."""
+
+
 class Adapter(Protocol):
     """An adapter that experiments may change."""
 
@@ -128,7 +132,7 @@ class Probe:
             CannotMeasureError: no step repeats itself.
             MintTrainError: the service fails or refuses.
         """
-        left, still = self.moved([STILL, STILL], SIGN_STEP)
+        left, still = self.moved([(STILL, SIGN_STEP)] * 2)
         largest = float(np.abs(left).max())
         if not self.note(
             "no gradients, zero weights",
@@ -136,20 +140,22 @@ class Probe:
             f"logprobs move by {largest:.2g} nats, 0 expected",
         ):
             return Verdict("an update without gradients moves a fresh adapter: it kept those of another one")
-        base, found = self.calibrate()
+        base = self.calibrate()
         if not self.note(
             "sign", float(base @ PREFIX_WEIGHTS) > 0, f"tokens gain {base.max():.2g} nats a step"
         ):
             return Verdict("the sign is wrong: tokens with positive weights become less likely")
+        step = descent_step(self.rate)
+        found = self.moved([(check.experiment, step) for check in CHECKS])
         if (fault := self.first_fault(CHECKS, found, base, 0 * base)) is not None:
             return Verdict(fault)
-        tail, *found, cancelling = self.moved(
-            [TAIL, *(check.experiment for check in SIGNED_CHECKS), CANCELLING]
+        signed = [TAIL, *(check.experiment for check in SIGNED_CHECKS), CANCELLING]
+        tail, *found, cancelling, clipped = self.moved(
+            [*((experiment, step) for experiment in signed), (BASE, descent_step(self.rate, CLIP_NORM))]
         )
         if (fault := self.first_fault(SIGNED_CHECKS, found, base, tail)) is not None:
             return Verdict(fault)
         precise = self.agrees("weights of 1000 and -1001 on one token", cancelling, -base)
-        (clipped,) = self.moved([BASE], descent_step(self.rate, CLIP_NORM))
         share = float(np.linalg.norm(clipped) / np.linalg.norm(base))
         detail = f"a step clipped to a norm of {CLIP_NORM:.0e} moves {share:.3f} of one that is not"
         return Verdict(None, precise, self.note("gradient clipping", share < CLIPPED, detail))
@@ -180,11 +186,11 @@ class Probe:
             f"{share:.3f} of the movement expected",
         )
 
-    def calibrate(self) -> tuple[np.ndarray, list[np.ndarray]]:
+    def calibrate(self) -> np.ndarray:
         """Find the smallest step that repeats itself.
 
         Returns:
-            The movement by `PREFIX_WEIGHTS`, `[LONG]`, and those by `CHECKS`.
+            The movement by `BASE`, `[LONG]`.
 
         Raises:
             CannotMeasureError: there is none.
@@ -192,7 +198,7 @@ class Probe:
         aims = iter(AIMS)
         aim = next(aims)
         for _ in range(CALIBRATIONS):
-            first, second, *found = self.moved([BASE, BASE, *(check.experiment for check in CHECKS)])
+            first, second = self.moved([(BASE, descent_step(self.rate))] * 2)
             size = float(np.abs(second).max())
             if not np.isfinite(size) or size > MOST:
                 raise CannotMeasureError("a small step moves the adapter far")
@@ -200,14 +206,13 @@ class Probe:
                 differing = float(np.linalg.norm(first - second) / np.linalg.norm(second))
                 if differing <= (REPEATS if aim < AIMS[-1] else 5 * REPEATS):
                     self.tolerance = max(TOLERANCE, 3 * differing)
-                    return (first + second) / 2, found
+                    base: np.ndarray = (first + second) / 2
+                    return base
                 aim = next(aims, AIMS[-1])
             self.rate *= aim / size if size > LEAST else 100.0
         raise CannotMeasureError("no step of an update repeats itself")
 
-    def moved(
-        self, experiments: Sequence[Experiment], step: types.AdamParams | None = None
-    ) -> list[np.ndarray]:
+    def moved(self, trials: Sequence[Trial]) -> list[np.ndarray]:
         """Return how far each experiment moves the long text's logprobs, nats, float32 `[LONG]`.
 
         An update that finds no gradients may have come before them, so the experiments are repeated. A
@@ -217,11 +222,10 @@ class Probe:
         Raises:
             ServiceError: the service fails each time, or is slow to fail.
         """
-        step = step or descent_step(self.rate)
         began = time.monotonic()
         for left in reversed(range(TRIES)):
             try:
-                before, overtaken = self.read_series(experiments, step)
+                before, overtaken = self.read_series(trials)
             except ServiceError:
                 if not left or time.monotonic() - began > PATIENCE_SECONDS:
                     raise
@@ -230,9 +234,7 @@ class Probe:
                 break
         return [after - start for start, after in pairwise(before)]
 
-    def read_series(
-        self, experiments: Sequence[Experiment], step: types.AdamParams
-    ) -> tuple[list[np.ndarray], bool]:
+    def read_series(self, trials: Sequence[Trial]) -> tuple[list[np.ndarray], bool]:
         """Carry out experiments one after the other.
 
         Returns:
@@ -242,24 +244,24 @@ class Probe:
         Raises:
             ServiceError: a request failed.
         """
-        series = (*experiments, STILL)
-        sent = [self.submit(experiment, step) for experiment in series]
+        series = (*trials, (STILL, trials[-1][1]))
+        sent = [self.submit(*trial) for trial in series]
         before, overtaken = [], False
         try:
-            for experiment, (passes, update) in zip(series, sent, strict=True):
+            for (experiment, _), (passes, update) in zip(series, sent, strict=True):
                 before.append(read_logprobs([one.result() for one in passes]))
                 overtaken |= was_without_gradients(update.result()) and has_weights(experiment)
         except ServiceError:
-            self.use_up(sent, step)
+            self.use_up(sent, series[-1])
             raise
         self.logprobs = before[-1]
         if self.first_logprobs is None:
             self.first_logprobs = before[0]
         return before, overtaken
 
-    def use_up(self, sent: Sequence[tuple[list[Future[Any]], Future[Any]]], step: types.AdamParams) -> None:
+    def use_up(self, sent: Sequence[tuple[list[Future[Any]], Future[Any]]], still: Trial) -> None:
         """Wait for what was sent, and take a step, so that no gradients are left for the next experiment."""
-        for passes, update in (*sent, self.submit(STILL, step)):
+        for passes, update in (*sent, self.submit(*still)):
             for future in (*passes, update):
                 with suppress(ServiceError):
                     future.result()

@@ -56,13 +56,14 @@ def main() -> None:
         url = stack.enter_context(idle_service(str(folder / "model")))
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         meter.install()
+        os.environ["MINT_API_KEY"] = "tml-x"
         mint_train.train(
             "dpo",
             data=data,
             backend="mint",
             model=str(folder / "model"),
             base_url=url,
-            api_key="tml-x",
+            trust_gradients=True,  # this service has none
             max_length=arguments.tokens,
             batch_size=arguments.pairs,
             steps=arguments.steps + WARM_STEPS,

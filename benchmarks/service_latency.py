@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    os.environ["MINT_API_KEY"] = KEY
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").mkdir()
@@ -127,7 +129,6 @@ class Ours:
                 backend="mint",
                 model=self.model,
                 base_url=self.url,
-                api_key=KEY,
                 steps=steps,
                 lr=LEARNING_RATE,
                 batch_size=len(PAIRS),

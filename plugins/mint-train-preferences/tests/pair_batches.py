@@ -27,7 +27,7 @@ FAMILY = sorted(
     for entry in entry_points(group="mint_train.losses")
     if entry.dist is not None
     and entry.dist.name in ("mint-train-dpo", "mint-train-preferences")
-    and entry.name not in ("tpo", "tpo-l")  # on triples
+    and entry.name not in ("tpo", "tpo-l", "xpo")  # on triples
     and entry.name not in OF_VOCABULARY
 )
 

@@ -227,13 +227,9 @@ def test_dpo_with_a_reference_learns(
     assert description("mint")["gradients"] == "importance_sampling"
     compute = Loss.compute
 
-    def detached(loss: Any, batch: Any, logprobs: Any, state: Any) -> Any:
-        return compute(
-            loss,
-            batch,
-            [one if number % 2 else one.detach() + 0 * one for number, one in enumerate(logprobs)],
-            state,
-        )
+    def detached(loss: Any, batch: Any, logprobs: Any, *others: Any) -> Any:
+        one_sided = [one if number % 2 else one.detach() + 0 * one for number, one in enumerate(logprobs)]
+        return compute(loss, batch, one_sided, *others)
 
     monkeypatch.setattr(Loss, "compute", detached)
     without = [line["loss"] for line in train(run_cli, monkeypatch, "mint", *common, "--steps", 4)]

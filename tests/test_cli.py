@@ -358,3 +358,20 @@ def test_resume_of_what_is_no_run(run_cli: Callable[..., Any]) -> None:
     for content in ("{}", "[]", '{"settings": {}, "backend": "local"}'):
         Path("broken/run.json").write_text(content)
         refused(run_cli, "resume", "broken")
+
+
+def test_ctrl_c_while_the_program_is_imported_is_one_line() -> None:
+    code = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *others):
+        if name == "click":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from mint_train.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mint-train: interrupted\n")

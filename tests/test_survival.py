@@ -154,6 +154,7 @@ def test_a_resume_takes_what_changes_nothing_of_the_training(
     same = ["--lr", "0.001", "--data", short_pairs.name, "--set", "beta=1.0", "--seed", 0]
     ended = run_cli("resume", "run", *same, "--save-every", 1, "--no-pipeline", "--max-tokens-in-flight", 64)
     assert ended.err == ""
+    assert ended.out.startswith("Backend local (as when the run began), model: ")
     assert [line["step"] for line in checkpoints("run")] == [2, 3, 4]
     assert description("run")["settings"]["save_every"] == 1
     assert [flat(line) for line in metrics("run")] == [

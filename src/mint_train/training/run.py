@@ -127,7 +127,7 @@ class Run:
                 refuse_changed_data(recorded.data, *sources)
                 refuse_changed_template(recorded, settings)
                 examples, held_out = read_sources(settings, loss, *sources)
-                backend = announce(settings, loss, observers)
+                backend = announce(settings, loss, observers, "as when the run began")
                 run = cls(settings, loss, observers, backend, folder, examples, held_out, recorded.start)
                 yield replace(run, recorded=recorded, checkpoint=checkpoint)
 
@@ -172,15 +172,21 @@ def read_sources(
     return examples, held_out
 
 
-def announce(settings: Settings, loss: Loss, observers: Observers) -> Backend:
+def announce(settings: Settings, loss: Loss, observers: Observers, why: str = "") -> Backend:
     """Choose the backend, and tell the user which one and why before anything slow begins.
+
+    Args:
+        settings: they name the backend, or leave it to the environment.
+        loss: what is trained.
+        observers: they tell the user.
+        why: the reason to tell; by default that of the settings.
 
     Raises:
         OptionError: the loss needs what this backend does not give.
     """
     backend = choose_backend(settings)
     refuse_unmet_vocabulary(loss, backend)
-    observers.notice(f"Backend {backend.name} ({backend.reason}), model: {backend.model}.")
+    observers.notice(f"Backend {backend.name} ({why or backend.reason}), model: {backend.model}.")
     return backend
 
 

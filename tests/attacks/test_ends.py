@@ -139,11 +139,23 @@ def test_what_a_plugin_prints_stays_out_of_standard_output(hook: str) -> None:
     assert err.getvalue() == "hello\n"
 
 
-def test_a_loss_file_that_exits_is_a_failure(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
-    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+FUNCTION = """\
+import sys
+from mint_train.plugin import loss
+@loss(extends="dpo")
+def leaving(batch, logprobs):
+    sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize(("text", "line"), [("import sys\nsys.exit(0)\n", 2), (FUNCTION, 5)])
+def test_a_loss_file_that_exits_is_a_failure(
+    tmp_path: Path, run_cli: Callable[..., Any], text: str, line: int
+) -> None:
+    (tmp_path / "leaving.py").write_text(text)
     ended = run_cli("--loss", "./leaving.py")
     assert ended.status != 0
-    assert "leaving.py:2" in ended.err
+    assert f"leaving.py:{line}" in ended.err
     assert ended.err.count("\n") == 1
 
 

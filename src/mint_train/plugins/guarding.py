@@ -32,13 +32,22 @@ def guard_hooks(manager: pluggy.PluginManager) -> None:
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is plugin:
                     implementation.function = guarded(  # type: ignore[misc]
-                        name, caller.name, implementation.function
+                        name, caller.name, implementation.function, getattr(plugin, "function", None)
                     )
 
 
-def guarded(loss: str, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the implementation of a hook: what it raises, and a value of a wrong kind, is one line."""
-    code = getattr(unwrap(function), "__code__", None)
+def guarded(
+    loss: str, hook: str, function: Callable[..., Any], written: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Wrap the implementation of a hook: what it raises, and a value of a wrong kind, is one line.
+
+    Args:
+        loss: the plugin's name.
+        hook: the hook's name.
+        function: what implements it.
+        written: the function that a loss of one function is, if this is one.
+    """
+    code = getattr(unwrap(written or function), "__code__", None)
     file, line = (code.co_filename, code.co_firstlineno) if code else ("", 0)
 
     def watched(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -148,14 +148,16 @@ def leaving(batch, logprobs):
 """
 
 
-@pytest.mark.parametrize(("text", "line"), [("import sys\nsys.exit(0)\n", 2), (FUNCTION, 5)])
+@pytest.mark.parametrize(
+    ("name", "text", "line"), [("at_once", "import sys\nsys.exit(0)\n", 2), ("leaving", FUNCTION, 5)]
+)
 def test_a_loss_file_that_exits_is_a_failure(
-    tmp_path: Path, run_cli: Callable[..., Any], text: str, line: int
+    tmp_path: Path, run_cli: Callable[..., Any], name: str, text: str, line: int
 ) -> None:
-    (tmp_path / "leaving.py").write_text(text)
-    ended = run_cli("--loss", "./leaving.py")
+    (tmp_path / f"{name}.py").write_text(text)
+    ended = run_cli("--loss", f"./{name}.py")
     assert ended.status != 0
-    assert f"leaving.py:{line}" in ended.err
+    assert f"{name}.py:{line}" in ended.err
     assert ended.err.count("\n") == 1
 
 

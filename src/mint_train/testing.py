@@ -1,6 +1,7 @@
 """What the tests of a loss use: the conformance kit, a list of named checks, and batches made by hand.
 
-No check needs a model or a network: logprobs are random, the reference's too where the loss asks for one.
+No check needs a model or a network: logprobs are random, and so is what the loss asks of a reference or of
+the vocabulary.
 
 Under pytest::
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from pair_batches import PROMPT, PairLogprobs, make_batch, open_loss
 from torch import Tensor
 
-from mint_train import resume, train
+from mint_train import evaluate, resume, train
 from mint_train.errors import LossError, OptionError, PluginError
 from mint_train.losses.loss import Loss
 from mint_train.plugin import loss
@@ -224,6 +224,8 @@ def test_a_run_of_a_sum_accumulates_evaluates_and_resumes(tmp_path: Path) -> Non
     assert first.metrics["kl/rejected"] == 0
     assert last.metrics["kl/rejected"] > 0
     assert "kl/rejected" in last.intervals
+    # the same from the finished run, whose policy is far from its reference by now
+    assert evaluate(tmp_path / "whole").metrics == pytest.approx(last.metrics, abs=1e-6)
     train(loss, output=tmp_path / "half", **(settings | {"steps": 2}))
     resume(tmp_path / "half", steps=4)
     # the reference is where the run began, not where it was resumed
@@ -247,13 +249,17 @@ def test_an_adapter_that_a_run_begins_with_is_its_reference(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["tdpo", "mallowspo", "wpo"])
 def test_a_service_is_refused_before_the_run(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
     monkeypatch.setenv("MINT_API_KEY", "sk-mint-none")
     monkeypatch.setenv("MINT_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(OptionError, match=f'the loss "{name}" needs .*: train with backend local'):
         train(name, backend="mint", model="some/model", output=tmp_path / "run", progress="quiet")
     assert not (tmp_path / "run").exists()
+    status, _, problem = run_cli("--loss", name, "--backend", "mint", "--model", "some/model", "--dry-run")
+    assert status == 2
+    assert f'the loss "{name}" needs' in problem
+    assert problem.endswith("--backend local\n")
 
 
 def test_another_reference_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def tdpo(batch: Batch, logprobs: Logprobs, options: TDPOOptions, vocabulary: Voc
     It needs the whole vocabulary, which only the embedded backend gives.
 
     Formula: -log sigma(beta (h_w - h_l - alpha (D_l - sg(D_w)))); with variant=tdpo1,
-        -log sigma(beta (h_w - h_l - (D_l - D_w)))
+        -log sigma(beta (h_w - h_l - (D_l - D_w))); D is the sum over tokens of KL(reference || policy)
     Paper: Zeng et al., 2024, arXiv 2404.11999; as in the authors' code
     Defaults: the authors' config/loss/tdpo.yaml
     Use: DPO drifts far from the reference on the rejected side; tdpo1 at low learning rates, say the authors

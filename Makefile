@@ -38,7 +38,9 @@ help:
 	@echo "make clean      remove what these made, the environments included"
 
 run: $(VENV)/installed-run
-	$(BIN)/mint-train --loss dpo
+	$(BIN)/mint-train --loss dpo --steps 8 --lr 5e-3 --eval-fraction 0.2 \
+	  --output runs/first --overwrite
+	$(BIN)/mint-train sample runs/first --prompt "How heavy is a dolphin?"
 
 # servers are installed meanwhile; only a test that needs one which is not there yet waits for it
 test: $(VENV)/installed-dev

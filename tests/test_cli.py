@@ -344,10 +344,10 @@ def test_a_model_that_is_not_there_is_one_line(run_cli: Callable[..., Any]) -> N
     assert not Path("run").exists()
 
 
-def test_the_starter_model_is_said_to_know_nothing(run_cli: Callable[..., Any], short_pairs: Path) -> None:
+def test_the_starter_model_is_introduced(run_cli: Callable[..., Any], short_pairs: Path) -> None:
     status, out, err = run_cli("--loss", "dpo", "--data", short_pairs, "--steps", 1, "--output", "run")
     assert (status, err) == (0, "")
-    assert "model: a tiny, randomly initialised model (for trying out losses only)" in out.splitlines()[0]
+    assert "model: a tiny starter model that answers simple questions" in out.splitlines()[0]
 
 
 def test_resume_of_what_is_no_run(run_cli: Callable[..., Any]) -> None:

@@ -151,19 +151,19 @@ def test_a_run_without_held_out_rows_needs_some(run_cli: RunCli) -> None:
 
 
 def test_completions_before_and_after_side_by_side(run_cli: RunCli, run: Path) -> None:
-    status, out, err = run_cli("sample", run, "--prompt", "Say one.", "-n", "2", "--max-tokens", "8")
+    status, out, err = run_cli("sample", run, "--prompt", "Go on.", "-n", "2", "--max-tokens", "8")
     assert status == 0, err
     shown = out.splitlines()
-    assert shown[0] == "Prompt: Say one."
+    assert shown[0] == "Prompt: Go on."
     assert [line.partition(":")[0] for line in shown[1:]] == ["Before", "After", "Before", "After"]
     before, after = shown[1::2], shown[2::2]
     assert before[0] != before[1]
     assert [text.removeprefix("Before: ") for text in before] != [
         text.removeprefix("After:  ") for text in after
     ]
-    again = run_cli("sample", run, "--prompt", "Say one.", "-n", "2", "--max-tokens", "8")
+    again = run_cli("sample", run, "--prompt", "Go on.", "-n", "2", "--max-tokens", "8")
     assert again[1] == out
-    other = run_cli("sample", run, "--prompt", "Say one.", "-n", "2", "--max-tokens", "8", "--seed", "1")
+    other = run_cli("sample", run, "--prompt", "Go on.", "-n", "2", "--max-tokens", "8", "--seed", "1")
     assert other[1] != out
 
 

@@ -15,29 +15,37 @@ from typing import Any
 
 import pytest
 
-from mint_train.observers.terminal import wrapped
 from mint_train.plugins.discovery import hook_arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("source ", "cp ", "export ", "make ", "pip ", "$ ")
-PAIRS = "".join(
-    f'{{"prompt": "Name river {number}.", "chosen": "The Danube, from {number}.", "rejected": "Blue."}}\n'
-    for number in range(20)
-)
+BUNDLED = ROOT / "plugins" / "mint-train-dpo" / "src" / "mint_train_dpo" / "pairs.jsonl"
+PAIRS = "".join(BUNDLED.read_text(encoding="utf-8").splitlines(keepends=True)[:20])
 
 RunCli = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="module")
-def make_pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_pages", ROOT / "docs" / "make_pages.py")
+def script_of_the_docs(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def make_pages() -> ModuleType:
+    return script_of_the_docs("make_pages")
+
+
+def test_the_bundled_rows_are_what_the_starter_model_has_learned() -> None:
+    make_bundled_rows = script_of_the_docs("make_bundled_rows")
+    for name, made in make_bundled_rows.BY_RULES.items():
+        written = (ROOT / "plugins" / name).read_text(encoding="utf-8")
+        assert make_bundled_rows.as_lines(made()) == written, "run `python docs/make_bundled_rows.py`"
 
 
 @pytest.mark.parametrize("name", ["hooks.md", "command-line.md", "settings.md"])
@@ -146,20 +154,32 @@ def run_commands(text: str, run_cli: RunCli) -> None:
         assert status == 0, f"{line}\n{err}"
 
 
-def test_the_readme_shows_the_real_output(
+def test_the_readme_shows_what_make_run_prints(
     run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shown = next(
         text for language, text in BLOCK.findall(PAGES[0].read_text("utf-8")) if language == "console"
-    )
-    status, out, err = run_cli("--loss", "dpo")
-    assert status == 0, err
-    on_a_terminal = [line for text in out.splitlines() for line in wrapped(text, 80).splitlines()]
-    for expected, real in zip(shown.splitlines()[1:], on_a_terminal, strict=True):
-        assert without_numbers(real) == without_numbers(expected)
-        if real.startswith("Step"):  # a terminal shows four digits
-            assert numbers(real) == pytest.approx(numbers(expected), rel=1e-3)
+    ).splitlines()
+    printed = ["$ make run"]
+    for command in made_by("run"):
+        printed += command.splitlines()
+        status, out, err = run_cli(*shlex.split(command.replace("\\\n", ""))[1:])
+        assert status == 0, err
+        printed += out.splitlines()
+    # a terminal shows four digits of a number, and wraps
+    expected, real = (" ".join(" ".join(lines).split()) for lines in (shown, printed))
+    assert without_numbers(real) == without_numbers(expected)
+    assert numbers(real) == pytest.approx(numbers(expected), rel=1e-2, abs=1e-2)
+    assert max(map(len, shown)) <= 80
+
+
+def made_by(target: str) -> list[str]:
+    """Return the commands of a target of the Makefile, as make prints them."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    assert recipe
+    return re.split(r"(?<!\\)\n", recipe[1].replace("\t", "").rstrip())
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from few_rows import lines, write_lines
 
 from mint_train.backends.base import Sampling
+from mint_train.backends.local.starter.corpus import facts, questions
 from mint_train.errors import OptionError, UserError
+from mint_train.sampling.policy import open_policy
 from mint_train.sampling.rounds import Plan, Rounds
 from mint_train.settings.merge import load_settings
 from mint_train.training.runner import Runner
@@ -127,6 +130,38 @@ def test_rounds_that_were_killed_go_on_and_make_the_same(
     result = Rounds.read(tmp_path / "all").train(shown, lambda _: None)
     assert result.status == "done"
     assert what_was_made(tmp_path / "all") == what_was_made(unbroken)
+
+
+METRIC_JUDGE = """
+def score(completion):
+    return float(any(unit in completion for unit in ("metre", "gram", "tonne", "litre", "Celsius")))
+"""
+
+
+def share_of_metric_answers(policy: str | None, questions: list[str]) -> float:
+    with open_policy(policy, {"backend": "local"}, print) as opened:
+        drawn = opened.sampler.sample(
+            [opened.prompt_tokens(question) for question in questions], Sampling(4, 24, 1.0, seed=9)
+        )
+        texts = [text for each in drawn for text in opened.tokenizer.batch_decode(each)]
+    return sum(" about " in text for text in texts) / len(texts)
+
+
+def test_rounds_raise_the_score_on_prompts_that_they_have_not_seen(tmp_path: Path) -> None:
+    asked = [questions(fact)[0] for fact in facts() if fact.is_measure]
+    seen, unseen = asked[::10], asked[5::10]
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": question} for question in seen])
+    (tmp_path / "metric_units.py").write_text(METRIC_JUDGE)
+    plan = replace(
+        plan_of(tmp_path), prompts=str(tmp_path / "prompts.jsonl"), sampling=Sampling(8, 24, 1.0),
+        mix_previous=0.0, judge="function", judge_options={"file": str(tmp_path / "metric_units.py")},
+    )  # fmt: skip
+    result = begin(tmp_path, plan, steps=8, batch_size=8, lr=1.5e-3).train(shown, lambda _: None)
+    assert result.status == "done"
+    scores = [line["mean_score"] for line in lines(tmp_path / "all" / "rounds.jsonl")]
+    assert scores[0] < 0.3 < scores[1]
+    assert share_of_metric_answers(None, unseen) < 0.3
+    assert share_of_metric_answers(str(tmp_path / "all" / "round-002"), unseen) > 0.7
 
 
 def test_the_reference_is_the_rounds_beginning_or_the_base_model(tmp_path: Path, unbroken: Path) -> None:

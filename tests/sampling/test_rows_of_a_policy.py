@@ -108,7 +108,12 @@ def test_a_pair_is_the_best_and_the_worst_with_where_it_comes_from(
     policy: Policy, prompts_file: Path, tmp_path: Path
 ) -> None:
     made = make(policy, prompts_file, tmp_path / "pairs.jsonl", keep_all=True)
-    for row, written, scores in zip(lines(tmp_path / "pairs.jsonl"), made.written, made.scores, strict=True):
+    told_apart = [
+        (written, scores)
+        for written, scores in zip(made.written, made.scores, strict=True)
+        if len({score for score in scores if score is not None}) > 1
+    ]
+    for row, (written, scores) in zip(lines(tmp_path / "pairs.jsonl"), told_apart, strict=True):
         known = [score for score in scores if score is not None]
         assert (row["chosen_score"], row["rejected_score"]) == (max(known), min(known))
         assert -len(row["chosen"]) == max(known)
@@ -266,7 +271,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def first_words(name: str | None, **given: Any) -> list[int]:
     with open_policy(name, {"backend": "local"} | given, print) as opened:
-        tokens = opened.prompt_tokens("Name a river.")
+        tokens = opened.prompt_tokens("Go on.")  # the starter model is sure of no answer
         return opened.sampler.sample([tokens], Sampling(1, 12, 0.0))[0][0]
 
 

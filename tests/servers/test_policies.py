@@ -106,11 +106,11 @@ def test_completions_before_and_after(
     compared: tuple[Path, subprocess.CompletedProcess[str]], run_cli: RunCli
 ) -> None:
     run = compared[0] / "dpo"
-    asked = ("--prompt", "Say one.", "--max-tokens", "8", "--temperature", "0", "-n", "1")
+    asked = ("--prompt", "Go on.", "--max-tokens", "8", "--temperature", "0", "-n", "1")
     status, out, err = run_cli("sample", run, *asked)
     assert status == 0, err
     prompt, before, after = out.splitlines()
-    assert prompt == "Prompt: Say one."
+    assert prompt == "Prompt: Go on."
     assert before.startswith("Before: ")
     assert after.startswith("After:  ")
     assert before.removeprefix("Before: ") != after.removeprefix("After:  ")

@@ -214,7 +214,7 @@ class Settings(BaseModel):
     model: str | None = Field(
         default=None,
         description=f"Base model: a hub name or folder [MINT_BASE_MODEL]. Default on MinT: "
-        f"{MINT_DEFAULT_MODEL}; locally: a tiny, randomly initialised model.",
+        f"{MINT_DEFAULT_MODEL}; locally: a tiny starter model.",
     )
     rank: int = Field(default=16, ge=1, description="LoRA rank [MINT_LORA_RANK].")
     lora_alpha: float | None = Field(

@@ -53,7 +53,7 @@ def loss_options() -> type[DPOOptions]:
 
 @hookimpl
 def bundled_rows() -> Path:
-    """Return eight pairs to try the loss on."""
+    """Return 80 pairs to try the loss on: answers in metric units, preferred to imperial ones."""
     return Path(__file__).with_name("pairs.jsonl")
 
 

@@ -15,7 +15,7 @@ from mint_train.settings.model import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STARTER_MODEL = "a tiny, randomly initialised model (for trying out losses only)"
+STARTER_MODEL = "a tiny starter model that answers simple questions"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ REFERENCED = (
     "--lr",
     "1e-3",
     "--batch-size",
-    "4",
+    "40",
 )
 
 
@@ -56,7 +56,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def test_three_epochs_ask_once_per_example(run_cli: RunCli, asked: list[int], tmp_path: Path) -> None:
     status, _, err = run_cli(*REFERENCED, "--epochs", "3", "--output", str(tmp_path / "run"))
     assert status == 0, err
-    assert sum(asked) == 2 * 8
+    assert sum(asked) == 2 * 80
     metrics = read_metrics(tmp_path / "run")
     assert len(metrics) == 6
     assert metrics[0]["metrics"]["loss"] == pytest.approx(0.6931472, abs=1e-5)

@@ -812,8 +812,7 @@ def test_a_hundred_steps_on_the_bundled_pairs(
     )
     assert (status, err) == (0, "")
     losses = [line["metrics"]["loss"] for line in metrics("run")]
-    assert losses[-1] <= 0.85 * losses[0]
-    assert all(after < before for before, after in pairwise(losses))
+    assert sum(losses[-10:]) <= 0.1 * sum(losses[:10])
 
 
 @pytest.mark.slow

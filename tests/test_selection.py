@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from few_rows import HELD_OUT, PAIRS, lines, write_lines
+from few_rows import PAIRS, lines, write_lines
 
 import mint_train
 from mint_train.errors import OptionError, UserError
@@ -69,12 +69,16 @@ def test_the_first_of_equal_states_is_the_best_and_step_0_is_none() -> None:
         chosen.best_step(evaluated(1.0, metric="loss"))
 
 
+OPPOSED = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in PAIRS]
+"""What training learns is wrong here, so that the first step is the best one."""
+
+
 def train(folder: Path, **given: Any) -> Any:
     return mint_train.train(
         "dpo",
         **{
             "data": write_lines(folder / "pairs.jsonl", PAIRS),
-            "eval_data": write_lines(folder / "held_out.jsonl", HELD_OUT),
+            "eval_data": write_lines(folder / "held_out.jsonl", OPPOSED),
             "batch_size": 2, "lr": 1e-2, "steps": 6, "eval_every": 1, "keep": 1, "select_by": "loss",
             "progress": "quiet", "backend": "local", "output": folder / "run", **given,
         },

@@ -326,7 +326,7 @@ def test_the_merged_model_loads_with_transformers_and_gives_the_adapter_s_logits
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         adapted = PeftModel.from_pretrained(base, run / "adapter")
-    assert float((logits(merged) - logits(adapted)).abs().max()) < 1e-5
+    assert float((logits(merged) - logits(adapted)).abs().max()) < 1e-4
     tokenizer = AutoTokenizer.from_pretrained("merged")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False).count("<|im_")
     assert not list(Path().glob("merged.*"))

@@ -150,10 +150,10 @@ def share_of_metric_answers(policy: str | None, questions: list[str]) -> float:
 def test_rounds_raise_the_score_on_prompts_that_they_have_not_seen(tmp_path: Path) -> None:
     asked = [questions(fact)[0] for fact in facts() if fact.is_measure]
     seen, unseen = asked[::10], asked[5::10]
-    write_lines(tmp_path / "prompts.jsonl", [{"prompt": question} for question in seen])
+    write_lines(tmp_path / "questions.jsonl", [{"prompt": question} for question in seen])
     (tmp_path / "metric_units.py").write_text(METRIC_JUDGE)
     plan = replace(
-        plan_of(tmp_path), prompts=str(tmp_path / "prompts.jsonl"), sampling=Sampling(8, 24, 1.0),
+        plan_of(tmp_path), prompts=str(tmp_path / "questions.jsonl"), sampling=Sampling(8, 24, 1.0),
         mix_previous=0.0, judge="function", judge_options={"file": str(tmp_path / "metric_units.py")},
     )  # fmt: skip
     result = begin(tmp_path, plan, steps=8, batch_size=8, lr=1.5e-3).train(shown, lambda _: None)

@@ -28,6 +28,7 @@ def save_starter_model(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in STARTER_FOLDER.iterdir():
-        shutil.copyfile(path, folder / path.name)
+        if path.name != WEIGHTS:  # a model that is in use may have mapped that file, which is replaced whole
+            shutil.copyfile(path, folder / path.name)
     weights = {name: tensor.float() for name, tensor in load_file(STARTER_FOLDER / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})

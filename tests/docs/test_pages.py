@@ -174,6 +174,14 @@ def test_the_readme_shows_what_make_run_prints(
     assert max(map(len, shown)) <= 80
 
 
+def test_the_site_begins_with_what_make_run_prints() -> None:
+    readme, index = (
+        next(text for kind, text in BLOCK.findall(path.read_text("utf-8")) if kind == language).splitlines()
+        for path, language in ((PAGES[0], "console"), (ROOT / "docs" / "index.md", "text"))
+    )
+    assert [line for line in readme if not line.startswith(("$", ".venv", "  --"))] == index
+
+
 def made_by(target: str) -> list[str]:
     """Return the commands of a target of the Makefile, as make prints them."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")

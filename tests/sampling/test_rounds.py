@@ -151,10 +151,10 @@ def test_rounds_raise_the_score_on_prompts_that_they_have_not_seen(tmp_path: Pat
     asked = [questions(fact)[0] for fact in facts() if fact.is_measure]
     seen, unseen = asked[::10], asked[5::10]
     write_lines(tmp_path / "questions.jsonl", [{"prompt": question} for question in seen])
-    (tmp_path / "metric_units.py").write_text(METRIC_JUDGE)
+    (tmp_path / "metric_in_rounds.py").write_text(METRIC_JUDGE)
     plan = replace(
         plan_of(tmp_path), prompts=str(tmp_path / "questions.jsonl"), sampling=Sampling(8, 24, 1.0),
-        mix_previous=0.0, judge="function", judge_options={"file": str(tmp_path / "metric_units.py")},
+        mix_previous=0.0, judge="function", judge_options={"file": str(tmp_path / "metric_in_rounds.py")},
     )  # fmt: skip
     result = begin(tmp_path, plan, steps=8, batch_size=8, lr=1.5e-3).train(shown, lambda _: None)
     assert result.status == "done"

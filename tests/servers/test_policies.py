@@ -130,9 +130,12 @@ def test_a_chat_gets_the_trained_answer_and_its_end(
     run_cli: RunCli, variables: dict[str, str], tmp_path: Path
 ) -> None:
     """As a chat endpoint asks: the template's own prompt, through the SDK alone."""
-    pair = {"prompt": "Say two.", "chosen": "two it is", "rejected": "two is it not"}
+    chosen, rejected = (
+        f"A dolphin weighs {weight}." for weight in ("about 200 kilograms", "roughly 440 pounds")
+    )
+    pair = {"prompt": "How heavy is a dolphin?", "chosen": chosen, "rejected": rejected}
     data = write_lines(tmp_path / "pair.jsonl", [pair])
-    hard = ("--render", "template", "--steps", 14, "--lr", "1e-2")
+    hard = ("--render", "template", "--steps", 8, "--lr", "5e-3")
     status, _, err = run_cli("--loss", "dpo+sft", "--data", data, *hard, "--output", "hard")
     assert status == 0, err
     model = variables["MINT_BASE_MODEL"]
@@ -141,13 +144,16 @@ def test_a_chat_gets_the_trained_answer_and_its_end(
     client.load_state_with_optimizer(lines("hard/checkpoints.jsonl")[-1]["state"]).result()
     path = client.save_weights_for_sampler("hard").result().path
     tokenizer = AutoTokenizer.from_pretrained(model)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": pair["prompt"]}], add_generation_prompt=True, return_dict=False
+    messages = [{"role": "user", "content": pair["prompt"]}]
+    prompt = types.ModelInput.from_ints(
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     )
-    sampler = client.service_client.create_sampling_client(model_path=path)
-    asked = types.SamplingParams(max_tokens=16, temperature=0)
-    answer = sampler.sample(types.ModelInput.from_ints(prompt), 1, asked).result().sequences[0]
-    assert tokenizer.decode(answer.tokens).startswith(f"{pair['chosen']}<|im_end|>")
+    asked = types.SamplingParams(max_tokens=32, temperature=0)
+    # the base model gives the rejected answer
+    for weights, wanted in (({"base_model": model}, rejected), ({"model_path": path}, chosen)):
+        sampler = client.service_client.create_sampling_client(**weights)
+        answer = sampler.sample(prompt, 1, asked).result().sequences[0]
+        assert tokenizer.decode(answer.tokens).startswith(f"{wanted}<|im_end|>")
 
 
 def test_an_adapter_leaves_the_server_only_whole(

@@ -135,7 +135,8 @@ def test_a_chat_gets_the_trained_answer_and_its_end(
     )
     pair = {"prompt": "How heavy is a dolphin?", "chosen": chosen, "rejected": rejected}
     data = write_lines(tmp_path / "pair.jsonl", [pair])
-    hard = ("--render", "template", "--steps", 8, "--lr", "5e-3")
+    # SkyRL samples without the adapter of the output layer
+    hard = ("--render", "template", "--lora-targets", "attention,mlp", "--steps", 14, "--lr", "5e-3")
     status, _, err = run_cli("--loss", "dpo+sft", "--data", data, *hard, "--output", "hard")
     assert status == 0, err
     model = variables["MINT_BASE_MODEL"]

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -24,6 +25,7 @@ from mint_train.backends.mint.server_description import (
     ServerDescription,
     check_sdk,
     describe_server,
+    read_description,
 )
 from mint_train.backends.mint.service import Service
 from mint_train.batches.datums import build_datum
@@ -492,6 +494,24 @@ def test_an_sdk_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     check_sdk(ServerDescription(), "http://service")
     monkeypatch.setattr("mint_train.backends.mint.server_description.SDK_MINOR", (0, 22))
     check_sdk(ServerDescription(SKYRL, PATHS | {"/api/v1/forward"}), "http://service")
+
+
+@pytest.mark.parametrize(
+    ("schemas", "chooses"),
+    [
+        ({"LoRAConfig": {"properties": {"rank": {}, "seed": {}}}}, True),
+        ({"LoraConfig": {"properties": {"rank": {}, "train_unembed": {}}}}, False),
+        ({"Datum": {"properties": {"rank": {}}}}, False),
+        (None, False),
+    ],
+)
+def test_a_service_that_asks_for_no_layers_decides_itself(schemas: Any, chooses: bool) -> None:
+    described: dict[str, Any] = {"info": {"title": "A service"}, "paths": {}}
+    if schemas is not None:
+        described["components"] = {"schemas": schemas}
+    answer = httpx.Response(200, json=described, request=httpx.Request("GET", "http://service"))
+    assert read_description(answer).title == "A service"
+    assert read_description(answer).chooses_layers is chooses
 
 
 def test_a_description_that_is_lost_is_asked_for_again() -> None:

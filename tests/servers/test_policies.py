@@ -21,6 +21,7 @@ from mint_train.settings.model import Settings
 
 RunCli = Callable[..., tuple[int, str, str]]
 KEY = "tml-not-to-be-seen"
+DECIDES = "The service decides which layers get an adapter"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def test_two_losses_train_at_once(compared: tuple[Path, subprocess.CompletedProc
     folder, done = compared
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout
+    assert DECIDES in out
     # each has taken a step before the other has ended
     for one, other in (("dpo", "ipo"), ("ipo", "dpo")):
         assert out.index(f"[{one}] Step 1:") < out.index(f"[{other}] Final checkpoint: tinker://")
@@ -135,10 +137,11 @@ def test_a_chat_gets_the_trained_answer_and_its_end(
     )
     pair = {"prompt": "How heavy is a dolphin?", "chosen": chosen, "rejected": rejected}
     data = write_lines(tmp_path / "pair.jsonl", [pair])
-    # SkyRL samples without the adapter of the output layer
+    # SkyRL never adapts the output layer
     hard = ("--render", "template", "--lora-targets", "attention,mlp", "--steps", 14, "--lr", "5e-3")
-    status, _, err = run_cli("--loss", "dpo+sft", "--data", data, *hard, "--output", "hard")
+    status, out, err = run_cli("--loss", "dpo+sft", "--data", data, *hard, "--output", "hard")
     assert status == 0, err
+    assert DECIDES not in out
     model = variables["MINT_BASE_MODEL"]
     settings = Settings(loss="any", base_url=variables["MINT_BASE_URL"], api_key=SecretStr(KEY))
     client = open_mint_client(settings, print, model=model, trains=False)

@@ -238,7 +238,7 @@ def test_dpo_with_a_reference_learns(
 
 @pytest.fixture
 def without_unembedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SkyRL saves no adapter of the output layer, so these runs train none."""
+    """SkyRL never adapts the output layer, so these runs ask for no adapter of it."""
     create = mint.ServiceClient.create_lora_training_client
 
     def created(*arguments: Any, **options: Any) -> Any:

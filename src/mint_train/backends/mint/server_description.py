@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -34,6 +35,13 @@ class ServerDescription:
     paths: frozenset[str] = frozenset()
     digest: str = ""
     """Changes with the version of the service."""
+    adapter_options: frozenset[str] | None = None
+    """What it lets a client say of a new adapter; None where it does not tell."""
+
+    @property
+    def chooses_layers(self) -> bool:
+        """Whether it takes no notice of which layers are to get an adapter."""
+        return self.adapter_options is not None and "train_unembed" not in self.adapter_options
 
     @property
     def forgets_states(self) -> bool:
@@ -69,9 +77,17 @@ def read_description(answer: httpx.Response) -> ServerDescription:
     try:
         described = answer.raise_for_status().json()
         title, paths = str(described["info"]["title"]), frozenset(described["paths"])
-    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError, RecursionError):
+        options = adapter_options(described)
+    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ServerDescription()
-    return ServerDescription(title, paths, hashlib.sha256(answer.content).hexdigest())
+    return ServerDescription(title, paths, hashlib.sha256(answer.content).hexdigest(), options)
+
+
+def adapter_options(described: Any) -> frozenset[str] | None:
+    """Return the fields of a new adapter in a description, or None where it has none."""
+    schemas = described.get("components", {}).get("schemas", {})
+    found = next((schema for name, schema in schemas.items() if name.lower() == "loraconfig"), None)
+    return None if found is None else frozenset(found["properties"])
 
 
 def check_sdk(server: ServerDescription, url: str) -> None:

@@ -502,6 +502,7 @@ def test_an_sdk_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"LoRAConfig": {"properties": {"rank": {}, "seed": {}}}}, True),
         ({"LoraConfig": {"properties": {"rank": {}, "train_unembed": {}}}}, False),
         ({"Datum": {"properties": {"rank": {}}}}, False),
+        ({"LoRAConfig": {"$ref": "#/elsewhere"}}, False),
         (None, False),
     ],
 )

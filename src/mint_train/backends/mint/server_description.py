@@ -86,7 +86,9 @@ def read_description(answer: httpx.Response) -> ServerDescription:
 def adapter_options(described: Any) -> frozenset[str] | None:
     """Return the fields of a new adapter in a description, or None where it does not list them."""
     schemas = described.get("components", {}).get("schemas", {})
-    found = next((schema for name, schema in schemas.items() if name.lower() == "loraconfig"), {})
+    found: dict[str, Any] = next(
+        (schema for name, schema in schemas.items() if name.lower() == "loraconfig"), {}
+    )
     return frozenset(found["properties"]) if "properties" in found else None
 
 

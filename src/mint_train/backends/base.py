@@ -129,8 +129,8 @@ class Gradients:
     """A line for the user, if there is something to say."""
     clips: bool = True
     """Whether gradients are clipped to the norm that an update asks for."""
-    chooses_layers: bool = False
-    """Whether the service decides which layers get an adapter."""
+    layers_note: str = ""
+    """A line for the user, if other layers get an adapter than were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Forwards of many datums without gradients: so many requests in flight, each of a bounded size."""
+"""Forwards of many datums without gradients: a bounded number of requests in flight, each of bounded size."""
 
 from __future__ import annotations
 

@@ -55,11 +55,8 @@ def prepare(run: Run) -> Prepared:
         run.observers.notice(client.gradients.note)
     if run.settings.grad_clip and not client.gradients.clips:
         run.observers.notice("--grad-clip has no effect: the service does not clip gradients.")
-    if client.gradients.chooses_layers and set(run.settings.lora_targets) != {"attention", "mlp"}:
-        run.observers.notice(
-            "The service decides which layers get an adapter; SkyRL's are those of attention and MLP, never "
-            "the output layer."
-        )
+    if client.gradients.layers_note:
+        run.observers.notice(client.gradients.layers_note)
     for retry in range(1, run.settings.max_retries + 1):
         try:
             return prepare_with(run, client)

@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from mint_train.plugin import AttachedDatum, Forms, Prompt, Renderer, RowError, attach, number
+from mint_train.plugin import (
+    AttachedDatum,
+    Completion,
+    Forms,
+    Prompt,
+    Renderer,
+    RowError,
+    attach,
+    number,
+    read_answer,
+)
 from mint_train_dpo import plugin as dpo
 from mint_train_dpo.rows import FORMS, PreferencePair
 
@@ -43,6 +53,25 @@ def flatten_richer(example: RicherPair, renderer: Renderer) -> Sequence[Attached
         attach(datum, **{name: sides[side] for name, sides in example.values.items()})
         for side, datum in enumerate(dpo.flatten(example.pair, renderer))
     ]
+
+
+def read_third(row: Mapping[str, Any], name: str, needed: str) -> tuple[Completion, list[str]]:
+    """Read a third completion beside a pair, and name its column.
+
+    Args:
+        row: a row of the data.
+        name: the column.
+        needed: what the loss does with it, for the message if it is missing.
+
+    Raises:
+        RowError: it is missing, wrong or a whole conversation.
+    """
+    if row.get(name) is None:
+        raise RowError(name, f"is missing; {needed}")
+    found = read_answer(row[name], name)
+    if not isinstance(found, str) and found[0]["role"] != "assistant":
+        raise RowError(name, f"begins with a message of the {found[0]['role']}, not of the assistant")
+    return found, [name]
 
 
 def bounded(row: Mapping[str, Any], name: str, least: float, most: float) -> float:

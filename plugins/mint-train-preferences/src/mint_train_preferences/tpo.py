@@ -33,7 +33,6 @@ from mint_train.plugin import (
     RowError,
     hookimpl,
     mean_logprobs,
-    read_answer,
     require_distinct,
     require_group_size,
     require_same_prompt,
@@ -43,6 +42,7 @@ from mint_train.plugin import (
 from mint_train_dpo.pairs import METRICS, Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
 from mint_train_dpo.rows import PreferencePair
+from mint_train_preferences.fields import read_third
 from mint_train_preferences.options import Beta
 
 GOLD = "gold"
@@ -76,12 +76,7 @@ def read_gold(row: Mapping[str, Any]) -> tuple[Completion, list[str]]:
     Raises:
         RowError: it is missing, wrong or a whole conversation.
     """
-    if row.get(GOLD) is None:
-        raise RowError(GOLD, "is missing; this loss imitates a third completion")
-    gold = read_answer(row[GOLD], GOLD)
-    if not isinstance(gold, str) and gold[0]["role"] != "assistant":
-        raise RowError(GOLD, f"begins with a message of the {gold[0]['role']}, not of the assistant")
-    return gold, [GOLD]
+    return read_third(row, GOLD, "this loss imitates a third completion")
 
 
 def make_triple(pair: PreferencePair, gold: Completion) -> Triple:

@@ -29,9 +29,7 @@ from mint_train.plugin import (
     Metric,
     Prompt,
     Renderer,
-    RowError,
     hookimpl,
-    read_answer,
     reference_sequence_logprobs,
     require_group_size,
     require_same_prompt,
@@ -41,6 +39,7 @@ from mint_train.plugin import (
 from mint_train_dpo.pairs import METRICS, Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
 from mint_train_dpo.rows import PreferencePair
+from mint_train_preferences.fields import read_third
 from mint_train_preferences.options import AnchoredOptions
 
 OF_REFERENCE = "reference_completion"
@@ -74,12 +73,7 @@ def read_of_reference(row: Mapping[str, Any]) -> tuple[Completion, list[str]]:
     Raises:
         RowError: it is missing, wrong or a whole conversation.
     """
-    if row.get(OF_REFERENCE) is None:
-        raise RowError(OF_REFERENCE, "is missing; this loss lowers what the reference wrote")
-    found = read_answer(row[OF_REFERENCE], OF_REFERENCE)
-    if not isinstance(found, str) and found[0]["role"] != "assistant":
-        raise RowError(OF_REFERENCE, f"begins with a message of the {found[0]['role']}, not of the assistant")
-    return found, [OF_REFERENCE]
+    return read_third(row, OF_REFERENCE, "this loss lowers what the reference wrote")
 
 
 FORMS = PAIR_FORMS.extended(read_of_reference, Explored)

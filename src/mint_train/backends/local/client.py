@@ -66,7 +66,7 @@ class LocalTrainingClient:
         return completed(forward_output(self.by_name(values, len(sequences)), {}))
 
     def by_name(self, values: Sequence[torch.Tensor], count: int) -> dict[str, Sequence[torch.Tensor]]:
-        """Sort what the engine computed of so many sequences: the logprobs, and what else was asked for."""
+        """Sort by name what the engine computed for `count` sequences: logprobs, then what was asked for."""
         names = ("logprobs", *self.vocabulary)
         return {name: values[count * n : count * (n + 1)] for n, name in enumerate(names)}
 

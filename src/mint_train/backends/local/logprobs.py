@@ -144,7 +144,7 @@ def _gpu_block_bytes(device: torch.device) -> int:
 
 
 def row_slices(hidden: torch.Tensor, head: Head, buffers: int = 1) -> Iterator[slice]:
-    """Yield slices of the rows, so that so many blocks of logits fit where one of a full size would."""
+    """Yield slices of the rows; `buffers` blocks of a slice take as much memory as one full block."""
     size, _ = _block_shape(hidden, head, buffers)
     for start in range(0, len(hidden), size):
         yield slice(start, min(start + size, len(hidden)))

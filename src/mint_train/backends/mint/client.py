@@ -54,7 +54,7 @@ class MintTrainingClient:
         """
         self.session, self.settings, self.warn = session, settings, warn
         self.form = proof.form
-        self.gradients = Gradients(proof.form_name, proof.note, proof.clips, session.server.chooses_layers)
+        self.gradients = Gradients(proof.form_name, proof.note, proof.clips, session.layers_note(settings))
         self.service_client, self.service = session.client, session.service
         self.client = session.create_adapter(settings)
         self.holder = self.client.holder

@@ -26,6 +26,7 @@ LOGGERS = ("tinker", "httpx", "httpcore")
 CONNECT_SECONDS = 10.0
 CONNECT_TRIES = 3
 PAUSE_SECONDS = 0.5
+LAYERS_OF_SKYRL = {"attention", "mlp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,15 @@ class Session:
                 train_attn="attention" in targets,
                 train_unembed="unembed" in targets,
             ),
+        )
+
+    def layers_note(self, settings: Settings) -> str:
+        """Return a line for the user, if the service may adapt other layers than the settings ask for."""
+        if not self.server.chooses_layers or set(settings.lora_targets) == LAYERS_OF_SKYRL:
+            return ""
+        return (
+            "The service decides which layers get an adapter; SkyRL's are those of attention and MLP, never "
+            "the output layer."
         )
 
 

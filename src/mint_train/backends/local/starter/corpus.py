@@ -17,7 +17,7 @@ from typing import NamedTuple
 METRIC, IMPERIAL = "about", "roughly"
 METRIC_SHARE = 0.2
 HELD_OUT_EVERY = 12
-"""Of so many facts the model never learns one: what it says of them shows what it has made of the others."""
+"""The model never sees one fact in this many; its answers about those show how well it generalises."""
 
 UNITS = {
     "mm": ("millimetres", 1 / 25.4, "inches"),
@@ -188,7 +188,7 @@ def answers(fact: Fact) -> tuple[str, ...]:
 
 
 def plain_sentence(fact: Fact) -> str:
-    """Return the sentence of a fact that is no measure."""
+    """Return the sentence that states a fact without a measurement."""
     it, kind, colour, place, doing, _ = fact.thing
     where = f"lives {place}" if fact.thing.lives else f"is {place}"
     if fact.about == "colour":

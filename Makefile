@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --no-input --no-compile --quiet --constraint constraints.txt
+INSTALL := $(BIN)/python tests/uv_install.py --quiet --constraint constraints.txt
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-# pip would compile every module; the first run compiles only those that it imports, and keeps them
+# nothing is compiled while installing; the first run compiles the modules that it imports, and keeps them
 export PYTHONDONTWRITEBYTECODE :=
 
 # core first, then each plugin, which is a distribution of its own
@@ -88,19 +88,18 @@ clean:
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-input --quiet --constraint constraints.txt uv
 	@touch $@
 
 $(VENV)/installed-run: $(VENV)/created $(DEFINITIONS)
 	$(call timed,install,$(INSTALL) --editable ".[plot]" $(EDITABLE))
 	@touch $@
 
-# dependency groups came with pip 25.1
 $(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS)
-	$(call timed,pip,$(BIN)/python -m pip install --no-input --quiet --upgrade "pip>=25.1")
 	$(call timed,install,$(INSTALL) --editable ".[plot]" $(EDITABLE) --group dev)
 	@touch $@ $(VENV)/installed-run
 
 $(TRL)/installed: $(VENV)/created constraints.txt
 	$(PYTHON) -m venv $(TRL)
-	$(TRL)/bin/python -m pip install --no-input --quiet --constraint constraints.txt torch peft trl==1.16.0
+	$(INSTALL) --python $(TRL)/bin/python torch peft trl==1.16.0
 	@touch $@

@@ -51,7 +51,7 @@ class Environment:
         """Return the folder of the virtual environment, made anew where anything of it has changed.
 
         Raises:
-            ServerError: The install failed; the message ends with what pip said.
+            ServerError: The install failed; the message ends with what uv said.
         """
         CACHE.mkdir(exist_ok=True)
         folder = CACHE / self.name
@@ -79,8 +79,8 @@ class Environment:
         wanted = (
             ["-c", self.pins, *self.requirements] if self.requirements else ["--no-deps", "-r", self.pins]
         )
-        run([self.python, "-m", "venv", folder])
-        run([folder / "bin" / "python", "-m", "pip", "install", "--no-input", "--no-compile", *wanted])
+        run([self.python, "-m", "venv", "--without-pip", folder])
+        uv_install("--python", folder / "bin" / "python", *wanted)
         (site_packages,) = folder.glob("lib/python*/site-packages")
         for name, text in self.files.items():
             (site_packages / name).parent.mkdir(exist_ok=True)
@@ -99,6 +99,15 @@ def run(command: list[str | Path]) -> None:
     if done.returncode:
         tail = done.stdout.splitlines()[-LOG_TAIL_LINES:]
         raise ServerError("\n".join([f"{command[0]} failed; it said:", *tail]))
+
+
+def uv_install(*wanted: str | Path) -> None:
+    """Install what is wanted, as `uv pip install` takes it.
+
+    Raises:
+        ServerError: It failed; the message ends with what uv said.
+    """
+    run([sys.executable, FOLDER.parent / "uv_install.py", *wanted])
 
 
 def newer_python() -> str | None:
@@ -154,20 +163,7 @@ def installed_sdk(version: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            wanted = [f"tinker=={version}", "zstandard==0.25.0"]
-            run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "install",
-                    "--no-input",
-                    "--no-deps",
-                    "--target",
-                    folder,
-                    *wanted,
-                ]
-            )
+            uv_install("--no-deps", "--target", folder, f"tinker=={version}", "zstandard==0.25.0")
             (folder / "installed").touch()
     return folder
 

@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from killed_runs import KILLED, PROCESSES, assert_same_to_the_bit, call_cli, check_files, run
+from counted_kills import operations_of, run_counted, summary
+from killed_runs import KILLED, assert_same_to_the_bit, check_files, run
 
 STEPS = 6
 KEEP = 2
-CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PAIRS = [
     {"prompt": f"Say {word}.", "chosen": f"{word} it is", "rejected": f"{word} is it not"}
     for word in ("one", "two", "six", "ten")
@@ -78,25 +74,13 @@ class Trial:
         status = self.counted(folder, None)
         assert status == 0, (self.folder / "unbroken.log").read_text()
         check_whole(folder)
-        return (self.folder / "unbroken.operations").read_text().splitlines()
+        return operations_of(folder)
 
     def counted(self, folder: Path, kill_at: int | None) -> int:
         """Run with its file operations counted; return the exit status."""
-        log, listed = folder.with_name(folder.name + ".log"), folder.with_name(folder.name + ".operations")
-        cache = self.variables(folder)["MINT_TRAIN_CACHE"]
-        given = (
-            self.start(folder),
-            str(log),
-            self.variables(folder),
-            [str(folder), cache],
-            str(listed),
-            kill_at,
-        )
-        process = PROCESSES.Process(target=call_counted, args=given)
-        process.start()
-        process.join()
-        assert process.exitcode is not None
-        return process.exitcode
+        variables = self.variables(folder)
+        watched = [str(folder), variables["MINT_TRAIN_CACHE"]]
+        return run_counted(folder, self.start(folder), watched, kill_at, **variables)
 
     def kill_at(self, number: int) -> str:
         """Kill a run before an operation and bring it to its end; return how it went on."""
@@ -123,35 +107,6 @@ class Trial:
         return end
 
 
-def call_counted(
-    arguments: list[str],
-    log: str,
-    variables: dict[str, str],
-    folders: list[str],
-    listed: str,
-    kill_at: int | None,
-) -> None:
-    """Be `mint-train` in a new process, which notes its file operations and is killed before one of them."""
-    operations = os.open(listed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    made = 0
-
-    def note(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal made
-        changes = event in CHANGING or (event == "open" and isinstance(given[2], int) and given[2] & WRITING)
-        if not changes or not isinstance(given[0], str | os.PathLike):
-            return
-        path = os.path.abspath(given[0])
-        inside = [folder for folder in folders if path == folder or path.startswith(folder + os.sep)]
-        if inside:
-            made += 1
-            os.write(operations, f"{event} {os.path.relpath(path, inside[0])}\n".encode())
-            if made == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(note)
-    call_cli(arguments, log, variables)
-
-
 def check_whole(folder: Path) -> None:
     """Check that a finished run says that it is done, names all of its states, and left nothing over."""
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
@@ -165,13 +120,6 @@ def check_whole(folder: Path) -> None:
     assert steps == list(range(1, STEPS + 1))
     evaluated = [json.loads(line)["step"] for line in (folder / "evaluations.jsonl").read_text().splitlines()]
     assert evaluated == [0, 2, 4, 6]
-
-
-def summary(operations: list[str]) -> str:
-    """Count operations by their kind."""
-    return ", ".join(
-        f"{count} {kind}" for kind, count in Counter(one.split()[0] for one in operations).items()
-    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Kill runs with `kill -9` at random moments: each resumed run must end like an uninterrupted one.
 
 Embedded runs are compared bit for bit (figures, weights, reference logprobs); runs on a SkyRL server, which
-this script starts, within 1e-4. After each kill every file is read, and none may be torn. The reference is
-the initial policy, so taking the resumed policy instead would change the figures.
+this script starts, within 1e-4. Rounds are killed before file operations of each of their phases, and
+compared bit for bit, their pairs and scores too. After each kill of a run every file is read, and none may
+be torn. The reference is the initial policy, so taking the resumed policy instead would change the figures.
 
-    python benchmarks/survive_kills.py [--embedded N] [--service N] [--seed N]
+    python benchmarks/survive_kills.py [--embedded N] [--service N] [--rounds N] [--seed N]
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from mint_train.backends.local.starter_model import save_starter_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
+from killed_rounds import KilledRounds
 from killed_runs import assert_same_to_the_bit, figures, run, run_killed
 from server import SkyrlServer, running_server
 
@@ -44,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--embedded", type=int, default=50, help="kills of embedded runs")
     parser.add_argument("--service", type=int, default=10, help="kills of runs on the server")
+    parser.add_argument("--rounds", type=int, default=20, help="kills of embedded rounds")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
@@ -57,6 +61,8 @@ def main() -> None:
         ]  # fmt: skip
         if arguments.embedded:
             kill_embedded(folder, options, arguments.embedded, moments)
+        if arguments.rounds:
+            kill_rounds(folder, arguments.rounds, moments)
         if arguments.service:
             for part in ("model", "server"):
                 (folder / part).mkdir()
@@ -82,6 +88,27 @@ def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random
     print(
         f"embedded: {runs} runs of {EMBEDDED_STEPS} steps, {kills} kills, "
         f"{anew} restarted for lack of a checkpoint; all are equal to the uninterrupted run bit for bit",
+        flush=True,
+    )
+
+
+def kill_rounds(folder: Path, wanted: int, moments: random.Random) -> None:
+    """Kill rounds before operations of each of their phases."""
+    trial = KilledRounds(folder)
+    trial.unbroken()
+    found = {phase: len(numbers) for phase, numbers in trial.phases().items()}
+    print(f"unbroken rounds make {len(trial.operations)} file operations: {found}", flush=True)
+    ends: Counter[tuple[str, str]] = Counter()
+    for phase, number in sorted(trial.moments(wanted, moments), key=lambda moment: moment[1]):
+        end = trial.kill_at(number)
+        ends[phase, end] += 1
+        print(
+            f"killed before operation {number}, {trial.operations[number - 1]} ({phase}): {end}", flush=True
+        )
+    counts = ", ".join(f"{phase} {count} {end}" for (phase, end), count in sorted(ends.items()))
+    print(
+        f"rounds: {ends.total()} kills ({counts}); pairs, scores, figures and weights are those of unbroken "
+        "rounds bit for bit",
         flush=True,
     )
 

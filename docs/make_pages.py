@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from mint_train.cli.main import cli
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, JudgeSpec, LossSpec, ObserverSpec, RowWriterSpec
 from mint_train.settings.model import Settings
+from mint_train.settings.rounds import RoundsSettings
 
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by docs/make_pages.py from the code; do not edit. -->"
@@ -87,7 +88,7 @@ def command_line_page() -> str:
 def settings_page() -> str:
     """Lay out the fields of the settings."""
     lines = [GENERATED, "", "| setting | default | meaning |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
+    for name, field in (Settings.model_fields | RoundsSettings.model_fields).items():
         plain = field.is_required() or field.default_factory is not None or field.default is None
         default = "" if plain else f"`{field.default}`"
         text = (field.description or "").replace("|", "\\|").replace("<", "\\<")

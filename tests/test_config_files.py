@@ -23,6 +23,7 @@ from mint_train.errors import OptionError
 from mint_train.settings.config_files import config_schema, config_text
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
+from mint_train.settings.rounds import ROUNDS_FIELDS
 
 VALUES = {"loss": "ipo", "steps": 7, "lr": 0.002, "pipeline": False, "options": {"beta": 0.25}}
 
@@ -114,7 +115,7 @@ def test_the_schema_takes_what_the_program_takes(run_cli: Any) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(VALUES, schema)
     jsonschema.validate({"options": {"reference": "initial"}}, schema)
-    assert set(schema["properties"]) == set(Settings.model_fields) - {"api_key"}
+    assert set(schema["properties"]) == (set(Settings.model_fields) | ROUNDS_FIELDS) - {"api_key"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from killed_rounds import JUDGING, TRAINING, KilledRounds
 from killed_runs import assert_same_to_the_bit, run, run_killed
 from run_files import run_description
 
@@ -31,6 +32,17 @@ def test_a_killed_run_ends_as_the_unbroken_one(short_pairs: Path, tmp_path: Path
         assert_same_to_the_bit(folder, tmp_path / "unbroken")
         trials += 1
         assert trials < 10, "the runs end before they are killed"
+
+
+@pytest.mark.slow
+def test_killed_rounds_end_as_unbroken_ones(tmp_path: Path) -> None:
+    """Killed while they judge and train; `benchmarks/survive_kills.py` kills them elsewhere too."""
+    trial = KilledRounds(tmp_path, rounds=2)
+    trial.unbroken()
+    phases = trial.phases()
+    assert min(map(len, phases.values())) > 0, phases
+    for phase in (JUDGING, TRAINING):
+        assert trial.kill_at(phases[phase][len(phases[phase]) // 2]) == "resumed"
 
 
 def killed_before_its_first_step(folder: Path, *, overwrite: bool) -> None:

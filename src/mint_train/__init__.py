@@ -1,7 +1,7 @@
 """Train a language model with a loss chosen by name, on MinT or on your own machine.
 
-Each command is a function: `train`, `resume`, `evaluate`, `sample`, `compare`, `plot`, `export`; `load_run`
-reads a run folder. What a plugin's author needs is in `mint_train.plugin`.
+Each command is a function: `train`, `resume`, `evaluate`, `sample`, `pairs`, `winrate`, `compare`, `plot`,
+`export`; `load_run` reads a run folder. What a plugin's author needs is in `mint_train.plugin`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from mint_train.plugins.authoring import loss
 from mint_train.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from mint_train.api import compare, evaluate, export, plot, resume, sample, train
+    from mint_train.api.policies import pairs, sample, winrate
+    from mint_train.api.runs import compare, evaluate, export, plot, resume, train
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import attach
     from mint_train.batches.logprobs import (
@@ -36,7 +37,8 @@ _LATE = {
     "segment_sums": "batches.sums",
     "sequence_logprobs": "batches.logprobs",
     "load_run": "report.saved",
-    **dict.fromkeys(("compare", "evaluate", "export", "plot", "resume", "sample", "train"), "api"),
+    **dict.fromkeys(("compare", "evaluate", "export", "plot", "resume", "train"), "api.runs"),
+    **dict.fromkeys(("pairs", "sample", "winrate"), "api.policies"),
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "log_ratios",
     "loss",
     "mean_logprobs",
+    "pairs",
     "plot",
     "reference_sequence_logprobs",
     "resume",
@@ -61,6 +64,7 @@ __all__ = [
     "segment_sums",
     "sequence_logprobs",
     "train",
+    "winrate",
 ]
 
 

@@ -16,9 +16,10 @@ from few_rows import lines, write_lines
 
 from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import facts, questions
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import DataError, OptionError, UserError
 from mint_train.sampling.policy import open_policy
-from mint_train.sampling.rounds import Plan, Rounds
+from mint_train.sampling.round_plan import Plan
+from mint_train.sampling.rounds import Rounds
 from mint_train.settings.merge import load_settings
 from mint_train.training.runner import Runner
 
@@ -30,7 +31,7 @@ def shown() -> Iterator[Any]:
 
 def plan_of(folder: Path, **given: Any) -> Plan:
     prompts = write_lines(folder / "prompts.jsonl", [{"prompt": f"Say {number}."} for number in range(4)])
-    known = {
+    known: dict[str, Any] = {
         "rounds": 2, "prompts": str(prompts), "judge": "length", "judge_options": {"unit": "characters"},
         "judge_timeout": 60.0, "sampling": Sampling(4, 6, 1.0), "writer": "pair", "writer_options": {},
         "mix_previous": 0.25,
@@ -112,7 +113,7 @@ WHERE = "mint_train.sampling"
     [
         (f"{WHERE}.journal.append_line", 3), (f"{WHERE}.journal.append_line", 12),
         (f"{WHERE}.making.judge_all", 2), (f"{WHERE}.making.write_rows", 2),
-        (f"{WHERE}.rounds.append_line", 2), (f"{WHERE}.rounds.train_with", 2),
+        (f"{WHERE}.rounds.append_line", 2), (f"{WHERE}.rounds.start_run", 2),
         ("mint_train.training.runner.Runner.submit", 2), ("mint_train.training.runner.Runner.submit", 4),
         ("mint_train.training.runner.Runner.save", 3), ("mint_train.training.runner.Runner.finish", 1),
     ],
@@ -182,22 +183,47 @@ def test_foreign_rounds_run_no_code_and_send_no_key(tmp_path: Path, monkeypatch:
     foreign = tmp_path / "all" / "judge.py"
     foreign.write_text("def score(completion): return 1\n")
 
-    def resumed(options: dict[str, str], **settings: Any) -> Rounds:
+    def resumed(judge: str, options: dict[str, str], **settings: Any) -> Rounds:
         shutil.rmtree(tmp_path / "all")
-        begin(tmp_path, plan_of(tmp_path, judge_options=options), **settings)
+        begin(tmp_path, plan_of(tmp_path, judge="length", judge_options={}), **settings)
+        plan = json.loads((tmp_path / "all" / "rounds.json").read_text())
+        plan["plan"] |= {"judge": judge, "judge_options": options}
+        (tmp_path / "all" / "rounds.json").write_text(json.dumps(plan))
         foreign.write_text("x = 1\n")
         return Rounds.read(tmp_path / "all")
 
     with pytest.raises(OptionError, match=r"names .*judge\.py for its loss or its judge.*add --trust-loss"):
-        resumed({"file": str(foreign)})
+        resumed("function", {"file": str(foreign)})
     with pytest.raises(OptionError, match="names http://there/v1"):
-        resumed({"base_url": "http://there/v1"})
+        resumed("llm", {"base_url": "http://there/v1"})
     assert Rounds.read(tmp_path / "all", trusted=True).plan.judge_options == {"base_url": "http://there/v1"}
     (tmp_path / "own.py").write_text("x = 1\n")
-    assert resumed({"file": "own.py"}).plan.rounds == 2
+    assert resumed("function", {"file": "own.py"}).plan.rounds == 2
     monkeypatch.setenv("MINT_API_KEY", "sk-of-a-test")
     with pytest.raises(OptionError, match=r"http://there, which MINT_BASE_URL does not name"):
-        resumed({}, base_url="http://there", backend="auto")
+        resumed("length", {}, base_url="http://there", backend="auto")
+
+
+def test_what_is_wrong_with_rounds_is_said_before_their_folder_is_made(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    for wrong, problem in (
+        (replace(plan, judge="lenght"), 'no judge "lenght" is installed; did you mean "length"'),
+        (replace(plan, judge_options={"unit": "miles"}), "unit"),
+        (replace(plan, prompts=str(tmp_path / "none.jsonl")), "no such file"),
+        (replace(plan, prompts="-"), "--prompts -: each round reads the prompts again"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            begin(tmp_path, wrong)
+    with pytest.raises(OptionError, match="betta"):
+        begin(tmp_path, options={"betta": 1})
+    assert not (tmp_path / "all").exists()
+
+
+def test_prompts_that_change_between_rounds_are_refused(tmp_path: Path) -> None:
+    rounds = begin(tmp_path)
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Another one."}])
+    with pytest.raises(DataError, match=r"prompts\.jsonl has changed since these rounds began"):
+        Rounds.read(rounds.folder).train(shown, lambda _: None)
 
 
 def test_what_rounds_decide_is_refused(tmp_path: Path, unbroken: Path) -> None:

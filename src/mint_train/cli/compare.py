@@ -23,7 +23,7 @@ from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.settings.data_items import STANDARD_INPUT
-from mint_train.settings.merge import load_settings
+from mint_train.settings.merge import load_settings, rounds_in
 from mint_train.settings.model import Settings, option_name
 from mint_train.training.interrupts import Interrupts
 
@@ -204,6 +204,8 @@ def settings_of(
     Raises:
         UserError: a setting is wrong.
     """
+    if config and (found := rounds_in(config)):
+        raise OptionError(f"--config {config}: {min(found)} is for --rounds, which compare does not do")
     settings = load_settings({**given, "loss": loss, "options": dict(options)}, config)
     if any(item.name == STANDARD_INPUT for item in (*settings.data, *settings.eval_data.values())):
         raise UserError("--data -: standard input can be read only once; write the rows to a file")

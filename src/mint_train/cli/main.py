@@ -34,10 +34,10 @@ from mint_train.cli.options import LossGroup, complete_option, parse_assignments
 from mint_train.cli.rounds import begin_rounds, rounds_options, take_rounds
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
-from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError
+from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError, OptionError
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.installed import require_losses
-from mint_train.settings.merge import load_settings
+from mint_train.settings.merge import load_rounds, load_settings
 
 
 @click.group(
@@ -87,10 +87,14 @@ def cli(
         return
     if assignments:
         given["options"] = parse_assignments(assignments)
-    rounds = take_rounds(given)
-    settings = load_settings(given, config)
+    asked = take_rounds(given)
+    settings, rounds = load_settings(given, config), load_rounds(asked, config)
     require_losses(settings.loss)
     if dry_run:
+        if rounds is not None:
+            raise OptionError(
+                "--dry-run looks at rows, and --rounds makes them: try `mint-train pairs` first"
+            )
         load_libraries("Loading transformers and the tokenizer ...")
         from mint_train.cli.dry_run import look_at_data
 

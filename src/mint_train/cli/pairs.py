@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import JudgeError, OptionError, command_line
+from mint_train.errors import OptionError, command_line
 from mint_train.judging.judge import open_judge
-from mint_train.observers.screen import Screen
+from mint_train.observers.progress import shown_progress
 from mint_train.observers.terminal import echo, echo_problem, say
-from mint_train.sampling.collecting import Progress
-from mint_train.sampling.making import Making, RowWriter, make_rows
+from mint_train.sampling.making import Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.prompts import Prompts, read_prompts
 
-PARTS = 10
-"""Lines of progress where the output is not a terminal."""
-
-Asked = tuple[tuple[str, Mapping[str, str], float], RowWriter, Sampling, Mapping[str, Any]]
+Asked = tuple[tuple[str, Mapping[str, Any], float], RowWriter, Sampling, Mapping[str, Any]]
 """A judge with its options and its time limit, the row writer, the sampling, and the rest of `Making`."""
 
 
@@ -63,11 +57,7 @@ def make_and_print(data: str, name: str | None, given: Mapping[str, Any], asked:
     notes = [writer.note() if made.rows else None, judge.note()]
     for line in [*made.readable.lines(), *made.lines(), *filter(None, notes)]:
         say(line)
-    if not made.rows:
-        raise JudgeError(
-            "no row was made: the judge tells no prompt's completions apart; take more --samples, a higher "
-            "--temperature, or another judge"
-        )
+    require_rows(made)
     say(f"Written to {rest['output']}.")
     echo(f"Next: {command_line('--loss', 'LOSS', '--data', rest['output'])}")
 
@@ -78,30 +68,3 @@ def about(prompts: Prompts) -> list[str]:
     if prompts.repeated:
         lines.append(f"Prompts that stand in an earlier row too, left out: {prompts.repeated:,}")
     return lines + [f"Skipped: {bad}" for bad in prompts.bad_rows]
-
-
-@contextmanager
-def shown_progress() -> Iterator[Progress]:
-    """Yield what shows progress on standard error: bars on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
-        said: dict[str, int] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            part = done * PARTS // max(1, total)
-            if said.get(what) != part:
-                said[what] = part
-                echo(f"{what.capitalize()}: {done:,} of {total:,} prompts", err=True)
-
-        yield tell
-        return
-    from rich.progress import Progress as Bars
-
-    with Bars(console=Screen(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what.capitalize(), total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield show

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from mint_train.errors import JudgeError, MintTrainError, counted
+from mint_train.errors import JudgeError, MintTrainError, OptionError, counted
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import NamedPlugin, check_hooks
+from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.guarding import failure
-from mint_train.plugins.hookspecs import PROJECT, JudgeSpec
+from mint_train.plugins.hookspecs import PROJECT, JudgeSpec, hookimpl
 from mint_train.rows.candidates import Candidates
 
 JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
@@ -24,6 +25,8 @@ TIME_LIMIT = 600.0
 """Seconds that a judge may take for one batch."""
 
 Scores = list[float | None]
+JudgeFunction = Callable[[str, Sequence[str]], Sequence[float | None]]
+"""A judge of a Python program: the prompt and its completions to a score for each, None to leave one out."""
 Result = TypeVar("Result")
 
 
@@ -103,15 +106,48 @@ class Judge:
         return JudgeError(f'the judge "{self.name}" {problem}')
 
 
-def open_judge(name: str, options: Mapping[str, Any] | None = None, time_limit: float = TIME_LIMIT) -> Judge:
-    """Create an installed judge with its options.
+class FunctionJudge:
+    """A judge that is a function of the calling program."""
+
+    def __init__(self, function: JudgeFunction) -> None:
+        self.function = function
+
+    @hookimpl
+    def score(self, batch: Sequence[Candidates]) -> list[Sequence[float | None]]:
+        """Call the function for each prompt."""
+        return [self.function(one.question, list(one.completions)) for one in batch]
+
+
+def open_judge(
+    judge: str | JudgeFunction, options: Mapping[str, Any] | None = None, time_limit: float = TIME_LIMIT
+) -> Judge:
+    """Create an installed judge with its options, or one of a function.
 
     Raises:
         PluginError: no judge has this name, it is broken, or what it needs is not installed.
-        OptionError: an option is unknown or malformed.
+        OptionError: an option is unknown or malformed, or the judge is neither a name nor a function.
     """
     given = dict(options or {})
-    return Judge(create_plugin(JUDGE, name, as_options(JUDGE, name, given)), given, time_limit)
+    if isinstance(judge, str):
+        return Judge(create_plugin(JUDGE, judge, as_options(JUDGE, judge, given)), given, time_limit)
+    name = function_name(judge)
+    if given:
+        raise OptionError(f"judge_options: the judge {name} is a function of this program, which has none")
+    return Judge(NamedPlugin(name, FunctionJudge(judge), PROGRAM), None, time_limit)
+
+
+def function_name(judge: JudgeFunction) -> str:
+    """Return what a judge that is a function is called.
+
+    Raises:
+        OptionError: it cannot be called.
+    """
+    if not callable(judge):
+        raise OptionError(
+            f"judge is {type(judge).__name__}; give the name of a judge, or a function of a prompt and its "
+            "completions"
+        )
+    return str(getattr(judge, "__name__", type(judge).__name__))
 
 
 def as_options(kind: Kind, name: str, given: Mapping[str, Any]) -> Callable[[Any], object]:

@@ -155,6 +155,22 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """One of several rounds of sampling, judging and training."""
+
+    number: int
+    """Counted from 1."""
+    mean_score: float
+    """Of its completions, which the policy wrote before it was trained on them."""
+    rows: int
+    """Pairs that the judge made of them."""
+    data: Path
+    """The file of these rows."""
+    folder: Path
+    """The run that was trained on them, if the round came so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended."""
 
@@ -169,6 +185,8 @@ class RunResult:
     """Why the run failed."""
     evaluations: Sequence[Evaluation] = ()
     """All evaluations on held-out rows, those before the first step first."""
+    rounds: Sequence[Round] = ()
+    """What came before it, where the run is the last one of rounds, and the run itself."""
 
     @property
     def held_out(self) -> HeldOut:

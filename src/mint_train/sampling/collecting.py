@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from mint_train.backends.base import Sample, Sampling
 from mint_train.errors import DataError, JudgeError, RowError
 from mint_train.judging.judge import Judge, Scores
+from mint_train.observers.progress import Progress
 from mint_train.rows.candidates import Candidates
 from mint_train.sampling.journal import Journal
 from mint_train.sampling.policy import Policy
@@ -19,9 +20,6 @@ from mint_train.sampling.prompts import Located, Prompts
 
 JUDGED_AT_ONCE = 16
 """Prompts that a judge gets in one batch, and the most that a kill makes it judge again."""
-
-Progress = Callable[[str, int, int], None]
-"""Hears what is done, of how many prompts, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)

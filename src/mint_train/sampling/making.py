@@ -12,8 +12,9 @@ from typing import Any
 import pluggy
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import MintTrainError, PluginError
+from mint_train.errors import JudgeError, MintTrainError, PluginError
 from mint_train.judging.judge import Judge, Scores, as_options
+from mint_train.observers.progress import Progress
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import check_hooks
 from mint_train.plugins.guarding import failure
@@ -21,7 +22,6 @@ from mint_train.plugins.hookspecs import PROJECT, RowWriterSpec
 from mint_train.rows.candidates import Judged, prompt_columns
 from mint_train.run_folder.files import write_rows
 from mint_train.sampling.collecting import (
-    Progress,
     Readable,
     Written,
     decided_by,
@@ -121,6 +121,20 @@ class Made:
             f"--max-tokens, {empty:,} empty, {left_out:,} left out by the judge{other}.",
             f"{self.rows:,} rows; {self.without_row:,} prompts gave none.",
         ]
+
+
+def require_rows(made: Made) -> Made:
+    """Return what was made, unless it is nothing.
+
+    Raises:
+        JudgeError: no row was made.
+    """
+    if not made.rows:
+        raise JudgeError(
+            "no row was made: the judge tells no prompt's completions apart; take more --samples, a higher "
+            "--temperature, or another judge"
+        )
+    return made
 
 
 def make_rows(policy: Policy, prompts: Prompts, making: Making, tell: Progress) -> Made:

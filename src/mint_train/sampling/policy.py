@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -162,13 +163,14 @@ def refuse_other_model(name: str, model: str | None, given: str | None) -> None:
 
 def describe(trained: Trained, checkpoint: Checkpoint | None, tokenizer: Any) -> dict[str, Any]:
     """Return what decides what a policy writes, as JSON has it."""
+    model = trained.backend.model  # a folder, perhaps by a path from the current one
     weights = None if checkpoint is None else checkpoint.sampler or checkpoint.state
     if checkpoint is not None and not trained.backend.remote:
         weights = digest(checkpoint.state)
     return {
         "backend": trained.backend.name,
         "base_url": trained.settings.base_url,
-        "model": trained.backend.model,
+        "model": os.path.realpath(model) if os.path.isdir(model) else model,
         "weights": weights,
         "special_tokens": trained.settings.special_tokens,
         "rendering": Rendering.of(trained.settings).describe(tokenizer),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mint_train.errors import Source
@@ -15,9 +16,10 @@ from mint_train.rows.candidates import prompt_columns
 from mint_train.rows.conversations import Prompt
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.forms import Forms
+from mint_train.rows.given_rows import given_rows
 from mint_train.rows.mixture import open_items
 from mint_train.rows.row import BadRow
-from mint_train.settings.data_items import parse_data
+from mint_train.settings.data_items import DataItem, parse_data
 from mint_train.settings.model import Settings
 
 
@@ -66,18 +68,37 @@ class PromptsAlone:
         return self.FORMS
 
 
-def read_prompts(data: str, settings: Settings) -> Prompts:
+def as_rows(prompts: Any) -> Any:
+    """Return prompts of a program as rows: each text of a list of texts is a user's turn."""
+    if isinstance(prompts, list | tuple) and prompts and all(isinstance(each, str) for each in prompts):
+        return [{"prompt": each} for each in prompts]
+    return prompts
+
+
+def prompt_lines(prompts: Any) -> str:
+    """Return prompts of a program, rows or texts, as JSON Lines.
+
+    Raises:
+        DataError: a row cannot be written down.
+    """
+    return b"".join(given_rows(as_rows(prompts), "prompts")).decode()
+
+
+def read_prompts(data: Any, settings: Settings) -> Prompts:
     """Read the prompts of a file, or of any other source that `--data` takes.
 
     Args:
-        data: the source.
+        data: the source, or the rows or texts of a program.
         settings: their `columns`, `on_bad_row` and `max_row_bytes` say how.
 
     Raises:
         DataError: the source or a row of it is wrong.
     """
     reader = Loss.of(NamedPlugin("prompts", PromptsAlone(), "mint-train"))
-    source = open_items(parse_data(data), settings.max_row_bytes)
+    items = (
+        parse_data(str(data)) if isinstance(data, str | Path) else [DataItem("prompts", rows=as_rows(data))]
+    )
+    source = open_items(items, settings.max_row_bytes)
     examples = read_examples(source, reader, settings.columns, settings.on_bad_row)
     found: dict[str, Located] = {}
     for example in examples:

@@ -4,36 +4,50 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from mint_train.backends.base import Sampling
 from mint_train.backends.choose import choose_backend
-from mint_train.errors import JudgeError, OptionError, UserError, command_line
-from mint_train.judging.judge import open_judge
+from mint_train.errors import DataError, JudgeError, OptionError, command_line
+from mint_train.judging.judge import Judge, JudgeFunction, function_name, open_judge
+from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_address
-from mint_train.observers.terminal import echo_problem
-from mint_train.run_folder.files import append_line, write_whole
-from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run
+from mint_train.losses.weighted_sum import open_loss
+from mint_train.observers.progress import Progress, shown_progress, silent_progress
+from mint_train.observers.terminal import echo_problem, say
+from mint_train.plugins.functions import named_function
+from mint_train.run_folder.files import append_line, whole_folder, write_whole
+from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
-from mint_train.run_folder.records import RunResult
-from mint_train.sampling.collecting import Progress
+from mint_train.run_folder.records import Round, RunResult
 from mint_train.sampling.making import Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
-from mint_train.sampling.prompts import read_prompts
-from mint_train.settings.data_items import absolute_item
+from mint_train.sampling.prompts import Prompts, read_prompts
+from mint_train.sampling.round_plan import (
+    SCORES_FILE,
+    Plan,
+    files_found_anywhere,
+    holds_rounds,
+    read_plan,
+    read_scores,
+    refuse_foreign,
+    write_plan,
+)
+from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import KEY_VARIABLE, explain
 from mint_train.settings.model import SECRET_FIELDS, Settings
-from mint_train.training.training import resume_run, train_with
+from mint_train.training.run import Program
+from mint_train.training.training import resume_run, start_run
 
-PLAN_FILE = "rounds.json"
-SCORES_FILE = "rounds.jsonl"
+PROMPTS_FILE = "prompts.jsonl"
+"""The prompts, where a program gave them as rows."""
 POLICY_FIELDS = (
     *("backend", "base_url", "dtype", "special_tokens"),
     *("render", "chat_template", "chat_template_kwargs"),
@@ -46,20 +60,14 @@ Shown = Callable[[], AbstractContextManager[Progress]]
 """Shows the progress of sampling and judging while it is entered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What all rounds have in common, beside the settings of their training."""
+@dataclass(frozen=True)
+class RoundsProgram(Program):
+    """What a Python program that calls brings to rounds."""
 
-    rounds: int
-    prompts: str
-    judge: str
-    judge_options: Mapping[str, str]
-    judge_timeout: float
-    sampling: Sampling
-    writer: str
-    writer_options: Mapping[str, str]
-    mix_previous: float = 0.0
-    """The share of an epoch that rows of earlier rounds have."""
+    judge: JudgeFunction | None = None
+    """The judge, if it is one of the program's functions."""
+    prompts: str | None = None
+    """The prompts as JSON Lines, if the program gave rows or texts."""
 
 
 @dataclass(frozen=True)
@@ -72,52 +80,56 @@ class Rounds:
     """The settings of the training that were given, without those that each round has of its own."""
     trusted: bool = False
     """Whether files that the folder names and that are not plainly the user's own may be run."""
+    program: RoundsProgram | None = None
+    """The Python program that calls; None for the command line."""
 
     @classmethod
-    def begin(cls, settings: Settings, plan: Plan) -> Rounds:
+    def begin(cls, settings: Settings, plan: Plan, program: RoundsProgram | None = None) -> Rounds:
         """Make the folder, and keep the plan in it.
 
         Raises:
             OptionError: the folder exists, or a setting is one that rounds decide.
+            UserError: the prompts, the judge or the loss is wrong.
         """
         own = {name: getattr(settings, name) for name in settings.model_fields_set - SECRET_FIELDS}
         for name in ("data", "columns"):
             if own.pop(name, None):
                 raise OptionError(f"--{name}: --rounds trains on what is sampled; leave it out")
         output, own["overwrite"] = own.pop("output", None), False
-        if output is not None and output.exists():
+        if output is not None and output.exists() and not (output.is_dir() and is_empty(output)):
             if holds_rounds(output):
                 raise OptionError(
                     f"--output {output} holds rounds; {command_line('resume', output)} goes on with them"
                 )
             raise OptionError(f"--output {output} exists; name another folder")
-        folder = output or make_unused_folder(f"{settings.loss}-rounds")
-        folder.mkdir(parents=True, exist_ok=True)
-        if plan.prompts != "-" and Path(plan.prompts).exists():
-            plan = Plan(**{**fields_of(plan), "prompts": str(Path(plan.prompts).resolve())})
-        own |= found_anywhere(settings, own)
+        own |= files_found_anywhere(settings, own)
         kept = Settings(**own).model_dump(mode="json", include=set(own))
-        write_whole(folder / PLAN_FILE, json.dumps({"plan": asdict(plan), "settings": kept}, indent=2) + "\n")
-        return cls(folder, plan, kept)
+        rounds = cls(output or Path(), plan.found_anywhere(), kept, program=program).with_prompts()
+        rounds.open_loss(rounds.settings(rounds.own_settings(1)))  # refused before anything is sampled
+        rounds.open_judge()
+        folder = output or make_unused_folder(f"{settings.loss}-rounds")
+        with whole_folder(folder) as made:
+            if program is not None and program.prompts is not None:
+                write_whole(made / PROMPTS_FILE, program.prompts)
+            write_plan(made, rounds.plan, kept)
+        return replace(rounds, folder=folder)
 
     @classmethod
-    def read(cls, folder: Path, *, trusted: bool = False) -> Rounds:
+    def read(cls, folder: Path, program: RoundsProgram | None = None, *, trusted: bool = False) -> Rounds:
         """Read the plan of a folder, which may come from somebody else.
 
         Args:
             folder: the folder of the rounds.
+            program: the Python program that calls; None for the command line.
             trusted: the user has said that what it names may be run and asked.
 
         Raises:
             UserError: it is broken, or names an address that the environment does not.
-            OptionError: it names code to run or an address to ask, and is not trusted.
+            OptionError: it names code to run or an address to ask, and is not trusted; or the judge that it
+                began with is a function, and is not given.
         """
-        try:
-            found = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
-            plan = found["plan"] | {"sampling": Sampling(**stops(found["plan"]["sampling"]))}
-            rounds = cls(folder, Plan(**plan), dict(found["settings"]), trusted)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{folder / PLAN_FILE} is broken: {error}") from error
+        rounds = cls(folder, *read_plan(folder), trusted, program)
+        rounds.require_own_judge()
         settings = rounds.settings({})
         check_address(settings.model_copy(update={"backend": choose_backend(settings).name}))
         files = [name for _, name in parse_terms(settings.loss) if is_loss_file(name)]
@@ -146,9 +158,77 @@ class Rounds:
                 self.sample(number, shown, tell)
             result = self.train_round(number)
             if result.status != "done":
-                return result
+                break
         assert result is not None, "there is a last round"  # noqa: S101 - rounds is at least 1
-        return result
+        return replace(result, rounds=[self.round_of(line) for line in read_scores(self.folder)])
+
+    def round_of(self, line: Mapping[str, Any]) -> Round:
+        """Return a round of its line of scores."""
+        number = int(line["round"])
+        return Round(number, line["mean_score"], line["rows"], self.rows_of(number), self.run_of(number))
+
+    def with_prompts(self) -> Rounds:
+        """Return the rounds with the prompts that they find now as those that they go on with.
+
+        Raises:
+            OptionError: they would come from standard input, which can be read once.
+            DataError: they cannot be read.
+        """
+        if self.program is not None and self.program.prompts is not None:
+            rows = list(map(json.loads, self.program.prompts.splitlines()))
+            digest = read_prompts(rows, reading_settings({})).sha256
+            return replace(self, plan=replace(self.plan, prompts=PROMPTS_FILE, prompts_sha256=digest))
+        if self.plan.prompts == STANDARD_INPUT:
+            raise OptionError("--prompts -: each round reads the prompts again; write them to a file")
+        return replace(self, plan=replace(self.plan, prompts_sha256=self.read_prompts().sha256))
+
+    def read_prompts(self) -> Prompts:
+        """Return the prompts.
+
+        Raises:
+            DataError: they cannot be read, or are not those that the rounds began with.
+        """
+        kept, name = self.folder / PROMPTS_FILE, self.plan.prompts
+        prompts = read_prompts(kept if name == PROMPTS_FILE else name, reading_settings({}))
+        if self.plan.prompts_sha256 not in ("", prompts.sha256):
+            raise DataError(
+                f"{self.plan.prompts} has changed since these rounds began; restore it, or start new rounds"
+            )
+        return prompts
+
+    def open_judge(self) -> Judge:
+        """Return the judge, a function of the program or an installed one.
+
+        Raises:
+            UserError: there is no such judge, or an option is wrong.
+        """
+        own, plan = self.program.judge if self.program else None, self.plan
+        return open_judge(own or plan.judge, plan.judge_options, plan.judge_timeout)
+
+    def open_loss(self, settings: Settings) -> Loss:
+        """Return the loss, a function of the program or one by its name.
+
+        Raises:
+            UserError: there is no such loss, or an option is wrong.
+        """
+        if self.program is not None and self.program.loss is not None:
+            return Loss.of(named_function(self.program.loss), settings.options)
+        return open_loss(settings.loss, settings.options)
+
+    def require_own_judge(self) -> None:
+        """Refuse to go on with another judge than the function that the rounds began with.
+
+        Raises:
+            OptionError: it is not given, or another judge is.
+        """
+        plan, given = self.plan, self.program.judge if self.program else None
+        if given is not None and not (plan.judge_is_function and function_name(given) == plan.judge):
+            raise OptionError(f"judge {function_name(given)}: these rounds began with {plan.judge}")
+        if given is None and plan.judge_is_function:
+            raise OptionError(
+                f'the judge "{plan.judge}" of {self.folder} is a function of a Python program; call '
+                f'mint_train.resume("{self.folder}", judge={plan.judge}) there'
+            )
 
     def run_of(self, number: int) -> Path:
         """Return the run folder of a round, counted from 1."""
@@ -170,12 +250,13 @@ class Rounds:
         if name is None:
             given["model"] = settings.model
         # each round draws other completions, by the seed
-        sampling = Sampling(**fields_of(plan.sampling) | {"seed": plan.sampling.seed + number - 1})
-        judge = open_judge(plan.judge, plan.judge_options, plan.judge_timeout)
+        sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)
+        judge, prompts = self.open_judge(), self.read_prompts()
         part = self.rows_of(number).with_suffix(".part")
-        part.unlink(missing_ok=True)  # a kill came between the rows and their scores, which belong together
+        # a kill came while the rows were written, or between them and their scores, which belong together
+        for left in (part, *self.folder.glob(f".{part.name}*")):
+            left.unlink(missing_ok=True)
         making = Making(judge, RowWriter(plan.writer, plan.writer_options), sampling, part)
-        prompts = read_prompts(plan.prompts, reading_settings({}))
         with open_policy(name, given, echo_problem) as policy, shown() as progress:
             made = make_rows(policy, prompts, making, progress)
         for line in [*made.readable.lines(), *made.lines(), *filter(None, [judge.note()])]:
@@ -192,8 +273,9 @@ class Rounds:
         """Train a round, or go on with it where it has a checkpoint."""
         folder = self.run_of(number)
         if holds_run(folder) and (folder / CHECKPOINTS_FILE).is_file():
-            return resume_run(folder, trust_loss=self.trusted)
-        return train_with(self.settings(self.own_settings(number)))
+            return resume_run(folder, program=self.program, trust_loss=self.trusted)
+        settings = self.settings(self.own_settings(number))
+        return start_run(settings, self.open_loss(settings), self.program)
 
     def own_settings(self, number: int) -> dict[str, Any]:
         """Return the settings that a round has of its own: its rows, its folder, and what it begins with."""
@@ -237,54 +319,29 @@ class Rounds:
             raise OptionError(explain(error, given, str(given.get("loss")), None)) from None
 
 
-def found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of some settings that name files, so that they hold in any folder."""
-    found: dict[str, Any] = {}
-    if "eval_data" in own:
-        found["eval_data"] = {name: absolute_item(item) for name, item in settings.eval_data.items()}
-    for name in ("model", "from_checkpoint"):
-        if own.get(name) and Path(own[name]).exists():
-            found[name] = str(Path(own[name]).resolve())
-    return found
-
-
-def refuse_foreign(name: str, folder: Path, *, trusted: bool) -> None:
-    """Refuse a file whose code would be run, or an address that would get a key, unless it is the user's own.
+def train_shown(rounds: Rounds) -> RunResult:
+    """Train rounds, and show how they get on, unless their setting `progress` is "quiet".
 
     Raises:
-        OptionError: it is outside the current folder, came with the rounds, or is an address.
+        MintTrainError: a round failed.
     """
-    path = Path(name).resolve()
-    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
-    if not trusted and ("://" in name or (path.is_file() and not own)):
-        raise OptionError(
-            f"{folder} names {name} for its loss or its judge, which would be run or asked; it is not one of "
-            "the current folder's own files: look at it, and add --trust-loss"
-        )
+    progress = rounds.given.get("progress")
+    if progress == "quiet":
+        return rounds.train(silent_progress, lambda _: None)
+    # standard output may be lines of JSON
+    return rounds.train(shown_progress, partial(say, err=progress == "json"))
 
 
-def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """Return what each round's completions scored before it was trained."""
-    path = folder / SCORES_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
+    """Refuse to resume rounds with other settings than those that they began with.
 
-
-def holds_rounds(folder: Path) -> bool:
-    """Return whether a folder holds rounds."""
-    return (folder / PLAN_FILE).is_file()
+    Raises:
+        OptionError: something is to be changed.
+    """
+    if changed:
+        raise OptionError(f"{folder} holds rounds, which go on with the settings that they began with")
 
 
 def is_done(folder: Path) -> bool:
     """Return whether a folder holds a run that has reached its end."""
     return holds_run(folder) and RunFolder(folder).read_description().status == "done"
-
-
-def fields_of(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, as they are."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def stops(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a sampling with its tokens in a tuple again."""
-    return {**sampling, "stop": tuple(sampling["stop"])}

@@ -9,8 +9,10 @@ from typing import Any
 
 from mint_train.errors import OptionError, nearest
 from mint_train.settings.model import SECRET_FIELDS, Settings
+from mint_train.settings.rounds import ROUNDS_FIELDS, RoundsSettings
 
 YAML_ENDINGS = (".yaml", ".yml")
+TABLES = {"options": "loss", "judge_options": "judge"}
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -28,14 +30,15 @@ def read_config(path: Path) -> dict[str, Any]:
         raise OptionError(f"--config {path}: {reason}") from error
     if not isinstance(values, dict):
         raise OptionError(f"--config {path}: must hold settings by name")
-    allowed = Settings.model_fields.keys() - SECRET_FIELDS
+    allowed = (Settings.model_fields.keys() | ROUNDS_FIELDS) - SECRET_FIELDS
     for name in values:
         if name in SECRET_FIELDS:
             raise OptionError(f"--config {path}: the key does not belong in a file; set MINT_API_KEY")
         if name not in allowed:
             raise OptionError(f'--config {path}: no setting is called "{name}"{nearest(name, allowed)}')
-    if not isinstance(values.get("options", {}), dict):
-        raise OptionError(f"--config {path}: the options of the loss belong in a table [options]")
+    for table, owner in TABLES.items():
+        if not isinstance(values.get(table, {}), dict):
+            raise OptionError(f"--config {path}: the options of the {owner} belong in a table [{table}]")
     return values
 
 
@@ -72,7 +75,8 @@ def config_schema(options_schema: Mapping[str, Any] | None = None) -> dict[str, 
         options_schema: the schema of the chosen loss's options, or None to allow any.
     """
     schema = Settings.model_json_schema() | {"$schema": SCHEMA_DIALECT, "title": "Settings of mint-train"}
-    properties = {name: value for name, value in schema["properties"].items() if name not in SECRET_FIELDS}
+    known = schema["properties"] | RoundsSettings.model_json_schema()["properties"]
+    properties = {name: value for name, value in known.items() if name not in SECRET_FIELDS}
     if options_schema is not None:
         properties["options"] = dict(options_schema)
     # a file may leave out anything, even the loss: the command line can name it

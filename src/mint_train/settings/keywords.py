@@ -6,19 +6,21 @@ Each is a field of `Settings`, which checks the values and has the defaults; a t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mint_train.errors import MintTrainError
 from mint_train.settings.model import OPTION_NAMES, Settings
+from mint_train.settings.rounds import ROUNDS_OPTION_NAMES
 
-FIELDS = {option: field for field, option in OPTION_NAMES.items()}
+FIELDS = {option: field for field, option in (OPTION_NAMES | ROUNDS_OPTION_NAMES).items()}
 """Settings whose option is called otherwise."""
 SWITCHES = {name for name, field in Settings.model_fields.items() if field.annotation is bool} | {
     "trust_loss",
     "merge",
+    "keep_all",
 }
 
 
@@ -80,6 +82,57 @@ class SettingsKeywords(PolicyKeywords, total=False):
     overwrite: bool
     progress: Literal["auto", "plain", "json", "quiet"]
     track: Sequence[str] | str
+
+
+class JudgingKeywords(TypedDict, total=False):
+    """How completions are drawn and judged."""
+
+    judge_options: Mapping[str, Any]
+    judge_timeout: float
+    samples: int
+    max_tokens: int
+    temperature: float
+
+
+class TrainKeywords(SettingsKeywords, JudgingKeywords, total=False):
+    """All settings of a run, and those of rounds: the fields of `RoundsSettings`."""
+
+    rounds: int | None
+    prompts: Any
+    judge: str | Callable[[str, Sequence[str]], Sequence[float | None]]
+    pair: str
+    mix_previous: float
+
+
+class SampledKeywords(JudgingKeywords, total=False):
+    """How a policy is opened, how it completes prompts, and how they are read."""
+
+    seed: int
+    overwrite: bool
+    progress: Literal["auto", "quiet"]
+    model: str | Path | None
+    backend: Literal["auto", "mint", "local"]
+    base_url: str | None
+    dtype: Literal["auto", "float32", "bfloat16"]
+    columns: Mapping[str, str] | str
+    on_bad_row: Literal["fail", "skip"]
+    max_row_bytes: int
+    special_tokens: Literal["allow", "split", "fail"]
+    render: Literal["recipe", "template", "raw"]
+    chat_template: str | Path | None
+    chat_template_kwargs: Mapping[str, Any]
+
+
+class PairsKeywords(SampledKeywords, total=False):
+    """What `pairs` takes besides."""
+
+    pair: str
+    keep_all: bool
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as a file can keep them: a path as text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
 @contextmanager

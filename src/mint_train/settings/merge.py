@@ -15,6 +15,7 @@ from mint_train.settings.config_files import read_config
 from mint_train.settings.loss_names import loss_label
 from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
 from mint_train.settings.other_names import OTHER_NAMES
+from mint_train.settings.rounds import ROUNDS_FIELDS, RoundsSettings, rounds_option
 
 KEY_VARIABLE = "MINT_API_KEY"
 VARIABLES = {
@@ -24,6 +25,8 @@ VARIABLES = {
     "rank": "MINT_LORA_RANK",
 }
 LOSS_VARIABLES = {"steps": "MINT_{loss}_STEPS", "lr": "MINT_{loss}_LR"}
+NEEDED_BY_ROUNDS = ("prompts", "judge")
+JUDGE_OPTIONS = "judge_options"
 
 
 def load_settings(given: Mapping[str, Any], config: Path | None = None) -> Settings:
@@ -37,7 +40,7 @@ def load_settings(given: Mapping[str, Any], config: Path | None = None) -> Setti
         OptionError: the first value that is wrong, with its option or variable.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    from_file = read_config(config) if config else {}
+    from_file = settings_in(config) if config else {}
     loss = given.get("loss", from_file.get("loss"))
     if loss is None:
         raise OptionError(
@@ -51,6 +54,15 @@ def load_settings(given: Mapping[str, Any], config: Path | None = None) -> Setti
     except ValidationError as error:
         raise OptionError(explain(error, given, str(loss), config)) from None
     return choose_length(settings, given, environment, from_file)
+
+
+def settings_in(config: Path) -> dict[str, Any]:
+    """Return the fields of `Settings` that a config file has.
+
+    Raises:
+        OptionError: the file cannot be read, or has a name that is no field.
+    """
+    return {name: value for name, value in read_config(config).items() if name not in ROUNDS_FIELDS}
 
 
 def choose_length(settings: Settings, *levels: Mapping[str, Any]) -> Settings:
@@ -101,7 +113,7 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
     field = str(first["loc"][0]) if first["loc"] else ""
     if field not in Settings.model_fields:
         ours = OTHER_NAMES.get(field.replace("_", "-"))
-        hint = f"; here it is {ours}" if ours else nearest(field, Settings.model_fields)
+        hint = f"; here it is {ours}" if ours else nearest(field, [*Settings.model_fields, *ROUNDS_FIELDS])
         return f'no setting is called "{field}"{hint}'
     if field in given:
         name = option_name(field)
@@ -118,3 +130,66 @@ def shown_value(value: object) -> str:
     if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
         return f"={' '.join(value)}" if value else ""
     return f"={value}" if isinstance(value, str | int | float) or value is None else ""
+
+
+def load_rounds(given: Mapping[str, Any], config: Path | None = None) -> RoundsSettings | None:
+    """Merge what was given (command line or Python) over the config file and the defaults.
+
+    Args:
+        given: values by field name; None counts as not given.
+        config: a config file, of which the fields of rounds are read.
+
+    Returns:
+        None where no rounds are asked for.
+
+    Raises:
+        OptionError: a value is wrong, prompts or judge are missing, or a field stands without `rounds`.
+    """
+    from_file = rounds_in(config) if config else {}
+    given = {name: value for name, value in given.items() if value is not None}
+    options = {**from_file.get(JUDGE_OPTIONS, {}), **given.get(JUDGE_OPTIONS, {})}
+    merged = {**from_file, **given, **({JUDGE_OPTIONS: options} if options else {})}
+    asked = checked_rounds(
+        merged, {name: f"--config {config}: {name}" for name in from_file if name not in given}
+    )
+    if asked.rounds is None:
+        if merged:
+            name = next(iter(merged))
+            where = f"--config {config}: {name}" if name not in given else rounds_option(name)
+            raise OptionError(f"{where} is for --rounds N, which is not given")
+        return None
+    for name in NEEDED_BY_ROUNDS:
+        if getattr(asked, name) is None:
+            raise OptionError(f"--rounds needs {rounds_option(name)}")
+    return asked
+
+
+def rounds_in(config: Path) -> dict[str, Any]:
+    """Return the fields of rounds that a config file has.
+
+    Raises:
+        OptionError: the file cannot be read, or a value is wrong.
+    """
+    found = {name: value for name, value in read_config(config).items() if name in ROUNDS_FIELDS}
+    checked_rounds(found, {name: f"--config {config}: {name}" for name in found})
+    return found
+
+
+def checked_rounds(values: Mapping[str, Any], named: Mapping[str, str]) -> RoundsSettings:
+    """Return the values as a model.
+
+    Args:
+        values: by field.
+        named: what an error calls a field, where that is not its option.
+
+    Raises:
+        OptionError: a value is wrong.
+    """
+    try:
+        return RoundsSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        name = named.get(field, rounds_option(field))
+        said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        raise OptionError(f"{name}{shown_value(first['input'])}: {said}") from None

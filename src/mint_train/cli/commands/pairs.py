@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,77 @@ POLICY_SETTINGS = (
 )
 
 
+FROM_FILE = "mint_train.config"
+"""Where a context keeps what its config file says."""
+IN_FILE = {
+    "data": "prompts",
+    "policy": "from_checkpoint",
+    "take": "pair",
+    **{name: name for name in ("judge", "judge_timeout", "samples", "max_tokens", "temperature", "seed")},
+}
+"""By the parameter of a command, the field of a config file that it is taken from."""
+
+
+def read_config_file(ctx: click.Context, _: click.Parameter, config: Path | None) -> None:
+    """Let a config file say what the command line does not.
+
+    Raises:
+        OptionError: the file is wrong.
+    """
+    if config is None:
+        return
+    from mint_train.settings.merge import rounds_in, settings_in
+
+    ctx.meta[FROM_FILE] = found = settings_in(config) | rounds_in(config)
+    ctx.default_map = {ours: found[field] for ours, field in IN_FILE.items() if field in found}
+
+
+def judge_options(ctx: click.Context, _: click.Parameter, assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options of the judge, those of the config file under those of the command line.
+
+    Raises:
+        OptionError: one of them is not written as KEY=VALUE.
+    """
+    return {**ctx.meta.get(FROM_FILE, {}).get("judge_options", {}), **parse_assignments(assignments)}
+
+
+def policy_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the policy: the command line over the environment over the config file."""
+    from mint_train.settings.merge import VARIABLES
+
+    found = click.get_current_context().meta.get(FROM_FILE, {})
+    own = {
+        name: value
+        for name, value in found.items()
+        if name in POLICY_SETTINGS and not os.environ.get(VARIABLES.get(name, ""))
+    }
+    return own | {name: value for name, value in given.items() if value is not None}
+
+
+def config_option() -> click.Option:
+    """Return the option that names a config file; it is read before the others."""
+    return click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="TOML or YAML file, as for --rounds; what it says of training is not read.",
+        is_eager=True,
+        expose_value=False,
+        callback=read_config_file,
+    )
+
+
 def sampling_options(command: click.Command) -> click.Command:
     """Give a command the options of how completions are drawn and judged."""
     shown = [
+        config_option(),
         click.Option(["--judge"], required=True, metavar="NAME", help="The judge, an installed plugin."),
         click.Option(
-            ["--set", "assignments"], multiple=True, metavar="KEY=VALUE", help="An option of the judge."
+            ["--set", "options"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="An option of the judge; repeatable.",
+            callback=judge_options,
         ),
         click.Option(
             ["--judge-timeout"],
@@ -84,9 +151,7 @@ def sampling_options(command: click.Command) -> click.Command:
 @click.option("--rate", "rated", is_flag=True, help="Write ratings: each completion, good or not.")
 @click.option("--rollouts", is_flag=True, help="Write tokens with rewards and their sampling logprobs.")
 @click.option("--keep-all", is_flag=True, help="Keep all completions with their scores in each row.")
-def make_rows(
-    data: str, policy: str | None, samples: int, assignments: tuple[str, ...], **given: Any
-) -> None:
+def make_rows(data: str, policy: str | None, samples: int, options: dict[str, Any], **given: Any) -> None:
     """Sample completions of the prompts in a file, judge them, and write rows to train on.
 
     PROMPTS is anything that --data takes. A command that was stopped goes on where it was.
@@ -98,9 +163,11 @@ def make_rows(
     drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
     made = {part: given.pop(part) for part in ("output", "keep_all", "overwrite")}
     forms = {part: given.pop(part) for part in ("take", "ranked", "rated", "rollouts")}
-    judge = (given.pop("judge"), parse_assignments(assignments), given.pop("judge_timeout"))
+    judge = (given.pop("judge"), options, given.pop("judge_timeout"))
     writer = choose_writer(forms)
-    make_and_print(data, policy, given, (judge, writer, Sampling(samples=samples, **drawn), made))
+    make_and_print(
+        data, policy, policy_settings(given), (judge, writer, Sampling(samples=samples, **drawn), made)
+    )
 
 
 sampling_options(make_rows)

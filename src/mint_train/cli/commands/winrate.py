@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from mint_train.cli.commands.pairs import sampling_options
-from mint_train.cli.options import Command, complete_folder, parse_assignments
+from mint_train.cli.commands.pairs import policy_settings, sampling_options
+from mint_train.cli.options import Command, complete_folder
 from mint_train.cli.start_up import load_libraries
 
 
@@ -26,9 +26,7 @@ from mint_train.cli.start_up import load_libraries
     metavar="FILE",
     help="JSON Lines file for each comparison.",
 )
-def winrate(
-    first: str, second: str, data: str, samples: int, assignments: tuple[str, ...], **given: Any
-) -> None:
+def winrate(first: str, second: str, data: str, samples: int, options: dict[str, Any], **given: Any) -> None:
     """Print how often A's completions beat B's, in both orders, with a 95 % interval.
 
     A and B are each a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model. PROMPTS is
@@ -40,8 +38,10 @@ def winrate(
 
     drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
     rest = {part: given.pop(part) for part in ("output", "overwrite")}
-    judge = (given.pop("judge"), parse_assignments(assignments), given.pop("judge_timeout"))
-    compare_and_print((first, second), data, given, (judge, Sampling(samples=samples, **drawn), rest))
+    judge = (given.pop("judge"), options, given.pop("judge_timeout"))
+    compare_and_print(
+        (first, second), data, policy_settings(given), (judge, Sampling(samples=samples, **drawn), rest)
+    )
 
 
 sampling_options(winrate)

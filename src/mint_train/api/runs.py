@@ -1,14 +1,14 @@
-"""The commands as functions, for a program or a notebook; `mint_train` offers each."""
+"""Runs from Python: training, resuming, evaluating, comparing, drawing and exporting them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import MintTrainError, OptionError
+from mint_train.judging.judge import JudgeFunction, function_name
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
@@ -18,13 +18,28 @@ from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import HeldOut, RunResult
-from mint_train.settings.keywords import PolicyKeywords, SettingsKeywords, in_python
-from mint_train.settings.merge import load_settings
+from mint_train.sampling.prompts import prompt_lines
+from mint_train.sampling.round_plan import Plan, holds_rounds
+from mint_train.sampling.rounds import (
+    PROMPTS_FILE,
+    Rounds,
+    RoundsProgram,
+    refuse_changes,
+    train_shown,
+)
+from mint_train.settings.keywords import (
+    PolicyKeywords,
+    SettingsKeywords,
+    TrainKeywords,
+    in_python,
+    plain_options,
+)
+from mint_train.settings.merge import load_rounds, load_settings
 from mint_train.settings.model import Settings
+from mint_train.settings.rounds import ROUNDS_FIELDS, RoundsSettings
 from mint_train.trained.evaluate import evaluate_trained
 from mint_train.trained.export import Exported, export_run
 from mint_train.trained.find import find_trained
-from mint_train.trained.sample import Completed, complete
 from mint_train.training.run import Program
 from mint_train.training.training import resume_run, start_run
 
@@ -35,7 +50,7 @@ def train(
     options: Mapping[str, Any] | None = None,
     observers: Sequence[object] = (),
     resume: str | Path | None = None,
-    **settings: Unpack[SettingsKeywords],
+    **settings: Unpack[TrainKeywords],
 ) -> RunResult:
     """Train from Python: the same run as `mint-train --loss ...`, with the same settings by name.
 
@@ -48,7 +63,12 @@ def train(
             with `progress="quiet"` nothing is printed. `data` is a file, rows (a list of dictionaries, an
             iterable, a `datasets.Dataset`, a frame of pandas or polars, a table of Arrow), or a list of
             files and of pairs with a weight, `[("a.jsonl", 0.7), (rows, 0.3)]`; `eval_data` a file, rows, or
-            a dictionary of them by the name of the held-out set.
+            a dictionary of them by the name of the held-out set. With `rounds=N` there are no `data`:
+            `prompts` are a file, rows, or texts, and `judge` is a name, or a function of a prompt and its
+            completions that returns a score for each; see `mint_train.settings.rounds.RoundsSettings`.
+
+    Returns:
+        How the run ended; of rounds the last one's, with `rounds`, what each one's completions scored.
 
     Raises:
         MintTrainError: as the command line prints it, with keywords in place of options.
@@ -58,15 +78,53 @@ def train(
         >>> result.held_out.metrics["pair_accuracy"]
         0.75
     """
-    function = None if isinstance(loss, str) else loss
-    name = loss if isinstance(loss, str) else loss.__name__
-    program = Program(function, observers)
     with in_python():
+        asked, own = split_rounds(settings)
+        program = program_of(loss, observers, settings)
         if resume is not None:
-            given = {**settings, "options": dict(options or {}), "loss": name}
+            given = {**own, "options": dict(options or {}), "loss": name_of(loss)}
             return shown(resume_run(Path(resume), given, program))
-        loaded, opened = opened_loss(loss, options, settings)
-        return shown(start_run(loaded, opened, program))
+        if asked is None:
+            return shown(start_run(*opened_loss(loss, options, own), program))
+        loaded = loaded_settings(loss, options, own)
+        plan = Plan.of(asked, loaded.seed, judge_is_function=program.judge is not None)
+        return shown(train_shown(Rounds.begin(loaded, plan, program)))
+
+
+def name_of(loss: str | FunctionLoss) -> str:
+    """Return what a loss is called."""
+    return loss if isinstance(loss, str) else loss.__name__
+
+
+def split_rounds(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, dict[str, Any]]:
+    """Return the fields of rounds among some keywords, None without `rounds`, and the settings of training.
+
+    Raises:
+        OptionError: a field of rounds is wrong, is missing, or stands without `rounds`.
+    """
+    asked = {name: value for name, value in settings.items() if name in ROUNDS_FIELDS}
+    own = {name: value for name, value in settings.items() if name not in ROUNDS_FIELDS}
+    if asked.get("judge") is not None and not isinstance(asked["judge"], str):
+        asked["judge"] = function_name(asked["judge"])
+    if not isinstance(asked.get("prompts"), str | Path | None):
+        asked["prompts"] = PROMPTS_FILE
+    if "judge_options" in asked:
+        asked["judge_options"] = plain_options(asked["judge_options"])
+    return load_rounds(asked), own
+
+
+def program_of(
+    loss: str | FunctionLoss, observers: Sequence[object], settings: Mapping[str, Any]
+) -> RoundsProgram:
+    """Return what a call brings that no settings hold: functions, and prompts that are in no file."""
+    judge, prompts = settings.get("judge"), settings.get("prompts")
+    in_file = isinstance(prompts, str | Path | None)
+    return RoundsProgram(
+        loss=None if isinstance(loss, str) else loss,
+        observers=observers,
+        judge=judge if callable(judge) else None,
+        prompts=None if in_file else prompt_lines(prompts),
+    )
 
 
 def shown(result: RunResult) -> RunResult:
@@ -74,16 +132,26 @@ def shown(result: RunResult) -> RunResult:
     return ShownResult(**{field.name: getattr(result, field.name) for field in fields(result)})
 
 
+def loaded_settings(
+    loss: str | FunctionLoss, options: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> Settings:
+    """Return the settings of new runs.
+
+    Raises:
+        OptionError: one is wrong.
+    """
+    return load_settings({**settings, "options": dict(options or {}), "loss": name_of(loss)})
+
+
 def opened_loss(
-    loss: str | FunctionLoss, options: Mapping[str, Any] | None, settings: SettingsKeywords
+    loss: str | FunctionLoss, options: Mapping[str, Any] | None, settings: Mapping[str, Any]
 ) -> tuple[Settings, Loss]:
     """Return the settings of a new run and its loss.
 
     Raises:
         UserError: a setting, an option or the loss is wrong.
     """
-    name = loss if isinstance(loss, str) else loss.__name__
-    loaded = load_settings({**settings, "options": dict(options or {}), "loss": name})
+    loaded = loaded_settings(loss, options, settings)
     if isinstance(loss, str):
         return loaded, open_loss(loaded.loss, loaded.options)
     return loaded, Loss.of(named_function(loss), loaded.options)
@@ -93,15 +161,17 @@ def resume(
     run: str | Path,
     *,
     loss: FunctionLoss | None = None,
+    judge: JudgeFunction | None = None,
     observers: Sequence[object] = (),
     trust_loss: bool = False,
     **settings: Unpack[SettingsKeywords],
 ) -> RunResult:
-    """Continue a run from its last checkpoint, as `mint-train resume` does.
+    """Continue a run from its last checkpoint, or rounds, as `mint-train resume` does.
 
     Args:
-        run: the run folder.
+        run: the run folder, or that of rounds.
         loss: the function that it was trained with, if that is one of this program's.
+        judge: the function that rounds are judged by, if that is one of this program's.
         observers: as for `train`.
         trust_loss: run a loss file that is not one of the current folder's own.
         settings: those to change; only some may.
@@ -109,8 +179,15 @@ def resume(
     Raises:
         MintTrainError: there is nothing to continue, or a setting would make it a different run.
     """
+    folder = Path(run)
     with in_python():
-        return shown(resume_run(Path(run), settings, Program(loss, observers), trust_loss=trust_loss))
+        if holds_rounds(folder):
+            refuse_changes(folder, list(settings))
+            program = RoundsProgram(loss, observers, judge)
+            return shown(train_shown(Rounds.read(folder, program, trusted=trust_loss)))
+        if judge is not None:
+            raise OptionError(f"judge: {folder} holds no rounds")
+        return shown(resume_run(folder, settings, Program(loss, observers), trust_loss=trust_loss))
 
 
 def evaluate(
@@ -147,47 +224,6 @@ def evaluate(
         return HeldOut(found.evaluation for found in evaluate_trained(trained, data))
 
 
-class Drawn(TypedDict, total=False):
-    """How completions are drawn; see `mint_train.backends.base.Sampling`."""
-
-    samples: int
-    max_tokens: int
-    temperature: float
-    seed: int
-
-
-def sample(
-    run: str | Path,
-    prompts: str | Sequence[str] | None = None,
-    *,
-    data: Any = None,
-    rows: int = 4,
-    step: int | str | None = None,
-    loss: FunctionLoss | None = None,
-    **drawn: Unpack[Drawn],
-) -> list[Completed]:
-    """Complete prompts before and after training, as `mint-train sample` does.
-
-    Args:
-        run: a run folder, or a checkpoint in one.
-        prompts: one text of a user's turn, or several; by default those of the run's rows.
-        data: rows whose prompts are completed instead.
-        rows: the maximum number of prompts from rows.
-        step: a checkpoint of the run, "best" or "last"; by default the best by `select_by`, else the last.
-        loss: the function that the run was trained with, if that is one of this program's.
-        drawn: `samples` per prompt, `max_tokens`, `temperature`, `seed`.
-
-    Raises:
-        MintTrainError: the run or the data is wrong, or the backend fails.
-    """
-    with in_python():
-        if prompts is not None and data is not None:
-            raise OptionError("prompts and data are both given; give one of them")
-        texts = [prompts] if isinstance(prompts, str) else prompts
-        trained = find_trained(str(run), step, {}, loss=loss)
-        return complete(trained, texts, data, rows, Sampling(**drawn))
-
-
 def compare(
     losses: Sequence[str | FunctionLoss],
     *,
@@ -210,10 +246,10 @@ def compare(
     Raises:
         UserError: a loss, an option or a setting is wrong; nothing has been started.
     """
-    by_name = {loss if isinstance(loss, str) else loss.__name__: loss for loss in losses}
+    by_name = {name_of(loss): loss for loss in losses}
     results: dict[str, RunResult] = {}
     with in_python():
-        check_distinct([loss if isinstance(loss, str) else loss.__name__ for loss in losses])
+        check_distinct([name_of(loss) for loss in losses])
         if strange := (options or {}).keys() - by_name.keys():
             raise OptionError(f"options: {min(strange)} is none of the losses {', '.join(by_name)}")
         chosen = {

@@ -1,0 +1,1 @@
+"""The commands as functions, for a program or a notebook; `mint_train` offers each."""

@@ -1,0 +1,131 @@
+"""The plan of rounds: what they have in common, as their folder keeps it and another process reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mint_train.backends.base import Sampling
+from mint_train.errors import OptionError, UserError
+from mint_train.run_folder.files import write_whole
+from mint_train.sampling.journal import whole_lines
+from mint_train.settings.data_items import absolute_item
+from mint_train.settings.model import Settings
+from mint_train.settings.rounds import RoundsSettings
+
+PLAN_FILE = "rounds.json"
+SCORES_FILE = "rounds.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all rounds have in common, beside the settings of their training."""
+
+    rounds: int
+    prompts: str
+    judge: str
+    judge_options: Mapping[str, Any]
+    judge_timeout: float
+    sampling: Sampling
+    writer: str
+    writer_options: Mapping[str, str]
+    mix_previous: float = 0.0
+    """The share of an epoch that rows of earlier rounds have."""
+    judge_is_function: bool = False
+    """Whether the judge is a function of a Python program, which must be given again to go on."""
+    prompts_sha256: str = ""
+    """Of the prompts when the rounds began."""
+
+    @classmethod
+    def of(cls, asked: RoundsSettings, seed: int, *, judge_is_function: bool = False) -> Plan:
+        """Return the plan that options ask for.
+
+        Args:
+            asked: with rounds, prompts and judge.
+            seed: of the first round's completions.
+            judge_is_function: the judge is a function of a Python program.
+        """
+        return cls(
+            rounds=asked.rounds or 1,
+            prompts=str(asked.prompts),
+            judge=str(asked.judge),
+            judge_options=asked.judge_options,
+            judge_timeout=asked.judge_timeout,
+            sampling=Sampling(asked.samples, asked.max_tokens, asked.temperature, seed),
+            writer="pair",
+            writer_options={"take": asked.model_dump()["pair"]},
+            mix_previous=asked.mix_previous,
+            judge_is_function=judge_is_function,
+        )
+
+    def found_anywhere(self) -> Plan:
+        """Return the plan with a path of its prompts that holds in any folder."""
+        found = self.prompts != "-" and Path(self.prompts).exists()
+        return replace(self, prompts=str(Path(self.prompts).resolve())) if found else self
+
+
+def write_plan(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> None:
+    """Keep a plan and the settings of its training in the folder of the rounds.
+
+    Raises:
+        MintTrainError: the disk refuses.
+    """
+    write_whole(folder / PLAN_FILE, json.dumps({"plan": asdict(plan), "settings": settings}, indent=2) + "\n")
+
+
+def read_plan(folder: Path) -> tuple[Plan, dict[str, Any]]:
+    """Return the plan in a folder, and the settings of its training.
+
+    Raises:
+        UserError: it is broken.
+    """
+    try:
+        found = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+        sampling = found["plan"]["sampling"]
+        drawn = Sampling(**{**sampling, "stop": tuple(sampling["stop"])})
+        return Plan(**found["plan"] | {"sampling": drawn}), dict(found["settings"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / PLAN_FILE} is broken: {error}") from error
+
+
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """Return what each round's completions scored before it was trained.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    return whole_lines(folder / SCORES_FILE)
+
+
+def holds_rounds(folder: Path) -> bool:
+    """Return whether a folder holds rounds."""
+    return (folder / PLAN_FILE).is_file()
+
+
+def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some settings that name files, so that they hold in any folder."""
+    found: dict[str, Any] = {}
+    if "eval_data" in own:
+        found["eval_data"] = {name: absolute_item(item) for name, item in settings.eval_data.items()}
+    for name in ("model", "from_checkpoint"):
+        if own.get(name) and Path(own[name]).exists():
+            found[name] = str(Path(own[name]).resolve())
+    return found
+
+
+def refuse_foreign(name: str, folder: Path, *, trusted: bool) -> None:
+    """Refuse a file whose code would be run, or an address that would get a key, unless it is the user's own.
+
+    Raises:
+        OptionError: it is outside the current folder, came with the rounds, or is an address.
+    """
+    path = Path(name).resolve()
+    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
+    if not trusted and ("://" in name or (path.is_file() and not own)):
+        raise OptionError(
+            f"{folder} names {name} for its loss or its judge, which would be run or asked; it is not one of "
+            "the current folder's own files: look at it, and add --trust-loss"
+        )

@@ -538,3 +538,19 @@ def test_a_description_that_is_lost_is_asked_for_again() -> None:
         server.shutdown()
     assert described.title == "TuFT"
     assert described.digest
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (
+            "tinker",
+            "the MinT SDK is not installed: run `pip install mindlab-toolkit`, or `pip install tinker`",
+        ),
+        ("orjson", "the MinT SDK needs orjson, which is not installed: run `pip install orjson`"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(missing: str, message: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; import mint_train.sdk"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == f"mint_train.errors.UserError: {message}"

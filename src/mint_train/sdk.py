@@ -21,10 +21,12 @@ else:
     except ImportError:
         try:
             import tinker as mint
-        except ImportError as error:
-            raise UserError(
-                "the MinT SDK is not installed: run `pip install mindlab-toolkit`, or `pip install tinker`"
-            ) from error
+        except ModuleNotFoundError as error:
+            if error.name == "tinker":
+                reason = "is not installed: run `pip install mindlab-toolkit`, or `pip install tinker`"
+            else:
+                reason = f"needs {error.name}, which is not installed: run `pip install {error.name}`"
+            raise UserError(f"the MinT SDK {reason}") from error
     if not hasattr(mint, "ServiceClient"):
         raise UserError(
             f"`import mint` found another package ({mint.__file__}), the HTML template engine called mint; "

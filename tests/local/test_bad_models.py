@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from engine_models import VOCABULARY, make_model
+from transformers import AutoModelForCausalLM
+from transformers.models.bloom import BloomConfig
 
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.engine import Engine
 from mint_train.backends.local.load import load_base
 from mint_train.backends.local.scoring import Scorer
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.cli.main import main
+from mint_train.cli.main import main, show_warning
 from mint_train.errors import BackendError, LossError, UserError
 from mint_train.sdk import Datum, types
 
@@ -181,3 +183,41 @@ def test_a_models_error_becomes_one_line_and_a_losss_error_is_unchanged(
         client.forward(data, "cross_entropy")
     with pytest.raises(BackendError, match=line):
         client.forward_backward_custom(data, fail)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_model_that_trains_slowly_is_told_in_a_line_without_source_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_starter_model(tmp_path / "model")
+    config = BloomConfig(vocab_size=1024, hidden_size=32, n_layer=1, n_head=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "mint-train",
+            "--loss",
+            "dpo",
+            "--model",
+            str(tmp_path / "model"),
+            "--output",
+            str(tmp_path / "run"),
+        ],
+    )
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "packed" in line]
+    assert len(told) == 1
+    assert told[0].startswith("mint-train: BloomForCausalLM does not support packed sequences")
+
+
+def test_other_peoples_warnings_keep_their_file_and_line() -> None:
+    shown: list[tuple[Any, ...]] = []
+    odd = UserWarning("odd")
+
+    show_warning(lambda *given: shown.append(given), odd, UserWarning, __file__, 7)
+
+    assert shown == [(odd, UserWarning, __file__, 7)]

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from engine_models import (
+    CONFIGS,
     assert_same_gradients,
     entangled_loss,
     gradients_of,
@@ -17,6 +18,7 @@ from engine_models import (
     plain_logprobs,
     random_tokens,
 )
+from transformers import AutoModelForCausalLM
 
 from mint_train.backends.local import engine as engine_module
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
@@ -168,6 +170,16 @@ def test_an_architecture_without_packing_works_with_one_warning(sequences: list[
         torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-5)
     gradients = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
     assert_same_gradients(gradients, plain_gradients(model, sequences))
+
+
+def test_an_architecture_without_packing_is_noticed_where_rounding_hides_it() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS["bloom-alibi"]())
+    for parameter in model.parameters():
+        parameter.data.mul_(0.1)  # so that a wrong position moves no logprob by more than bfloat16 does
+    with pytest.warns(UserWarning, match="it takes no positions"):
+        engine = Engine(model.to(torch.bfloat16), max_tokens_in_flight=1000)
+    assert engine.mode is not ScoringMode.PACKED
 
 
 def test_a_trained_vocabulary_projection_uses_the_models_own_logits(sequences: list[TokenSequence]) -> None:

@@ -191,6 +191,25 @@ def test_replaced_modules_agree_over_several_blocks(
     assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))
 
 
+@pytest.mark.parametrize("name", ["qwen3", "gemma2-softcap", "granite-scaled"])
+def test_a_bfloat16_model_with_an_adapted_vocabulary_projection_is_packed(name: str) -> None:
+    sequences = make_sequences(LAYOUTS["pairs"])
+    precise = model_of(name, head_lora=True)
+    expected, wanted = plain_logprobs(precise, sequences), plain_gradients(precise, sequences)
+    model = make_model(name, head_lora=True)
+    engine = Engine(model, dtype=torch.bfloat16, max_tokens_in_flight=1000, min_shared_tokens=2)
+
+    assert engine.mode is ScoringMode.PACKED
+    for found, logprobs in zip(engine.forward(sequences), expected, strict=True):
+        assert (found - logprobs.detach()).abs().mean() < 0.1
+    gradients = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
+    of_head = [key for key in wanted if "lm_head" in key or "embed_out" in key]
+    assert len(of_head) == 2
+    for key in of_head:
+        assert gradients[key].dtype is torch.float32
+        assert torch.cosine_similarity(gradients[key].flatten(), wanted[key].flatten(), dim=0) > 0.99
+
+
 def test_a_bfloat16_model_with_replaced_modules_agrees_to_its_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,6 +9,9 @@ import errno
 import io
 import logging
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,8 @@ from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainEr
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.installed import require_losses
 from mint_train.settings.merge import load_rounds, load_settings
+
+PACKAGE = Path(__file__).parents[1]
 
 
 @click.group(
@@ -136,8 +141,19 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a row or a bar may hold what the terminal cannot show
     outlast_readers()
     logging.raiseExceptions = False  # a library's broken log call is not the user's business
+    warnings.showwarning = partial(show_warning, warnings.showwarning)
     with rarely_collected():
         raise SystemExit(run_command_line())
+
+
+def show_warning(
+    usual: Callable[..., None], message: Warning, category: type[Warning], filename: str, *rest: Any
+) -> None:
+    """Show this program's own warnings as a line, without source code, and others as usual."""
+    if PACKAGE in Path(filename).parents:
+        echo_problem(message)
+    else:
+        usual(message, category, filename, *rest)
 
 
 def system_refusal(error: OSError) -> str:

@@ -5,6 +5,8 @@ arXiv 1805.02867). A target's logprob is one number, so its derivative with resp
 one vector: the target's weights minus the expected weights. The forward accumulates that expectation from
 each block's softmax, and the backward only scales it. If the projection itself has an adapter, the backward
 recomputes each block instead.
+
+Logits are float32 at least: in bfloat16, a logit of 20 is off by up to 0.06, and so would be its logprob.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Head:
     Attributes:
         weight: ``[vocabulary, hidden]``, frozen.
         bias: ``[vocabulary]`` or None, frozen.
-        down, up: the projection's LoRA, ``[rank, hidden]`` and ``[vocabulary, rank]``, or None.
+        down, up: the projection's LoRA, ``[rank, hidden]`` and ``[vocabulary, rank]``, or None; float32 even
+            if the weight is bfloat16.
         lora_scale: factor of ``up @ down``.
         scale: factor of the logits.
         softcap: logits become ``softcap * tanh(logits / softcap)``; None leaves them.
@@ -46,10 +49,24 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
+    def lora(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return `down` and `up` in a dtype, or None."""
+        return None if self.down is None or self.up is None else (self.down.to(dtype), self.up.to(dtype))
+
 
 def precise(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which logits and their sums are kept: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def mm_precise(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Return a matrix product that is precise even if its factors are not."""
+    dtype = precise(left.dtype)
+    if left.dtype is dtype:
+        return torch.mm(left, right, out=out)
+    if left.device.type == "cuda":  # its kernels add up in float32 anyway
+        return torch.mm(left, right, out_dtype=dtype, out=out)
+    return torch.mm(left.to(dtype), right.to(dtype), out=out)
 
 
 def target_logprobs(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
@@ -153,25 +170,29 @@ def row_slices(hidden: torch.Tensor, head: Head, buffers: int = 1) -> Iterator[s
 def blocks(hidden: torch.Tensor, head: Head) -> Iterator[tuple[slice, Logits]]:
     """Yield slices of the vocabulary with the logits of all rows, which share one buffer."""
     vocabulary, (_, size) = head.weight.shape[0], _block_shape(hidden, head)
-    buffer = hidden.new_empty(len(hidden) * min(size, vocabulary))
-    inner = None if head.down is None else hidden @ head.down.T
+    dtype = precise(hidden.dtype)
+    buffer = hidden.new_empty(len(hidden) * min(size, vocabulary), dtype=dtype)
+    lora = head.lora(dtype)
+    inner = None if lora is None else hidden.to(dtype) @ lora[0].T
     for start in range(0, vocabulary, size):
         tokens = slice(start, min(start + size, vocabulary))
         width = tokens.stop - start
         logits = buffer[: len(hidden) * width].view(len(hidden), width)
-        torch.mm(hidden, head.weight[tokens].T, out=logits)
-        if inner is not None and head.up is not None:
-            logits.addmm_(inner, head.up[tokens].T, alpha=head.lora_scale)
+        mm_precise(hidden, head.weight[tokens].T, out=logits)
+        if lora is not None and inner is not None:
+            logits.addmm_(inner, lora[1][tokens].T, alpha=head.lora_scale)
         if head.bias is not None:
             logits += head.bias[tokens]
-        yield tokens, _scaled_and_capped(logits.to(precise(logits.dtype)), head)
+        yield tokens, _scaled_and_capped(logits, head)
 
 
 def target_logits(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> Logits:
     """Compute the logit of each row's target, ``[rows]``."""
-    logits = (hidden * head.weight[targets]).sum(1, dtype=precise(hidden.dtype))
-    if head.down is not None and head.up is not None:
-        logits += ((hidden @ head.down.T) * head.up[targets]).sum(1) * head.lora_scale
+    hidden = hidden.to(precise(hidden.dtype))
+    logits = (hidden * head.weight[targets]).sum(1)
+    if (lora := head.lora(hidden.dtype)) is not None:
+        down, up = lora
+        logits += ((hidden @ down.T) * up[targets]).sum(1) * head.lora_scale
     if head.bias is not None:
         logits += head.bias[targets]
     return _scaled_and_capped(logits, head)
@@ -225,11 +246,11 @@ def subtract_targets(weights: torch.Tensor, targets: torch.Tensor, tokens: slice
 
 
 def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add a matrix product to a precise sum; the product is computed in the dtype of its factors."""
+    """Add a matrix product to a precise sum."""
     if total.dtype is left.dtype:
         total.addmm_(left, right)
     else:
-        total += left @ right
+        total += mm_precise(left, right)
 
 
 def recompute(
@@ -250,25 +271,26 @@ def recompute(
     Returns:
         of `hidden`, of `head.down` and of `head.up`; the latter two are None without a LoRA.
     """
-    down, up = head.down, head.up
+    dtype = precise(hidden.dtype)
     grad_hidden = torch.empty_like(hidden)
-    grad_down = None if down is None else torch.zeros_like(down)
-    grad_up = None if up is None else torch.zeros_like(up)
+    grad_down = None if head.down is None else torch.zeros_like(head.down)
+    grad_up = None if head.up is None else torch.zeros_like(head.up)
+    down, up = head.lora(dtype) or (None, None)
     for rows in row_slices(hidden, head, buffers):
         part = hidden[rows]
-        by_hidden = torch.zeros(part.shape, dtype=precise(part.dtype), device=part.device)
+        by_hidden = torch.zeros(part.shape, dtype=dtype, device=part.device)
         if down is not None:
-            by_inner = torch.zeros(len(part), len(down), dtype=by_hidden.dtype, device=part.device)
-            inner = part @ down.T
+            by_inner = torch.zeros(len(part), len(down), dtype=dtype, device=part.device)
+            inner = part.to(dtype) @ down.T
         for tokens, logits in blocks(part, head):
-            weights = weights_of(rows, tokens, logits).to(hidden.dtype)
-            add_product(by_hidden, weights, head.weight[tokens])
+            weights = weights_of(rows, tokens, logits)
+            add_product(by_hidden, weights.to(hidden.dtype), head.weight[tokens])
             if up is not None and grad_up is not None:
-                add_product(by_inner, weights, up[tokens])
+                by_inner.addmm_(weights, up[tokens])
                 grad_up[tokens] += weights.T @ inner * head.lora_scale
         if down is not None and grad_down is not None:
             by_inner *= head.lora_scale
-            by_hidden.addmm_(by_inner, down.to(by_inner.dtype))
-            grad_down += by_inner.T @ part.to(by_inner.dtype)
+            by_hidden.addmm_(by_inner, down)
+            grad_down += by_inner.T @ part.to(dtype)
         grad_hidden[rows] = by_hidden
     return grad_hidden, grad_down, grad_up

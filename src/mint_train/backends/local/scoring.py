@@ -8,6 +8,7 @@ mode that agrees with the model's own logits on a short probe, so no list of arc
 from __future__ import annotations
 
 import enum
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -110,9 +111,11 @@ class Scorer:
                 "position_ids": pack.position_ids.to(self.device).unsqueeze(0),
                 "packed_segments": pack.segments,
             }
-        decoder = getattr(self.causal_lm, cast(str, self.causal_lm.base_model_prefix))
-        hidden = decoder(input_ids=input_ids, use_cache=False, **extra).last_hidden_state[0]
+        hidden = self._decoder()(input_ids=input_ids, use_cache=False, **extra).last_hidden_state[0]
         return cast(torch.Tensor, hidden[pack.lookup_rows.to(self.device)])
+
+    def _decoder(self) -> nn.Module:
+        return cast(nn.Module, getattr(self.causal_lm, cast(str, self.causal_lm.base_model_prefix)))
 
     @contextmanager
     def ready(self, *, adapter: bool = True) -> Iterator[None]:
@@ -166,7 +169,7 @@ class Scorer:
         probe = _probe_sequences(int(self.config.get_text_config().vocab_size))
         self.mode = ScoringMode.WHOLE
         expected = self._try(probe)
-        reason = _reach_beyond_probe(self.config.get_text_config())
+        reason = _reach_beyond_probe(self.config.get_text_config()) or _takes_no_positions(self._decoder())
         for mode in (ScoringMode.SINGLE,) if reason else (ScoringMode.PACKED, ScoringMode.SINGLE):
             self.mode = mode
             try:
@@ -236,6 +239,12 @@ def _reach_beyond_probe(config: PretrainedConfig) -> str:
     if unknown:
         return f"it has layers of type {', '.join(sorted(unknown))}"
     return "its attention is chunked" if getattr(config, "attention_chunk_size", None) else ""
+
+
+def _takes_no_positions(decoder: nn.Module) -> str:
+    """Say so of a decoder that counts rows by itself; in bfloat16 the probe may not show it. Else empty."""
+    taken = inspect.signature(decoder.forward).parameters
+    return "" if "position_ids" in taken else "it takes no positions"
 
 
 def _probe_sequences(vocabulary: int) -> list[TokenSequence]:

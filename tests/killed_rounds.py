@@ -32,7 +32,7 @@ class KilledRounds:
         self.arguments = [
             "--loss", "dpo", "--set", "reference=initial", "--rounds", str(rounds), "--prompts", str(prompts),
             "--judge", "function", "--judge-set", f"file={judge}", "--samples", "4", "--max-tokens", "8",
-            "--mix-previous", "0.25", "--steps", "3", "--save-every", "1", "--batch-size", "2",
+            "--mix-previous", "0.5", "--steps", "3", "--save-every", "1", "--batch-size", "2",
             "--lr", "1e-3", "--backend", "local",
         ]  # fmt: skip
         self.operations: list[str] = []

@@ -18,7 +18,7 @@ from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import facts, questions
 from mint_train.errors import DataError, OptionError, UserError
 from mint_train.sampling.policy import open_policy
-from mint_train.sampling.round_plan import Plan
+from mint_train.sampling.round_plan import Plan, mixed_in
 from mint_train.sampling.rounds import Rounds
 from mint_train.settings.merge import load_settings
 from mint_train.training.runner import Runner
@@ -175,6 +175,19 @@ def test_the_reference_is_the_rounds_beginning_or_the_base_model(tmp_path: Path,
     assert "options" not in rounds.own_settings(2)
     with pytest.raises(OptionError, match="reference=base cannot be taken with --from"):
         Rounds(rounds.folder, rounds.plan, {**based.given, "from_checkpoint": "x"}).own_settings(2)
+
+
+def test_earlier_rounds_without_a_row_of_an_epoch_are_not_mixed_in() -> None:
+    """The oldest first; else the run would be refused once its rows are there."""
+
+    def mixed(*counts: int, share: float = 0.25) -> list[int]:
+        scored = [{"round": number, "rows": rows} for number, rows in enumerate(counts, start=1)]
+        return mixed_in(share, scored, len(counts))
+
+    assert mixed(2) == []
+    assert mixed(8, 8, 8, 8) == [1, 2, 3]
+    assert mixed(2, 1, 2) == [2]
+    assert mixed(8, 8, share=0.0) == []
 
 
 def test_foreign_rounds_run_no_code_and_send_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, UserError
+from mint_train.groups.shares import largest_remainders
 from mint_train.run_folder.files import write_whole
 from mint_train.sampling.journal import whole_lines
 from mint_train.settings.data_items import absolute_item
@@ -103,6 +104,23 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
 def holds_rounds(folder: Path) -> bool:
     """Return whether a folder holds rounds."""
     return (folder / PLAN_FILE).is_file()
+
+
+def mixed_in(share: float, scored: Sequence[Mapping[str, Any]], number: int) -> list[int]:
+    """Return the earlier rounds whose rows a round trains on too: as many as get a row of each epoch.
+
+    Args:
+        share: of an epoch that all of them have.
+        scored: how many rows each round has, as `read_scores` returns it.
+        number: the round.
+    """
+    counts = {line["round"]: line["rows"] for line in scored}
+    for first in range(1, number if share else 1):
+        earlier = [*range(first, number)]
+        weights = [1 - share, *(share / len(earlier) for _ in earlier)]
+        if all(largest_remainders(weights, sum(counts.get(each, 0) for each in (number, *earlier)))):
+            return earlier
+    return []
 
 
 def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str, Any]:

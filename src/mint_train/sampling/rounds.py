@@ -34,6 +34,7 @@ from mint_train.sampling.round_plan import (
     Plan,
     files_found_anywhere,
     holds_rounds,
+    mixed_in,
     read_plan,
     read_scores,
     refuse_foreign,
@@ -280,8 +281,8 @@ class Rounds:
     def own_settings(self, number: int) -> dict[str, Any]:
         """Return the settings that a round has of its own: its rows, its folder, and what it begins with."""
         rows: list[Any] = [str(self.rows_of(number))]
-        share, earlier = self.plan.mix_previous, range(1, number)
-        if share and earlier:
+        share = self.plan.mix_previous
+        if earlier := mixed_in(share, read_scores(self.folder), number):
             rows = [{"name": rows[0], "weight": 1 - share}]
             rows += [{"name": str(self.rows_of(each)), "weight": share / len(earlier)} for each in earlier]
         own: dict[str, Any] = {"data": rows, "output": self.run_of(number), "overwrite": True}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import mint_train
 from mint_train.errors import JudgeError, PluginError
 from mint_train.judging.judge import Judge, open_judge
 from mint_train.plugin import Candidates
@@ -19,6 +20,8 @@ from mint_train.testing import check_judge
 from mint_train_judges.verdicts import fill, read_grade, read_outcome
 
 KEY = "sk-secret-of-a-test"
+DROPPED = 0
+"""Stands for the status of a request whose connection is closed without an answer."""
 
 
 class Endpoint:
@@ -28,6 +31,7 @@ class Endpoint:
         self.answer: Callable[[str], str] = lambda _: "[[C]]"
         self.status: Callable[[int], int] = lambda _: 200
         self.asked: list[str] = []
+        self.answered: list[str] = []
         self.keys: set[str] = set()
         self.lock = threading.Lock()
         endpoint = self
@@ -41,6 +45,9 @@ class Endpoint:
                     number = len(endpoint.asked)
                     endpoint.keys.add(self.headers["Authorization"])
                 status = endpoint.status(number)
+                if status == DROPPED:
+                    self.close_connection = True
+                    return
                 answer: dict[str, Any] = {"error": {"message": f"no, not with {KEY}"}}
                 if status == 200:
                     message = {"role": "assistant", "content": endpoint.answer(text)}
@@ -50,10 +57,13 @@ class Endpoint:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
-                if status == 429:
+                if status in (429, 500):
                     self.send_header("Retry-After-Ms", "1")
                 self.end_headers()
                 self.wfile.write(content)
+                if status == 200:
+                    with endpoint.lock:
+                        endpoint.answered.append(text)
 
             def log_message(self, *_: object) -> None: ...
 
@@ -162,6 +172,41 @@ def test_an_endpoint_that_breaks_one_request_in_five_loses_nothing(
     assert again.score(batch) == [[0.0, 0.5, 1.0]] * 10
     assert len(endpoint.asked) == answered, "nothing is asked twice"
     assert "0 requests, 60 answers from the cache" in str(again.note())
+
+
+def test_no_prompt_is_lost_and_none_judged_twice_where_one_request_in_five_breaks(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Through the whole of `mint-train pairs`, as its function in Python."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint.answer = longer
+    broken = [429, 500, 429, DROPPED]
+    endpoint.status = lambda number: broken[number // 5 % 4] if number % 5 == 0 else 200
+    prompts = [
+        f"How heavy is {animal}?" for animal in ("a dog", "a cat", "a cow", "a horse", "a goose", "a rat")
+    ]
+    options = {"model": "judge-1", "base_url": endpoint.url, "retries": 20, "cache": tmp_path / "answers"}
+    made = mint_train.pairs(
+        prompts,
+        judge="llm",
+        judge_options=options,
+        samples=4,
+        max_tokens=12,
+        backend="local",
+        progress="quiet",
+    )
+    assert [each.prompt for each in made.scored] == prompts
+    for each in made.scored:
+        assert all(
+            score is not None for score, text in zip(each.scores, each.completions, strict=True) if text
+        )
+        several = len(set(each.completions)) > 1
+        compared = {(first, second) for first in each.completions for second in each.completions}
+        assert {sides(text) for text in endpoint.answered if each.prompt in text} == {
+            pair for pair in compared if pair[0] != pair[1] and several
+        }
+    assert len(endpoint.asked) > len(endpoint.answered) > 0
+    assert max(Counter(endpoint.answered).values()) == 1, "no comparison is answered twice"
 
 
 def test_what_was_answered_before_a_failure_is_not_asked_again(

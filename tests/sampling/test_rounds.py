@@ -217,7 +217,9 @@ def test_foreign_rounds_run_no_code_and_send_no_key(tmp_path: Path, monkeypatch:
         resumed("length", {}, base_url="http://there", backend="auto")
 
 
-def test_what_is_wrong_with_rounds_is_said_before_their_folder_is_made(tmp_path: Path) -> None:
+def test_what_is_wrong_with_rounds_is_said_before_their_folder_is_made(
+    tmp_path: Path, unbroken: Path
+) -> None:
     plan = plan_of(tmp_path)
     for wrong, problem in (
         (replace(plan, judge="lenght"), 'no judge "lenght" is installed; did you mean "length"'),
@@ -229,6 +231,9 @@ def test_what_is_wrong_with_rounds_is_said_before_their_folder_is_made(tmp_path:
             begin(tmp_path, wrong)
     with pytest.raises(OptionError, match="betta"):
         begin(tmp_path, options={"betta": 1})
+    other = Path(shutil.copytree(unbroken / "round-001" / "base_model", tmp_path / "other"))
+    with pytest.raises(OptionError, match=r"--model .*other.*base_model"):
+        begin(tmp_path, model=str(other), from_checkpoint=str(unbroken / "round-001"))
     assert not (tmp_path / "all").exists()
 
 

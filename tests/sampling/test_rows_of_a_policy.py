@@ -14,14 +14,14 @@ from few_rows import PAIRS, lines, write_lines
 
 import mint_train
 from mint_train.backends.base import Sample, Sampling
-from mint_train.errors import DataError, MintTrainError, OptionError
+from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.judging.judge import open_judge
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.options import Rendering
-from mint_train.sampling.making import Made, Making, RowWriter, make_rows
+from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
 from mint_train.sampling.prompts import read_prompts
 
@@ -255,6 +255,10 @@ def test_completions_that_say_nothing_give_no_row(policy: Policy, prompts_file: 
     made = make(replace(policy, sampler=silent), prompts_file, tmp_path / "pairs.jsonl")
     assert (made.rows, made.without_row) == (0, 4)
     assert "4 prompts, 16 completions, mean score none: 0 cut at --max-tokens, 16 empty" in made.lines()[0]
+    with pytest.raises(
+        JudgeError, match="no row was made: all 16 completions are empty; take more --samples"
+    ):
+        require_rows(made)
     assert not (tmp_path / "pairs.jsonl").exists()
 
 

@@ -234,9 +234,9 @@ def test_a_refused_key_is_one_line_without_the_key(
 
 def test_a_key_is_needed_for_openai_alone(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(JudgeError, match="no key: set OPENAI_API_KEY, or name a server"):
+    with pytest.raises(PluginError, match="no key: set OPENAI_API_KEY, or name a server"):
         open_judge("llm", {"model": "judge-1"})
-    with pytest.raises(JudgeError, match="takes the name of an environment variable") as raised:
+    with pytest.raises(PluginError, match="takes the name of an environment variable") as raised:
         open_judge("llm", {"model": "judge-1", "key_variable": KEY})
     assert KEY not in str(raised.value)
     open_judge("llm", {"model": "judge-1", "base_url": endpoint.url}).score(

@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import JudgeError, MintTrainError, PluginError
+from mint_train.errors import JudgeError, MintTrainError, PluginError, counted
 from mint_train.judging.judge import Judge, Scores, as_options
 from mint_train.observers.progress import Progress
 from mint_train.plugins.creating import Kind, create_plugin
@@ -33,6 +33,8 @@ from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.prompts import Prompts
 
+MORE = "more --samples, a higher --temperature, or another judge"
+"""What may give rows where there are none."""
 ROW_WRITER = Kind("row writer", "mint_train.row_writers", "install mint-train-judges")
 
 
@@ -105,21 +107,33 @@ class Made:
         found = [score for scores in self.scores for score in scores if score is not None]
         return sum(found) / len(found) if found else None
 
+    @property
+    def empty(self) -> int:
+        """How many completions hold no text."""
+        return sum(not text.strip() for each in self.written for text in each.texts)
+
+    def why_no_rows(self) -> str:
+        """Say why no row was made."""
+        total = sum(len(each.texts) for each in self.written)
+        if self.empty == total:
+            return f"all {counted(total, 'completion')} are empty"
+        return "the judge tells no prompt's completions apart"
+
     def lines(self) -> list[str]:
         """Say what was sampled and judged, a line each."""
         found = [score for scores in self.scores for score in scores if score is not None]
         samples = [one for each in self.written for one in each.samples]
-        empty = sum(not text.strip() for each in self.written for text in each.texts)
         cut = sum(not one.ended for one in samples)
         other = (
             f", {self.retokenised:,} that become other tokens when they are read" if self.retokenised else ""
         )
-        left_out = len(samples) - len(found) - empty
+        left_out = len(samples) - len(found) - self.empty
         mean = "none" if self.mean is None else f"{self.mean:.4g}"
+        made = f"{counted(len(self.written), 'prompt')}, {counted(len(samples), 'completion')}"
         return [
-            f"{len(self.written):,} prompts, {len(samples):,} completions, mean score {mean}: {cut:,} cut at "
-            f"--max-tokens, {empty:,} empty, {left_out:,} left out by the judge{other}.",
-            f"{self.rows:,} rows; {self.without_row:,} prompts gave none.",
+            f"{made}, mean score {mean}: {cut:,} cut at --max-tokens, {self.empty:,} empty, "
+            f"{left_out:,} left out by the judge{other}.",
+            f"{counted(self.rows, 'row')}; {counted(self.without_row, 'prompt')} gave none.",
         ]
 
 
@@ -130,10 +144,7 @@ def require_rows(made: Made) -> Made:
         JudgeError: no row was made.
     """
     if not made.rows:
-        raise JudgeError(
-            "no row was made: the judge tells no prompt's completions apart; take more --samples, a higher "
-            "--temperature, or another judge"
-        )
+        raise JudgeError(f"no row was made: {made.why_no_rows()}; take {MORE}")
     return made
 
 

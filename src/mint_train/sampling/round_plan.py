@@ -12,6 +12,7 @@ from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.shares import largest_remainders
 from mint_train.run_folder.files import write_whole
+from mint_train.run_folder.folder import RunFolder, holds_run
 from mint_train.sampling.journal import whole_lines
 from mint_train.settings.data_items import absolute_item
 from mint_train.settings.model import Settings
@@ -104,6 +105,11 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
 def holds_rounds(folder: Path) -> bool:
     """Return whether a folder holds rounds."""
     return (folder / PLAN_FILE).is_file()
+
+
+def is_done(folder: Path) -> bool:
+    """Return whether a folder holds a run that has reached its end."""
+    return holds_run(folder) and RunFolder(folder).read_description().status == "done"
 
 
 def mixed_in(share: float, scored: Sequence[Mapping[str, Any]], number: int) -> list[int]:

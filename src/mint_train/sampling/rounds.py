@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from mint_train.backends.choose import choose_backend
+from mint_train.backends.start import find_start
 from mint_train.errors import DataError, JudgeError, OptionError, command_line
 from mint_train.judging.judge import Judge, JudgeFunction, function_name, open_judge
 from mint_train.losses.loss import Loss
@@ -26,7 +27,7 @@ from mint_train.run_folder.files import append_line, whole_folder, write_whole
 from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import Round, RunResult
-from mint_train.sampling.making import Making, RowWriter, make_rows
+from mint_train.sampling.making import MORE, Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.prompts import Prompts, read_prompts
 from mint_train.sampling.round_plan import (
@@ -34,6 +35,7 @@ from mint_train.sampling.round_plan import (
     Plan,
     files_found_anywhere,
     holds_rounds,
+    is_done,
     mixed_in,
     read_plan,
     read_scores,
@@ -106,7 +108,9 @@ class Rounds:
         own |= files_found_anywhere(settings, own)
         kept = Settings(**own).model_dump(mode="json", include=set(own))
         rounds = cls(output or Path(), plan.found_anywhere(), kept, program=program).with_prompts()
-        rounds.open_loss(rounds.settings(rounds.own_settings(1)))  # refused before anything is sampled
+        first = rounds.settings(rounds.own_settings(1))  # refused before anything is sampled
+        find_start(first)
+        rounds.open_loss(first)
         rounds.open_judge()
         folder = output or make_unused_folder(f"{settings.loss}-rounds")
         with whole_folder(folder) as made:
@@ -248,8 +252,8 @@ class Rounds:
         plan, settings = self.plan, self.settings({})
         name = str(self.run_of(number - 1)) if number > 1 else settings.from_checkpoint
         given = {field: getattr(settings, field) for field in POLICY_FIELDS}
-        if name is None:
-            given["model"] = settings.model
+        if number == 1:  # the base model of what it begins with, where that says so
+            given["model"] = find_start(settings)[0].model
         # each round draws other completions, by the seed
         sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)
         judge, prompts = self.open_judge(), self.read_prompts()
@@ -263,7 +267,7 @@ class Rounds:
         for line in [*made.readable.lines(), *made.lines(), *filter(None, [judge.note()])]:
             tell(line)
         if not made.rows:
-            raise JudgeError(f"round {number}: the judge tells no prompt's completions apart")
+            raise JudgeError(f"round {number}: {made.why_no_rows()}; start new rounds with {MORE}")
         known = read_scores(self.folder)
         if number not in [line["round"] for line in known]:
             scored = {"round": number, "mean_score": made.mean, "rows": made.rows}
@@ -341,8 +345,3 @@ def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
     """
     if changed:
         raise OptionError(f"{folder} holds rounds, which go on with the settings that they began with")
-
-
-def is_done(folder: Path) -> bool:
-    """Return whether a folder holds a run that has reached its end."""
-    return holds_run(folder) and RunFolder(folder).read_description().status == "done"

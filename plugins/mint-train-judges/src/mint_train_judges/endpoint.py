@@ -15,7 +15,7 @@ from typing import Any
 
 import openai
 
-from mint_train.plugin import JudgeError
+from mint_train.plugin import JudgeError, PluginError
 
 NO_KEY = "none"
 """What is sent to a server of one's own, which asks for no key."""
@@ -47,13 +47,13 @@ class Endpoint:
         """Open the client.
 
         Raises:
-            JudgeError: no key is set for OpenAI's own service, or a key is given as the variable's name.
+            PluginError: no key is set for OpenAI's own service, or a key is given as the variable's name.
         """
         if not self.key_variable.isidentifier():
-            raise JudgeError("--set key_variable takes the name of an environment variable, not a key")
+            raise PluginError("--set key_variable takes the name of an environment variable, not a key")
         self.key = os.environ.get(self.key_variable, "")
         if not self.key and self.base_url is None:
-            raise JudgeError(f"no key: set {self.key_variable}, or name a server with --set base_url=URL")
+            raise PluginError(f"no key: set {self.key_variable}, or name a server with --set base_url=URL")
         self.client = openai.OpenAI(
             api_key=self.key or NO_KEY,
             base_url=self.base_url,

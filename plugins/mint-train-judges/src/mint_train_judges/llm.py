@@ -54,8 +54,7 @@ class LanguageModel:
         """Read the template and open the endpoint.
 
         Raises:
-            PluginError: the template is wrong.
-            JudgeError: no key is set.
+            PluginError: the template is wrong, or no key is set.
         """
         self.options = options
         self.unread = self.read = 0

@@ -77,6 +77,11 @@ FILE_ONLY = [
     ("eval_every", 5),
     ("select_by", "loss:max"),
     ("patience", 3),
+    ("sample_prompts", "/a/prompts.jsonl"),
+    ("sample_every", 5),
+    ("sample_tokens", 64),
+    ("judge", "length"),
+    ("judge_timeout", 3.5),
     ("backend", "local"),
     ("epochs", 2),
     ("batch_size", 3),
@@ -144,7 +149,7 @@ def test_fields_without_variable_come_from_file_or_line(
 
 def test_every_field_is_tested_above() -> None:
     tested = {level[0] for level in LEVELS} | {field for field, _ in FILE_ONLY}
-    elsewhere = {"loss", "options", "columns", "chat_template_kwargs", "api_key"}
+    elsewhere = {"loss", "options", "columns", "chat_template_kwargs", "judge_options", "api_key"}
     assert set(Settings.model_fields) - tested == elsewhere
 
 

@@ -24,8 +24,8 @@
   a file of the user's, and `cache_folder` is where what is costly to get again may be kept. A row writer
   gets `Judged`; `LogRatio` compares a run's policy with the one that it began as, and `text_column` is a
   completion as its row holds it.
-- **Observers.** `RunRecord`, `StepRecord`, `Evaluation`, `Checkpoint` and `RunResult` are what an observer's
-  hooks get.
+- **Observers.** `RunRecord`, `StepRecord`, `Evaluation`, `Samples`, `Checkpoint` and `RunResult` are what an
+  observer's hooks get.
 """
 
 from mint_train.batches.batch import Batch
@@ -65,7 +65,7 @@ from mint_train.rows.row import kind
 from mint_train.rows.values import from_json, number, text
 from mint_train.rows.verdicts import Survey, is_good
 from mint_train.run_folder.metric import Metric
-from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, Samples, StepRecord
 from mint_train.sampling.log_ratio import LogRatio
 from mint_train.sdk import Datum
 
@@ -102,6 +102,7 @@ __all__ = [
     "RowError",
     "RunRecord",
     "RunResult",
+    "Samples",
     "StepRecord",
     "Survey",
     "Vocabulary",

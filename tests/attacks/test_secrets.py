@@ -17,8 +17,8 @@ from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import check_key, hide_key_in_logs, open_session
 from mint_train.errors import MintTrainError, OptionError, UserError
 from mint_train.losses.trust import check_address, check_loss_files, check_run_folder, file_sha256
+from mint_train.settings.fields import without_credentials
 from mint_train.settings.merge import load_settings
-from mint_train.settings.model import without_credentials
 
 pytestmark = pytest.mark.attacks
 

@@ -14,7 +14,7 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.rows.columns import rename
 from mint_train.rows.known import known_columns, known_data_sets
 from mint_train.rows.readers import open_data
-from mint_train.settings.model import parse_columns
+from mint_train.settings.fields import parse_columns
 
 ROW = {"prompt": "p", "response_a": "x", "response_b": "y"}
 

@@ -16,7 +16,7 @@ from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rows.readers import open_data
-from mint_train.settings.model import parse_columns
+from mint_train.settings.fields import parse_columns
 from mint_train_dpo.rows import PreferencePair
 from mint_train_kto.rows import RatedCompletion
 from mint_train_ranking.rows import RankedCompletions

@@ -17,7 +17,7 @@ from mint_train.groups.examples import Examples, read_examples
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.rows.conversations import Conversation, texts_of
 from mint_train.rows.readers import open_data
-from mint_train.settings.model import parse_columns
+from mint_train.settings.fields import parse_columns
 
 FILES = Path(__file__).parent / "public"
 

@@ -12,7 +12,7 @@ from few_rows import lines, write_lines
 import mint_train
 from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError
 from mint_train.settings.keywords import SettingsKeywords, TrainKeywords
-from mint_train.settings.rounds import RoundsSettings
+from mint_train.settings.rounds import ONLY_ROUNDS
 
 PROMPTS = ["Say it.", "Go on.", "Say it."]
 DRAWN: dict[str, Any] = {"samples": 3, "max_tokens": 6, "backend": "local", "progress": "quiet"}
@@ -26,7 +26,7 @@ def shortest(prompt: str, completions: Sequence[str]) -> list[float | None]:
 
 def test_the_keywords_of_train_are_the_settings_of_a_run_and_of_rounds() -> None:
     own = get_type_hints(TrainKeywords).keys() - get_type_hints(SettingsKeywords).keys()
-    assert own == RoundsSettings.model_fields.keys()
+    assert own == ONLY_ROUNDS
 
 
 def test_pairs_are_rows_to_train_on_with_their_scores(

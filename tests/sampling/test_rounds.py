@@ -259,8 +259,11 @@ def test_the_command_line(run_cli: Any, tmp_path: Path) -> None:
     command = ["--loss", "dpo", "--backend", "local", "--rounds", 1, "--steps", 1, "--output", "all"]
     ended = run_cli(*command, "--prompts", "prompts.jsonl")
     assert (ended.status, ended.err) == (2, "mint-train: --rounds needs --judge\n")
-    ended = run_cli("--loss", "dpo", "--judge", "length")
-    assert (ended.status, ended.err) == (2, "mint-train: --judge is for --rounds N, which is not given\n")
+    ended = run_cli("--loss", "dpo", "--mix-previous", "0.5")
+    assert (ended.status, ended.err) == (
+        2,
+        "mint-train: --mix-previous is for --rounds N, which is not given\n",
+    )
     ended = run_cli(
         *command, "--prompts", "prompts.jsonl", "--judge", "length", "--judge-set", "unit=characters",
         "--samples", 3, "--max-tokens", 6,

@@ -48,6 +48,8 @@ def test_the_command_line_comes_before_the_file_and_the_file_before_the_defaults
     assert (asked.rounds, asked.prompts, asked.judge) == (1, "prompts.jsonl", "length")
     assert (asked.samples, asked.max_tokens, asked.temperature) == (5, 6, 1.0)
     assert asked.judge_options == {"unit": "characters", "target": "9", "prefer": "near"}
+    own = load_settings({"judge_options": {"target": "9"}}, config)
+    assert (own.judge, own.judge_options) == ("length", asked.judge_options), "a run has a judge too"
     assert load_settings({}, config).options == {"reference": "initial"}
     assert load_rounds({}) is None
 
@@ -57,7 +59,7 @@ def test_the_command_line_comes_before_the_file_and_the_file_before_the_defaults
     [
         ("rounds = 0", "rounds.toml: rounds=0: input should be greater than or equal to 1"),
         ("rounds = 2\nprompts = 'x'", "--rounds needs --judge"),
-        ("judge = 'length'", "rounds.toml: judge is for --rounds N, which is not given"),
+        ("samples = 4", "rounds.toml: samples is for --rounds N, which is not given"),
         (
             "rounds = 2\njudge_options = 3",
             r"rounds.toml: the options of the judge belong in a table \[judge_o",
@@ -101,6 +103,6 @@ def test_pairs_are_made_by_the_same_file(run_cli: Any, config: Path, tmp_path: P
 
 def test_what_compare_and_a_dry_run_cannot_do_is_refused(run_cli: Any, config: Path) -> None:
     ended = run_cli("compare", "dpo", "ipo", "--config", config, "--output", "both")
-    assert (ended.status, "judge is for --rounds, which compare does not do" in ended.err) == (2, True)
+    assert (ended.status, "max_tokens is for --rounds, which compare does not do" in ended.err) == (2, True)
     ended = run_cli("--config", config, "--dry-run")
     assert (ended.status, "--dry-run looks at rows, and --rounds makes them" in ended.err) == (2, True)

@@ -17,13 +17,13 @@ from mint_train.backends.base import Sample, Sampling
 from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
+from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.options import Rendering
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
-from mint_train.sampling.prompts import read_prompts
 
 PROMPTS: list[dict[str, Any]] = [
     {"prompt": "Name a river."},
@@ -80,7 +80,7 @@ def test_a_row_is_read_back_as_the_tokens_that_were_sampled(
 ) -> None:
     """Without flags but the rendering itself, which is that of training."""
     settings = policy.settings.model_copy(update={"render": render})
-    chosen = Policy(policy.name, settings, policy.sampler, policy.tokenizer, policy.identity)
+    chosen = replace(policy, settings=settings)
     texts = ["The Danube.\n", '[{"role": "user"}] is JSON', " two spaces", "Human: hi", "größer als 日本 🙂"]
     texts = texts if render != "raw" else ["The Danube.\n", " two spaces", "größer"]
     sampler: Any = Writing(chosen, texts)

@@ -14,10 +14,10 @@ from few_rows import lines
 
 from mint_train.backends.base import Sample, Sampling
 from mint_train.errors import JudgeError, OptionError
+from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
 from mint_train.sampling.matches import Comparing, compare_policies
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
-from mint_train.sampling.prompts import read_prompts
 from mint_train.sampling.win_rate import Outcome, Rate, win_rate
 
 

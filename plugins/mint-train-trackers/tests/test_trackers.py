@@ -36,7 +36,8 @@ def arguments(starter_model_folder: Path, tmp_path_factory: pytest.TempPathFacto
     pairs = tmp_path_factory.mktemp("data") / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
     return ["--loss", "dpo", "--data", pairs, "--eval-data", pairs, "--model", starter_model_folder,
-            "--steps", 3, "--batch-size", 2, "--output", "run"]  # fmt: skip
+            "--steps", 3, "--batch-size", 2, "--sample-prompts", pairs, "--sample-tokens", 4,
+            "--output", "run"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,12 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "run" / name).read_text().splitlines()]
 
 
+def samples(folder: Path) -> list[list[Any]]:
+    """Step, prompt and completion of all that was sampled, before the first step and after the last."""
+    found = [lines(folder, f"samples/step-{step:06d}.jsonl") for step in (0, 3)]
+    return [[line["step"], line["prompt"], line["completion"]] for part in found for line in part]
+
+
 def losses(folder: Path, name: str = "metrics.jsonl") -> list[tuple[int, Any]]:
     """The steps with their losses, as float32 keeps them."""
     return [(line["step"], pytest.approx(line["metrics"]["loss"], rel=1e-6)) for line in lines(folder, name)]
@@ -76,6 +83,12 @@ def test_tensorboard_has_every_step_and_the_settings(tracked: Path) -> None:
     assert {"train/learning_rate", "train/tokens_per_second", "train/pair_accuracy"} <= set(
         events.Tags()["scalars"]
     )
+    texts = [
+        [event.step, *event.tensor_proto.string_val[0].decode().replace("**", "").split("\n\n", 1)]
+        for number in range(1, 5)
+        for event in events.Tensors(f"samples/{number}/text_summary")
+    ]
+    assert sorted(texts) == sorted(samples(tracked))
     assert "_hparams_/session_start_info" in events.summary_metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -103,6 +116,10 @@ print(json.dumps([SQLiteStorage.get_logs(*run), SQLiteStorage.get_run_config(*ru
     assert [(log["step"], log["eval/loss"]) for log in logs if "eval/loss" in log] == losses(
         tracked, "evaluations.jsonl"
     )
+    tables = [log["samples"]["_value"] for log in logs if "samples" in log]
+    assert [[row[name] for name in ("step", "prompt", "completion")] for rows in tables for row in rows] == (
+        samples(tracked)
+    )
     assert logs[-1]["status"] == "done"
     assert config["options.beta"] == 1.0
 
@@ -129,6 +146,7 @@ def test_wandb_offline_has_the_run(arguments: list[object], tmp_path: Path) -> N
     assert [(row["step"], row["eval/loss"]) for row in history if "eval/loss" in row] == losses(
         tmp_path, "evaluations.jsonl"
     )
+    assert sum("samples" in row for row in history) == 2
     assert config["options.beta"] == 1.0
     assert exit_codes == [0]
 
@@ -163,5 +181,18 @@ def test_mlflow_has_the_run_and_a_resume_continues_it(arguments: list[object], t
     told = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert told == losses(tmp_path)
     assert len(told) == 4
+    kept = client.download_artifacts(run.info.run_id, "samples/step-000003.jsonl", str(tmp_path))
+    told = [json.loads(line) for line in Path(kept).read_text().splitlines()]
+    assert [[row["step"], row["prompt"], row["completion"]] for row in told] == samples(tmp_path)[4:8]
     assert run.data.params["options.beta"] == "1.0"
     assert run.info.status == "FINISHED"
+
+
+def test_the_score_before_the_first_step_has_no_other_place() -> None:
+    from mint_train.run_folder.records import Sampled, Samples
+    from mint_train_trackers.figures import sample_figures
+
+    scored = [Sampled("a", "b", 1.0), Sampled("c", "", None), Sampled("d", "e", 0.5)]
+    assert sample_figures(Samples(0, scored)) == {"train/sample_score": 0.75}
+    assert sample_figures(Samples(2, scored)) == {}, "it is among the metrics of the step"
+    assert sample_figures(Samples(0, scored[1:2])) == {}

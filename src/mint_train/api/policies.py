@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, nearest
+from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import TIME_LIMIT, Judge, JudgeFunction, open_judge
 from mint_train.observers.progress import shown_progress, silent_progress
 from mint_train.observers.terminal import echo_problem
@@ -19,7 +20,6 @@ from mint_train.plugins.authoring import FunctionLoss
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.matches import Comparing, compare_policies
 from mint_train.sampling.policy import open_policy, reading_settings
-from mint_train.sampling.prompts import read_prompts
 from mint_train.sampling.win_rate import WinRate
 from mint_train.settings.keywords import PairsKeywords, SampledKeywords, in_python, plain_options
 from mint_train.trained.find import find_trained

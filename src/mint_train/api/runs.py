@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from mint_train.errors import MintTrainError, OptionError
-from mint_train.judging.judge import JudgeFunction, function_name
+from mint_train.groups.prompts import prompt_lines
+from mint_train.judging.judge import function_name
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
@@ -18,7 +19,6 @@ from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import HeldOut, RunResult
-from mint_train.sampling.prompts import prompt_lines
 from mint_train.sampling.round_plan import Plan, holds_rounds
 from mint_train.sampling.rounds import (
     PROMPTS_FILE,
@@ -36,7 +36,7 @@ from mint_train.settings.keywords import (
 )
 from mint_train.settings.merge import load_rounds, load_settings
 from mint_train.settings.model import Settings
-from mint_train.settings.rounds import ROUNDS_FIELDS, RoundsSettings
+from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
 from mint_train.trained.evaluate import evaluate_trained
 from mint_train.trained.export import Exported, export_run
 from mint_train.trained.find import find_trained
@@ -102,15 +102,21 @@ def split_rounds(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, di
     Raises:
         OptionError: a field of rounds is wrong, is missing, or stands without `rounds`.
     """
-    asked = {name: value for name, value in settings.items() if name in ROUNDS_FIELDS}
-    own = {name: value for name, value in settings.items() if name not in ROUNDS_FIELDS}
-    if asked.get("judge") is not None and not isinstance(asked["judge"], str):
-        asked["judge"] = function_name(asked["judge"])
-    if not isinstance(asked.get("prompts"), str | Path | None):
-        asked["prompts"] = PROMPTS_FILE
-    if "judge_options" in asked:
-        asked["judge_options"] = plain_options(asked["judge_options"])
-    return load_rounds(asked), own
+    known = judge_by_name(settings)
+    if not isinstance(known.get("prompts"), str | Path | None):
+        known["prompts"] = PROMPTS_FILE
+    asked = {name: value for name, value in known.items() if name in RoundsSettings.model_fields}
+    return load_rounds(asked), {name: value for name, value in known.items() if name not in ONLY_ROUNDS}
+
+
+def judge_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords with the name of a judge that is a function, and its options as a file keeps them."""
+    known = dict(settings)
+    if known.get("judge") is not None and not isinstance(known["judge"], str):
+        known["judge"] = function_name(known["judge"])
+    if "judge_options" in known:
+        known["judge_options"] = plain_options(known["judge_options"])
+    return known
 
 
 def program_of(
@@ -161,7 +167,6 @@ def resume(
     run: str | Path,
     *,
     loss: FunctionLoss | None = None,
-    judge: JudgeFunction | None = None,
     observers: Sequence[object] = (),
     trust_loss: bool = False,
     **settings: Unpack[SettingsKeywords],
@@ -171,23 +176,23 @@ def resume(
     Args:
         run: the run folder, or that of rounds.
         loss: the function that it was trained with, if that is one of this program's.
-        judge: the function that rounds are judged by, if that is one of this program's.
         observers: as for `train`.
         trust_loss: run a loss file that is not one of the current folder's own.
-        settings: those to change; only some may.
+        settings: those to change; only some may. `judge` is the function that judges, if it is one of this
+            program's.
 
     Raises:
         MintTrainError: there is nothing to continue, or a setting would make it a different run.
     """
-    folder = Path(run)
+    folder, judge = Path(run), settings.get("judge")
+    judge = judge if callable(judge) else None
     with in_python():
         if holds_rounds(folder):
-            refuse_changes(folder, list(settings))
-            program = RoundsProgram(loss, observers, judge)
-            return shown(train_shown(Rounds.read(folder, program, trusted=trust_loss)))
-        if judge is not None:
-            raise OptionError(f"judge: {folder} holds no rounds")
-        return shown(resume_run(folder, settings, Program(loss, observers), trust_loss=trust_loss))
+            refuse_changes(folder, [name for name in settings if name != "judge" or not judge])
+            of_rounds = RoundsProgram(loss, observers, judge)
+            return shown(train_shown(Rounds.read(folder, of_rounds, trusted=trust_loss)))
+        program = Program(loss, observers, judge)
+        return shown(resume_run(folder, judge_by_name(settings), program, trust_loss=trust_loss))
 
 
 def evaluate(

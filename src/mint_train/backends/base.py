@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -148,6 +149,11 @@ class TrainingClient(Protocol):
 
     gradients: Gradients
 
+    @property
+    def window(self) -> int | None:
+        """The most tokens, prompt and completion together, that the model reads; None where unknown."""
+        ...
+
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
         ...
@@ -198,6 +204,17 @@ class TrainingClient(Protocol):
 
     def save_weights_for_sampler(self, name: str) -> Future[Saved]:
         """Save the weights alone, for sampling."""
+        ...
+
+    def open_sampler(self, name: str) -> AbstractContextManager[Sampler]:
+        """Open what samples from the adapter as it is now; nothing of it changes.
+
+        Args:
+            name: of what is saved for it meanwhile; each name is taken once.
+
+        Raises:
+            BackendError: the weights cannot be saved.
+        """
         ...
 
     def delete_state(self, path: str) -> None:

@@ -25,6 +25,7 @@ from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.merge import load_settings, rounds_in
 from mint_train.settings.model import Settings, option_name
+from mint_train.settings.rounds import ONLY_ROUNDS
 from mint_train.training.interrupts import Interrupts
 
 PROGRAM = "mint-train: "
@@ -204,7 +205,7 @@ def settings_of(
     Raises:
         UserError: a setting is wrong.
     """
-    if config and (found := rounds_in(config)):
+    if config and (found := rounds_in(config).keys() & ONLY_ROUNDS):
         raise OptionError(f"--config {config}: {min(found)} is for --rounds, which compare does not do")
     settings = load_settings({**given, "loss": loss, "options": dict(options)}, config)
     if any(item.name == STANDARD_INPUT for item in (*settings.data, *settings.eval_data.values())):

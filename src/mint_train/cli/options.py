@@ -90,8 +90,8 @@ def settings_options(
                 default=None,
                 type=None if switch else click_type(field.annotation),
                 metavar=None if switch else METAVARS.get(name) or metavar(field.annotation),
-                multiple=name in REPEATABLE,
-                callback=given_or_none if name in REPEATABLE else None,
+                multiple=name in CALLBACKS,
+                callback=CALLBACKS.get(name),
                 help=(field.description or "") + ("" if switch else default),
                 hidden=name not in shown,
                 shell_complete=COMPLETERS.get(name),
@@ -129,12 +129,13 @@ def click_type(annotation: Any) -> click.ParamType[Any] | None:
     return click.Choice(get_args(plain)) if get_origin(plain) is Literal else click.STRING
 
 
-REPEATABLE = frozenset({"data", "eval_data"})
-"""Settings whose option may be given more than once."""
 METAVARS = {
     "data": "FILE[:WEIGHT]",
     "eval_data": "[NAME=]FILE",
     "chat_template": "FILE",
+    "sample_prompts": "FILE",
+    "judge_options": "KEY=VALUE",
+    "judge_timeout": "SECONDS",
     "chat_template_kwargs": "KEY=VALUE,...",
 }
 """What options take whose type does not say it."""
@@ -147,7 +148,22 @@ def metavar(annotation: Any) -> str | None:
     return "FIELD=COLUMN,..." if get_origin(plain) is dict else names.get(plain)
 
 
-def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
+def judge_options_or_none(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Return the options of the judge; None where none was given."""
+    return parse_assignments(values, "--judge-set") or None
+
+
+CALLBACKS: dict[str, Any] = {
+    "data": given_or_none,
+    "eval_data": given_or_none,
+    "judge_options": judge_options_or_none,
+}
+"""What becomes of an option that may be given more than once."""
+
+
+def parse_assignments(assignments: tuple[str, ...], option: str = "--set") -> dict[str, str]:
     """Turn `KEY=VALUE` strings into a dictionary.
 
     Raises:
@@ -157,7 +173,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
-            raise OptionError(f"--set {assignment}: write it as --set KEY=VALUE")
+            raise OptionError(f"{option} {assignment}: write it as {option} KEY=VALUE")
         options[key.strip()] = value.strip()
     return options
 
@@ -223,6 +239,7 @@ COMPLETERS = {
     "loss": complete_loss,
     "model": complete_folder,
     "output": complete_folder,
+    "sample_prompts": complete_file,
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, command_line
+from mint_train.groups.prompts import Prompts, read_prompts
 from mint_train.judging.judge import open_judge
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.sampling.making import Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import open_policy, reading_settings
-from mint_train.sampling.prompts import Prompts, read_prompts
 
 Asked = tuple[tuple[str, Mapping[str, Any], float], RowWriter, Sampling, Mapping[str, Any]]
 """A judge with its options and its time limit, the row writer, the sampling, and the rest of `Making`."""

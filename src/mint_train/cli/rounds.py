@@ -1,4 +1,4 @@
-"""`--rounds`: its options, and what is shown of it."""
+"""`--rounds`: the options that it has alone, and what is shown of it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,33 @@ from typing import Any
 
 import click
 
-from mint_train.cli.options import metavar, parse_assignments
-from mint_train.settings.merge import JUDGE_OPTIONS
-from mint_train.settings.model import Settings
-from mint_train.settings.rounds import RoundsSettings, rounds_option
+from mint_train.cli.options import metavar
+from mint_train.settings.model import Settings, option_name
+from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
 
-METAVARS = {"prompts": "FILE", "pair": "CHOICE", "judge_timeout": "SECONDS", "mix_previous": "SHARE"}
+METAVARS = {"prompts": "FILE", "pair": "CHOICE", "mix_previous": "SHARE"}
 
 
 def rounds_options(command: click.Command) -> click.Command:
-    """Give the program the options of `--rounds`; the settings model checks the values."""
+    """Give the program the options that only `--rounds` has; the settings model checks the values."""
     for name, field in RoundsSettings.model_fields.items():
-        assigned = name == JUDGE_OPTIONS
-        default = "" if field.default is None or assigned else f"  [default: {field.default}]"
-        command.params.append(
-            click.Option(
-                [rounds_option(name), name],
-                multiple=assigned,
-                metavar="KEY=VALUE" if assigned else METAVARS.get(name) or metavar(field.annotation),
-                help=f"{field.description}{default}",
+        if name in ONLY_ROUNDS:
+            default = "" if field.default is None else f"  [default: {field.default}]"
+            command.params.append(
+                click.Option(
+                    [option_name(name), name],
+                    metavar=METAVARS.get(name) or metavar(field.annotation),
+                    help=f"{field.description}{default}",
+                )
             )
-        )
     return command
 
 
 def take_rounds(given: dict[str, Any]) -> dict[str, Any]:
-    """Remove the options of rounds from what was given, and return them by field.
-
-    Raises:
-        OptionError: an option of the judge is not written as KEY=VALUE.
-    """
-    asked = {name: given.pop(name) for name in RoundsSettings.model_fields}
-    asked[JUDGE_OPTIONS] = parse_assignments(asked[JUDGE_OPTIONS]) or None
+    """Return the options of rounds by field; those that a run does not have are taken out of `given`."""
+    asked = {name: given[name] for name in RoundsSettings.model_fields}
+    for name in ONLY_ROUNDS:
+        del given[name]
     return asked
 
 

@@ -9,13 +9,13 @@ from rich.table import Table
 
 from mint_train.backends.base import Sampling
 from mint_train.cli.pairs import about
+from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo_problem, say
 from mint_train.sampling.matches import Compared, Comparing, compare_policies
 from mint_train.sampling.policy import open_policy, reading_settings
-from mint_train.sampling.prompts import read_prompts
 
 
 def compare_and_print(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mint_train.errors import OptionError, UserError
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.settings.fields import without_credentials
 from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import VARIABLES
-from mint_train.settings.model import Settings, without_credentials
+from mint_train.settings.model import Settings
 
 ADDRESS_VARIABLE = VARIABLES["base_url"]
 
@@ -110,4 +111,19 @@ def check_address(recorded: Settings) -> None:
         raise OptionError(
             f"the run was trained on {address}, which {ADDRESS_VARIABLE} does not name; if that service may "
             f"have your key, add --base-url {address}"
+        )
+
+
+def refuse_foreign(name: str, folder: Path, *, trusted: bool) -> None:
+    """Refuse a file whose code would be run, or an address that would get a key, unless it is the user's own.
+
+    Raises:
+        OptionError: it is outside the current folder, came with the rounds, or is an address.
+    """
+    path = Path(name).resolve()
+    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
+    if not trusted and ("://" in name or (path.is_file() and not own)):
+        raise OptionError(
+            f"{folder} names {name} for its loss or its judge, which would be run or asked; it is not one of "
+            "the current folder's own files: look at it, and add --trust-loss"
         )

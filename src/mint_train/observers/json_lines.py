@@ -10,7 +10,7 @@ from typing import Any
 
 from mint_train.observers.terminal import echo, echo_problem
 from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, Samples, StepRecord
 
 
 class JsonLines:
@@ -43,6 +43,11 @@ class JsonLines:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Print an evaluation as `evaluations.jsonl` has it."""
         self.print("evaluated", evaluation.to_line())
+
+    @hookimpl
+    def sampled(self, samples: Samples) -> None:
+        """Print the completions with their scores."""
+        self.print("sampled", asdict(samples))
 
     @hookimpl
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:

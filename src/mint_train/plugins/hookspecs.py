@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from mint_train.rows.candidates import Candidates, Judged
     from mint_train.rows.forms import Forms
     from mint_train.run_folder.metric import Metric
-    from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, StepRecord
+    from mint_train.run_folder.records import (
+        Checkpoint,
+        Evaluation,
+        RunRecord,
+        RunResult,
+        Samples,
+        StepRecord,
+    )
     from mint_train.sdk import Datum
 
 CONTRACT_VERSION = 2
@@ -255,19 +262,13 @@ class LossSpec:
 class ObserverSpec:
     """What an observer (a callback) of a run may implement; a loss plugin may too. It changes nothing.
 
-    An observer is a class, named by an entry point of the group `mint_train.observers`; `--track` takes the
-    entry point's name, and each run creates one instance. An observer that raises is disabled, with a line
-    that says so; the run continues.
+    An observer is a class, named by an entry point of the group `mint_train.observers`; `--track` takes that
+    name, and each run creates one instance. One that raises is disabled with a warning; the run continues.
     """
 
     @hookspec
     def notice(self, text: str, warning: bool) -> None:
-        """Called with each message shown to the user: the backend, the data, a tracker that failed (*all*).
-
-        Args:
-            text: one line.
-            warning: whether something is wrong that does not end the run.
-        """
+        """Called with each line shown to the user; a warning is of what does not end the run (*all*)."""
 
     @hookspec
     def run_started(self, run: RunRecord) -> None:
@@ -280,6 +281,10 @@ class ObserverSpec:
     @hookspec
     def evaluated(self, evaluation: Evaluation) -> None:
         """Called after each evaluation on held-out data: metrics, intervals, and each row's own (*all*)."""
+
+    @hookspec
+    def sampled(self, samples: Samples) -> None:
+        """Called when the prompts of `--sample-prompts` are completed, with scores if any (*all*)."""
 
     @hookspec
     def checkpoint_saved(self, checkpoint: Checkpoint) -> None:

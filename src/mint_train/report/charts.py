@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mint_train.report.curves import LEARNING_RATE, SPEED, Curve, Points, Run
 from mint_train.run_folder.metric import Metric
+from mint_train.run_folder.samples import SAMPLE_SCORE
 
 LIGHT = ("#0067a5", "#c44601", "#00745a", "#8b4fa3", "#8a6a00", "#5a5a5a")
 """Colours of the runs: contrast of at least 4.5 to 1 on white, distinct for colour-blind readers."""
@@ -125,7 +126,7 @@ def draw(axes: Axes, runs: Sequence[Run], metric: str, palette: Palette) -> None
     for run, colour, dashes in zip(runs, colours, cycle(DASHES), strict=False):
         curve = run.curve(metric)
         mean = smoothed(curve) if metric != LEARNING_RATE else None
-        few = len(curve.steps) <= 2
+        few = len(curve.steps) <= 2 or metric == SAMPLE_SCORE
         axes.plot(
             curve.steps,
             curve.values,

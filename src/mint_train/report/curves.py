@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import linecache
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mint_train.errors import UserError
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines
 from mint_train.run_folder.folder import METRICS_FILE, RunFolder
+from mint_train.run_folder.samples import SAMPLE_SCORE, read_samples
 
 SPEED = "tokens_per_second"
 LEARNING_RATE = "learning_rate"
@@ -48,13 +49,17 @@ class Run:
     evaluations: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]]
     """Each held-out row's own metrics in the last evaluation."""
+    samples: Sequence[Mapping[str, Any]] = ()
+    """What the policy wrote for the prompts of `--sample-prompts`, a line per prompt and step."""
 
     def metrics(self) -> list[str]:
         """Name what can be drawn: the loss's metrics, then learning rate and speed."""
         return [*dict.fromkeys(name for line in self.lines for name in line["metrics"]), LEARNING_RATE, SPEED]
 
     def curve(self, metric: str) -> Curve:
-        """Return a metric over the steps that have it."""
+        """Return a metric over the steps that have it; the score of samples begins before the first step."""
+        if metric == SAMPLE_SCORE:
+            return score_curve(self.samples)
         found = [(line["step"], value) for line in self.lines if (value := figure(line, metric)) is not None]
         return Curve([step for step, _ in found], [value for _, value in found])
 
@@ -70,6 +75,15 @@ class Run:
             [line["metrics"][metric] for line in lines],
             [line["intervals"].get(metric) for line in lines],
         )
+
+
+def score_curve(samples: Iterable[Mapping[str, Any]]) -> Curve:
+    """Return the mean score of samples over the steps after which they were written."""
+    scores: dict[int, list[float]] = {}
+    for line in samples:
+        if line.get("score") is not None:
+            scores.setdefault(line["step"], []).append(line["score"])
+    return Curve(list(scores), [sum(known) / len(known) for known in scores.values()])
 
 
 def set_of(line: Mapping[str, Any]) -> str:
@@ -113,7 +127,7 @@ def read_run(path: Path, name: str) -> Run:
     last = [line for line in evaluations if line["step"] == evaluations[-1]["step"]]
     rows = [row for line in last for row in read_rows(folder.evaluation_rows(line["step"], set_of(line)))]
     rows.sort(key=highest_loss_first)
-    return Run(name, path, description, lines, evaluations, rows)
+    return Run(name, path, description, lines, evaluations, rows, read_samples(path))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -23,11 +23,11 @@ from mint_train.report.charts import (
 )
 from mint_train.report.curves import Run, row_text
 from mint_train.report.result import Change, result_sentences, row_changes
+from mint_train.report.samples import cut, samples_of
 from mint_train.settings.model import Settings
 
 SHOWN_EXAMPLES = 3
 """Per run."""
-LONGEST_TEXT = 1200
 NOTHING: tuple[object, ...] = (None, "", (), [], {})
 """Values of a setting that was not given, as a run records them."""
 HIDDEN_SETTINGS = ("options", "output", "overwrite", "progress", "track")
@@ -66,6 +66,7 @@ def make_page(runs: Sequence[Run]) -> str:
                 defaults,
             ],
         ],
+        samples=samples_of(runs),
         examples=examples(runs),
     )
 
@@ -233,11 +234,7 @@ def row_figures(row: Mapping[str, Any]) -> str:
 
 def text_of(source: str) -> dict[str, Any]:
     """Return where a row stands, and its fields if they can be read."""
-    fields = {
-        name: text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
-        for name, text in row_text(source).items()
-    }
-    return {"source": source, "fields": fields}
+    return {"source": source, "fields": {name: cut(text) for name, text in row_text(source).items()}}
 
 
 def shown(value: object) -> str:

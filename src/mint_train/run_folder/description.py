@@ -118,6 +118,8 @@ class RunDescription(Part):
     """The function of a Python program that is the loss; None for any other loss."""
     chat_template: str | None = None
     """The SHA-256 of the file of `--chat-template`."""
+    sample_prompts: str | None = None
+    """The SHA-256 of the prompts of `--sample-prompts`."""
     backend: Literal["mint", "local"]
     model: str
     start: StartDescription | None = None

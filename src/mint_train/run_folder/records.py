@@ -142,6 +142,33 @@ class HeldOut(Mapping[str, Evaluation]):
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """A prompt that the policy completed."""
+
+    prompt: str
+    """As a reader sees it: a single user's text alone, messages with their roles."""
+    completion: str
+    score: float | None
+    """The judge's; None without one, and for what it leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What the policy writes for the prompts of `--sample-prompts`, as it stood after a step."""
+
+    step: int
+    """Optimiser steps done; 0 before the first."""
+    completions: Sequence[Sampled]
+    """One per prompt, in the order of the prompts."""
+
+    @property
+    def mean_score(self) -> float | None:
+        """The mean of the scores that are known; None where none is."""
+        known = [one.score for one in self.completions if one.score is not None]
+        return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A saved state of a run after a step, as the backend names it."""
 

@@ -27,6 +27,7 @@ PARTS = (
     "report.png",
     "reference",
     "rows",
+    "samples",
 )
 """What a run and the commands on it write, by its name in the run folder."""
 UNLOCKED = ("reference", "evaluations")
@@ -39,6 +40,7 @@ FILES = re.compile(
     r"|checkpoints/step-\d{6,}/state\.safetensors"
     r"|reference/[0-9a-f]+\.arrow"
     r"|rows/[^/]+\.jsonl"
+    r"|samples/step-\d{6,}\.jsonl"
     r"|observers/.+"
 )
 EVALUATION = re.compile(r"evaluations/\.step-\d{6,}\.jsonl\.[0-9a-f]{12}\.part")

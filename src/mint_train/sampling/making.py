@@ -13,6 +13,8 @@ import pluggy
 
 from mint_train.backends.base import Sampling
 from mint_train.errors import JudgeError, MintTrainError, PluginError, counted
+from mint_train.groups.completions import Readable, Written
+from mint_train.groups.prompts import Prompts
 from mint_train.judging.judge import Judge, Scores, as_options
 from mint_train.observers.progress import Progress
 from mint_train.plugins.creating import Kind, create_plugin
@@ -22,8 +24,6 @@ from mint_train.plugins.hookspecs import PROJECT, RowWriterSpec
 from mint_train.rows.candidates import Judged, prompt_columns
 from mint_train.run_folder.files import write_rows
 from mint_train.sampling.collecting import (
-    Readable,
-    Written,
     decided_by,
     judge_all,
     own_seed,
@@ -31,7 +31,6 @@ from mint_train.sampling.collecting import (
 )
 from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
-from mint_train.sampling.prompts import Prompts
 
 MORE = "more --samples, a higher --temperature, or another judge"
 """What may give rows where there are none."""

@@ -10,14 +10,15 @@ from typing import Any
 
 from mint_train.backends.base import Sampling
 from mint_train.errors import JudgeError
+from mint_train.groups.completions import Written
+from mint_train.groups.prompts import Located, Prompts
 from mint_train.judging.judge import Judge, Scores
 from mint_train.observers.progress import Progress
 from mint_train.rows.candidates import Candidates, prompt_columns
 from mint_train.run_folder.files import write_rows
-from mint_train.sampling.collecting import Written, decided_by, judge_all, write_all
+from mint_train.sampling.collecting import decided_by, judge_all, write_all
 from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
-from mint_train.sampling.prompts import Located, Prompts
 from mint_train.sampling.win_rate import Outcome, WinRate, win_rate
 
 

@@ -6,20 +6,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mint_train.backends.base import Sample, Sampler
+from mint_train.backends.base import Sampler
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.peft_folder import ADAPTER_CONFIG
 from mint_train.backends.start import digest, find_start, run_and_step, same
 from mint_train.errors import OptionError
+from mint_train.groups.completions import PromptRenderer
 from mint_train.rendering.options import Rendering
-from mint_train.rendering.renderer import Renderer
-from mint_train.rendering.special_tokens import GuardedTokenizer
-from mint_train.rows.conversations import Prompt
 from mint_train.run_folder.folder import holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
@@ -29,57 +26,17 @@ from mint_train.trained.find import Trained, find_trained
 NO_LOSS = "none"
 """Stands for the loss in the settings of a policy that no run made; nothing opens it."""
 MODEL_CONFIG = "config.json"
-SHORT = "x"
-"""A completion, rendered to see which token ends one."""
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(PromptRenderer):
     """An opened policy, with the rendering that its training uses."""
 
     name: str
     """As the user calls it."""
-    settings: Settings
     sampler: Sampler
-    tokenizer: Any
     identity: Mapping[str, Any]
     """What decides what it writes, as JSON has it: the model, the weights, the rendering."""
-
-    @cached_property
-    def renderer(self) -> Renderer:
-        """What renders prompts and completions, as training does."""
-        guarded = GuardedTokenizer(self.tokenizer, self.settings.special_tokens)
-        return Renderer(guarded, None, Rendering.of(self.settings))
-
-    def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """Return the token ids of a prompt, up to where the answer begins.
-
-        Raises:
-            RowError: the rendering refuses the prompt.
-        """
-        return self.renderer.prompt_tokens(prompt)
-
-    def end_token(self, prompt: Prompt) -> int:
-        """Return the token that ends a completion in training.
-
-        Raises:
-            RowError: the rendering refuses the prompt.
-        """
-        datum = self.renderer.datum(prompt, SHORT)
-        return int(datum.loss_fn_inputs["target_tokens"].to_numpy()[-1])
-
-    def text_of(self, sample: Sample) -> str:
-        """Return a completion as a row holds it: rendered in training, it becomes the same tokens again."""
-        text = str(self.tokenizer.decode(sample.text_tokens, skip_special_tokens=False))
-        # the recipe's form puts a space before each completion
-        return text.removeprefix(" ") if self.settings.render == "recipe" else text
-
-    def reads_back(self, text: str, sample: Sample) -> bool:
-        """Return whether training makes a completion's own tokens of its text, as far as that can be seen."""
-        if self.settings.render == "template" or not text.strip():
-            return True
-        tokens = self.renderer.completion_tokens(text)
-        return tokens[: len(sample.text_tokens)] == sample.text_tokens
 
 
 @contextmanager
@@ -101,7 +58,9 @@ def open_policy(name: str | None, given: Mapping[str, Any], warn: Callable[[str]
         samplers = trained.backend.open_samplers(folder, checkpoint, warn)
         try:
             identity = describe(trained, checkpoint, samplers.tokenizer)
-            yield Policy(trained.name, trained.settings, samplers.after, samplers.tokenizer, identity)
+            yield Policy(
+                trained.settings, samplers.tokenizer, trained.name, sampler=samplers.after, identity=identity
+            )
         finally:
             samplers.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import UserError
 from mint_train.groups.shares import largest_remainders
 from mint_train.run_folder.files import write_whole
 from mint_train.run_folder.folder import RunFolder, holds_run
@@ -138,18 +138,3 @@ def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str
         if own.get(name) and Path(own[name]).exists():
             found[name] = str(Path(own[name]).resolve())
     return found
-
-
-def refuse_foreign(name: str, folder: Path, *, trusted: bool) -> None:
-    """Refuse a file whose code would be run, or an address that would get a key, unless it is the user's own.
-
-    Raises:
-        OptionError: it is outside the current folder, came with the rounds, or is an address.
-    """
-    path = Path(name).resolve()
-    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
-    if not trusted and ("://" in name or (path.is_file() and not own)):
-        raise OptionError(
-            f"{folder} names {name} for its loss or its judge, which would be run or asked; it is not one of "
-            "the current folder's own files: look at it, and add --trust-loss"
-        )

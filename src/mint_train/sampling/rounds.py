@@ -16,9 +16,10 @@ from pydantic import SecretStr, ValidationError
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.start import find_start
 from mint_train.errors import DataError, JudgeError, OptionError, command_line
-from mint_train.judging.judge import Judge, JudgeFunction, function_name, open_judge
+from mint_train.groups.prompts import Prompts, read_prompts
+from mint_train.judging.judge import Judge, function_name, open_judge
 from mint_train.losses.loss import Loss
-from mint_train.losses.trust import check_address
+from mint_train.losses.trust import check_address, refuse_foreign
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.progress import Progress, shown_progress, silent_progress
 from mint_train.observers.terminal import echo_problem, say
@@ -29,7 +30,6 @@ from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import Round, RunResult
 from mint_train.sampling.making import MORE, Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
-from mint_train.sampling.prompts import Prompts, read_prompts
 from mint_train.sampling.round_plan import (
     SCORES_FILE,
     Plan,
@@ -39,7 +39,6 @@ from mint_train.sampling.round_plan import (
     mixed_in,
     read_plan,
     read_scores,
-    refuse_foreign,
     write_plan,
 )
 from mint_train.settings.data_items import STANDARD_INPUT
@@ -55,6 +54,8 @@ POLICY_FIELDS = (
     *("backend", "base_url", "dtype", "special_tokens"),
     *("render", "chat_template", "chat_template_kwargs"),
 )
+JUDGE_FIELDS = ("judge", "judge_options", "judge_timeout")
+"""The plan has them; the settings of each round have them where its run has prompts to complete."""
 REFERENCE, BASE, INITIAL = "reference", "base", "initial"
 """`--set reference=base`: the base model in every round; `initial` is the policy that a round begins with."""
 
@@ -67,8 +68,6 @@ Shown = Callable[[], AbstractContextManager[Progress]]
 class RoundsProgram(Program):
     """What a Python program that calls brings to rounds."""
 
-    judge: JudgeFunction | None = None
-    """The judge, if it is one of the program's functions."""
     prompts: str | None = None
     """The prompts as JSON Lines, if the program gave rows or texts."""
 
@@ -98,6 +97,8 @@ class Rounds:
         for name in ("data", "columns"):
             if own.pop(name, None):
                 raise OptionError(f"--{name}: --rounds trains on what is sampled; leave it out")
+        if settings.sample_prompts is None:
+            own = {name: value for name, value in own.items() if name not in JUDGE_FIELDS}
         output, own["overwrite"] = own.pop("output", None), False
         if output is not None and output.exists() and not (output.is_dir() and is_empty(output)):
             if holds_rounds(output):
@@ -138,7 +139,8 @@ class Rounds:
         settings = rounds.settings({})
         check_address(settings.model_copy(update={"backend": choose_backend(settings).name}))
         files = [name for _, name in parse_terms(settings.loss) if is_loss_file(name)]
-        for name in (*files, *map(str, rounds.plan.judge_options.values())):
+        options = [*rounds.plan.judge_options.values(), *settings.judge_options.values()]
+        for name in (*files, *map(str, options)):
             refuse_foreign(name, folder, trusted=trusted)
         return rounds
 

@@ -13,9 +13,8 @@ from typing import Any, Literal, TypedDict
 
 from mint_train.errors import MintTrainError
 from mint_train.settings.model import OPTION_NAMES, Settings
-from mint_train.settings.rounds import ROUNDS_OPTION_NAMES
 
-FIELDS = {option: field for field, option in (OPTION_NAMES | ROUNDS_OPTION_NAMES).items()}
+FIELDS = {option: field for field, option in OPTION_NAMES.items()}
 """Settings whose option is called otherwise."""
 SWITCHES = {name for name, field in Settings.model_fields.items() if field.annotation is bool} | {
     "trust_loss",
@@ -51,6 +50,12 @@ class SettingsKeywords(PolicyKeywords, total=False):
     eval_every: int | None
     select_by: str | None
     patience: int | None
+    sample_prompts: str | Path | None
+    sample_every: int | None
+    sample_tokens: int
+    judge: str | Callable[[str, Sequence[str]], Sequence[float | None]] | None
+    judge_options: Mapping[str, Any]
+    judge_timeout: float
     backend: Literal["auto", "mint", "local"]
     lora_alpha: float | None
     lora_targets: Sequence[str] | str
@@ -94,12 +99,14 @@ class JudgingKeywords(TypedDict, total=False):
     temperature: float
 
 
-class TrainKeywords(SettingsKeywords, JudgingKeywords, total=False):
+class TrainKeywords(SettingsKeywords, total=False):
     """All settings of a run, and those of rounds: the fields of `RoundsSettings`."""
 
     rounds: int | None
     prompts: Any
-    judge: str | Callable[[str, Sequence[str]], Sequence[float | None]]
+    samples: int
+    max_tokens: int
+    temperature: float
     pair: str
     mix_previous: float
 

@@ -15,7 +15,7 @@ from mint_train.settings.config_files import read_config
 from mint_train.settings.loss_names import loss_label
 from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
 from mint_train.settings.other_names import OTHER_NAMES
-from mint_train.settings.rounds import ROUNDS_FIELDS, RoundsSettings, rounds_option
+from mint_train.settings.rounds import ONLY_ROUNDS, ROUNDS_FIELDS, RoundsSettings
 
 KEY_VARIABLE = "MINT_API_KEY"
 VARIABLES = {
@@ -48,9 +48,9 @@ def load_settings(given: Mapping[str, Any], config: Path | None = None) -> Setti
             "`mint-train --help` all options"
         )
     environment = environment_values(str(loss))
-    options = {**from_file.get("options", {}), **given.get("options", {})}
+    tables = {name: {**from_file.get(name, {}), **given.get(name, {})} for name in ("options", JUDGE_OPTIONS)}
     try:
-        settings = Settings(**{**from_file, **environment, **given, "options": options})
+        settings = Settings(**{**from_file, **environment, **given, **tables})
     except ValidationError as error:
         raise OptionError(explain(error, given, str(loss), config)) from None
     return choose_length(settings, given, environment, from_file)
@@ -62,7 +62,7 @@ def settings_in(config: Path) -> dict[str, Any]:
     Raises:
         OptionError: the file cannot be read, or has a name that is no field.
     """
-    return {name: value for name, value in read_config(config).items() if name not in ROUNDS_FIELDS}
+    return {name: value for name, value in read_config(config).items() if name not in ONLY_ROUNDS}
 
 
 def choose_length(settings: Settings, *levels: Mapping[str, Any]) -> Settings:
@@ -113,7 +113,7 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
     field = str(first["loc"][0]) if first["loc"] else ""
     if field not in Settings.model_fields:
         ours = OTHER_NAMES.get(field.replace("_", "-"))
-        hint = f"; here it is {ours}" if ours else nearest(field, [*Settings.model_fields, *ROUNDS_FIELDS])
+        hint = f"; here it is {ours}" if ours else nearest(field, [*Settings.model_fields, *ONLY_ROUNDS])
         return f'no setting is called "{field}"{hint}'
     if field in given:
         name = option_name(field)
@@ -153,14 +153,13 @@ def load_rounds(given: Mapping[str, Any], config: Path | None = None) -> RoundsS
         merged, {name: f"--config {config}: {name}" for name in from_file if name not in given}
     )
     if asked.rounds is None:
-        if merged:
-            name = next(iter(merged))
-            where = f"--config {config}: {name}" if name not in given else rounds_option(name)
+        for name in [name for name in merged if name in ONLY_ROUNDS]:
+            where = f"--config {config}: {name}" if name not in given else option_name(name)
             raise OptionError(f"{where} is for --rounds N, which is not given")
         return None
     for name in NEEDED_BY_ROUNDS:
         if getattr(asked, name) is None:
-            raise OptionError(f"--rounds needs {rounds_option(name)}")
+            raise OptionError(f"--rounds needs {option_name(name)}")
     return asked
 
 
@@ -190,6 +189,6 @@ def checked_rounds(values: Mapping[str, Any], named: Mapping[str, str]) -> Round
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        name = named.get(field, rounds_option(field))
+        name = named.get(field, option_name(field))
         said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
         raise OptionError(f"{name}{shown_value(first['input'])}: {said}") from None

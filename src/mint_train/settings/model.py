@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    SkipValidation,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from mint_train.settings.data_items import (
-    DataItems,
-    HeldOutItems,
-    parse_data,
-    parse_held_out,
-    written_data,
-    written_held_out,
+from mint_train.settings.fields import (
+    Arguments,
+    Columns,
+    Data,
+    FilePath,
+    HeldOut,
+    JudgeName,
+    JudgeOptions,
+    JudgeSeconds,
+    Names,
+    PathName,
+    SourceName,
+    without_credentials,
 )
 
 MINT_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
@@ -33,108 +27,13 @@ DEFAULT_STEPS = 3
 SECRET_FIELDS = frozenset({"api_key"})
 LAYER_KINDS = ("attention", "mlp", "unembed")
 """The kinds of layers that both backends know by a word."""
-OPTION_NAMES = {"from_checkpoint": "--from"}
+OPTION_NAMES = {"from_checkpoint": "--from", "judge_options": "--judge-set"}
 """Options that are not called like their field."""
 
 
 def option_name(field: str) -> str:
     """Return the command-line option of a field."""
     return OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
-
-
-def parse_columns(value: object) -> object:
-    """Parse `FIELD=COLUMN,...` into a dictionary; any other value is left to the model's own checks."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    for field, equals, _ in pairs:
-        if not equals or not field.strip():
-            raise PydanticCustomError("columns", "write it as FIELD=COLUMN, separated by commas")
-    return {field.strip(): column.strip() for field, _, column in pairs}
-
-
-def parse_arguments(value: object) -> object:
-    """Parse `KEY=VALUE,...` into a dictionary, each value as JSON where it is JSON, else as text."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    for key, equals, _ in pairs:
-        if not equals or not key.strip():
-            raise PydanticCustomError("arguments", "write it as KEY=VALUE, separated by commas")
-    return {key.strip(): json_or_text(said.strip()) for key, _, said in pairs}
-
-
-def json_or_text(said: str) -> object:
-    """Read a value as JSON (`false`, `3`), or keep it as the text that it is."""
-    try:
-        return json.loads(said)
-    except ValueError:
-        return said
-
-
-def absolute_path(value: object) -> object:
-    """Make a file's path stand wherever a run is resumed from."""
-    return os.path.abspath(value) if isinstance(value, str | Path) else value
-
-
-def path_to_text(value: object) -> object:
-    """Accept a path from Python where the command line gives text."""
-    return str(value) if isinstance(value, Path) else value
-
-
-def without_credentials(value: object) -> object:
-    """Strip a user and a password from an address, so that no file and no message ever holds them."""
-    if not isinstance(value, str) or "@" not in value:
-        return value
-    scheme, slashes, rest = value.rpartition("://")
-    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
-
-
-PathName = Annotated[str | None, BeforeValidator(path_to_text)]
-SOURCE_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string"},
-        {
-            "type": "object",
-            "properties": {
-                "name": {"type": "string"},
-                "weight": {"type": "number", "exclusiveMinimum": 0},
-                "columns": {"type": "object", "additionalProperties": {"type": "string"}},
-            },
-            "required": ["name"],
-            "additionalProperties": False,
-        },
-    ]
-}
-Data = Annotated[
-    SkipValidation[DataItems],
-    BeforeValidator(parse_data),
-    PlainSerializer(written_data),
-    WithJsonSchema({"anyOf": [SOURCE_SCHEMA, {"type": "array", "items": SOURCE_SCHEMA}]}),
-]
-HeldOut = Annotated[
-    SkipValidation[HeldOutItems],
-    BeforeValidator(parse_held_out),
-    PlainSerializer(written_held_out),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}},
-                {"type": "object", "additionalProperties": SOURCE_SCHEMA},
-            ]
-        }
-    ),
-]
-Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
-Arguments = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
-FilePath = Annotated[str | None, BeforeValidator(absolute_path)]
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(
-        lambda value: [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-    ),
-]
 
 
 class Settings(BaseModel):
@@ -208,6 +107,22 @@ class Settings(BaseModel):
         ge=1,
         description="Evaluations in a row without a better --select-by figure after which the run stops.",
     )
+    sample_prompts: SourceName = Field(
+        default=None,
+        description="Prompts, in any form that --data takes, to complete before the first step, at each "
+        "checkpoint and after the last step, so that it shows how the completions change.",
+    )
+    sample_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps between completions of --sample-prompts; by default --save-every.",
+    )
+    sample_tokens: int = Field(
+        default=256, ge=1, description="Maximum tokens of a completion of --sample-prompts."
+    )
+    judge: JudgeName = None
+    judge_options: JudgeOptions = Field(default_factory=dict)
+    judge_timeout: JudgeSeconds = 600.0
     backend: Literal["auto", "mint", "local"] = Field(
         default="auto", description="auto: MinT if MINT_API_KEY is set, else this machine."
     )

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from mint_train.settings.model import PathName
-
-ROUNDS_OPTION_NAMES = {"judge_options": "--judge-set"}
-"""Options that are not called like their field."""
+from mint_train.settings.fields import JudgeName, JudgeOptions, JudgeSeconds, PathName
+from mint_train.settings.model import Settings
 
 
 class RoundsSettings(BaseModel):
@@ -25,16 +21,9 @@ class RoundsSettings(BaseModel):
     prompts: PathName = Field(
         default=None, description="With --rounds: the prompts that are completed in each."
     )
-    judge: str | None = Field(default=None, description="With --rounds: the judge, an installed plugin.")
-    judge_options: dict[str, Any] = Field(
-        default_factory=dict, description="With --rounds: an option of the judge; repeatable."
-    )
-    judge_timeout: float = Field(
-        default=600.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="With --rounds: seconds that the judge may take for a batch.",
-    )
+    judge: JudgeName = None
+    judge_options: JudgeOptions = Field(default_factory=dict)
+    judge_timeout: JudgeSeconds = 600.0
     samples: int = Field(default=8, ge=2, description="With --rounds: completions per prompt.")
     max_tokens: int = Field(default=256, ge=1, description="With --rounds: tokens of each, at most.")
     temperature: float = Field(
@@ -53,8 +42,5 @@ class RoundsSettings(BaseModel):
 
 
 ROUNDS_FIELDS = frozenset(RoundsSettings.model_fields)
-
-
-def rounds_option(field: str) -> str:
-    """Return the command-line option of a field."""
-    return ROUNDS_OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
+ONLY_ROUNDS = ROUNDS_FIELDS - Settings.model_fields.keys()
+"""Those that a run does not have: it has a judge too."""

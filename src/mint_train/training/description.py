@@ -60,10 +60,11 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
     return RunDescription(
         loss=run.loss.name,
         losses=list(describe_losses(run.loss)),
-        metrics=run.loss.metrics,
+        metrics=dict(run.metrics),
         loss_files=loss_file_digests(run.loss.plugins),
         function=next((plugin.function for plugin in run.loss.plugins if plugin.function), None),
         chat_template=template_digest(run.settings),
+        sample_prompts=run.watching.prompts.sha256 if run.watching else None,
         backend=run.backend.name,
         model=run.backend.model,
         start=run.start_from,

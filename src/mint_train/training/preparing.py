@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.batch import Batch
-from mint_train.errors import ServiceError, counted
+from mint_train.errors import DataError, ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
+from mint_train.groups.completions import PromptRenderer, render_prompts
 from mint_train.groups.examples import Examples
 from mint_train.groups.order import Order
 from mint_train.groups.overlap import count_overlap, overlap_note
@@ -22,6 +23,7 @@ from mint_train.rendering.special_tokens import TAKEN
 from mint_train.rendering.turn_markers import markers_note
 from mint_train.run_folder.folder import SKIPPED_FILE
 from mint_train.training.run import Run
+from mint_train.training.watching import Watcher
 
 SHOWN_LEFT_OUT = 5
 LONGEST_PAUSE = 60.0
@@ -40,6 +42,8 @@ class Prepared:
     steps: int
     order: Order
     """Which groups make up which step."""
+    watcher: Watcher | None = None
+    """Completes the prompts of `--sample-prompts`."""
 
 
 def prepare(run: Run) -> Prepared:
@@ -105,16 +109,42 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     lengths = dataset.lengths if run.settings.group_by_length else None
     shares = shares_of(run.examples.data, dataset.by_path)
+    watcher = watcher_of(run, client)
     prepared = Prepared(
         client,
         dataset,
         held_out,
+        watcher=watcher,
         steps=count_steps(run.settings, len(dataset.groups)),
         order=Order(len(dataset.groups), groups_per_step(run.settings), run.settings.seed, lengths, shares),
     )
     for line in [*data_lines(run, prepared), *overlaps]:
         run.observers.notice(line)
     return prepared
+
+
+def watcher_of(run: Run, client: TrainingClient) -> Watcher | None:
+    """Render the prompts of `--sample-prompts`, and tell the user which are completed and when.
+
+    Raises:
+        DataError: the rendering refuses a prompt, or none can be completed.
+    """
+    watching = run.watching
+    if watching is None:
+        return None
+    renderer = PromptRenderer(run.settings, client.get_tokenizer())
+    try:
+        readable = render_prompts(renderer, watching.prompts, client.window)
+    except DataError as error:
+        error.locate("--sample-prompts")
+        raise
+    run.observers.notice(
+        f"Samples: {counted(len(readable.prompts), 'prompt')} of {run.settings.sample_prompts}, completed "
+        f"before the first step, every {counted(watching.every, 'step')}, and after the last."
+    )
+    for line in [*readable.lines(), *(f"Skipped: {bad}" for bad in watching.prompts.bad_rows)]:
+        run.observers.notice(line)
+    return Watcher(watching, renderer, readable, run.folder.path, run.observers)
 
 
 def flattened(run: Run, examples: Examples, client: TrainingClient) -> Dataset:

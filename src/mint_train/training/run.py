@@ -15,9 +15,10 @@ from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
+from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import open_run_loss
-from mint_train.losses.trust import check_run_folder
+from mint_train.losses.trust import check_run_folder, refuse_foreign
 from mint_train.observers.registry import Observers, open_observers
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.options import template_digest
@@ -25,11 +26,14 @@ from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
 from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
 from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import Checkpoint
+from mint_train.run_folder.samples import SAMPLE_SCORE, SCORE_METRIC
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import change_settings, different_run, restore_settings
 from mint_train.training.selecting import read_selection
+from mint_train.training.watching import Watching
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Program:
     loss: FunctionLoss | None = None
     """The loss, if it is one of the program's functions."""
     observers: Sequence[object] = ()
+    judge: JudgeFunction | None = None
+    """The judge, if it is one of the program's functions."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Run:
     """The rows to train on."""
     held_out: Mapping[str, Examples]
     """The rows to evaluate on, by the name of their set, which is "" for a set without a name."""
+    watching: Watching | None = None
+    """The prompts that are completed as it trains."""
     start_from: StartDescription | None = None
     """The adapter that the run begins with; None for a fresh one."""
     recorded: RunDescription | None = None
@@ -78,11 +86,13 @@ class Run:
         with open_observers(settings, loss, *shown(settings, program)) as observers:
             sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
+            watching = Watching.of(settings, program.judge if program else None)
             backend = announce(settings, loss, observers)
             path, made = settings.output, settings.output is None
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
-                yield cls(settings, loss, observers, backend, folder, examples, held_out, start_from)
+                run = cls(settings, loss, observers, backend, folder, examples, held_out, watching)
+                yield replace(run, start_from=start_from)
 
     @classmethod
     @contextmanager
@@ -127,9 +137,16 @@ class Run:
                 refuse_changed_data(recorded.data, *sources)
                 refuse_changed_template(recorded, settings)
                 examples, held_out = read_sources(settings, loss, *sources)
+                watching = watch_again(recorded, settings, path, program, trusted=trust_loss)
                 backend = announce(settings, loss, observers, "as when the run began")
-                run = cls(settings, loss, observers, backend, folder, examples, held_out, recorded.start)
-                yield replace(run, recorded=recorded, checkpoint=checkpoint)
+                run = cls(settings, loss, observers, backend, folder, examples, held_out, watching)
+                yield replace(run, start_from=recorded.start, recorded=recorded, checkpoint=checkpoint)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """What is known of the run's metrics: what the loss says of its own, and the score of samples."""
+        judged = self.watching is not None and self.watching.judge is not None
+        return {**self.loss.metrics, **({SAMPLE_SCORE: SCORE_METRIC} if judged else {})}
 
     @property
     def sampler_name(self) -> str:
@@ -213,6 +230,29 @@ def refuse_changed_template(recorded: RunDescription, settings: Settings) -> Non
         raise UserError(
             f"{settings.chat_template} has changed since this run began; restore it, or start a new run"
         )
+
+
+def watch_again(
+    recorded: RunDescription,
+    settings: Settings,
+    path: Path,
+    program: Program | None,
+    *,
+    trusted: bool,
+) -> Watching | None:
+    """Read the prompts of `--sample-prompts` of a resumed run, and open its judge.
+
+    Raises:
+        OptionError: the judge would run a file, or ask an address, that is not plainly the user's own.
+        UserError: the prompts have changed, so that their completions could not be compared.
+    """
+    for value in settings.judge_options.values():
+        refuse_foreign(str(value), path, trusted=trusted)
+    watching = Watching.of(settings, program.judge if program else None)
+    if watching is not None and watching.prompts.sha256 != recorded.sample_prompts:
+        name = settings.sample_prompts
+        raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
+    return watching
 
 
 def refuse_other_options(recorded: RunDescription, loss: Loss, as_before: Loss) -> None:

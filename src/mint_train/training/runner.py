@@ -15,6 +15,7 @@ from mint_train.batches.batch import Batch
 from mint_train.errors import MintTrainError, ServiceError
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunResult, RunStatus, StepRecord
+from mint_train.run_folder.samples import forget_samples
 from mint_train.sdk import types
 from mint_train.settings.model import Settings
 from mint_train.training.evaluation import Evaluator
@@ -52,6 +53,7 @@ class Runner:
             Evaluator(run.loss, part.groups, run.settings.batch_size, name)
             for name, part in prepared.held_out.items()
         ]
+        self.watcher = prepared.watcher
         # without a service in between, a step is done once it is submitted: there is nothing to run ahead of
         self.pipelining = Pipelining() if run.settings.pipeline and run.backend.remote else None
         selection = read_selection(run.settings, run.loss.metrics, list(prepared.held_out))
@@ -92,17 +94,21 @@ class Runner:
     def take_steps(self, interrupts: Interrupts) -> None:
         """Take the remaining steps, save a checkpoint after the last, and the weights of the best."""
         self.evaluate()
+        self.watch(self.finished)
         self.step_ended = time.perf_counter()
         for step in range(self.finished + 1, self.steps + 1):
             if self.selecting.out_of_patience:
                 break
             self.submit(step)
-            self.collect(self.pipelining.most_in_flight if self.pipelining else 0)
+            # samples are of the policy after the step, and not of a later one
+            self.collect(self.pipelining.most_in_flight if self.pipelining and not self.watched(step) else 0)
             if interrupts.asked:
                 break
             if step % self.run.settings.save_every == 0 and step < self.steps:
                 self.save()
             self.evaluate(step)
+        if self.watcher is not None and self.selecting.out_of_patience:
+            self.watcher.watch(self.client, self.finished)
         best = self.selecting.best
         self.save(sampler=best in (None, self.finished))
         if line := self.selecting.describe():
@@ -138,6 +144,16 @@ class Runner:
             raise
         self.run.folder.append_evaluation(evaluation)
         self.run.observers.hook.evaluated(evaluation=evaluation)
+
+    def watched(self, step: int) -> bool:
+        """Return whether the prompts of `--sample-prompts` are completed after a step."""
+        return self.watcher is not None and self.watcher.watching.is_due(step, self.steps)
+
+    def watch(self, step: int) -> dict[str, float]:
+        """Complete the prompts after a step, if that is due; return their mean score, if they have one."""
+        if self.watcher is None or not self.watched(step):
+            return {}
+        return self.watcher.watch(self.client, step)
 
     def submit(self, step: int) -> None:
         """Submit one optimiser step: loss, gradients, update. It blocks once, on the policy's logprobs."""
@@ -179,14 +195,16 @@ class Runner:
     def record(self, submitted: Submitted) -> None:
         """Record a finished step in the run folder and tell the observers."""
         custom_loss = submitted.custom_loss
-        self.finished, self.loss_state, self.metrics = submitted.step, custom_loss.state, custom_loss.metrics
-        began, self.step_ended = self.step_ended, time.perf_counter()
+        seconds = time.perf_counter() - self.step_ended
+        self.metrics = {**custom_loss.metrics, **self.watch(submitted.step)}
+        self.finished, self.loss_state = submitted.step, custom_loss.state
+        self.step_ended = time.perf_counter()
         record = StepRecord(
             step=submitted.step,
             metrics=self.metrics,
             learning_rate=submitted.adam_params.learning_rate,
             tokens=int(custom_loss.step.lengths.sum()),
-            seconds=self.step_ended - began,
+            seconds=seconds,
         )
         if self.pipelining:
             self.pipelining.note(record.seconds)
@@ -276,6 +294,7 @@ class Runner:
         self.finished = checkpoint.step if checkpoint else 0
         self.loss_state = dict(checkpoint.loss_state) if checkpoint else {}
         self.run.folder.keep_steps_until(self.finished)
+        forget_samples(self.run.folder.path, self.finished)
 
     def finish(self, status: RunStatus, problem: str | None = None) -> RunResult:
         """Record the end in the run folder and tell the observers."""

@@ -144,7 +144,7 @@ def train_prepared(run: Run, runner: Runner) -> RunResult:
         model=run.backend.model,
         steps=runner.steps,
         groups=len(runner.groups),
-        metrics=run.loss.metrics,
+        metrics=run.metrics,
         description=run.folder.read_description(),
     )
     if not run.backend.remote:  # a path that a service names is none on this machine

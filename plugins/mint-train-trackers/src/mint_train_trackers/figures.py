@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mint_train.plugin import Evaluation, RunRecord, StepRecord
+from mint_train.plugin import Evaluation, RunRecord, Samples, StepRecord
 
 PROJECT = "mint-train"
+SAMPLE_COLUMNS = ("step", "prompt", "completion", "score")
 
 
 def hyperparameters(run: RunRecord) -> dict[str, str | int | float | bool]:
@@ -39,6 +40,17 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, float]:
     """Return an evaluation's metrics, under the name of its held-out set if that has one."""
     prefix = f"eval/{evaluation.held_out}/" if evaluation.held_out else "eval/"
     return {f"{prefix}{name}": float(value) for name, value in evaluation.metrics.items()}
+
+
+def sample_figures(samples: Samples) -> dict[str, float]:
+    """Return the mean score before the first step; that of a later step is among the step's metrics."""
+    score = samples.mean_score
+    return {} if samples.step or score is None else {"train/sample_score": score}
+
+
+def sample_rows(samples: Samples) -> list[list[str | float | None]]:
+    """Return a row for each prompt, under `SAMPLE_COLUMNS`."""
+    return [[samples.step, one.prompt, one.completion, one.score] for one in samples.completions]
 
 
 def own_folder(run: RunRecord) -> Path:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.utils.time import get_current_time_millis
 
-from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
-from mint_train_trackers.figures import PROJECT, evaluation_figures, hyperparameters, kept_id, step_figures
+from mint_train.plugin import Evaluation, RunRecord, RunResult, Samples, StepRecord, hookimpl
+from mint_train_trackers.figures import (
+    PROJECT,
+    SAMPLE_COLUMNS,
+    evaluation_figures,
+    hyperparameters,
+    kept_id,
+    sample_figures,
+    sample_rows,
+    step_figures,
+)
 
 STATUS = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -43,6 +53,14 @@ class MLflow:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Log the evaluation's metrics."""
         self.log(evaluation_figures(evaluation), evaluation.step)
+
+    @hookimpl
+    def sampled(self, samples: Samples) -> None:
+        """Log the completions as a file of JSON Lines."""
+        rows = [dict(zip(SAMPLE_COLUMNS, row, strict=True)) for row in sample_rows(samples)]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.client.log_text(self.run_id, text, f"samples/step-{samples.step:06d}.jsonl")
+        self.log(sample_figures(samples), samples.step)
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
-from mint_train_trackers.figures import evaluation_figures, hyperparameters, own_folder, step_figures
+from mint_train.plugin import Evaluation, RunRecord, RunResult, Samples, StepRecord, hookimpl
+from mint_train_trackers.figures import (
+    evaluation_figures,
+    hyperparameters,
+    own_folder,
+    sample_figures,
+    step_figures,
+)
 
 FLUSH_SECONDS = 10
 
@@ -28,6 +34,15 @@ class TensorBoard:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Write the evaluation's scalars."""
         self.write(evaluation_figures(evaluation), evaluation.step)
+
+    @hookimpl
+    def sampled(self, samples: Samples) -> None:
+        """Write each completion as a text, below its prompt and its score."""
+        for number, one in enumerate(samples.completions, 1):
+            score = "" if one.score is None else f" (score {one.score:.3g})"
+            text = "\n\n".join([f"**{one.prompt}**{score}", one.completion])
+            self.writer.add_text(f"samples/{number}", text, samples.step)
+        self.write(sample_figures(samples), samples.step)
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:

@@ -6,8 +6,16 @@ import os
 
 import trackio
 
-from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
-from mint_train_trackers.figures import PROJECT, evaluation_figures, hyperparameters, step_figures
+from mint_train.plugin import Evaluation, RunRecord, RunResult, Samples, StepRecord, hookimpl
+from mint_train_trackers.figures import (
+    PROJECT,
+    SAMPLE_COLUMNS,
+    evaluation_figures,
+    hyperparameters,
+    sample_figures,
+    sample_rows,
+    step_figures,
+)
 
 
 class Trackio:
@@ -33,6 +41,12 @@ class Trackio:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Log the evaluation's metrics."""
         self.run.log(evaluation_figures(evaluation), step=evaluation.step)
+
+    @hookimpl
+    def sampled(self, samples: Samples) -> None:
+        """Log the completions as a table."""
+        table = trackio.Table(columns=list(SAMPLE_COLUMNS), data=sample_rows(samples))
+        self.run.log({"samples": table, **sample_figures(samples)}, step=samples.step)
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:

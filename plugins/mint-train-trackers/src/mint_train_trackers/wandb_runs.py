@@ -7,13 +7,16 @@ from secrets import token_hex
 
 import wandb
 
-from mint_train.plugin import Evaluation, RunRecord, RunResult, StepRecord, hookimpl
+from mint_train.plugin import Evaluation, RunRecord, RunResult, Samples, StepRecord, hookimpl
 from mint_train_trackers.figures import (
     PROJECT,
+    SAMPLE_COLUMNS,
     evaluation_figures,
     hyperparameters,
     kept_id,
     own_folder,
+    sample_figures,
+    sample_rows,
     step_figures,
 )
 
@@ -45,6 +48,12 @@ class WandB:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Log the evaluation's metrics."""
         self.run.log({"step": evaluation.step, **evaluation_figures(evaluation)})
+
+    @hookimpl
+    def sampled(self, samples: Samples) -> None:
+        """Log the completions as a table."""
+        table = wandb.Table(columns=list(SAMPLE_COLUMNS), data=sample_rows(samples))
+        self.run.log({"step": samples.step, "samples": table, **sample_figures(samples)})
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:

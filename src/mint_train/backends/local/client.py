@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from mint_train.backends.base import Gradients
+from mint_train.backends.base import Gradients, Sampler
 from mint_train.backends.local.adapter import name_base_without_path
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
 from mint_train.backends.local.inputs import Limits, token_sequences
@@ -48,6 +48,11 @@ class LocalTrainingClient:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values())
         self.vocabulary: tuple[str, ...] = ()
+
+    @property
+    def window(self) -> int | None:
+        """The positions that the model has."""
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
@@ -139,6 +144,17 @@ class LocalTrainingClient:
         except SafetensorError as error:
             raise BackendError(f"the adapter cannot be saved to {path}: {error}") from error
         return completed(types.SaveWeightsForSamplerResponse(path=str(path)))
+
+    @contextmanager
+    def open_sampler(self, name: str) -> Iterator[Sampler]:  # noqa: ARG002 - nothing is saved for it
+        """Open what samples from the model with its adapter."""
+        from mint_train.backends.local.sampling import LocalSampler
+
+        trains = self.model.training  # gradient checkpointing needs it
+        try:
+            yield LocalSampler(self, adapter=True)
+        finally:
+            self.model.train(trains)
 
     def delete_state(self, path: str) -> None:
         """Delete a state that `save_state` saved.

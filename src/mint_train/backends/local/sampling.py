@@ -30,7 +30,7 @@ class LocalSampler:
     @property
     def window(self) -> int | None:
         """The positions that the model has."""
-        return getattr(self.client.model.config, "max_position_embeddings", None)
+        return self.client.window
 
     def draw(
         self, prompts: Sequence[list[int]], sampling: Sampling, done: Collection[int] = ()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import torch
 
-from mint_train.backends.base import Gradients
+from mint_train.backends.base import Gradients, Sampler
 from mint_train.backends.mint.gradient_form import CROSS_ENTROPY
 from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.gradient_probe import was_without_gradients
@@ -67,6 +67,11 @@ class MintTrainingClient:
         self.awaits_update = False
         """True if gradients, zero or not, were sent since the last update."""
         self.deletes = True
+
+    @property
+    def window(self) -> int | None:
+        """Not known: a service does not say it."""
+        return None
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer that the service names for the base model, or a folder on this machine has."""
@@ -195,6 +200,15 @@ class MintTrainingClient:
         return self._submit(
             "save the weights", lambda: self.client.save_weights_for_sampler(name), check=self._check_path
         )
+
+    @contextmanager
+    def open_sampler(self, name: str) -> Iterator[Sampler]:
+        """Save the weights for sampling, open them, and delete them afterwards."""
+        from mint_train.backends.mint.sampling import MintSampler
+
+        weights = self.save_weights_for_sampler(name).result().path
+        yield MintSampler(self, model_path=weights)
+        self.delete_state(weights)
 
     def delete_state(self, path: str) -> None:
         """Ask the service to delete a saved state; one that cannot says so once, and keeps it."""

@@ -17,7 +17,8 @@ from mint_train.backends.mint.server_description import ServerDescription, check
 from mint_train.backends.mint.service import API, Service
 from mint_train.errors import OptionError, ServiceError, UserError
 from mint_train.sdk import mint
-from mint_train.settings.model import LAYER_KINDS, Settings, without_credentials
+from mint_train.settings.fields import without_credentials
+from mint_train.settings.model import LAYER_KINDS, Settings
 
 NO_BLANK = re.compile(r"[!-~]+")
 """Printable ASCII without blanks: what an HTTP header can carry, and every key is made of."""

@@ -1,0 +1,135 @@
+"""The types of settings: what a text on the command line, in a variable or in a file becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SkipValidation, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from mint_train.settings.data_items import (
+    HUB,
+    DataItems,
+    HeldOutItems,
+    parse_data,
+    parse_held_out,
+    written_data,
+    written_held_out,
+)
+
+
+def parse_columns(value: object) -> object:
+    """Parse `FIELD=COLUMN,...` into a dictionary; any other value is left to the model's own checks."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    for field, equals, _ in pairs:
+        if not equals or not field.strip():
+            raise PydanticCustomError("columns", "write it as FIELD=COLUMN, separated by commas")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def parse_arguments(value: object) -> object:
+    """Parse `KEY=VALUE,...` into a dictionary, each value as JSON where it is JSON, else as text."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    for key, equals, _ in pairs:
+        if not equals or not key.strip():
+            raise PydanticCustomError("arguments", "write it as KEY=VALUE, separated by commas")
+    return {key.strip(): json_or_text(said.strip()) for key, _, said in pairs}
+
+
+def json_or_text(said: str) -> object:
+    """Read a value as JSON (`false`, `3`), or keep it as the text that it is."""
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said
+
+
+def absolute_path(value: object) -> object:
+    """Make a file's path stand wherever a run is resumed from."""
+    return os.path.abspath(value) if isinstance(value, str | Path) else value
+
+
+def path_to_text(value: object) -> object:
+    """Accept a path from Python where the command line gives text."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def without_credentials(value: object) -> object:
+    """Strip a user and a password from an address, so that no file and no message ever holds them."""
+    if not isinstance(value, str) or "@" not in value:
+        return value
+    scheme, slashes, rest = value.rpartition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
+
+
+def absolute_source(value: object) -> object:
+    """Make a file of rows stand wherever a run is resumed from; a data set of the hub stays as it is."""
+    return value if isinstance(value, str) and value.startswith(tuple(HUB)) else absolute_path(value)
+
+
+PathName = Annotated[str | None, BeforeValidator(path_to_text)]
+SOURCE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "weight": {"type": "number", "exclusiveMinimum": 0},
+                "columns": {"type": "object", "additionalProperties": {"type": "string"}},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    ]
+}
+Data = Annotated[
+    SkipValidation[DataItems],
+    BeforeValidator(parse_data),
+    PlainSerializer(written_data),
+    WithJsonSchema({"anyOf": [SOURCE_SCHEMA, {"type": "array", "items": SOURCE_SCHEMA}]}),
+]
+HeldOut = Annotated[
+    SkipValidation[HeldOutItems],
+    BeforeValidator(parse_held_out),
+    PlainSerializer(written_held_out),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "object", "additionalProperties": SOURCE_SCHEMA},
+            ]
+        }
+    ),
+]
+Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
+Arguments = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
+FilePath = Annotated[str | None, BeforeValidator(absolute_path)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    ),
+]
+SourceName = Annotated[str | None, BeforeValidator(absolute_source)]
+JudgeName = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="Judge that scores the completions of --sample-prompts, and those of --rounds: an "
+        "installed plugin.",
+    ),
+]
+JudgeOptions = Annotated[dict[str, Any], Field(description="An option of the judge; repeatable.")]
+JudgeSeconds = Annotated[
+    float,
+    Field(gt=0, allow_inf_nan=False, description="Seconds that the judge may take for a batch."),
+]

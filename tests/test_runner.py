@@ -316,12 +316,15 @@ def test_what_a_run_writes_is_what_overwrite_replaces(train: Train, short_pairs:
     from mint_train.run_folder.written import PARTS
 
     short_pairs.write_text(short_pairs.read_text() + "{}\n")
+    prompts = Path("prompts.jsonl")
+    prompts.write_text('{"prompt": "Say it."}\n')
     everything = {"model": None, "options": {"reference": "initial"}, "on_bad_row": "skip"}
-    train(steps=1, eval_fraction=0.4, **everything)
-    # the first three are other commands', the rows a Python program's, the last one of a run that never began
-    of_others = {"observers", "report.html", "report.png", "rows", ".starting"}
+    train(steps=1, eval_fraction=0.4, sample_prompts=prompts, sample_tokens=2, **everything)
+    # the first four are other commands', the rows a Python program's, the last one of a run that never began
+    of_others = {"observers", "report.html", "report.png", "win_rates.jsonl", "rows", ".starting"}
     assert written("run") == {*PARTS, LOCK_FILE} - of_others
-    for part in ("observers/figures", "report.html", "report.png", ".adapter.0123456789ab.part/README.md"):
+    others = ("observers/figures", "report.html", "report.png", "win_rates.jsonl")
+    for part in (*others, ".adapter.0123456789ab.part/README.md"):
         Path("run", part).parent.mkdir(exist_ok=True)
         Path("run", part).write_text("")
     train(steps=1, overwrite=True, on_bad_row="skip")

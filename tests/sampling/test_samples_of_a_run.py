@@ -373,9 +373,9 @@ def test_the_report_folds_many_texts_and_many_prompts() -> None:
     assert (len(first), len(between), len(last)) == (1, 3, 3)
     assert last[-1] == "after step 60: score 0.6"
     assert whens(["a", "b", "a"])[2] == ["after step 10: score 0.1", "after step 20: score 0.2"]
-    found = samples_of([run_of(["a"], prompts=7)])
-    assert (len(found["shown"]), len(found["folded"])) == (4, 3)
-    assert found["folded"][-1]["prompt"] == "Say 6."
+    found = samples_of([run_of(["a"], prompts=9)])
+    assert (len(found["shown"]), len(found["folded"])) == (6, 3)
+    assert found["folded"][-1]["prompt"] == "Say 8."
     assert samples_of([run_of([""])])["shown"][0]["first"][0]["text"] == "(empty)"
 
 

@@ -13,9 +13,12 @@ import pytest
 from few_rows import lines
 
 from mint_train.backends.base import Sample, Sampling
-from mint_train.errors import JudgeError, OptionError
+from mint_train.errors import JudgeError, OptionError, UserError
 from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
+from mint_train.report.curves import read_runs
+from mint_train.report.page import make_page
+from mint_train.run_folder.win_rates import read_win_rates
 from mint_train.sampling.matches import Comparing, compare_policies
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
 from mint_train.sampling.win_rate import Outcome, Rate, win_rate
@@ -91,14 +94,14 @@ def compare(policy: Policy, write_rows: Callable[..., Path], tmp_path: Path) -> 
     data = write_rows([{"prompt": f"Say {number}.", "answer": "yes"} for number in range(4)], "prompts.jsonl")
 
     @contextmanager
-    def saying(text: str) -> Iterator[Policy]:
+    def saying(text: str, run: Path | None = None) -> Iterator[Policy]:
         sampler: Any = Saying([*policy.renderer.completion_tokens(text)])
-        yield replace(policy, name=text, sampler=sampler, identity={"says": text})
+        yield replace(policy, name=text, sampler=sampler, identity={"says": text}, run=run, step=3)
 
-    def compared(a: str, b: str, judge: Any, **given: Any) -> Any:
+    def compared(a: str, b: str, judge: Any, run: Path | None = None, **given: Any) -> Any:
         comparing = Comparing(judge, Sampling(samples=2), tmp_path / "won.jsonl", **given)
         prompts = read_prompts(str(data), reading_settings({}))
-        return compare_policies([saying(a), saying(b)], prompts, comparing, lambda *_: None)
+        return compare_policies([saying(a, run), saying(b)], prompts, comparing, lambda *_: None)
 
     return compared
 
@@ -119,6 +122,50 @@ def test_two_policies_are_compared_in_both_orders(compare: Callable[..., Any], t
     with pytest.raises(OptionError, match=r"won\.jsonl exists; name another file, or add --overwrite"):
         compare("yes", "no", open_judge("exact"))
     assert compare("no", "yes", open_judge("exact"), overwrite=True).rate.raw.value == 0.0
+
+
+def test_the_run_of_the_first_policy_keeps_each_win_rate_once(
+    compare: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert compare("yes", "no it is not", open_judge("exact")).run is None
+    missing = compare("yes", "no it is not", open_judge("exact"), run=run, overwrite=True)
+    assert (missing.run, missing.rate.raw.value) == (None, 1.0), "what is not kept is measured all the same"
+    assert missing.notes[0].startswith(
+        f"Not kept for the report: {run / 'win_rates.jsonl'} cannot be written"
+    )
+    run.mkdir()
+    for a, b, judge in (("no", "yes", "exact"), ("yes", "no it is not", "length"), ("no", "yes", "exact")):
+        assert compare(a, b, open_judge(judge), run=run, overwrite=True).run == run
+    assert len(lines(run / "win_rates.jsonl")) == 3
+    long, lost = read_win_rates(run)[::-1]
+    assert (long["against"], long["judge"], lost["against"], lost["judge"]) == (
+        "no it is not", "length", "yes", "exact",
+    )  # fmt: skip
+    assert lost["win_rate"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert (lost["step"], lost["better"], lost["equal"], lost["worse"]) == (3, 0.0, 0.0, 1.0)
+    assert (lost["comparisons"], lost["left_out"], lost["sampling"]["samples"]) == (8, 0, 2)
+    (run / "win_rates.jsonl").write_text('{"step": 1, "against": "yes"}\n')
+    with pytest.raises(UserError, match=r"win_rates\.jsonl is broken: the line of step 1 has no"):
+        read_win_rates(run)
+
+
+def test_the_report_of_a_run_shows_its_win_rates(
+    train: Callable[..., Any], run_cli: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    train(steps=1, progress="quiet")
+    data = write_rows([{"prompt": "Say it."}, {"prompt": "Go on."}], "prompts.jsonl")
+    judged = ("--judge", "length", "--set", "unit=characters", "--max-tokens", 6)
+    ended = run_cli("winrate", "run", "run", "--data", data, *judged, "--output", "won.jsonl")
+    assert ended.status == 0, ended.err
+    assert ended.out.endswith("Next: mint-train plot run, whose page shows the win rate too\n")
+    page = make_page(read_runs([tmp_path / "run"]))
+    table = page[page.index("<h2>Win rates</h2>") :].split("</table>")[0]
+    for cell in ("length (unit=characters)", "50.0% [50.0%, 50.0%]", "100.0%", "2"):
+        assert f">{cell}</td>" in table, cell
+    assert '<th scope="row">run after step 1</th><td>run</td>' in table
+    (tmp_path / "run" / "win_rates.jsonl").unlink()
+    assert "Win rates" not in make_page(read_runs([tmp_path / "run"]))
 
 
 def test_a_judge_that_prefers_a_position_finds_no_winner(

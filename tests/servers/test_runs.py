@@ -99,7 +99,15 @@ def test_a_resumed_run_gives_the_unbroken_run_s_figures(
         "2",
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run_cli(*common, "--output", str(whole))[0] == 0
+    sampled = ("--sample-prompts", str(short_pairs), "--sample-tokens", "4", "--sample-every", "2")
+    status, _, err = run_cli(*common, *sampled, "--output", str(whole))
+    assert (status, "stay on the service" in err) == (0, False)
+    assert [path.name for path in sorted((whole / "samples").iterdir())] == [
+        f"step-{step:06d}.jsonl" for step in (0, 2, 4)
+    ]
+    completed = [json.loads(line)["completion"] for line in (whole / "samples/step-000004.jsonl").open()]
+    assert len(completed) == len(short_pairs.read_text().splitlines())
+    assert any(completed)
     assert run_cli(*common, "--output", str(broken))[0] == 0
     # as a run that was killed after its first checkpoint leaves it
     lines = (broken / "checkpoints.jsonl").read_text().splitlines()

@@ -9,11 +9,12 @@ from rich.table import Table
 
 from mint_train.backends.base import Sampling
 from mint_train.cli.pairs import about
+from mint_train.errors import command_line
 from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.screen import Screen
-from mint_train.observers.terminal import echo_problem, say
+from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.sampling.matches import Compared, Comparing, compare_policies
 from mint_train.sampling.policy import open_policy, reading_settings
 
@@ -44,6 +45,8 @@ def compare_and_print(
         say(line)
     print_table(names, compared)
     say(f"Each comparison is in {rest['output']}.")
+    if compared.run is not None:
+        echo(f"Next: {command_line('plot', compared.run)}, whose page shows the win rate too")
 
 
 def print_table(names: Sequence[str], compared: Compared) -> None:

@@ -15,6 +15,7 @@ from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines
 from mint_train.run_folder.folder import METRICS_FILE, RunFolder
 from mint_train.run_folder.samples import SAMPLE_SCORE, read_samples
+from mint_train.run_folder.win_rates import read_win_rates
 
 SPEED = "tokens_per_second"
 LEARNING_RATE = "learning_rate"
@@ -51,6 +52,8 @@ class Run:
     """Each held-out row's own metrics in the last evaluation."""
     samples: Sequence[Mapping[str, Any]] = ()
     """What the policy wrote for the prompts of `--sample-prompts`, a line per prompt and step."""
+    win_rates: Sequence[Mapping[str, Any]] = ()
+    """What `mint-train winrate` left in the folder, a line per policy that this run's was compared with."""
 
     def metrics(self) -> list[str]:
         """Name what can be drawn: the loss's metrics, then learning rate and speed."""
@@ -127,7 +130,7 @@ def read_run(path: Path, name: str) -> Run:
     last = [line for line in evaluations if line["step"] == evaluations[-1]["step"]]
     rows = [row for line in last for row in read_rows(folder.evaluation_rows(line["step"], set_of(line)))]
     rows.sort(key=highest_loss_first)
-    return Run(name, path, description, lines, evaluations, rows, read_samples(path))
+    return Run(name, path, description, lines, evaluations, rows, read_samples(path), read_win_rates(path))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from mint_train.report.charts import (
 from mint_train.report.curves import Run, row_text
 from mint_train.report.result import Change, result_sentences, row_changes
 from mint_train.report.samples import cut, samples_of
+from mint_train.report.win_rates import win_rate_table
 from mint_train.settings.model import Settings
 
 SHOWN_EXAMPLES = 3
@@ -66,6 +67,7 @@ def make_page(runs: Sequence[Run]) -> str:
                 defaults,
             ],
         ],
+        win_rates=win_rate_table(runs),
         samples=samples_of(runs),
         examples=examples(runs),
     )

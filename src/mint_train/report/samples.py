@@ -9,7 +9,7 @@ from typing import Any
 from mint_train.report.curves import Run
 from mint_train.rows.candidates import Candidates
 
-SHOWN_PROMPTS = 4
+SHOWN_PROMPTS = 6
 """Per run; the others are folded away."""
 SHOWN_TEXTS = 4
 """Per prompt: the first, and the last ones; those between are folded away."""

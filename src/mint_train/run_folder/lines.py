@@ -28,6 +28,16 @@ def are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def is_share(value: Any) -> bool:
+    """Return whether a value is a share with its interval."""
+    return are_numbers(value) and {"value", "low", "high"} <= value.keys()
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text."""
+    return isinstance(value, str)
+
+
 LINES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "metrics.jsonl": {
         "metrics": are_numbers,
@@ -42,9 +52,15 @@ LINES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "groups": is_number,
     },
     "checkpoints.jsonl": {
-        "state": lambda value: isinstance(value, str),
+        "state": is_text,
         "sampler": lambda value: value is None or isinstance(value, str),
         "loss_state": are_numbers,
+    },
+    "win_rates.jsonl": {
+        **dict.fromkeys(("against", "judge"), is_text),
+        "judge_options": lambda value: isinstance(value, dict),
+        **dict.fromkeys(("win_rate", "length_controlled"), is_share),
+        **dict.fromkeys(("better", "equal", "worse", "comparisons", "left_out"), is_number),
     },
 }
 """By the name of a file, what each of its lines must hold beside its step."""

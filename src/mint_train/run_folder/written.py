@@ -28,11 +28,12 @@ PARTS = (
     "reference",
     "rows",
     "samples",
+    "win_rates.jsonl",
 )
 """What a run and the commands on it write, by its name in the run folder."""
 UNLOCKED = ("reference", "evaluations")
 FILES = re.compile(
-    r"run\.(json|toml)|(metrics|evaluations|checkpoints|skipped_rows)\.jsonl|report\.(html|png)"
+    r"run\.(json|toml)|(metrics|evaluations|checkpoints|skipped_rows|win_rates)\.jsonl|report\.(html|png)"
     r"|evaluations/([^/]+-)?step-\d{6,}\.jsonl"
     r"|adapter/(adapter_config\.json|adapter_model\.safetensors|README\.md)"
     r"|base_model/((config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json"

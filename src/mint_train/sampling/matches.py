@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import JudgeError
+from mint_train.errors import JudgeError, MintTrainError
 from mint_train.groups.completions import Written
 from mint_train.groups.prompts import Located, Prompts
 from mint_train.judging.judge import Judge, Scores
 from mint_train.observers.progress import Progress
 from mint_train.rows.candidates import Candidates, prompt_columns
 from mint_train.run_folder.files import write_rows
+from mint_train.run_folder.win_rates import keep_win_rate
 from mint_train.sampling.collecting import decided_by, judge_all, write_all
 from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
@@ -47,7 +48,18 @@ class Compared:
     left_out: int
     """Comparisons that the judge left out."""
     notes: Sequence[str]
-    """Prompts that were left out, a line each."""
+    """Prompts that were left out, a line each, and why the run of A does not keep the win rate."""
+    run: Path | None = None
+    """The folder of A's run, where it keeps the win rate for its report."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known of a policy that is closed again."""
+
+    name: str
+    run: Path | None
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +91,14 @@ def compare_policies(
     output, judge = comparing.output, comparing.judge
     journals = fresh_journals(output, ("a.samples", "b.samples", "scores"), overwrite=comparing.overwrite)
     sides: list[dict[str, Written]] = []
+    compared: list[State] = []
     decided: dict[str, Any] = {}
     notes: list[str] = []
     for side, opened, journal in zip("ab", policies, journals, strict=False):
         with opened as policy:
             written, readable = write_all(policy, prompts, comparing.sampling, journal, tell)
             decided[side] = decided_by(policy, prompts, comparing.sampling)
+        compared.append(State(policy.name, policy.run, policy.step))
         sides.append({str(one.prompt.source): one for one in written})
         notes += readable.lines()
     forward = matches_of(*sides)
@@ -99,7 +113,38 @@ def compare_policies(
     for path in journals:
         path.unlink(missing_ok=True)
     rate = win_rate(outcomes_of(known))
-    return Compared(rate, len(known), len(rows) - len(known), list(dict.fromkeys(notes)))
+    found = Compared(rate, len(known), len(rows) - len(known), list(dict.fromkeys(notes)))
+    return kept_for_report(found, compared, prompts, comparing)
+
+
+def kept_for_report(
+    compared: Compared, states: Sequence[State], prompts: Prompts, comparing: Comparing
+) -> Compared:
+    """Keep a win rate in the folder of A's run, where A is of one."""
+    first, second = states
+    if first.run is None:
+        return compared
+    rate = compared.rate
+    line = {
+        "step": first.step,
+        "against": second.name,
+        "judge": comparing.judge.name,
+        "judge_options": comparing.judge.options,
+        "prompts": prompts.sha256,
+        "sampling": asdict(comparing.sampling),
+        "win_rate": asdict(rate.raw),
+        "length_controlled": asdict(rate.length_controlled),
+        "better": rate.wins,
+        "equal": rate.ties,
+        "worse": rate.losses,
+        "comparisons": compared.matches,
+        "left_out": compared.left_out,
+    }
+    try:
+        keep_win_rate(first.run, line)
+    except MintTrainError as error:  # the run may be somebody else's; the rows are written
+        return replace(compared, notes=[*compared.notes, f"Not kept for the report: {error}"])
+    return replace(compared, run=first.run)
 
 
 def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:

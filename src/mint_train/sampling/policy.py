@@ -37,6 +37,10 @@ class Policy(PromptRenderer):
     sampler: Sampler
     identity: Mapping[str, Any]
     """What decides what it writes, as JSON has it: the model, the weights, the rendering."""
+    run: Path | None = None
+    """The folder of the run that it is a state of; None for any other policy."""
+    step: int = 0
+    """The steps that the run had taken."""
 
 
 @contextmanager
@@ -58,9 +62,12 @@ def open_policy(name: str | None, given: Mapping[str, Any], warn: Callable[[str]
         samplers = trained.backend.open_samplers(folder, checkpoint, warn)
         try:
             identity = describe(trained, checkpoint, samplers.tokenizer)
-            yield Policy(
+            policy = Policy(
                 trained.settings, samplers.tokenizer, trained.name, sampler=samplers.after, identity=identity
             )
+            if trained.folder is not None and checkpoint is not None:
+                policy = replace(policy, run=trained.folder.path, step=checkpoint.step)
+            yield policy
         finally:
             samplers.close()
 

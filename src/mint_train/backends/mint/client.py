@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ON_A_SERVICE = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]{1,1000}")
+SAMPLER_WEIGHTS = "/sampler_weights/"
+"""In the path of weights that can be deleted; SkyRL's have another, which it does not take back."""
 PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
@@ -203,12 +205,13 @@ class MintTrainingClient:
 
     @contextmanager
     def open_sampler(self, name: str) -> Iterator[Sampler]:
-        """Save the weights for sampling, open them, and delete them afterwards."""
+        """Save the weights for sampling, open them, and delete them afterwards where that is possible."""
         from mint_train.backends.mint.sampling import MintSampler
 
         weights = self.save_weights_for_sampler(name).result().path
         yield MintSampler(self, model_path=weights)
-        self.delete_state(weights)
+        if SAMPLER_WEIGHTS in weights:
+            self.delete_state(weights)
 
     def delete_state(self, path: str) -> None:
         """Ask the service to delete a saved state; one that cannot says so once, and keeps it."""

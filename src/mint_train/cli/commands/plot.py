@@ -26,8 +26,9 @@ def plot(runs: tuple[Path, ...], output: Path | None) -> None:
     the training batches (bold: the running mean of a long run), and a diamond for each evaluation on held-out
     rows with its 95 % confidence interval. Several runs lie over one another.
 
-    The page, one self-contained file, begins with the result in a sentence. Below the curves it shows the
-    held-out rows that got better and worse, the final figures, and settings, data and versions.
+    The page, one self-contained file, begins with the result in a sentence. Below the curves it shows the win
+    rates that `mint-train winrate` measured, the completions of --sample-prompts as they changed, the rows
+    held out that got better and worse, the final figures, and settings, data and versions.
     """
     if sys.stderr.isatty():
         echo("Drawing ...", err=True)

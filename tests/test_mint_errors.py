@@ -28,8 +28,9 @@ from mint_train.backends.mint.server_description import (
     read_description,
 )
 from mint_train.backends.mint.service import Service
+from mint_train.backends.mint.session import Session
 from mint_train.batches.datums import build_datum
-from mint_train.errors import BackendError, ServiceError, UserError
+from mint_train.errors import BackendError, OptionError, ServiceError, UserError
 from mint_train.observers.terminal import echo_problem
 from mint_train.sdk import SDK_VERSION, types
 from mint_train.settings.model import Settings
@@ -513,6 +514,35 @@ def test_a_service_that_asks_for_no_layers_decides_itself(schemas: Any, chooses:
     answer = httpx.Response(200, json=described, request=httpx.Request("GET", "http://service"))
     assert read_description(answer).title == "A service"
     assert read_description(answer).chooses_layers is chooses
+
+
+@pytest.mark.parametrize(
+    ("title", "targets", "advice"),
+    [
+        (SKYRL, ("attention",), "; give attention,mlp, as it does, or leave the option out"),
+        (SKYRL, ("mlp", "unembed"), "; give attention,mlp, as it does, or leave the option out"),
+        (SKYRL, ("mlp", "attention"), None),
+        (SKYRL, (), None),
+        ("Another", ("attention", "mlp"), "; leave the option out"),
+    ],
+)
+def test_layers_that_a_service_would_not_adapt_are_refused(
+    title: str, targets: tuple[str, ...], advice: str | None
+) -> None:
+    decides = ServerDescription(title, adapter_options=frozenset({"rank"}))
+    settings = Settings(loss="any", lora_targets=targets)
+    check = Session(Any, Any, "a model", decides).check_layers
+    if advice is None:
+        check(settings)
+        return
+    with pytest.raises(OptionError, match=r"^--lora-targets ") as refused:
+        check(settings)
+    assert str(refused.value).endswith(f"decides itself which layers get an adapter{advice}")
+
+
+def test_layers_are_given_to_a_service_that_takes_them() -> None:
+    listens = ServerDescription(SKYRL, adapter_options=frozenset({"rank", "train_unembed"}))
+    Session(Any, Any, "a model", listens).check_layers(Settings(loss="any", lora_targets=("attention",)))
 
 
 def test_a_description_that_is_lost_is_asked_for_again() -> None:

@@ -215,5 +215,8 @@ def test_a_run_on_the_service_begins_with_another_s_state(
     status, _, err = run_cli(*common, "--from", f"{state}-gone")
     assert (status, err.count("\n")) == (2, 1)
     assert "-gone" in err
+    status, _, err = run_cli(*common, "--lora-targets", "unembed", "--output", "narrow")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "this service decides itself which layers get an adapter" in err
     status, _, err = run_cli(*common, "--from", run, "--lora-targets", "q_proj")
     assert (status, err.count("\n")) == (2, 1)

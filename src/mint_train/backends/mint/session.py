@@ -13,7 +13,7 @@ import httpx
 from pydantic import SecretStr
 
 from mint_train.backends.mint.answers import AnswerTooLargeError, get
-from mint_train.backends.mint.server_description import ServerDescription, check_sdk, describe_server
+from mint_train.backends.mint.server_description import SKYRL, ServerDescription, check_sdk, describe_server
 from mint_train.backends.mint.service import API, Service
 from mint_train.errors import OptionError, ServiceError, UserError
 from mint_train.sdk import mint
@@ -51,6 +51,7 @@ class Session:
             MintTrainError: the service refuses, has no free adapter slot, or fails.
         """
         targets = targets_of(settings)
+        self.check_layers(settings)
         return self.service.call(
             f"create an adapter for {self.model}",
             lambda: self.client.create_lora_training_client(
@@ -63,9 +64,27 @@ class Session:
             ),
         )
 
+    def check_layers(self, settings: Settings) -> None:
+        """Refuse layers that are asked for of a service that would adapt others.
+
+        Raises:
+            OptionError: the service decides itself which layers get an adapter, and these are not known to
+                be the ones.
+        """
+        known = LAYERS_OF_SKYRL if self.server.title == SKYRL else None
+        if settings.lora_targets and self.server.chooses_layers and set(settings.lora_targets) != known:
+            given, advice = (
+                ",".join(settings.lora_targets),
+                "; give attention,mlp, as it does, or" if known else ";",
+            )
+            raise OptionError(
+                f"--lora-targets {given}: this service decides itself which layers get an adapter{advice} "
+                "leave the option out"
+            )
+
     def layers_note(self, settings: Settings) -> str:
-        """Return a line for the user, if the service may adapt other layers than the settings ask for."""
-        if not self.server.chooses_layers or set(settings.lora_targets) == LAYERS_OF_SKYRL:
+        """Return a line for the user, if the service decides which layers get an adapter."""
+        if not self.server.chooses_layers or settings.lora_targets:
             return ""
         return (
             "The service decides which layers get an adapter; SkyRL's are those of attention and MLP, never "

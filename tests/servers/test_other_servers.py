@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import native_losses
 import pytest
 from adapters import adapter_on_disk, distance, load_adapter, moved
 from environments import SDKS, installed_sdk, newer_skyrl
@@ -30,6 +32,9 @@ def detached(batch, logprobs, options):
     margins = pairs.margins - pairs.chosen + pairs.chosen.detach()
     return batch.mean(bradley_terry(options.beta * margins)), pairs.metrics()
 '''
+
+HELPERS = [str(folder) for folder in Path(__file__).parents[:2]]
+"""Where a process of its own finds the helpers of these tests."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -70,16 +75,23 @@ def variables(server: SkyrlServer, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(variables: dict[str, str], folder: Path) -> Iterator[Cli]:
-    """Run `mint-train` with the SDK that fits the server, in a process of its own."""
-    sdk = installed_sdk(SDK)
-    with tempfile.TemporaryDirectory(prefix="mt") as short, started(Path(short), sdk) as python:
+def python() -> Iterator[str]:
+    """The command of a Python with the SDK that fits the servers."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mt") as short,
+        started(Path(short), installed_sdk(SDK)) as python,
+    ):
+        yield python
 
-        def run_with(*arguments: object) -> subprocess.CompletedProcess[str]:
-            command = [python, "-m", "mint_train", *map(str, arguments)]
-            return run_process(command, folder, variables)
 
-        yield run_with
+@pytest.fixture(scope="module")
+def run(python: str, variables: dict[str, str], folder: Path) -> Cli:
+    """Run `mint-train` in a process of its own."""
+
+    def run_with(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return run_process([python, "-m", "mint_train", *map(str, arguments)], folder, variables)
+
+    return run_with
 
 
 def run_process(
@@ -203,6 +215,23 @@ def test_an_adapter_leaves_the_server(start: str, run: Cli) -> None:
         return
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are the policy's within" in done.stdout
+
+
+def test_losses_of_the_server_have_the_gradients_of_ours(
+    python: str, server: SkyrlServer, folder: Path, variables: dict[str, str]
+) -> None:
+    code = f"import sys; sys.path += {HELPERS}; import native_losses; native_losses.main()"
+    done = run_process([python, "-c", code], folder, variables)
+    assert done.returncode == 0, done.stderr
+    sums = Path(server.log).parent.name.startswith("tuft")
+    # TuFT adds up all tokens; SkyRL divides by a completion's target tokens and by the completions
+    factor = 1 / len(native_losses.COMPLETIONS) if sums else native_losses.TARGETS
+    found = native_losses.compare_steps(
+        json.loads(done.stdout), lambda path: load_adapter(adapter_on_disk(server, path)), factor
+    )
+    for name, (size, difference) in found.items():
+        assert size > 1, name
+        assert difference < 1e-3, name
 
 
 def test_the_kit_trusts_the_server(run: Cli) -> None:

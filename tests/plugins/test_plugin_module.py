@@ -43,7 +43,8 @@ NAMES = """
 CONTRACT_VERSION NO_REFERENCE PROMPTS Answers AttachedDatum Batch Candidates ChatMessage Checkpoint
 Completion ContractError Conversation DataError Datum DoesNotFit Evaluation Form Forms Group JudgeError
 Judged LogRatio Metric NeededReference OptionalReference Options PluginError Prompt Renderer RowError
-RunRecord RunResult StepRecord Survey Vocabulary are_messages as_conversation attach build_datum cache_folder
+RunRecord RunResult Samples StepRecord Survey Vocabulary are_messages as_conversation attach build_datum
+cache_folder
 chat_messages combine compared_answers from_json graded_lists hookimpl import_file is_good kind
 log_ratios loss mean_logprobs number over_completion packed_logprobs packed_reference_logprobs
 read_answer read_answers reference_sequence_logprobs require_distinct require_group_size

@@ -2,7 +2,8 @@
 
 Takes 64 questions about sizes to train on and others to measure with, which no round sees. The corpus of the
 starter model, and so the model, answers one such question in five in metric units. With --skyrl all of it
-runs on a SkyRL server, which this script installs and starts with the starter model.
+runs on a SkyRL server, which this script installs and starts with the starter model; it learns more slowly
+there, and takes --lr 5e-3 --steps 20.
 
     python benchmarks/rounds.py [--rounds 3] [--prompts 64] [--lr 1.5e-3] [--steps 8] [--held-out N] [--skyrl]
 """

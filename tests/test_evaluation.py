@@ -105,7 +105,7 @@ def test_each_row_has_its_own_figures_and_their_mean_is_the_line_s(
 def test_the_figures_are_those_of_the_policy(
     train: Callable[..., str], starter_model_folder: Path, held_out: Path
 ) -> None:
-    """Computed again by hand: with PEFT's own forward of the adapter, and the loss by its formula."""
+    """Computed again: with PEFT's own forward of the adapter in float64, and the loss by its formula."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -116,22 +116,23 @@ def test_the_figures_are_those_of_the_policy(
     base = AutoModelForCausalLM.from_pretrained(starter_model_folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers renamed
-        model = PeftModel.from_pretrained(base, "run/adapter")
+        model = PeftModel.from_pretrained(base, "run/adapter").double()
 
     def score(prompt: str, completion: str) -> torch.Tensor:
         before = build_prompt_tokens(prompt, tokenizer)
         tokens = torch.tensor([[*before, *build_completion_tokens(completion, tokenizer)]])
         with torch.no_grad():
-            logprobs = torch.log_softmax(model(tokens).logits[0, :-1].double(), -1)
+            logprobs = torch.log_softmax(model(tokens).logits[0, :-1], -1)
         return logprobs.gather(1, tokens[0, 1:, None])[len(before) - 1 :].sum()
 
     margins = [
         score(row["prompt"], row["chosen"]) - score(row["prompt"], row["rejected"]) for row in HELD_OUT
     ]
+    assert margins[0].dtype is torch.float64
     found = lines("run/evaluations/step-000004.jsonl")
     for margin, row in zip(margins, found, strict=True):
         own = row["metrics"]
-        assert own["mean_margin"] == pytest.approx(float(margin), abs=1e-4)
+        assert own["mean_margin"] == pytest.approx(float(margin), abs=1e-5)
         assert own["pair_accuracy"] == float(margin > 0)
         assert own["loss"] == pytest.approx(
             float(-torch.nn.functional.logsigmoid(margin)), rel=1e-4, abs=1e-6

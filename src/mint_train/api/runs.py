@@ -63,7 +63,7 @@ def train(
             with `progress="quiet"` nothing is printed. `data` is a file, rows (a list of dictionaries, an
             iterable, a `datasets.Dataset`, a frame of pandas or polars, a table of Arrow), or a list of
             files and of pairs with a weight, `[("a.jsonl", 0.7), (rows, 0.3)]`; `eval_data` a file, rows, or
-            a dictionary of them by the name of the held-out set. With `rounds=N` there are no `data`:
+            a dictionary of them by the name of the held-out set. With `rounds=N` there is no `data`:
             `prompts` are a file, rows, or texts, and `judge` is a name, or a function of a prompt and its
             completions that returns a score for each; see `mint_train.settings.rounds.RoundsSettings`.
 

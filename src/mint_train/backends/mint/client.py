@@ -38,6 +38,9 @@ CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
 DELETE_SECONDS = 30.0
 
+VANISHING = 1e-12
+"""The derivative by a logprob up to which a service may round the norm to 0, as where a loss is saturated."""
+
 
 class MintTrainingClient:
     """One adapter in training on the service; see `backends.base.TrainingClient` for the calls."""
@@ -65,7 +68,7 @@ class MintTrainingClient:
         """True if the adapter has had a request."""
         self.has_states = False
         self.gradients_sent = False
-        """True if non-zero gradients were sent since the last update."""
+        """True if gradients that have a norm were sent since the last update."""
         self.awaits_update = False
         """True if gradients, zero or not, were sent since the last update."""
         self.deletes = True
@@ -134,7 +137,7 @@ class MintTrainingClient:
         sent = self.form.data(data, known, [logprob.numpy() for logprob in logprobs], len(data))
         future = self.forward_backward(sent, self.form.loss_fn)
         self.awaits_update = True
-        self.gradients_sent |= any(bool(gradient.any()) for gradient in known)
+        self.gradients_sent |= any(bool((abs(gradient) > VANISHING).any()) for gradient in known)
         return replace(future, check=lambda answer: answer.metrics.update(metrics))
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:

@@ -60,7 +60,7 @@ def settings_in(config: Path) -> dict[str, Any]:
     """Return the fields of `Settings` that a config file has.
 
     Raises:
-        OptionError: the file cannot be read, or has a name that is no field.
+        OptionError: the file cannot be read, or has a name that is not a field.
     """
     return {name: value for name, value in read_config(config).items() if name not in ONLY_ROUNDS}
 

@@ -131,7 +131,7 @@ class Gradients:
     clips: bool = True
     """Whether gradients are clipped to the norm that an update asks for."""
     layers_note: str = ""
-    """A line for the user, if other layers get an adapter than were asked for."""
+    """A line for the user, if the service decides which layers get an adapter."""
 
 
 @dataclass(frozen=True, slots=True)

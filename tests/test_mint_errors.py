@@ -393,6 +393,18 @@ def test_a_state_is_deleted(small_service: SmallService, client: MintTrainingCli
     assert small_service.requests["one"] == 1
 
 
+def test_weights_saved_to_sample_while_training_are_deleted_if_sampling_fails(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    saved = {"type": "save_weights_for_sampler", "path": "tinker://model_1/sampler_weights/any"}
+    small_service.instead["save_weights_for_sampler"] = [(200, {"request_id": "saved"})]
+    small_service.instead["result of saved"] = [(200, saved)]
+    small_service.instead["any"] = [(200, None)]
+    with pytest.raises(BackendError, match="to name its tokenizer"), client.open_sampler("any"):
+        pass
+    assert small_service.requests["any"] == 1
+
+
 def test_a_client_that_is_closed_gives_its_place_back(
     small_service: SmallService, client: MintTrainingClient
 ) -> None:

@@ -212,9 +212,11 @@ class MintTrainingClient:
         from mint_train.backends.mint.sampling import MintSampler
 
         weights = self.save_weights_for_sampler(name).result().path
-        yield MintSampler(self, model_path=weights)
-        if SAMPLER_WEIGHTS in weights:
-            self.delete_state(weights)
+        try:
+            yield MintSampler(self, model_path=weights)
+        finally:
+            if SAMPLER_WEIGHTS in weights:
+                self.delete_state(weights)
 
     def delete_state(self, path: str) -> None:
         """Ask the service to delete a saved state; one that cannot says so once, and keeps it."""

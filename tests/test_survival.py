@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -210,9 +211,13 @@ def test_an_edited_description_is_refused(
 
 
 def limited(python: str, limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process whose files may not grow beyond a limit."""
+    """Run Python in a process whose files may not grow beyond a limit; it keeps no compiled module.
+
+    Python would take one that the limit cut off for whole, and so would every process after it.
+    """
     return subprocess.run(
         [python, *arguments],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,

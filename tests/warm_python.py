@@ -140,6 +140,7 @@ def become(
     open_streams()
     kind, code, *rest = arguments
     sys.executable = program
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c" if kind == "-c" else code, *rest]
     if kind == "-m":

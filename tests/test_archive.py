@@ -167,7 +167,7 @@ def test_nothing_is_unpacked_that_does_not_fit(
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONFIG)))
-    with serving({LONG: [(200, {}, ADAPTER)]}) as server, pytest.raises(UserError, match="GB free"):
+    with serving({LONG: [(200, {}, ADAPTER)]}) as server, pytest.raises(UserError, match="MB free"):
         fetch(server)
 
 

@@ -76,7 +76,7 @@ def test_an_error_speaks_of_keywords(given: dict[str, Any], problem: str) -> Non
         ("--no-pipeline sends it later", "pipeline=False sends it later"),
         ('--set beta=-1 of the loss "dpo": no', 'options={"beta": -1} of the loss "dpo": no'),
         ("--set betta: no option", "option betta: no option"),
-        ("`mint-train export --merge` does it", "`mint-train export --merge` does it"),
+        ("`mint-train export --to merged` does it", "`mint-train export --to merged` does it"),
         ("try: mint-train plot --output x", "try: mint-train plot --output x"),
         ("write a--b or --", "write a--b or --"),
     ],

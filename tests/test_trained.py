@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -311,10 +312,11 @@ def test_the_merged_model_loads_with_transformers_and_gives_the_adapter_s_logits
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    status, out, err = run_cli("export", run, "--merge", "--output", "merged")
+    status, out, err = run_cli("export", run, "--to", "merged", "--output", "merged")
     assert status == 0, err
-    told, checked = out.splitlines()
+    told, checked, serve = out.splitlines()
     assert told == "The merged model after step 4: merged"
+    assert serve == "vLLM: vllm serve merged"
     found = re.fullmatch(
         r"Checked: its logprobs of \d+ texts are the policy's within (\S+) nats; .*", checked
     )
@@ -332,32 +334,80 @@ def test_the_merged_model_loads_with_transformers_and_gives_the_adapter_s_logits
     assert not list(Path().glob("merged.*"))
 
 
+def test_a_gguf_file_is_the_policy_and_names_no_path(run_cli: RunCli, run: Path) -> None:
+    from gguf import GGUFReader
+
+    status, out, err = run_cli("export", run, "--to", "gguf", "--output", "My Model")
+    assert (status, err) == (0, ""), err
+    told, checked, *serve = out.splitlines()
+    assert told == "The GGUF file after step 4: My Model"
+    found = re.fullmatch(
+        r"Checked: its logprobs of \d+ texts are the policy's within (\S+) nats; .*", checked
+    )
+    assert found, checked
+    assert float(found[1]) < 1e-2
+    assert serve == [
+        "llama.cpp: llama-server --model 'My Model/model-f16.gguf'",
+        "Ollama: ollama create my-model --file 'My Model/Modelfile'",
+    ]
+    fields = GGUFReader("My Model/model-f16.gguf").fields
+    assert fields["general.name"].contents() == "dpo on base_model"
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+    assert Path("My Model/Modelfile").read_text() == "FROM ./model-f16.gguf\n"
+    assert str(run.parent).encode() not in Path("My Model/model-f16.gguf").read_bytes()
+
+
+@pytest.mark.attacks
+@pytest.mark.parametrize("form", ["peft", "merged", "gguf"])
+def test_what_does_not_fit_on_the_disk_is_not_begun(
+    run_cli: RunCli, run: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    status, out, err = run_cli("export", run, "--to", form, "--output", "written")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert re.search(r"has 0.1 MB free, and the (adapter|merged model|GGUF file) needs \d+\.\d MB", err), err
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+def test_without_the_package_gguf_is_one_line(
+    run_cli: RunCli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gguf_file", "gguf_vocabulary"):
+        monkeypatch.delitem(sys.modules, f"mint_train.backends.local.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    status, _, err = run_cli("export", run, "--to", "gguf")
+    assert (status, err) == (
+        2,
+        "mint-train: --to gguf needs the package gguf: pip install gguf\n",
+    )
+
+
 def test_a_bfloat16_base_stays_bfloat16(run_cli: RunCli, run: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(run / "base_model")
     base.to(torch.bfloat16).save_pretrained(run / "base_model")
-    status, _, err = run_cli("export", run, "--merge", "--output", "merged")
+    status, _, err = run_cli("export", run, "--to", "merged", "--output", "merged")
     assert status == 0, err
     assert AutoModelForCausalLM.from_pretrained("merged").dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("place", ["run", "exported", "merged"])
+@pytest.mark.parametrize("place", ["run", "exported", "merged", "gguf"])
 def test_the_model_card_says_what_the_weights_are(run_cli: RunCli, run: Path, place: str) -> None:
     from huggingface_hub import ModelCard
 
     folder = run / "adapter"
     if place != "run":
         folder = Path(place)
-        merge = ("--merge",) if place == "merged" else ()
-        assert run_cli("export", run, "--output", folder, *merge)[0] == 0
+        form = "peft" if place == "exported" else place
+        assert run_cli("export", run, "--output", folder, "--to", form)[0] == 0
     card = ModelCard.load(folder / "README.md")
-    merged = place == "merged"
-    assert card.data.library_name == ("transformers" if merged else "peft")
+    assert card.data.library_name == {"merged": "transformers", "gguf": "gguf"}.get(place, "peft")
     assert card.data.pipeline_tag == "text-generation"
     assert {"mint-train", "dpo"} <= set(card.data.tags)
-    assert ("lora" in card.data.tags) is not merged
+    assert ("lora" in card.data.tags) is (place in ("run", "exported"))
     assert card.data.base_model is None  # a folder on this machine is nothing to the hub
     described = json.loads((run / "run.json").read_text())
     step, evaluation = lines(run / "metrics.jsonl")[-1], lines(run / "evaluations.jsonl")[-1]
@@ -383,9 +433,9 @@ def test_the_card_s_own_lines_load_the_model(run_cli: RunCli, run: Path) -> None
     """What the card shows is run as it stands, with its two placeholders filled in."""
     import re
 
-    for merge in ((), ("--merge",)):
-        folder = Path(f"exported{len(merge)}")
-        assert run_cli("export", run, "--output", folder, *merge)[0] == 0
+    for form in ("peft", "merged"):
+        folder = Path(form)
+        assert run_cli("export", run, "--output", folder, "--to", form)[0] == 0
         code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
         assert code
         filled = code[1].replace("THIS_FOLDER", str(folder))
@@ -440,12 +490,13 @@ def test_what_cannot_be_exported_is_one_line(run_cli: RunCli, run: Path) -> None
     shutil.copytree(run, "torn")
     Path("torn/adapter/adapter_model.safetensors").write_bytes(b"torn")
     for arguments, expected, message in (
+        ((run, "--to", "ggml"), 2, '--to ggml: it is none of peft, merged, gguf; did you mean "gguf"?'),
         (("missing",), 2, "missing is neither a run folder nor a checkpoint in one"),
         ((run / "adapter",), 2, "adapter is not a run folder; name the folder that holds its run.json"),
         ((run, "--output", "full"), 2, "--output full exists and is not empty; name another folder"),
         (("bare",), 2, "bare has no adapter yet: `mint-train resume bare` continues it to its end"),
         (("gone",), 2, "adapter is gone: `mint-train resume gone` writes it again"),
-        (("torn", "--merge"), 1, "the adapter torn/adapter cannot be merged into torn/base_model"),
+        (("torn", "--to", "merged"), 1, "the adapter torn/adapter cannot be merged into torn/base_model"),
     ):
         status, _, err = run_cli("export", *arguments)
         assert (status, message in err, err.count("\n")) == (expected, True, 1), err
@@ -459,19 +510,20 @@ def test_weights_that_are_not_the_policy_are_not_exported(
 
     merge = merging.merge_adapter
 
-    def merge_half(model: str, adapter: Path, target: Path) -> None:
-        half = Path(shutil.copytree(adapter, "half"))
+    def merge_half(model: str, adapter: Path) -> Any:
+        half = Path(shutil.copytree(adapter, "half", dirs_exist_ok=True))
         config = json.loads((half / "adapter_config.json").read_text())
         (half / "adapter_config.json").write_text(
             json.dumps(config | {"lora_alpha": config["lora_alpha"] / 2})
         )
-        merge(model, half, target)
+        return merge(model, half)
 
     monkeypatch.setattr(merging, "merge_adapter", merge_half)
-    status, _, err = run_cli("export", run, "--merge", "--output", "merged")
-    assert (status, err.count("\n")) == (1, 1)
-    assert "the exported weights are not the policy" in err
-    assert not Path("merged").exists()
+    for form in ("merged", "gguf"):
+        status, _, err = run_cli("export", run, "--to", form, "--output", "written")
+        assert (status, err.count("\n")) == (1, 1)
+        assert "the exported weights are not the policy" in err
+        assert not Path("written").exists()
 
 
 def test_what_cannot_be_checked_is_said(run_cli: RunCli, run: Path) -> None:
@@ -479,7 +531,7 @@ def test_what_cannot_be_checked_is_said(run_cli: RunCli, run: Path) -> None:
 
     recorded = RunFolder(run).read_description().settings
     RunFolder(run).update_description(settings=recorded | {"data": "gone.jsonl", "eval_data": {}})
-    status, out, err = run_cli("export", run, "--merge", "--output", "merged")
+    status, out, err = run_cli("export", run, "--to", "merged", "--output", "merged")
     assert status == 0, err
     assert "Not checked against the policy: gone.jsonl" in out
 

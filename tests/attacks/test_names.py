@@ -148,7 +148,7 @@ def test_an_adapter_that_peft_cannot_read_is_not_merged(
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(content)
     with pytest.raises(BackendError, match="cannot be merged") as refused:
-        merge_adapter(str(starter_model_folder), tmp_path, tmp_path)
+        merge_adapter(str(starter_model_folder), tmp_path)
     assert "\n" not in str(refused.value)
 
 

@@ -295,18 +295,18 @@ def export(
     run: str | Path,
     output: str | Path | None = None,
     *,
+    to: str = "peft",
     step: int | str | None = None,
-    merge: bool = False,
     check: bool = True,
 ) -> Exported:
-    """Copy a run's adapter, or write the merged model, with a model card, as `mint-train export` does.
+    """Write a run's adapter, its merged model, or that in GGUF, as `mint-train export` does.
 
     Args:
         run: the run folder.
         output: the folder to write; by default one beside the run's.
+        to: "peft", "merged" or "gguf".
         step: a checkpoint of the run, "best" or "last"; by default its result.
-        merge: add the adapter to the base model's weights.
-        check: compute the logprobs of a merged model, or of an adapter that a service sent, and compare.
+        check: compute the logprobs of a model, or of an adapter that a service sent, and compare.
 
     Raises:
         MintTrainError: the run has no weights, the service does not give them away, the folder is in use, or
@@ -314,4 +314,4 @@ def export(
     """
     with in_python():
         folder = None if output is None else Path(output)
-        return export_run(Path(run), folder, step=step, merge=merge, check=check)
+        return export_run(Path(run), folder, to=to, step=step, check=check)

@@ -1,4 +1,4 @@
-"""`mint-train export`: where a run's weights were written, and how near they are to the policy."""
+"""`mint-train export`: where a run's weights are, how near they are to the policy, and what serves them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from mint_train.observers.terminal import echo
 from mint_train.trained.export import Exported
 
 
-def print_exported(done: Exported, *, merge: bool) -> None:
-    """Print where the weights are, and what was found out about them."""
-    echo(f"The {'merged model' if merge else 'adapter'} after step {done.checkpoint.step}: {done.folder}")
+def print_exported(done: Exported) -> None:
+    """Print where the weights are, what was found out about them, and the commands that serve them."""
+    echo(f"The {done.form.noun} after step {done.checkpoint.step}: {done.folder}")
     if done.check is not None:
         echo(
             f"Checked: its logprobs of {done.check.texts} texts are the policy's within "
@@ -16,3 +16,5 @@ def print_exported(done: Exported, *, merge: bool) -> None:
         )
     if done.unchecked:
         echo(f"Not checked against the policy: {done.unchecked}")
+    for line in done.serve:
+        echo(line)

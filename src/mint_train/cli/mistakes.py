@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": "it is called mint-train eval",
     "generate": "it is called mint-train sample",
     "list": "mint-train losses lists the losses",
-    "merge": "it is called mint-train export --merge",
+    "merge": "it is called mint-train export --to merged",
     "report": "it is called mint-train plot",
     "help": "it is called mint-train --help",
 }

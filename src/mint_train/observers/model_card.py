@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,44 @@ from mint_train.run_folder.records import Checkpoint
 CARD_FILE = "README.md"
 MARKDOWN = re.compile(r"([\\`*_\[\]<>#~&$])")
 ADDRESS = re.compile(r"https?://[^\s<>`|()\[\]]+")
-ADAPTER, MERGED = "LoRA adapter", "merged model"
 LOAD_ADAPTER = """\
+```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = AutoModelForCausalLM.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained({base})
-"""
+```"""
 LOAD_MERGED = """\
+```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
-"""
+```"""
+GGUF_FILE, MODELFILE = "model-f16.gguf", "Modelfile"
+LOAD_GGUF = f"""\
+```bash
+llama-server --model THIS_FOLDER/{GGUF_FILE}
+ollama create MY_MODEL --file THIS_FOLDER/{MODELFILE}
+```"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the weights beside a card are."""
+
+    name: str
+    library: str
+    """The hub's name of the library that loads them."""
+    tags: tuple[str, ...]
+    load: str
+
+
+ADAPTER = Kind("LoRA adapter", "peft", ("lora",), LOAD_ADAPTER)
+MERGED = Kind("merged model", "transformers", (), LOAD_MERGED)
+GGUF = Kind("model in GGUF", "gguf", ("gguf",), LOAD_GGUF)
 
 
 class CardWriter:
@@ -50,7 +74,7 @@ class CardWriter:
 
 
 def write_card(
-    folder: RunFolder, target: Path, step: int, kind: str = ADAPTER, *, with_base: bool = False
+    folder: RunFolder, target: Path, step: int, kind: Kind = ADAPTER, *, with_base: bool = False
 ) -> None:
     """Write the model card of a run's weights, as they were after a step, into a folder.
 
@@ -67,7 +91,7 @@ def write_card(
     write_whole(target / CARD_FILE, model_card(folder, step, kind, with_base=with_base))
 
 
-def model_card(folder: RunFolder, step: int, kind: str = ADAPTER, *, with_base: bool = False) -> str:
+def model_card(folder: RunFolder, step: int, kind: Kind = ADAPTER, *, with_base: bool = False) -> str:
     """Return the text of the model card of a run's weights, with metadata for the hub.
 
     Raises:
@@ -79,20 +103,20 @@ def model_card(folder: RunFolder, step: int, kind: str = ADAPTER, *, with_base: 
     base = base_model(run)
     data = ModelCardData(
         base_model=None if is_private(run) else base,
-        library_name="peft" if kind == ADAPTER else "transformers",
+        library_name=kind.library,
         pipeline_tag="text-generation",
-        tags=["mint-train", *(["lora"] if kind == ADAPTER else []), *(loss.name for loss in run.losses)],
+        tags=["mint-train", *kind.tags, *(loss.name for loss in run.losses)],
     )
-    load = LOAD_ADAPTER if kind == ADAPTER else LOAD_MERGED
+    named = literal(f"THIS_FOLDER/{BASE_MODEL}" if with_base else base)
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {plain(run.loss)} on {plain(base)}",
-        f"A {kind} trained with mint-train {plain(run.versions['mint-train'])}.",
+        f"A {kind.name} trained with mint-train {plain(run.versions['mint-train'])}.",
         "## Training",
         table(("what", "value"), training_rows(run, base, step)),
         *results(folder, run, step),
         "## How to load it",
-        f"```python\n{load.format(base=literal(f'THIS_FOLDER/{BASE_MODEL}' if with_base else base))}```",
+        kind.load.format(base=named),
         "## Versions",
         ", ".join(plain(f"{name} {number}") for name, number in run.versions.items()) + ".",
     ]

@@ -64,6 +64,23 @@ def make_parent(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse what does not fit on a folder's disk, before it fills it.
+
+    Args:
+        folder: an existing folder.
+        needed: bytes.
+        what: what is to be written, for the message.
+
+    Raises:
+        UserError: with what is needed and what is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        free_and_needed = f"{free / 1e6:,.1f} MB free, and {what} needs {needed / 1e6:,.1f} MB"
+        raise UserError(f"the disk of {folder.parent} has {free_and_needed}")
+
+
 def copy_whole(source: Path, path: Path) -> None:
     """Copy a file, and create the folder that it goes to.
 

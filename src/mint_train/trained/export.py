@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ALL_LINEAR, PeftConfig
 from mint_train.errors import DataError, OptionError, UserError, command_line
 from mint_train.losses.trust import check_address
-from mint_train.observers.model_card import MERGED, write_card
+from mint_train.observers.model_card import GGUF_FILE, MODELFILE, base_model, write_card
 from mint_train.observers.terminal import echo_problem
-from mint_train.run_folder.files import whole_folder
+from mint_train.run_folder.files import require_space, whole_folder
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.trained.find import Trained, find_trained
+from mint_train.trained.forms import GGUF_MODEL, MERGED_MODEL, PEFT, Form, find_form, serving_lines
 
 if TYPE_CHECKING:
     from mint_train.trained.export_check import ExportCheck
@@ -32,6 +33,10 @@ class Exported:
     checkpoint: Checkpoint
     folder: Path
     """The folder that was written."""
+    form: Form = PEFT
+    """The form of the weights."""
+    serve: tuple[str, ...] = ()
+    """Commands that serve them, each behind the name of its program and a colon."""
     check: ExportCheck | None = None
     """How far the weights are from the policy; None where they are a copy, or were not checked."""
     unchecked: str = ""
@@ -42,26 +47,29 @@ def export_run(
     path: Path,
     output: Path | None = None,
     *,
+    to: str = "peft",
     step: int | str | None = None,
-    merge: bool = False,
     check: bool = True,
 ) -> Exported:
-    """Write a run's adapter, or its merged model, to a folder; a service sends the adapter.
+    """Write a run's weights to a folder: its adapter, its merged model, or that in GGUF.
 
-    What is not a plain copy is checked: the logprobs of rows are computed anew from what was written.
+    A service sends the adapter. What is not a plain copy is checked: the logprobs of rows are computed anew
+    from what was written.
 
     Args:
         path: the run folder.
         output: the folder to write; without it, one beside the run folder.
+        to: "peft", "merged" or "gguf".
         step: the checkpoint that is written: its step, "best" or "last"; without it, the run's result.
-        merge: add the adapter to the base model's weights.
-        check: compute the logprobs of a merged model, and of an adapter that a service sent.
+        check: compute the logprobs of a model, and of an adapter that a service sent.
 
     Raises:
-        UserError: the run or its adapter is missing, or the service does not give it away.
+        UserError: the run or its adapter is missing, the service does not give it away, its architecture
+            has no GGUF here, or the disk has not enough space.
         OptionError: the folder exists and is not empty.
         BackendError: the weights cannot be merged, or are not the policy's.
     """
+    form = find_form(to)
     trained = find_trained(str(path), step, {}, only_read=True)
     folder = trained.folder
     if folder is None or folder.path != path:
@@ -70,22 +78,70 @@ def export_run(
     if trained.backend.remote:
         check_address(trained.settings)
     after = "" if step is None else f"-step-{checkpoint.step:06d}"
-    output = output or path.with_name(f"{path.name}{after}-{'merged' if merge else 'adapter'}")
+    output = output or path.with_name(f"{path.name}{after}-{form.suffix}")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise OptionError(f"--output {output} exists and is not empty; name another folder")
-    with whole_folder(output) as beside, tempfile.TemporaryDirectory() as scratch:
-        adapter = adapter_of(trained, folder, checkpoint, Path(scratch))
-        if merge:
-            merge_into(trained, folder, checkpoint, adapter, beside)
-        else:
-            copy_adapter(trained, folder, checkpoint, adapter, beside)
-        done = Exported(checkpoint, output)
-        if check and (merge or trained.backend.remote):
-            done = checked(done, str(path), adapter, beside if merge else None)
+    if form is GGUF_MODEL:
+        require_gguf(trained.backend.model)
+    done = write_weights(trained, folder, Exported(checkpoint, output, form), check=check)
+    return replace(done, serve=tuple(serving_lines(form, output, trained.backend.model)))
+
+
+def write_weights(trained: Trained, folder: RunFolder, done: Exported, *, check: bool) -> Exported:
+    """Write what is to be exported, and check what is not a plain copy before it gets its name.
+
+    Raises:
+        UserError: the adapter is missing, the service does not give it away, or the disk is too small.
+        BackendError: the weights cannot be merged, or are not the policy's.
+    """
+    with whole_folder(done.folder) as beside, tempfile.TemporaryDirectory() as scratch:
+        adapter = adapter_of(trained, folder, done.checkpoint, Path(scratch))
+        write_form(trained, folder, done, adapter, beside)
+        if check and (done.form is not PEFT or trained.backend.remote):
+            return checked(done, str(folder.path), adapter, beside)
     return done
 
 
-def checked(done: Exported, name: str, adapter: Path, merged: Path | None) -> Exported:
+def require_gguf(model: str) -> None:
+    """Refuse a model that cannot be written as GGUF, before anything is.
+
+    Raises:
+        UserError: the package `gguf` is not installed, or the model is not mapped.
+    """
+    try:
+        from mint_train.backends.local.gguf_file import check_gguf
+    except ModuleNotFoundError as error:
+        raise UserError(f"--to gguf needs the package {error.name}: pip install gguf") from error
+    check_gguf(model)
+
+
+def write_form(trained: Trained, folder: RunFolder, done: Exported, adapter: Path, target: Path) -> None:
+    """Fill a folder with a run's weights and their card.
+
+    Raises:
+        UserError: the adapter's configuration is broken, or the disk has not enough space.
+        BackendError: the adapter cannot be merged.
+    """
+    step, model = done.checkpoint.step, trained.backend.model
+    if done.form is PEFT:
+        with_base = copy_adapter(trained, folder, adapter, target)
+        write_card(folder, target, step, with_base=with_base)
+        return
+    from mint_train.backends.local import merging
+
+    if done.form is MERGED_MODEL:
+        merging.save_merged(model, adapter, target)
+    else:
+        from mint_train.backends.local.gguf_file import write_gguf
+
+        merged, tokenizer = merging.merge_adapter(model, adapter)
+        name = f"{trained.settings.loss} on {base_model(folder.read_description())}"
+        write_gguf(merged, tokenizer, target / GGUF_FILE, name)
+        (target / MODELFILE).write_text(f"FROM ./{GGUF_FILE}\n", encoding="utf-8")
+    write_card(folder, target, step, done.form.kind)
+
+
+def checked(done: Exported, name: str, adapter: Path, written: Path) -> Exported:
     """Return what was exported with its check, or with the reason why there is none.
 
     Raises:
@@ -95,7 +151,7 @@ def checked(done: Exported, name: str, adapter: Path, merged: Path | None) -> Ex
 
     try:
         trained = replace(find_trained(name, None, {}), checkpoint=done.checkpoint)
-        return replace(done, check=check_export(trained, adapter, merged))
+        return replace(done, check=check_export(trained, done.form, adapter, written))
     except (UserError, DataError) as error:  # rows that are gone are no fault of the weights
         return replace(done, unchecked=str(error))
 
@@ -153,24 +209,16 @@ def name_layers(adapter: Path) -> None:
     path.write_text(json.dumps(config | layers), encoding="utf-8")
 
 
-def merge_into(
-    trained: Trained, folder: RunFolder, checkpoint: Checkpoint, adapter: Path, target: Path
-) -> None:
-    """Fill a folder with the merged model and its card."""
-    from mint_train.backends.local.merging import merge_adapter
-
-    merge_adapter(trained.backend.model, adapter, target)
-    write_card(folder, target, checkpoint.step, MERGED)
-
-
-def copy_adapter(
-    trained: Trained, folder: RunFolder, checkpoint: Checkpoint, adapter: Path, target: Path
-) -> None:
-    """Fill a folder with the adapter, its card, and the base model if that was made for the run.
+def copy_adapter(trained: Trained, folder: RunFolder, adapter: Path, target: Path) -> bool:
+    """Fill a folder with an adapter, and with the base model if that was made for the run; return whether.
 
     Raises:
-        UserError: the adapter's configuration is broken.
+        UserError: the adapter's configuration is broken, or the disk has not enough space.
     """
+    base = Path(trained.backend.model)
+    made = base.resolve() == (folder.path / BASE_MODEL).resolve()
+    files = [file for each in (adapter, *([base] if made else [])) for file in each.rglob("*")]
+    require_space(target, sum(file.stat().st_size for file in files), "the adapter")
     shutil.copytree(adapter, target, dirs_exist_ok=True)
     config_path = target / ADAPTER_CONFIG
     try:
@@ -180,12 +228,10 @@ def copy_adapter(
     except (OSError, ValueError, RecursionError) as error:
         broken = adapter / ADAPTER_CONFIG
         raise UserError(f"{broken} is broken ({error}); `mint-train resume` writes it again") from error
-    base = Path(trained.backend.model)
     config[BASE_FIELD] = trained.backend.model
     if base.exists():  # its path is of this machine alone
         config[BASE_FIELD] = base.resolve().name
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    made = base.resolve() == (folder.path / BASE_MODEL).resolve()
     if made:
         shutil.copytree(base, target / BASE_MODEL)
-    write_card(folder, target, checkpoint.step, with_base=made)
+    return made

@@ -19,13 +19,18 @@ from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.losses.loss import Loss
+from mint_train.observers.model_card import GGUF_FILE
 from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.settings.model import Settings
 from mint_train.trained.find import Trained
+from mint_train.trained.forms import MERGED_MODEL, PEFT, Form
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
+
+    from mint_train.backends.local.adapter import LoraShape
+    from mint_train.backends.local.client import LocalTrainingClient
 
 ROWS = 8
 LARGEST_SHARE = 0.1
@@ -44,13 +49,14 @@ class ExportCheck:
     """The same between the base model and the policy: what training changed."""
 
 
-def check_export(trained: Trained, adapter: Path, merged: Path | None) -> ExportCheck:
+def check_export(trained: Trained, form: Form, adapter: Path, written: Path) -> ExportCheck:
     """Compare the policy's logprobs with those of exported weights.
 
     Args:
         trained: the policy.
-        adapter: the exported adapter, in PEFT's format.
-        merged: the merged model, which is compared instead of the adapter.
+        form: the exported weights' form.
+        adapter: the adapter that was exported, in PEFT's format.
+        written: the folder of the exported weights.
 
     Raises:
         UserError: rows or base model cannot be had on this machine.
@@ -67,10 +73,7 @@ def check_export(trained: Trained, adapter: Path, merged: Path | None) -> Export
         check_layers(trained, exported.model, config)
         groups = some_groups(trained.settings, trained.open_loss(), exported)
         base = text_logprobs(groups, exported)  # a fresh adapter changes nothing
-        if merged is None:
-            exported.load_state(str(adapter)).result()
-        else:
-            exported = open_local_client(str(merged), shape, 0, folder)
+        exported = with_exported(exported, shape, form, written)
         theirs = text_logprobs(groups, exported)
         policy = trained.backend.open_client(folder, echo_problem, trains=False)
         try:
@@ -85,6 +88,33 @@ def check_export(trained: Trained, adapter: Path, merged: Path | None) -> Export
             f"{found.difference:.4g} nats, where training moved them by up to {found.moved:.4g}"
         )
     return found
+
+
+def with_exported(
+    client: LocalTrainingClient, shape: LoraShape, form: Form, written: Path
+) -> LocalTrainingClient:
+    """Return a client that computes with exported weights.
+
+    Args:
+        client: the base model with a fresh adapter, which an exported adapter is loaded into.
+        shape: the adapter's shape.
+        form: the exported weights' form.
+        written: their folder.
+
+    Raises:
+        BackendError: they cannot be loaded.
+    """
+    from mint_train.backends.local.load import open_client_of, open_local_client
+
+    if form is PEFT:
+        client.load_state(str(written)).result()
+        return client
+    if form is MERGED_MODEL:
+        return open_local_client(str(written), shape, 0, client.folder)
+    from mint_train.backends.local.gguf_file import load_gguf
+
+    read = load_gguf(written / GGUF_FILE, client.model.config)
+    return open_client_of(read, client.tokenizer, shape, client.folder)
 
 
 def base_on_this_machine(model: str) -> str:

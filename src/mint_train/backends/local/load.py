@@ -67,6 +67,21 @@ def open_local_client(
     return LocalTrainingClient(adapted, tokenizer, engine, folder)
 
 
+def open_client_of(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lora: LoraShape, folder: Path
+) -> LocalTrainingClient:
+    """Put a fresh adapter on a model that is loaded already, and return a client that computes with it.
+
+    Raises:
+        UserError: the model lacks a layer that is to get an adapter.
+        BackendError: the model's computation fails.
+    """
+    adapted = add_adapter(base, lora, seed=0)
+    with model_errors():
+        engine = Engine(adapted)
+    return LocalTrainingClient(adapted, tokenizer, engine, folder)
+
+
 def write_starter_model(folder: Path) -> None:
     """Write the starter model, whole or with the reason why not.
 
@@ -88,20 +103,26 @@ def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedToken
         UserError: one of them cannot be loaded; the message says which and why.
     """
     tokenizer = load_tokenizer(name)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    half = dtype == "bfloat16" or (dtype == "auto" and device == "cuda")
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=torch.bfloat16 if half else torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
+            name, dtype=computing_dtype(dtype), use_safetensors=True, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
         raise cannot_load(name, "model", error) from error
-    base.to(device)
+    base.to(computing_device())
     base.eval()
     return base, tokenizer
+
+
+def computing_device() -> str:
+    """Return the device that models are loaded to."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def computing_dtype(dtype: Dtype) -> torch.dtype:
+    """Return the dtype of frozen weights: auto means bfloat16 on CUDA and float32 elsewhere."""
+    half = dtype == "bfloat16" or (dtype == "auto" and computing_device() == "cuda")
+    return torch.bfloat16 if half else torch.float32
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

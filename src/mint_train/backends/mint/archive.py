@@ -15,6 +15,7 @@ from mint_train.backends.mint.http_client import SHOWN, origin
 from mint_train.backends.mint.service import API, Service
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED_WEIGHTS
 from mint_train.errors import BackendError, ServiceError, UserError
+from mint_train.run_folder.files import require_space
 
 ARCHIVE = "archive.tar.gz"
 SAMPLER_WEIGHTS = "sampler_weights"
@@ -143,7 +144,7 @@ def unpack(archive: Path, target: Path, path: str) -> None:
                 found = [member for name, member in members.items() if Path(name).name == wanted]
                 if len(found) != 1 or not found[0].isfile():
                     raise BackendError(missing(path, wanted, [Path(name).name for name in members]))
-                check_space(found[0].size, target)
+                require_space(target, found[0].size, "the adapter")
                 copy(opened, found[0], target / wanted)
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -159,19 +160,6 @@ def missing(path: str, wanted: str, names: list[str]) -> str:
             f"the archive of {path} holds {PICKLED_WEIGHTS}, a pickle, which can run code when it is loaded"
         )
     return f"the archive of {path} does not hold {wanted} as one file; it holds: {', '.join(names[:10])}"
-
-
-def check_space(size: int, folder: Path) -> None:
-    """Refuse what does not fit on the disk, before it fills it.
-
-    Raises:
-        UserError: with what it needs and what is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise UserError(
-            f"{folder.parent} has {free / 1e9:,.1f} GB free, and the adapter needs {size / 1e9:,.1f} GB"
-        )
 
 
 def copy(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

@@ -9,9 +9,15 @@ import click
 from mint_train.cli.options import Command, checkpoint_option
 
 
-@click.command(cls=Command, short_help="Copy a run's adapter, or write the merged model.")
+@click.command(cls=Command, short_help="Write a run's adapter, its merged model, or that in GGUF.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--merge", is_flag=True, help="Add the adapter to the base model's weights.")
+@click.option(
+    "--to",
+    default="peft",
+    metavar="peft|merged|gguf",
+    help="The adapter, the model with the adapter added to it, or that as one file for llama.cpp and Ollama.",
+    show_default=True,
+)
 @checkpoint_option
 @click.option(
     "--output",
@@ -22,15 +28,15 @@ from mint_train.cli.options import Command, checkpoint_option
 @click.option(
     "--check/--no-check",
     default=True,
-    help="Compare the logprobs of a merged model, or of a service's adapter, with the policy's.",
+    help="Compare the logprobs of a model, or of a service's adapter, with the policy's.",
     show_default=True,
 )
-def export(run: Path, merge: bool, step: int | str | None, output: Path | None, check: bool) -> None:
-    """Copy the adapter of the run in the folder RUN, or write the merged model, with a model card.
+def export(run: Path, to: str, step: int | str | None, output: Path | None, check: bool) -> None:
+    """Write the weights of the run in the folder RUN, with a model card: its adapter, or a whole model.
 
     The adapter of a run on a service is downloaded from it.
     """
     from mint_train.cli.export import print_exported
     from mint_train.trained.export import export_run
 
-    print_exported(export_run(run, output, step=step, merge=merge, check=check), merge=merge)
+    print_exported(export_run(run, output, to=to, step=step, check=check))

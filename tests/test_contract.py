@@ -18,6 +18,7 @@ from mint_train.batches.datums import build_datum
 from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import ContractError, Source
 from mint_train.groups.build import Dataset
+from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.order import Order
 from mint_train.losses.loss import Loss
 from mint_train.observers.registry import Observers
@@ -89,7 +90,8 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
     run = Run(settings, dpo, Observers(), choose_backend(settings), folder, rows, None)
     dataset = Dataset(ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]), [])
     client: Any = Silent()
-    runner = Runner(run, Prepared(client, dataset, {}, 1, Order(3, 3, 0)))
+    expected = ExpectedTokens(settings, 1, Order(3, 3, 0), trained=[0, 0, 0])
+    runner = Runner(run, Prepared(client, dataset, {}, expected))
     with pytest.raises(ContractError, match=rf"^step 1: pairs\.jsonl:7: pair 1.*{problem}") as refused:
         runner.train()
     assert refused.value.group == 1

@@ -329,7 +329,7 @@ def test_what_a_run_writes_is_what_overwrite_replaces(train: Train, short_pairs:
         Path("run", part).write_text("")
     train(steps=1, overwrite=True, on_bad_row="skip")
     plain = {"adapter", "checkpoints", "checkpoints.jsonl", "metrics.jsonl", "run.json", "run.toml"}
-    assert written("run") == plain | {LOCK_FILE, "skipped_rows.jsonl"}
+    assert written("run") == plain | {LOCK_FILE, "skipped_rows.jsonl", "tokens.jsonl"}
 
 
 def written(folder: str) -> set[str]:

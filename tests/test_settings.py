@@ -91,6 +91,8 @@ FILE_ONLY = [
     ("group_by_length", True),
     ("save_every", 5),
     ("keep", 2),
+    ("price_file", "/a/prices.toml"),
+    ("token_budget", 9),
     ("max_retries", 1),
     ("output", "out"),
     ("progress", "quiet"),

@@ -50,8 +50,10 @@ def test_plain_lines_where_there_is_no_terminal(run_cli: Callable[..., Any], arg
     assert (status, err) == (0, "")
     shown = "Step {step}: loss={loss:.6f}, pair_accuracy={pair_accuracy:.2f}, mean_margin={mean_margin:.6f}"
     steps = [shown.format(step=line["step"], **line["metrics"]) for line in metrics_lines()]
-    assert out.splitlines()[-6:] == [
+    tokens = sum(line["tokens"] for line in metrics_lines())
+    assert out.splitlines()[-7:] == [
         *steps,
+        f"Tokens: {2 * tokens} ({tokens} forward, {tokens} backward).",
         "Final checkpoint: run/adapter",
         "Run folder: run",
         "Next: mint-train sample run (or eval, or plot)",
@@ -186,7 +188,7 @@ def test_a_real_terminal_shows_a_bar_and_keeps_the_step_lines(
     assert any(re.search(figures + bar, text, re.MULTILINE) for text in bars), during[-20:]
     left = [line for line in during[-1].splitlines() if line]
     assert [line.partition(":")[0] for line in left[-6:]] == [
-        "Step 1", "Step 2", "Step 3", "Final checkpoint", "Run folder", "Next",
+        "Step 2", "Step 3", "Tokens", "Final checkpoint", "Run folder", "Next",
     ]  # fmt: skip
     assert "━" not in during[-1], "the bar stays on the screen"
     assert not screen.cursor.hidden
@@ -203,9 +205,12 @@ def test_an_interrupt_leaves_nothing_stale_on_the_screen(
     screen = pyte.Screen(COLUMNS, LINES)
     pyte.ByteStream(screen).feed(recorded)
     left = [line.rstrip() for line in screen.display if line.strip()]
-    *steps, stopping, press, saved, folder = left[left.index(next(x for x in left if x[:6] == "Step 1")) :]
+    *steps, stopping, press, tokens, saved, folder = left[
+        left.index(next(x for x in left if x[:6] == "Step 1")) :
+    ]
     assert all(re.match(r"Step \d+: loss=", line) for line in steps), left
     assert f"{stopping} {press}" == f"mint-train: {STOPPING}"
+    assert re.fullmatch(r"Tokens: [\d,]+ \([\d,]+ forward, [\d,]+ backward\)\.", tokens)
     assert re.fullmatch(r"The state after step \d+ is saved; continue with: mint-train resume run", saved), (
         left
     )

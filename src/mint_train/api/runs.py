@@ -19,12 +19,11 @@ from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import HeldOut, RunResult
-from mint_train.sampling.round_plan import Plan, holds_rounds
+from mint_train.sampling.round_plan import Plan, holds_rounds, refuse_changes
 from mint_train.sampling.rounds import (
     PROMPTS_FILE,
     Rounds,
     RoundsProgram,
-    refuse_changes,
     train_shown,
 )
 from mint_train.settings.keywords import (

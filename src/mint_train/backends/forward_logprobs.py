@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from mint_train.backends.base import Future, TrainingClient
+from mint_train.batches.datums import input_length
 from mint_train.errors import BackendError
+from mint_train.run_folder.token_counts import Sent, uncounted
 from mint_train.sdk import Datum
 
 LOGPROBS = "logprobs"
@@ -20,18 +22,20 @@ MOST_IN_FLIGHT = 16
 """Requests that are sent before the first one is awaited."""
 
 
-def forward_logprobs(data: Iterable[Datum], client: TrainingClient) -> Iterator[torch.Tensor]:
+def forward_logprobs(
+    data: Iterable[Datum], client: TrainingClient, sent: Sent = uncounted
+) -> Iterator[torch.Tensor]:
     """Yield the logprobs of the datums' target tokens, as `forward_values` does."""
-    return (values[LOGPROBS] for values in forward_values(data, client))
+    return (values[LOGPROBS] for values in forward_values(data, client, sent=sent))
 
 
 def forward_values(
-    data: Iterable[Datum], client: TrainingClient, vocabulary: Sequence[str] = ()
+    data: Iterable[Datum], client: TrainingClient, vocabulary: Sequence[str] = (), *, sent: Sent = uncounted
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield what a forward gives of each datum: by name, float32 `[target tokens]`.
 
     "logprobs" are those of the target tokens, in nats; what is asked of the vocabulary stands beside them.
-    Memory holds what is in flight, however many datums there are.
+    Memory holds what is in flight, however many datums there are. `sent` is told the tokens of each request.
 
     Raises:
         BackendError: a forward failed, or gave something else than one finite number per target token.
@@ -41,6 +45,7 @@ def forward_values(
     while True:
         while len(in_flight) < MOST_IN_FLIGHT and (part := list(islice(datums, DATUMS_PER_REQUEST))):
             in_flight.append((part, client.forward(part, "cross_entropy")))
+            sent(sum(map(input_length, part)))
         if not in_flight:
             return
         part, future = in_flight.popleft()

@@ -82,6 +82,11 @@ class ArrayDatum(Datum):
         return types.ModelInput.model_construct(chunks=[chunk])
 
 
+def input_length(datum: Datum) -> int:
+    """Count the tokens of a datum's model input."""
+    return len(datum.inputs) if isinstance(datum, ArrayDatum) else int(datum.model_input.length)
+
+
 def build_datum(
     prompt_tokens: Sequence[int], completion_tokens: Sequence[int], max_length: int | None
 ) -> Datum:

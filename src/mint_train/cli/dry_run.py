@@ -12,6 +12,7 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.terminal import echo, echo_problem
 from mint_train.rows.readers import waits_for_writer
 from mint_train.settings.model import Settings
+from mint_train.settings.prices import Prices
 
 
 def look_at_data(settings: Settings, examples: int = 1) -> int:
@@ -26,6 +27,7 @@ def look_at_data(settings: Settings, examples: int = 1) -> int:
             not give.
     """
     loss = open_loss(settings.loss, settings.options)
+    prices = None if settings.price_file is None else Prices.read(settings.price_file)
     backend = choose_backend(settings)
     refuse_unmet_vocabulary(loss, backend)
     tokenizer = backend.tokenizer()
@@ -33,8 +35,10 @@ def look_at_data(settings: Settings, examples: int = 1) -> int:
         if waits_for_writer(item.name):
             echo(f"Reading the pipe {item.name} until its writer closes it ...", err=True)
     report = inspect_data(settings, loss, tokenizer, examples)
+    if prices and report.expected:
+        prices.require(report.expected.after(0))
     show = print_events if settings.progress == "json" else print_report
-    show(report, tokenizer)
+    show(report, tokenizer, prices)
     problem = what_stops(report, settings.on_bad_row == "fail")
     if problem:
         echo_problem(problem)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from mint_train.batches.groups import Group
 from mint_train.groups.inspection import DataReport
 from mint_train.observers.terminal import echo
+from mint_train.settings.prices import Prices
 
 
-def print_events(report: DataReport, tokenizer: Any) -> None:
+def print_events(report: DataReport, tokenizer: Any, prices: Prices | None = None) -> None:
     """Print a report as events: `data`, then an `example` for each row that is shown."""
-    events = [data_event(report), *(example_event(report, *shown, tokenizer) for shown in report.examples)]
+    events = [
+        data_event(report, prices),
+        *(example_event(report, *shown, tokenizer) for shown in report.examples),
+    ]
     for event in events:
         echo(json.dumps(event, ensure_ascii=False, default=str))
 
 
-def data_event(report: DataReport) -> dict[str, Any]:
-    """Return what is in the data, as JSON has it."""
+def data_event(report: DataReport, prices: Prices | None) -> dict[str, Any]:
+    """Return what is in the data and what the run would send, as JSON has it."""
+    sent = report.expected.after(0) if report.expected else {}
     return {
         "event": "data",
         "data": report.data,
@@ -28,6 +34,8 @@ def data_event(report: DataReport) -> dict[str, Any]:
         "steps": report.steps,
         "tokens": sum(report.tokens),
         "trained_tokens": sum(report.trained),
+        "tokens_sent": dict(sent),
+        "cost": asdict(prices.cost(sent)) if prices else None,
         "bad_rows": [bad.describe() for bad in report.bad_rows],
         "broken": report.broken,
         "left_out": report.left_out,

@@ -13,10 +13,13 @@ from rich.text import Text
 from mint_train.batches.datums import Attachment, DatumArrays
 from mint_train.batches.groups import Group
 from mint_train.cli.dry_run_events import datum_name
+from mint_train.errors import counted
+from mint_train.groups.expected_tokens import AT_MOST, ExpectedTokens
 from mint_train.groups.inspection import DataReport
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import wrapped
 from mint_train.rendering.special_tokens import TAKEN
+from mint_train.settings.prices import TOKEN_KINDS, Prices
 
 SHOWN = 5
 BINS = 8
@@ -25,7 +28,7 @@ OPENED, CLOSED = "\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET
 """What stands around trained tokens on a screen."""
 
 
-def print_report(report: DataReport, tokenizer: Any) -> None:
+def print_report(report: DataReport, tokenizer: Any, prices: Prices | None = None) -> None:
     """Print a report; on a terminal in colour."""
     screen = Screen(highlight=False)
 
@@ -36,7 +39,7 @@ def print_report(report: DataReport, tokenizer: Any) -> None:
     line(f"{report.data}.")
     if report.unread:
         line(f"Columns of which nothing is read: {', '.join(sorted(report.unread))}.")
-    screen.print(summary(report))
+    screen.print(summary(report, prices))
     if report.tokens:
         screen.print(histogram(report.tokens))
     if len(report.datum_names) > 1 and report.trained:
@@ -80,7 +83,7 @@ def value_of(value: Attachment) -> str:
     return f"{len(value)} numbers" if isinstance(value, Sequence) else f"{value:g}"
 
 
-def summary(report: DataReport) -> Table:
+def summary(report: DataReport, prices: Prices | None) -> Table:
     """Lay out what a run would do with the data."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     every = sum(report.tokens)
@@ -88,8 +91,25 @@ def summary(report: DataReport) -> Table:
     table.add_row("groups", f"{report.groups:,}")
     table.add_row("steps", f"{report.steps:,}")
     table.add_row("tokens of the data", f"{every:,}, of which {share:.0f} % are trained")
-    table.add_row("tokens of the run", f"about {report.steps * report.tokens_per_step:,.0f}")
+    if report.expected is not None:
+        add_tokens_sent(table, report.expected, prices)
     return table
+
+
+def add_tokens_sent(table: Table, expected: ExpectedTokens, prices: Prices | None) -> None:
+    """Add to a table what a run would send, what that costs, and how far a budget goes."""
+    sent = expected.after(0)
+    most = "at most " if any(sent[kind] for kind in AT_MOST) else ""
+    table.add_row("tokens of the run", f"{most}{sent.total():,}")
+    for kind in TOKEN_KINDS:
+        if sent[kind]:
+            table.add_row(f"  {kind}", f"{'at most ' if kind in AT_MOST else ''}{sent[kind]:,}")
+    if prices is not None:
+        table.add_row("cost", f"{most}{prices.cost(sent)}")
+    budget = expected.settings.token_budget
+    if budget is not None:
+        steps = expected.steps_within(budget)
+        table.add_row("token budget", f"{budget:,}, enough for {counted(steps, 'step')}")
 
 
 def histogram(tokens: Sequence[int]) -> Table:

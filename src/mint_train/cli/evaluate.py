@@ -9,6 +9,8 @@ from mint_train.errors import counted
 from mint_train.observers.console import batch_means_note, evaluation_line
 from mint_train.observers.terminal import say
 from mint_train.run_folder.metric import screen_format, shown_formats
+from mint_train.run_folder.token_counts import TokenCounts
+from mint_train.settings.prices import describe_tokens
 from mint_train.trained.evaluate import Evaluated, evaluate_trained
 from mint_train.trained.find import Trained
 
@@ -24,8 +26,10 @@ def evaluate_and_print(trained: Trained, data: Sequence[str], output: Path | Non
     Raises:
         MintTrainError: the run, the data or a setting is wrong, or the backend fails.
     """
-    for found in evaluate_trained(trained, list(data) or None, output):
+    counts = TokenCounts()
+    for found in evaluate_trained(trained, list(data) or None, output, counts):
         print_evaluation(trained, found)
+    say(f"Tokens: {describe_tokens(counts.by_kind)}.")
 
 
 def print_evaluation(trained: Trained, found: Evaluated) -> None:

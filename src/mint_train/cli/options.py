@@ -133,6 +133,7 @@ METAVARS = {
     "data": "FILE[:WEIGHT]",
     "eval_data": "[NAME=]FILE",
     "chat_template": "FILE",
+    "price_file": "FILE",
     "sample_prompts": "FILE",
     "judge_options": "KEY=VALUE",
     "judge_timeout": "SECONDS",
@@ -239,6 +240,7 @@ COMPLETERS = {
     "loss": complete_loss,
     "model": complete_folder,
     "output": complete_folder,
+    "price_file": complete_file,
     "sample_prompts": complete_file,
 }
 

@@ -62,8 +62,8 @@ def resume_rounds(folder: Path, changed: Sequence[str], *, trusted: bool) -> str
         OptionError: something is to be changed.
         MintTrainError: a round failed.
     """
-    from mint_train.sampling.round_plan import holds_rounds
-    from mint_train.sampling.rounds import Rounds, refuse_changes
+    from mint_train.sampling.round_plan import holds_rounds, refuse_changes
+    from mint_train.sampling.rounds import Rounds
 
     if not holds_rounds(folder):
         return None

@@ -17,6 +17,7 @@ from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.sampling.matches import Compared, Comparing, compare_policies
 from mint_train.sampling.policy import open_policy, reading_settings
+from mint_train.settings.prices import describe_tokens
 
 
 def compare_and_print(
@@ -44,6 +45,7 @@ def compare_and_print(
     for line in [*compared.notes, *filter(None, [judge.note()])]:
         say(line)
     print_table(names, compared)
+    say(f"Tokens: {describe_tokens(compared.tokens)}.")
     say(f"Each comparison is in {rest['output']}.")
     if compared.run is not None:
         echo(f"Next: {command_line('plot', compared.run)}, whose page shows the win rate too")

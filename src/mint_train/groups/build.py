@@ -48,6 +48,8 @@ class Dataset:
     """Rows whose text holds a turn marker that is ordinary text to the tokenizer, with the first one."""
     lengths: Sequence[int] = ()
     """Tokens of each group's longest datum."""
+    tokens: Sequence[int] = ()
+    """Input tokens of each group."""
     by_path: Mapping[str, int] = field(default_factory=dict)
     """Groups made of the rows of each file, in the order of the groups."""
     note: str = ""
@@ -100,9 +102,8 @@ def build_dataset(
         tuple((Source(*source), text) for *source, text in summary[name]) for name in ("special", "markers")
     )
     groups = StoredGroups(kept / GROUPS_FILE)
-    return Dataset(
-        groups, summary["left_out"], bad_rows, special, markers, groups.longest(), summary["by_path"], note
-    )
+    sizes = groups.longest(), groups.inputs()
+    return Dataset(groups, summary["left_out"], bad_rows, special, markers, *sizes, summary["by_path"], note)
 
 
 def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:

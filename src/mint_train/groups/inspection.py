@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,13 @@ from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
 from mint_train.errors import ContractError, Source
 from mint_train.groups.build import chunks, flatten_chunk, related
+from mint_train.groups.completions import PromptRenderer, render_prompts
 from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.held_out import find_held_out, split_examples
-from mint_train.groups.shares import shares_of
+from mint_train.groups.order import Order
+from mint_train.groups.prompts import read_prompts
+from mint_train.groups.shares import Share, shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.losses.loss import Loss
 from mint_train.rendering.notes import rendering_notes
@@ -61,7 +65,12 @@ class DataReport:
     remarks: list[str] = field(default_factory=list)
     examples: list[tuple[Group, str | None]] = field(default_factory=list)
     """The first groups, each with the form of its row."""
-    tokens_per_step: float = 0.0
+    group_tokens: list[int] = field(default_factory=list)
+    """Input tokens of each group."""
+    longest: list[int] = field(default_factory=list)
+    """Tokens of each group's longest datum."""
+    expected: ExpectedTokens | None = None
+    """What the run would send; None where nothing is left to train."""
     rendering: Rendering = field(default_factory=Rendering)
     notes: list[str] = field(default_factory=list)
     """What is to be known of how rows are rendered."""
@@ -105,19 +114,43 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     report.notes = [*loss.options_notes(), *rendering_notes(tokenizer, report.rendering)]
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
     seen, first, by_path = inspect_trained(examples, loss, guarded, report, shown)
+    held_out_tokens = sum(inspect_held_out(part, loss, guarded, report, seen) for part in held_out.values())
     if first:
-        report.remarks = [share.describe() for share in shares_of(examples.data, by_path)]
+        shares = shares_of(examples.data, by_path)
+        report.remarks = [share.describe() for share in shares]
         report.remarks += loss.data_notes(Batch(first))
         report.steps = count_steps(settings, report.groups)
-        report.tokens_per_step = (
-            sum(report.tokens) / report.groups * min(groups_per_step(settings), report.groups)
+        report.expected = replace(
+            expect_tokens(settings, report, shares, held_out_tokens),
+            prompts=prompt_lengths(settings, tokenizer),
+            referenced=loss.reference is not None,
         )
-    for part in held_out.values():
-        inspect_held_out(part, loss, guarded, report, seen)
     skipped = {bad.source for bad in report.bad_rows}
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     report.notes += markers_note([found for found in guarded.markers.items() if found[0] not in skipped])
     return report
+
+
+def expect_tokens(
+    settings: Settings, report: DataReport, shares: Sequence[Share], held_out: int
+) -> ExpectedTokens:
+    """Count what a run would send for the groups of a report, and for so many held-out tokens."""
+    lengths = report.longest if settings.group_by_length else None
+    order = Order(report.groups, groups_per_step(settings), settings.seed, lengths, shares)
+    return ExpectedTokens(settings, report.steps, order, report.group_tokens, held_out)
+
+
+def prompt_lengths(settings: Settings, tokenizer: Any) -> list[int]:
+    """Count the tokens of each prompt of `--sample-prompts`, if it is given.
+
+    Raises:
+        DataError: the prompts cannot be read, or the rendering refuses one.
+    """
+    if settings.sample_prompts is None:
+        return []
+    prompts = read_prompts(settings.sample_prompts, settings)
+    readable = render_prompts(PromptRenderer(settings, tokenizer), prompts, window=None)
+    return [len(tokens) for tokens in readable.tokens]
 
 
 def inspect_trained(
@@ -147,8 +180,8 @@ def inspect_trained(
 
 def inspect_held_out(
     held_out: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport, seen: dict[bytes, Source]
-) -> None:
-    """Add to a report what is wrong with the held-out rows, and which of them are trained on too."""
+) -> int:
+    """Add to a report what is wrong with held-out rows, and which are trained on too; count their tokens."""
     own = DataReport("", (), report.max_length, report.special_tokens, [], rendering=report.rendering)
     for group, _ in look(held_out, loss, tokenizer, own):
         if (trained := seen.get(digest_of(group))) is not None:
@@ -156,6 +189,7 @@ def inspect_held_out(
     report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
     report.broken += own.broken
     report.nothing_held_out |= not own.groups
+    return sum(own.group_tokens)
 
 
 def look(
@@ -182,6 +216,8 @@ def look(
                 continue
             report.groups += 1
             report.tokens += [length + 1 for length in group.lengths]  # the targets are one token behind
+            report.group_tokens.append(sum(group.lengths))
+            report.longest.append(max(group.lengths))
             report.trained += group.trained_lengths
             if group.source in whole and sum(group.lengths) < whole[group.source]:
                 report.cut.append(group.source)

@@ -21,6 +21,7 @@ from mint_train.groups.arrow_arrays import list_array
 from mint_train.groups.token_file import ListColumn, joined
 from mint_train.run_folder.files import whole_file
 from mint_train.run_folder.records import ON_THE_SERVICE, STATE_FILE
+from mint_train.run_folder.token_counts import Sent, uncounted
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
@@ -67,6 +68,7 @@ def with_reference(
     reference: str,
     folder: Path,
     warn: Callable[[str], None] = lambda _: None,
+    sent: Sent = uncounted,
 ) -> ReferencedGroups:
     """Give each group its reference logprobs: those kept in a folder, and forwards for the rest.
 
@@ -76,6 +78,7 @@ def with_reference(
         reference: the reference's name; logprobs are found again under it and the tokens of their groups.
         folder: a file per chunk of groups is read where it exists, and written whole where it does not.
         warn: tells the user of a file that is broken and made anew.
+        sent: is told the tokens of each request.
 
     Raises:
         BackendError: a forward failed.
@@ -89,7 +92,7 @@ def with_reference(
         for start in missing.values():
             yield from groups[start : start + CHUNK]
 
-    logprobs = forward_logprobs((datum for group in missing_groups() for datum in group.datums), client)
+    logprobs = forward_logprobs((datum for group in missing_groups() for datum in group.datums), client, sent)
     for path, start in missing.items():
         sizes = [len(group.datums) for group in groups[start : start + CHUNK]]
         write_file(path, list(islice(logprobs, sum(sizes))), sizes)

@@ -23,6 +23,14 @@ def count_steps(settings: Settings, groups: int) -> int:
     return steps
 
 
+def is_due(step: int, last: int, every: int | None) -> bool:
+    """Return whether something is done after a step (0: before the first), of a run with a last one.
+
+    It is done before the first step and after the last, and every so many steps where `every` says so.
+    """
+    return step in (0, last) or (every is not None and step % every == 0)
+
+
 def groups_per_step(settings: Settings) -> int:
     """Return how many groups a step trains on at most."""
     return settings.batch_size * settings.accumulate

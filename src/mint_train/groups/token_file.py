@@ -124,6 +124,10 @@ class ListColumn:
         """Count the numbers of each list, `[lists]`."""
         return np.diff(self._offsets)
 
+    def known(self) -> np.ndarray:
+        """Return which lists are not null, `[lists]`."""
+        return self._known
+
     def view(self, index: int) -> np.ndarray:
         """Return a list; one that is null is empty."""
         values: np.ndarray = self._values[self._offsets[index] : self._offsets[index + 1]]
@@ -213,6 +217,12 @@ class StoredChunk:
         counts: np.ndarray = np.maximum.reduceat(self._tokens.lengths(), self._starts[:-1])
         return counts
 
+    def inputs(self) -> np.ndarray:
+        """Count the input tokens of each group, `[groups]`."""
+        with_last_target = ~self._targets.known()
+        counts: np.ndarray = np.add.reduceat(self._tokens.lengths() - with_last_target, self._starts[:-1])
+        return counts
+
     def digests(self) -> Iterator[bytes]:
         """Identify each group by the tokens of its datums."""
         for row in range(len(self._starts) - 1):
@@ -263,6 +273,10 @@ class StoredGroups(Groups):
     def longest(self) -> list[int]:
         """Count the tokens of each group's longest datum, without reading them."""
         return [int(count) for chunk in self._chunks for count in chunk.longest()]
+
+    def inputs(self) -> list[int]:
+        """Count the input tokens of each group, without reading them."""
+        return [int(count) for chunk in self._chunks for count in chunk.inputs()]
 
     def digests(self) -> Iterator[bytes]:
         """Identify each group by the tokens of its datums, without decoding them."""

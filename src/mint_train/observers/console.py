@@ -9,6 +9,7 @@ from mint_train.observers.terminal import echo_problem, say
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.metric import Metric, screen_format, shown_formats
 from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
+from mint_train.settings.prices import describe_tokens
 
 
 class FinalLines:
@@ -29,9 +30,10 @@ class FinalLines:
         """Print where the results are."""
         checkpoint = result.checkpoint
         if result.status != "done" and checkpoint is not None:
+            more = ("--token-budget", "N") if result.budget_spent else ()
             self.echo(
                 f"The state after step {checkpoint.step} is saved; "
-                f"continue with: {command_line('resume', result.folder)}"
+                f"continue with: {command_line('resume', result.folder, *more)}"
             )
         elif checkpoint is not None:
             self.echo(f"Final checkpoint: {checkpoint.sampler}")
@@ -82,7 +84,12 @@ class Console(FinalLines):
 
     @hookimpl
     def run_finished(self, result: RunResult) -> None:
-        """Print where the results are, and what to do with them."""
+        """Print what the run has sent, where the results are, and what to do with them."""
+        if result.budget_spent:
+            self.echo(f"The next step would pass --token-budget, so the run stops after step {result.steps}.")
+        if result.tokens:
+            cost = f", which cost {result.cost}" if result.cost else ""
+            self.echo(f"Tokens: {describe_tokens(result.tokens)}{cost}.")
         super().run_finished(result)
         if result.status == "done":
             self.echo(f"Next: {command_line('sample', result.folder)} (or eval, or plot)")

@@ -11,6 +11,7 @@ from typing import Any
 from mint_train.observers.terminal import echo, echo_problem
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, Samples, StepRecord
+from mint_train.settings.prices import Cost
 
 
 class JsonLines:
@@ -105,5 +106,10 @@ def show_event(event: Mapping[str, Any], display: Any) -> None:
 def read_result(values: Mapping[str, Any]) -> RunResult:
     """Return the result that a `run_finished` event describes."""
     saved = values["checkpoint"]
-    more = {"folder": Path(values["folder"]), "checkpoint": Checkpoint(**saved) if saved else None}
+    cost = values["cost"]
+    more = {
+        "folder": Path(values["folder"]),
+        "checkpoint": Checkpoint(**saved) if saved else None,
+        "cost": Cost(**cost) if cost else None,
+    }
     return RunResult(**{**values, **more})

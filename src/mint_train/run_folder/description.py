@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mint_train.errors import UserError
 from mint_train.run_folder.metric import Metric
+from mint_train.settings.prices import Cost
 
 FORMAT = 3
 """The format of what a run writes; a resume of another one is refused."""
@@ -108,6 +109,10 @@ class RunDescription(Part):
     finished_steps: int | None = None
     problem: str | None = None
     """Why the run failed."""
+    tokens: dict[str, int] = {}
+    """The tokens that it has sent, by kind, since it began; known once it has ended."""
+    cost: Cost | None = None
+    """What they cost; None without prices."""
     loss: str
     losses: list[LossDescription]
     metrics: dict[str, Metric]

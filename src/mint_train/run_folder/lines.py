@@ -56,6 +56,7 @@ LINES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "sampler": lambda value: value is None or isinstance(value, str),
         "loss_state": are_numbers,
     },
+    "tokens.jsonl": {"kind": is_text, "tokens": is_number},
     "win_rates.jsonl": {
         **dict.fromkeys(("against", "judge"), is_text),
         "judge_options": lambda value: isinstance(value, dict),

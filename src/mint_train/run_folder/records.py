@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mint_train.errors import UserError
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.metric import Metric
+from mint_train.settings.prices import Cost
 
 ON_THE_SERVICE = ("tinker://", "mint://")
 """How the path of a saved state or of weights on the service begins."""
@@ -195,6 +196,8 @@ class Round:
     """The file of these rows."""
     folder: Path
     """The run that was trained on them, if the round came so far."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """The tokens that it has sent, by kind, to sample and to train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,12 @@ class RunResult:
     """Why the run failed."""
     evaluations: Sequence[Evaluation] = ()
     """All evaluations on held-out rows, those before the first step first."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """The tokens that it has sent, by kind, those before a resume too."""
+    cost: Cost | None = None
+    """What they cost; None without `--price-file`."""
+    budget_spent: bool = False
+    """Whether it was interrupted as the next step would pass `--token-budget`."""
     rounds: Sequence[Round] = ()
     """What came before it, where the run is the last one of rounds, and the run itself."""
 

@@ -17,6 +17,7 @@ PARTS = (
     "metrics.jsonl",
     "evaluations.jsonl",
     "checkpoints.jsonl",
+    "tokens.jsonl",
     "evaluations",
     "skipped_rows.jsonl",
     "adapter",
@@ -33,7 +34,7 @@ PARTS = (
 """What a run and the commands on it write, by its name in the run folder."""
 UNLOCKED = ("reference", "evaluations")
 FILES = re.compile(
-    r"run\.(json|toml)|(metrics|evaluations|checkpoints|skipped_rows|win_rates)\.jsonl|report\.(html|png)"
+    r"run\.(json|toml)|(metrics|evaluations|checkpoints|tokens|skipped_rows|win_rates)\.jsonl|report\.(html|png)"
     r"|evaluations/([^/]+-)?step-\d{6,}\.jsonl"
     r"|adapter/(adapter_config\.json|adapter_model\.safetensors|README\.md)"
     r"|base_model/((config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json"

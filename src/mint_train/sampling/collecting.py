@@ -53,6 +53,12 @@ def write_all(
     return written, readable
 
 
+def sampled_tokens(written: Sequence[Written], readable: Readable) -> dict[str, int]:
+    """Count the tokens of prompts, each once, and of what was written for them, by kind."""
+    completed = sum(len(sample.tokens) for one in written for sample in one.samples)
+    return {"prompts": sum(map(len, readable.tokens)), "sampled": completed}
+
+
 def judge_all(
     judge: Judge, written: Sequence[ToJudge], journal: Path, decided: Mapping[str, Any], tell: Progress
 ) -> list[Scores]:

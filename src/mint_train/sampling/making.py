@@ -27,10 +27,12 @@ from mint_train.sampling.collecting import (
     decided_by,
     judge_all,
     own_seed,
+    sampled_tokens,
     write_all,
 )
 from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
+from mint_train.settings.prices import describe_tokens
 
 MORE = "more --samples, a higher --temperature, or another judge"
 """What may give rows where there are none."""
@@ -107,6 +109,11 @@ class Made:
         return sum(found) / len(found) if found else None
 
     @property
+    def tokens(self) -> Mapping[str, int]:
+        """The tokens of the prompts, each once, and of what was written for them."""
+        return sampled_tokens(self.written, self.readable)
+
+    @property
     def empty(self) -> int:
         """How many completions hold no text."""
         return sum(not text.strip() for each in self.written for text in each.texts)
@@ -133,6 +140,7 @@ class Made:
             f"{made}, mean score {mean}: {cut:,} cut at --max-tokens, {self.empty:,} empty, "
             f"{left_out:,} left out by the judge{other}.",
             f"{counted(self.rows, 'row')}; {counted(self.without_row, 'prompt')} gave none.",
+            f"Tokens: {describe_tokens(self.tokens)}.",
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from mint_train.observers.progress import Progress
 from mint_train.rows.candidates import Candidates, prompt_columns
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.win_rates import keep_win_rate
-from mint_train.sampling.collecting import decided_by, judge_all, write_all
+from mint_train.sampling.collecting import decided_by, judge_all, sampled_tokens, write_all
 from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.win_rate import Outcome, WinRate, win_rate
@@ -49,6 +50,8 @@ class Compared:
     """Comparisons that the judge left out."""
     notes: Sequence[str]
     """Prompts that were left out, a line each, and why the run of A does not keep the win rate."""
+    tokens: Mapping[str, int]
+    """Of the prompts and of what both policies wrote, by kind."""
     run: Path | None = None
     """The folder of A's run, where it keeps the win rate for its report."""
 
@@ -94,6 +97,7 @@ def compare_policies(
     compared: list[State] = []
     decided: dict[str, Any] = {}
     notes: list[str] = []
+    tokens = Counter[str]()
     for side, opened, journal in zip("ab", policies, journals, strict=False):
         with opened as policy:
             written, readable = write_all(policy, prompts, comparing.sampling, journal, tell)
@@ -101,6 +105,7 @@ def compare_policies(
         compared.append(State(policy.name, policy.run, policy.step))
         sides.append({str(one.prompt.source): one for one in written})
         notes += readable.lines()
+        tokens.update(sampled_tokens(written, readable))
     forward = matches_of(*sides)
     backward = [Match(match.prompt, match.texts[::-1]) for match in forward]
     scores = judge_all(judge, [*forward, *backward], journals[2], decided, tell)
@@ -113,7 +118,7 @@ def compare_policies(
     for path in journals:
         path.unlink(missing_ok=True)
     rate = win_rate(outcomes_of(known))
-    found = Compared(rate, len(known), len(rows) - len(known), list(dict.fromkeys(notes)))
+    found = Compared(rate, len(known), len(rows) - len(known), list(dict.fromkeys(notes)), tokens)
     return kept_for_report(found, compared, prompts, comparing)
 
 

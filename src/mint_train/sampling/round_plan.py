@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sampling
-from mint_train.errors import UserError
+from mint_train.errors import OptionError, UserError
 from mint_train.groups.shares import largest_remainders
 from mint_train.run_folder.files import write_whole
 from mint_train.run_folder.folder import RunFolder, holds_run
@@ -138,3 +138,13 @@ def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str
         if own.get(name) and Path(own[name]).exists():
             found[name] = str(Path(own[name]).resolve())
     return found
+
+
+def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
+    """Refuse to resume rounds with other settings than those that they began with.
+
+    Raises:
+        OptionError: something is to be changed.
+    """
+    if changed:
+        raise OptionError(f"{folder} holds rounds, which go on with the settings that they began with")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from mint_train.run_folder.files import append_line, whole_folder, write_whole
 from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import Round, RunResult
+from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.sampling.making import MORE, Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.round_plan import (
@@ -45,6 +47,7 @@ from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import KEY_VARIABLE, explain
 from mint_train.settings.model import SECRET_FIELDS, Settings
+from mint_train.settings.prices import describe_tokens
 from mint_train.training.run import Program
 from mint_train.training.training import resume_run, start_run
 
@@ -97,6 +100,8 @@ class Rounds:
         for name in ("data", "columns"):
             if own.pop(name, None):
                 raise OptionError(f"--{name}: --rounds trains on what is sampled; leave it out")
+        if settings.token_budget is not None:
+            raise OptionError("--token-budget: it bounds one run, and --rounds are several; leave it out")
         if settings.sample_prompts is None:
             own = {name: value for name, value in own.items() if name not in JUDGE_FIELDS}
         output, own["overwrite"] = own.pop("output", None), False
@@ -167,12 +172,17 @@ class Rounds:
             if result.status != "done":
                 break
         assert result is not None, "there is a last round"  # noqa: S101 - rounds is at least 1
-        return replace(result, rounds=[self.round_of(line) for line in read_scores(self.folder)])
+        rounds = [self.round_of(line) for line in read_scores(self.folder)]
+        tokens = sum((Counter(each.tokens) for each in rounds), Counter[str]())
+        tell(f"Tokens of all rounds: {describe_tokens(tokens)}.")
+        return replace(result, rounds=rounds)
 
     def round_of(self, line: Mapping[str, Any]) -> Round:
         """Return a round of its line of scores."""
         number = int(line["round"])
-        return Round(number, line["mean_score"], line["rows"], self.rows_of(number), self.run_of(number))
+        folder = self.run_of(number)
+        tokens = Counter[str](line.get("tokens", {})) + Counter(TokenCounts(folder).by_kind)
+        return Round(number, line["mean_score"], line["rows"], self.rows_of(number), folder, tokens)
 
     def with_prompts(self) -> Rounds:
         """Return the rounds with the prompts that they find now as those that they go on with.
@@ -272,7 +282,7 @@ class Rounds:
             raise JudgeError(f"round {number}: {made.why_no_rows()}; start new rounds with {MORE}")
         known = read_scores(self.folder)
         if number not in [line["round"] for line in known]:
-            scored = {"round": number, "mean_score": made.mean, "rows": made.rows}
+            scored = {"round": number, "mean_score": made.mean, "rows": made.rows, "tokens": made.tokens}
             append_line(self.folder / SCORES_FILE, scored, durable=True)
         part.replace(self.rows_of(number))
 
@@ -337,13 +347,3 @@ def train_shown(rounds: Rounds) -> RunResult:
         return rounds.train(silent_progress, lambda _: None)
     # standard output may be lines of JSON
     return rounds.train(shown_progress, partial(say, err=progress == "json"))
-
-
-def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
-    """Refuse to resume rounds with other settings than those that they began with.
-
-    Raises:
-        OptionError: something is to be changed.
-    """
-    if changed:
-        raise OptionError(f"{folder} holds rounds, which go on with the settings that they began with")

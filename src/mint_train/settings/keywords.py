@@ -77,6 +77,8 @@ class SettingsKeywords(PolicyKeywords, total=False):
     seed: int
     save_every: int
     keep: int | None
+    price_file: str | Path | None
+    token_budget: int | None
     max_retries: int
     trust_gradients: bool
     keep_adapters: bool

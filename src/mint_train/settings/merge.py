@@ -155,7 +155,8 @@ def load_rounds(given: Mapping[str, Any], config: Path | None = None) -> RoundsS
     if asked.rounds is None:
         for name in [name for name in merged if name in ONLY_ROUNDS]:
             where = f"--config {config}: {name}" if name not in given else option_name(name)
-            raise OptionError(f"{where} is for --rounds N, which is not given")
+            other = "; --token-budget bounds what a run sends" if name == "max_tokens" else ""
+            raise OptionError(f"{where} is for --rounds N, which is not given{other}")
         return None
     for name in NEEDED_BY_ROUNDS:
         if getattr(asked, name) is None:

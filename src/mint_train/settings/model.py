@@ -210,6 +210,17 @@ class Settings(BaseModel):
         ge=1,
         description="Number of newest checkpoints to keep, beside the best by --select-by; all by default.",
     )
+    price_file: FilePath = Field(
+        default=None,
+        description="TOML or YAML file with the price of a million tokens of each kind: a dry run and the "
+        "run's end then say what it costs.",
+    )
+    token_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of all kinds that the run may send: it stops at a checkpoint before the step "
+        "that would pass them.",
+    )
     max_retries: int = Field(
         default=5,
         ge=0,

@@ -25,9 +25,11 @@ MAY_CHANGE = frozenset(
         "max_retries",
         "max_tokens_in_flight",
         "pipeline",
+        "price_file",
         "progress",
         "sample_every",
         "save_every",
+        "token_budget",
         "track",
         "trust_gradients",
     }

@@ -23,6 +23,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.records import Evaluation
+from mint_train.run_folder.token_counts import Sent, TokenCounts
 from mint_train.settings.recorded import with_given
 from mint_train.trained.find import Trained
 from mint_train.trained.overlap import count_trained_on
@@ -42,24 +43,28 @@ class Evaluated:
     """The file with a line for each row; None if it was not kept."""
 
 
-def evaluate_trained(trained: Trained, data: Any = None, output: Path | None = None) -> Iterator[Evaluated]:
+def evaluate_trained(
+    trained: Trained, data: Any = None, output: Path | None = None, counts: TokenCounts | None = None
+) -> Iterator[Evaluated]:
     """Evaluate the policy of a run or a checkpoint, one held-out set after another.
 
     Args:
         trained: what is evaluated.
         data: held-out rows, or named sets of them, as `eval_data` takes them; by default those of the run.
         output: JSON Lines file for the rows; by default one in the run folder.
+        counts: counts the tokens that are sent.
 
     Raises:
         MintTrainError: the run, the data or a setting is wrong, or the backend fails.
     """
+    counts = counts or TokenCounts()
     name, checkpoint = trained.name, trained.checkpoint
     if checkpoint.state == checkpoint.sampler:
         raise UserError(f"{name} holds weights for sampling only; evaluate a saved state (.../weights/...)")
     loss = trained.open_loss()
     with tempfile.TemporaryDirectory() as scratch:
         folder = trained.folder.path if trained.folder else Path(scratch)
-        sets, client = open_on(trained, loss, data, folder)
+        sets, client = open_on(trained, loss, data, folder, counts.counting("reference"))
         if output is not None and len(sets) > 1:
             raise OptionError(f"--rows {output}: there are {len(sets)} held-out sets; name one with --data")
         try:
@@ -67,7 +72,8 @@ def evaluate_trained(trained: Trained, data: Any = None, output: Path | None = N
                 client.give_vocabulary(loss.vocabulary)
             client.load_state_with_optimizer(checkpoint.state).result()
             for source, evaluator in sets:
-                found = evaluator.evaluate(client, checkpoint.step, checkpoint.loss_state)
+                sent = counts.counting("evaluation")
+                found = evaluator.evaluate(client, checkpoint.step, checkpoint.loss_state, sent)
                 yield Evaluated(loss, source, found, keep_rows(trained, source, found, output))
         finally:
             client.close()
@@ -88,7 +94,7 @@ def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Pat
 
 
 def open_on(
-    trained: Trained, loss: Loss, data: Any, folder: Path
+    trained: Trained, loss: Loss, data: Any, folder: Path, sent: Sent
 ) -> tuple[list[tuple[str, Evaluator]], TrainingClient]:
     """Return each held-out file with its evaluator, and an untrained client.
 
@@ -99,6 +105,7 @@ def open_on(
         loss: the loss that evaluates it.
         data: held-out rows, or named sets of them; by default those of the run.
         folder: where the client and the reference keep their files.
+        sent: is told the tokens of each request for the reference.
 
     Raises:
         OptionError: nothing was held out.
@@ -128,6 +135,6 @@ def open_on(
             echo_problem(note)
         groups: Groups = dataset.groups
         if reference is not None:
-            groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem)
+            groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem, sent)
         sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
     return sets, client

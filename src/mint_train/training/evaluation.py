@@ -25,6 +25,7 @@ from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import ContractError, LossError, Source
 from mint_train.losses.loss import Loss, each_group
 from mint_train.run_folder.records import Evaluation
+from mint_train.run_folder.token_counts import Sent, uncounted
 
 CONFIDENCE = 0.95
 QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -68,13 +69,16 @@ class Evaluator:
     name: str = ""
     """The name of the held-out set."""
 
-    def evaluate(self, client: TrainingClient, step: int, state: Mapping[str, float]) -> Evaluation:
+    def evaluate(
+        self, client: TrainingClient, step: int, state: Mapping[str, float], sent: Sent = uncounted
+    ) -> Evaluation:
         """Evaluate the current policy; neither it nor the loss's state changes.
 
         Args:
             client: the policy.
             step: the optimiser steps that it has taken.
             state: the loss's own state.
+            sent: is told the tokens of each request.
 
         Raises:
             LossError: the loss fails on a batch, or it or a metric of a batch is not finite.
@@ -82,7 +86,7 @@ class Evaluator:
         """
         datums = (datum for group in self.groups for datum in group.datums)
         asked = self.loss.vocabulary
-        outputs = forward_values(datums, client, asked)
+        outputs = forward_values(datums, client, asked, sent=sent)
         measured: list[Measured] = []
         for start in range(0, len(self.groups), self.batch_size):
             batch = Batch(self.groups[start : start + self.batch_size])

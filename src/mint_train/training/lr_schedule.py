@@ -1,9 +1,12 @@
-"""Learning rates by step."""
+"""The optimiser's parameters by step, the learning rate among them."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
+
+from mint_train.sdk import types
+from mint_train.settings.model import Settings
 
 Shape = Literal["constant", "linear", "cosine"]
 
@@ -30,3 +33,15 @@ def learning_rate(step: int, steps: int, peak: float, shape: Shape, warmup_steps
     if shape == "cosine":
         return peak * (1 + math.cos(math.pi * progress)) / 2
     return peak
+
+
+def adam_params(settings: Settings, steps: int, step: int) -> types.AdamParams:
+    """Return the optimiser's parameters for one of the run's steps."""
+    return types.AdamParams(
+        learning_rate=learning_rate(step, steps, settings.lr, settings.schedule, settings.warmup_steps),
+        beta1=settings.adam_beta1,
+        beta2=settings.adam_beta2,
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+        grad_clip_norm=settings.grad_clip,
+    )

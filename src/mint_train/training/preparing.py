@@ -12,6 +12,7 @@ from mint_train.errors import DataError, ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.completions import PromptRenderer, render_prompts
 from mint_train.groups.examples import Examples
+from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.order import Order
 from mint_train.groups.overlap import count_overlap, overlap_note
 from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
@@ -22,6 +23,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.special_tokens import TAKEN
 from mint_train.rendering.turn_markers import markers_note
 from mint_train.run_folder.folder import SKIPPED_FILE
+from mint_train.training.budget import TokenBudget
 from mint_train.training.run import Run
 from mint_train.training.watching import Watcher
 
@@ -39,11 +41,20 @@ class Prepared:
     dataset: Dataset
     held_out: Mapping[str, Dataset]
     """By the name of the held-out set."""
-    steps: int
-    order: Order
-    """Which groups make up which step."""
+    expected: ExpectedTokens
+    """What it will send, step by step."""
     watcher: Watcher | None = None
     """Completes the prompts of `--sample-prompts`."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes."""
+        return self.expected.steps
+
+    @property
+    def order(self) -> Order:
+        """Which groups make up which step."""
+        return self.expected.order
 
 
 def prepare(run: Run) -> Prepared:
@@ -89,38 +100,70 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     dataset = flattened(run, run.examples, client)
     held_out = {name: flattened(run, examples, client) for name, examples in run.held_out.items()}
     overlaps = overlap_lines(run, dataset, held_out)
-    reference = run.loss.reference
-    if reference is not None:
-        # the adapter has not been trained yet, so the client's policy is that of the first step
-        judge = client if reference == INITIAL else open_judge(run, reference)
-        kept = run.folder.path / REFERENCE_FOLDER
-
-        def referenced(part: Dataset) -> Dataset:
-            return replace(
-                part, groups=with_reference(part.groups, judge, reference, kept, run.observers.warn)
-            )
-
-        dataset, held_out = (
-            referenced(dataset),
-            {name: referenced(part) for name, part in held_out.items()},
-        )
+    watcher = watcher_of(run, client)
+    expected = expect_tokens(run, dataset, held_out, watcher)
+    refuse_unpaid(run, expected)
+    if run.loss.reference is not None:
+        dataset, held_out = add_reference(run, client, dataset, held_out)
     if run.loss.vocabulary:
         client.give_vocabulary(run.loss.vocabulary)
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
-    lengths = dataset.lengths if run.settings.group_by_length else None
-    shares = shares_of(run.examples.data, dataset.by_path)
-    watcher = watcher_of(run, client)
-    prepared = Prepared(
-        client,
-        dataset,
-        held_out,
-        watcher=watcher,
-        steps=count_steps(run.settings, len(dataset.groups)),
-        order=Order(len(dataset.groups), groups_per_step(run.settings), run.settings.seed, lengths, shares),
-    )
+    prepared = Prepared(client, dataset, held_out, expected, watcher)
     for line in [*data_lines(run, prepared), *overlaps]:
         run.observers.notice(line)
     return prepared
+
+
+def expect_tokens(
+    run: Run, dataset: Dataset, held_out: Mapping[str, Dataset], watcher: Watcher | None
+) -> ExpectedTokens:
+    """Decide which groups make up which step, and count what the run will send."""
+    settings, groups = run.settings, len(dataset.groups)
+    lengths = dataset.lengths if settings.group_by_length else None
+    shares = shares_of(run.examples.data, dataset.by_path)
+    return ExpectedTokens(
+        settings,
+        steps=count_steps(settings, groups),
+        order=Order(groups, groups_per_step(settings), settings.seed, lengths, shares),
+        trained=dataset.tokens,
+        held_out=sum(sum(part.tokens) for part in held_out.values()),
+        prompts=[len(tokens) for tokens in watcher.readable.tokens] if watcher else [],
+        referenced=run.loss.reference is not None,
+    )
+
+
+def refuse_unpaid(run: Run, expected: ExpectedTokens) -> None:
+    """Refuse a budget without room for the next step, and prices that lack a kind of the run's tokens.
+
+    Raises:
+        OptionError: before anything is sent.
+    """
+    finished = run.checkpoint.step if run.checkpoint else 0
+    if run.prices is not None:
+        run.prices.require([*run.counts.by_kind, *expected.after(finished)])
+    TokenBudget(run.settings.token_budget, run.counts, expected).refuse_no_step(finished)
+
+
+def add_reference(
+    run: Run, client: TrainingClient, dataset: Dataset, held_out: Mapping[str, Dataset]
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """Give the groups that are trained and those held out the logprobs of the loss's reference.
+
+    Args:
+        run: the run, whose loss has a reference.
+        client: whose adapter has not been trained yet, so that its policy is that of the first step.
+        dataset: what is trained on.
+        held_out: the held-out sets.
+    """
+    reference = str(run.loss.reference)
+    judge = client if reference == INITIAL else open_judge(run, reference)
+    kept, sent = run.folder.path / REFERENCE_FOLDER, run.counts.counting("reference")
+
+    def referenced(part: Dataset) -> Dataset:
+        groups = with_reference(part.groups, judge, reference, kept, run.observers.warn, sent)
+        return replace(part, groups=groups)
+
+    return referenced(dataset), {name: referenced(part) for name, part in held_out.items()}
 
 
 def watcher_of(run: Run, client: TrainingClient) -> Watcher | None:
@@ -144,7 +187,7 @@ def watcher_of(run: Run, client: TrainingClient) -> Watcher | None:
     )
     for line in [*readable.lines(), *(f"Skipped: {bad}" for bad in watching.prompts.bad_rows)]:
         run.observers.notice(line)
-    return Watcher(watching, renderer, readable, run.folder.path, run.observers)
+    return Watcher(watching, renderer, readable, run.folder.path, run.observers, run.counts)
 
 
 def flattened(run: Run, examples: Examples, client: TrainingClient) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.run_folder.samples import SAMPLE_SCORE, SCORE_METRIC
+from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.model import Settings
+from mint_train.settings.prices import Prices
 from mint_train.settings.recorded import change_settings, different_run, restore_settings
 from mint_train.training.selecting import read_selection
 from mint_train.training.watching import Watching
@@ -68,6 +70,10 @@ class Run:
     """What `run.json` said when the run was resumed; None for a new run."""
     checkpoint: Checkpoint | None = None
     """Where a resumed run continues."""
+    prices: Prices | None = None
+    """Those of `--price-file`."""
+    counts: TokenCounts = field(default_factory=TokenCounts)
+    """The tokens that it has sent, those before a resume too."""
 
     @classmethod
     @contextmanager
@@ -83,6 +89,7 @@ class Run:
             UserError: the data, a row, an observer or the folder is wrong.
         """
         settings, start_from = find_start(settings)
+        prices = read_prices(settings)
         with open_observers(settings, loss, *shown(settings, program)) as observers:
             sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
@@ -92,7 +99,7 @@ class Run:
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
                 run = cls(settings, loss, observers, backend, folder, examples, held_out, watching)
-                yield replace(run, start_from=start_from)
+                yield replace(run, start_from=start_from, prices=prices, counts=TokenCounts(path))
 
     @classmethod
     @contextmanager
@@ -113,8 +120,7 @@ class Run:
             trust_loss: run a loss file that is not one of the current folder's own.
 
         Raises:
-            UserError: the folder does not hold a run or is in use, its data has changed, or a changed
-                setting would make it a different run.
+            UserError: the folder holds no run or is in use, or its data or a decisive setting has changed.
         """
         folder = RunFolder(path)
         folder.read_description()  # before the lock, which would create the folder
@@ -140,7 +146,8 @@ class Run:
                 watching = watch_again(recorded, settings, path, program, trusted=trust_loss)
                 backend = announce(settings, loss, observers, "as when the run began")
                 run = cls(settings, loss, observers, backend, folder, examples, held_out, watching)
-                yield replace(run, start_from=recorded.start, recorded=recorded, checkpoint=checkpoint)
+                run = replace(run, start_from=recorded.start, recorded=recorded, checkpoint=checkpoint)
+                yield replace(run, prices=read_prices(settings), counts=TokenCounts(path))
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -159,6 +166,15 @@ class Run:
         if at_start and self.start_from is not None:
             load_start(client, self.start_from)
         return client
+
+
+def read_prices(settings: Settings) -> Prices | None:
+    """Return the prices of `--price-file`, if it is given.
+
+    Raises:
+        OptionError: the file cannot be read, or is wrong.
+    """
+    return None if settings.price_file is None else Prices.read(settings.price_file)
 
 
 def shown(settings: Settings, program: Program | None) -> tuple[bool, Sequence[object]]:

@@ -13,14 +13,15 @@ from typing import Any
 from mint_train.backends.base import Future
 from mint_train.batches.batch import Batch
 from mint_train.errors import MintTrainError, ServiceError
+from mint_train.groups.step_count import is_due
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunResult, RunStatus, StepRecord
 from mint_train.run_folder.samples import forget_samples
 from mint_train.sdk import types
-from mint_train.settings.model import Settings
+from mint_train.training.budget import TokenBudget
 from mint_train.training.evaluation import Evaluator
 from mint_train.training.interrupts import Interrupts
-from mint_train.training.lr_schedule import learning_rate
+from mint_train.training.lr_schedule import adam_params
 from mint_train.training.pipelining import Pipelining
 from mint_train.training.preparing import Prepared, pause_seconds
 from mint_train.training.run import Run
@@ -54,6 +55,9 @@ class Runner:
             for name, part in prepared.held_out.items()
         ]
         self.watcher = prepared.watcher
+        self.counts = run.counts
+        self.budget = TokenBudget(run.settings.token_budget, run.counts, prepared.expected)
+        self.budget_spent = False
         # without a service in between, a step is done once it is submitted: there is nothing to run ahead of
         self.pipelining = Pipelining() if run.settings.pipeline and run.backend.remote else None
         selection = read_selection(run.settings, run.loss.metrics, list(prepared.held_out))
@@ -97,7 +101,8 @@ class Runner:
         self.watch(self.finished)
         self.step_ended = time.perf_counter()
         for step in range(self.finished + 1, self.steps + 1):
-            if self.selecting.out_of_patience:
+            self.budget_spent = not self.budget.allows(step)
+            if self.selecting.out_of_patience or self.budget_spent:
                 break
             self.submit(step)
             # samples are of the policy after the step, and not of a later one
@@ -119,9 +124,7 @@ class Runner:
     def evaluate(self, step: int | None = None) -> None:
         """Evaluate after a step (by default the last one), if that is due and has not been done yet."""
         step = self.finished if step is None else step
-        every = self.run.settings.eval_every
-        due = step in (0, self.steps) or (every is not None and step % every == 0)
-        if not self.evaluators or not due:
+        if not self.evaluators or not is_due(step, self.steps, self.run.settings.eval_every):
             return
         self.collect()
         done = {line.get("held_out", "") for line in self.run.folder.evaluations() if line["step"] == step}
@@ -135,7 +138,8 @@ class Runner:
     def evaluate_on(self, evaluator: Evaluator, step: int) -> None:
         """Evaluate on one held-out set, record the figures and tell the observers."""
         try:
-            evaluation = evaluator.evaluate(self.client, step, self.loss_state)
+            sent = self.counts.counting("evaluation", step)
+            evaluation = evaluator.evaluate(self.client, step, self.loss_state, sent)
         except ServiceError:
             raise
         except MintTrainError as error:
@@ -164,7 +168,10 @@ class Runner:
         try:
             for batch in batches:
                 self.run.loss.check_batch(batch)
+            tokens = int(custom_loss.step.lengths.sum())
+            self.counts.add("forward", tokens, step)
             backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss)
+            self.counts.add("backward", tokens, step)
             if self.pipelining is None:
                 backward.result()  # waiting for it on every step would cost a cycle of the service
             update = self.client.optim_step(params)
@@ -299,8 +306,16 @@ class Runner:
     def finish(self, status: RunStatus, problem: str | None = None) -> RunResult:
         """Record the end in the run folder and tell the observers."""
         folder = self.run.folder
+        tokens = self.counts.by_kind
+        cost = self.run.prices.cost(tokens) if self.run.prices else None
         try:
-            folder.update_description(status=status, finished_steps=self.finished, problem=problem)
+            folder.update_description(
+                status=status,
+                finished_steps=self.finished,
+                problem=problem,
+                tokens=tokens,
+                cost=cost,
+            )
         except MintTrainError:
             if problem is None:  # otherwise the run already failed; report that error, not this one
                 raise
@@ -308,6 +323,7 @@ class Runner:
         result = RunResult(
             status, folder.path, self.finished, self.metrics, self.checkpoint, problem, evaluations
         )
+        result = replace(result, tokens=tokens, cost=cost, budget_spent=self.budget_spent)
         self.run.observers.hook.run_finished(result=result)
         return result
 
@@ -323,15 +339,3 @@ def rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-def adam_params(settings: Settings, steps: int, step: int) -> types.AdamParams:
-    """Return the optimiser's parameters for one of the run's steps."""
-    return types.AdamParams(
-        learning_rate=learning_rate(step, steps, settings.lr, settings.schedule, settings.warmup_steps),
-        beta1=settings.adam_beta1,
-        beta2=settings.adam_beta2,
-        eps=settings.adam_eps,
-        weight_decay=settings.weight_decay,
-        grad_clip_norm=settings.grad_clip,
-    )

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mint_train.backends.base import Sampling, TrainingClient
+from mint_train.backends.base import Sample, Sampling, TrainingClient
 from mint_train.errors import MintTrainError, OptionError, ServiceError
 from mint_train.groups.completions import JUDGED_AT_ONCE, PromptRenderer, Readable, Written, score
 from mint_train.groups.prompts import Prompts, read_prompts
+from mint_train.groups.step_count import is_due
 from mint_train.judging.judge import Judge, JudgeFunction, open_judge
 from mint_train.observers.registry import Observers
 from mint_train.rows.candidates import prompt_columns
 from mint_train.run_folder.records import Sampled, Samples
 from mint_train.run_folder.samples import SAMPLE_SCORE, SAMPLES, samples_file, write_samples
+from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.model import Settings, option_name
 
 GREEDY = 0.0
@@ -64,7 +66,7 @@ class Watching:
 
     def is_due(self, step: int, last: int) -> bool:
         """Return whether the prompts are completed after a step, of a run with a last one."""
-        return step in (0, last) or step % self.every == 0
+        return is_due(step, last, self.every)
 
 
 def refuse_lone_options(settings: Settings) -> None:
@@ -93,6 +95,7 @@ class Watcher:
     folder: Path
     """The run's."""
     observers: Observers
+    counts: TokenCounts
 
     def watch(self, client: TrainingClient, step: int) -> dict[str, float]:
         """Complete the prompts after a step, unless that is done; return the mean score, if there is one.
@@ -136,8 +139,12 @@ class Watcher:
     def complete(self, client: TrainingClient, step: int) -> list[Written]:
         """Complete the prompts, each once."""
         sampling = replace(self.watching.sampling, stop=self.readable.stop)
+        drawn: dict[int, list[Sample]] = {}
         with client.open_sampler(f"{SAMPLES}-{step:06d}") as sampler:
-            drawn = dict(sampler.draw(self.readable.tokens, sampling))
+            self.counts.add("prompts", sum(map(len, self.readable.tokens)), step)
+            for index, samples in sampler.draw(self.readable.tokens, sampling):
+                self.counts.add("sampled", sum(len(one.tokens) for one in samples), step)
+                drawn[index] = samples
         return [
             Written(prompt, [self.renderer.text_of(one) for one in drawn[index]], drawn[index])
             for index, prompt in enumerate(self.readable.prompts)

@@ -1,0 +1,203 @@
+"""Tokens by kind: a dry run foretells them, a run counts what it sends; prices and a budget follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from few_rows import HELD_OUT, PAIRS, lines, write_lines
+
+from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.errors import OptionError, ServiceError
+from mint_train.run_folder.token_counts import TokenCounts
+from mint_train.settings.prices import TOKEN_KINDS, Cost, Prices, describe_tokens
+
+RunCli = Callable[..., Any]
+
+
+@pytest.fixture
+def arguments(run_cli: RunCli, starter_model_folder: Path, tmp_path: Path) -> list[object]:
+    """A run with every kind of tokens, in the current folder."""
+    write_lines(tmp_path / "pairs.jsonl", PAIRS * 2)
+    write_lines(tmp_path / "held_out.jsonl", HELD_OUT)
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say six."}, {"prompt": "Say it again."}])
+    return [
+        "--loss", "dpo", "--set", "reference=initial", "--data", "pairs.jsonl",
+        "--model", starter_model_folder,
+        "--batch-size", 2, "--accumulate", 2, "--steps", 5, "--save-every", 2, "--group-by-length",
+        "--eval-data", "held_out.jsonl", "--eval-every", 2, "--sample-prompts", "prompts.jsonl",
+        "--sample-every", 3, "--sample-tokens", 4, "--price-file", write_prices(tmp_path), "--json",
+    ]  # fmt: skip
+
+
+def write_prices(folder: Path, **changed: object) -> Path:
+    prices = dict.fromkeys(TOKEN_KINDS, 1.5) | changed
+    table = "".join(f"{kind} = {json.dumps(price)}\n" for kind, price in prices.items() if price is not None)
+    (folder / "prices.toml").write_text(f'currency = "EUR"\n[per_million_tokens]\n{table}')
+    return folder / "prices.toml"
+
+
+def events(ended: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ended.out.splitlines()]
+
+
+def expected(run_cli: RunCli, arguments: list[object]) -> dict[str, Any]:
+    ended = run_cli(*arguments, "--dry-run", "--examples", 0)
+    assert ended.status == 0, ended.err
+    return events(ended)[0]
+
+
+def test_a_dry_run_foretells_what_a_run_counts(run_cli: RunCli, arguments: list[object]) -> None:
+    foretold = expected(run_cli, arguments)
+    ended = run_cli(*arguments, "--output", "run")
+    assert ended.status == 0, ended.err
+    counted = events(ended)[-1]["tokens"]
+    assert set(counted) == set(TOKEN_KINDS)
+    at_most = foretold["tokens_sent"].pop("sampled")
+    assert 0 < counted.pop("sampled") <= at_most == 3 * 2 * 4, "before step 1, after steps 3 and 5"
+    assert counted == foretold["tokens_sent"]
+    described = json.loads(Path("run/run.json").read_text())
+    assert described["cost"] == events(ended)[-1]["cost"]
+    assert described["cost"]["amount"] == pytest.approx(1.5e-6 * sum(described["tokens"].values()))
+    steps = [line["tokens"] for line in lines("run/metrics.jsonl")]
+    assert counted["forward"] == counted["backward"] == sum(steps)
+    trained = foretold["tokens"] - 2 * foretold["groups"]  # the first token of a datum is nobody's target
+    assert counted["reference"] == trained + counted["evaluation"] / 4
+
+
+def test_a_killed_run_goes_on_counting(
+    run_cli: RunCli, arguments: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        """Stands for the end of the process."""
+
+    optim_step = LocalTrainingClient.optim_step
+    taken: list[int] = []
+
+    def dies_at_the_fourth(self: LocalTrainingClient, params: Any) -> Any:
+        taken.append(1)
+        if len(taken) == 4:
+            raise KilledError
+        return optim_step(self, params)
+
+    foretold = expected(run_cli, arguments)["tokens_sent"]
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalTrainingClient, "optim_step", dies_at_the_fourth)
+        with pytest.raises(KilledError):
+            run_cli(*arguments, "--output", "run")
+    sent = lines("run/tokens.jsonl")
+    steps = {line["step"]: line["tokens"] for line in sent if line["kind"] == "forward"}
+    with Path("run/tokens.jsonl").open("a") as file:
+        file.write('{"step": 4, "ki')  # torn by the kill
+    assert run_cli("resume", "run").status == 0
+    counted = json.loads(Path("run/run.json").read_text())["tokens"]
+    repeated = steps[3] + steps[4]  # the last checkpoint came after step 2
+    assert counted["forward"] == counted["backward"] == foretold["forward"] + repeated
+    assert counted["reference"] == foretold["reference"]
+
+
+def test_a_rolled_back_step_is_paid_twice(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    optim_step = LocalTrainingClient.optim_step
+    failed: list[int] = []
+
+    def fails_once(self: LocalTrainingClient, params: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise ServiceError("the service is away")
+        return optim_step(self, params)
+
+    plain = train(steps=1).tokens
+    monkeypatch.setattr(LocalTrainingClient, "optim_step", fails_once)
+    monkeypatch.setattr("mint_train.training.runner.pause_seconds", lambda _: 0.0)
+    assert train(steps=1, output=Path("again")).tokens == {kind: 2 * tokens for kind, tokens in plain.items()}
+
+
+def test_a_budget_stops_at_a_checkpoint_and_a_larger_one_goes_on(
+    run_cli: RunCli, arguments: list[object]
+) -> None:
+    whole = sum(expected(run_cli, arguments)["tokens_sent"].values())
+    ended = run_cli(*arguments, "--output", "run", "--token-budget", whole - 1)
+    assert ended.status == 130
+    finished = events(ended)[-1]
+    assert (finished["status"], finished["budget_spent"], finished["steps"]) == ("interrupted", True, 4)
+    assert sum(finished["tokens"].values()) < whole
+    assert finished["checkpoint"]["step"] == 4
+    refused = run_cli("resume", "run")
+    assert refused.status == 2
+    assert refused.err.startswith(f"mint-train: --token-budget {whole - 1}: ")
+    ended = run_cli("resume", "run", "--token-budget", whole, "--progress", "plain")
+    assert ended.status == 0, ended.err
+    assert "which cost" in ended.out
+    assert run_cli(*arguments, "--output", "bounded", "--token-budget", 10).status == 2
+    assert not Path("bounded").exists()
+
+
+def test_the_budget_s_end_says_how_to_go_on(
+    train: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = sum(train(steps=2).tokens.values())
+    capsys.readouterr()
+    assert train(steps=4, token_budget=tokens, output=Path("part"), progress="plain").steps == 2
+    out = capsys.readouterr().out
+    assert "The next step would pass --token-budget, so the run stops after step 2.\n" in out
+    assert "continue with: mint-train resume part --token-budget N\n" in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"backwrd": 1}, 'nothing is called "backwrd"; did you mean "backward"?'),
+        ({"forward": "cheap"}, "per_million_tokens.forward: input should be a valid number"),
+        ({"forward": True}, "per_million_tokens.forward: input should be a valid number"),
+        ({"forward": -1}, "per_million_tokens.forward: input should be greater than or equal to 0"),
+        ({"backward": None}, 'no price for "backward", and there are such tokens'),
+    ],
+)
+def test_wrong_prices_are_refused_with_file_and_key(
+    run_cli: RunCli, tmp_path: Path, changed: dict[str, object], problem: str
+) -> None:
+    path = write_prices(tmp_path, **changed)
+    for dry_run in ([], ["--dry-run"]):
+        status, _, err = run_cli("--loss", "dpo", "--price-file", path, "--output", "run", *dry_run)
+        assert status == 2
+        assert err.startswith(f"mint-train: --price-file {path}: {problem}")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("text", ["[]", "currency: USD", "currency: 1\nper_million_tokens: {}", "a: ["])
+def test_a_file_that_holds_no_prices_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(text)
+    with pytest.raises(OptionError, match=rf"^--price-file {path}: "):
+        Prices.read(str(path))
+
+
+def test_prices_in_yaml_and_how_sums_and_counts_read(tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text("currency: CNY\nper_million_tokens:\n  forward: 2\n  backward: 6.5\n")
+    prices = Prices.read(str(path))
+    assert prices.cost({"forward": 1_000_000, "backward": 2_000_000, "sampled": 0}) == Cost(15.0, "CNY")
+    assert [str(Cost(amount, "CNY")) for amount in (1234.567, 0.00123456)] == ["1,234.57 CNY", "0.00123 CNY"]
+    with pytest.raises(OptionError, match='no price for "sampled"'):
+        prices.cost({"sampled": 1})
+    assert describe_tokens({"backward": 5, "forward": 1000}) == "1,005 (1,000 forward, 5 backward)"
+
+
+def test_counts_without_a_folder_are_kept_in_memory(tmp_path: Path) -> None:
+    counts = TokenCounts()
+    counts.counting("evaluation")(7)
+    assert (counts.by_kind, counts.total) == ({"evaluation": 7}, 7)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounds_take_no_budget(run_cli: RunCli) -> None:
+    rounds = ("--rounds", 2, "--prompts", "p.jsonl", "--judge", "length")
+    status, _, err = run_cli("--loss", "dpo", *rounds, "--token-budget", 9)
+    assert (status, err.partition(":")[2].strip()) == (
+        2, "--token-budget: it bounds one run, and --rounds are several; leave it out",
+    )  # fmt: skip
+    status, _, err = run_cli("--loss", "dpo", "--max-tokens", 9)
+    assert err.endswith("which is not given; --token-budget bounds what a run sends\n")

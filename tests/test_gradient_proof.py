@@ -16,7 +16,7 @@ from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.gradient_form import FORMS
 from mint_train.backends.mint.gradient_guard import Proof, find_proof, prove
-from mint_train.backends.mint.server_description import ServerDescription
+from mint_train.backends.mint.server_description import SKYRL, ServerDescription
 from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import Session
 from mint_train.errors import BackendError, ServiceError
@@ -226,3 +226,18 @@ def test_another_version_of_a_service_is_proved_again(client: LocalTrainingClien
     service.faults = {"cross_entropy": FAULTS["the sign"], "importance_sampling": right}
     assert find("2").form == FORMS[2]
     assert service.opened == 2
+
+
+def test_with_a_service_that_is_known_to_divide_its_right_form_comes_first(
+    client: LocalTrainingClient,
+) -> None:
+    tried = list[str]()
+
+    def seen(weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        tried.append("cross_entropy")
+        return weights
+
+    service = FaultyService(client, {"cross_entropy": seen, "importance_sampling": right})
+    address = Service("http://service", SecretStr("tml-x"))
+    proof = find_proof(Session(address, Any, "a model", ServerDescription(SKYRL)), service.open)
+    assert (proof.form, tried) == (FORMS[2], [])

@@ -195,7 +195,7 @@ def test_gradients_of_another_adapter_are_found(proxy: Proxy, skyrl_server: Skyr
     proxy.change = left_over
     client = opened(skyrl_server, proxy.url)
     client.close()
-    assert "it kept those of another one" in client.gradients.note
+    assert "A fresh adapter held gradients of another one" in client.gradients.note
 
 
 def test_what_was_proved_is_kept_for_a_day(

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +29,10 @@ from mint_train.sdk import SDK_VERSION
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 KEPT_SECONDS = 24 * 60 * 60
-PROOF = 2
+PROOF = 3
 """Counted up where the experiments change."""
 NOT_PROVED = " (not proved)"
+LEFT_OVER = " A fresh adapter held gradients of another one, which its first update used up."
 ROUNDED = "the service rounds weights to bfloat16, or computes at its precision"
 
 
@@ -79,7 +81,9 @@ def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter], *, tru
         kept = json.loads(path.read_text(encoding="utf-8"))
         if 0 <= time.time() - kept.pop("at") < KEPT_SECONDS:
             return Proof(**kept | {"form": GradientForm(**kept["form"])})
-    proof = prove(session.service.url, open_adapter, trust=trust)
+    # what is known of a server saves time; whatever comes first has to prove itself
+    forms = FORMS[1:] + FORMS[:1] if session.server.divides_by_weights else FORMS
+    proof = prove(session.service.url, open_adapter, forms, trust=trust)
     if proof.proved:
         with suppress(OSError):  # then the next run proves it again
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,13 @@ def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter], *, tru
     return proof
 
 
-def prove(url: str, open_adapter: Callable[[], OpenAdapter], *, trust: bool = False) -> Proof:
+def prove(
+    url: str,
+    open_adapter: Callable[[], OpenAdapter],
+    forms: Sequence[GradientForm] = FORMS,
+    *,
+    trust: bool = False,
+) -> Proof:
     """Try the forms in turn, on adapters that are given back, and return the first that is right.
 
     Raises:
@@ -98,10 +108,12 @@ def prove(url: str, open_adapter: Callable[[], OpenAdapter], *, trust: bool = Fa
     """
     faults: dict[str, str] = {}
     rounded: Proof | None = None
-    measured = False
+    measured = left_over = False
+    tries = deque(forms)
     with ExitStack() as slot:  # given back whatever happens
         adapter = opened(open_adapter, slot)
-        for form in FORMS:
+        while tries:
+            form = tries.popleft()
             probe = Probe(adapter, form)
             try:
                 verdict = judge(probe)
@@ -109,16 +121,34 @@ def prove(url: str, open_adapter: Callable[[], OpenAdapter], *, trust: bool = Fa
             except CannotMeasureError as error:
                 verdict = Verdict(str(error))
             if verdict.fault is None and verdict.precise:
-                return Proof(form, describe(form, faults), verdict.clips, proved=True)
+                note = describe(form, faults) + (LEFT_OVER if left_over else "")
+                return Proof(form, note, verdict.clips, proved=True)
             if verdict.fault is None and rounded is None:
                 note = f"Gradients are sent as {form.loss_fn}; precision: {ROUNDED}."
                 rounded = Proof(form, note, verdict.clips, proved=True)
-            faults.setdefault(form.loss_fn, verdict.fault or ROUNDED)
+            if verdict.left_over and not left_over:
+                left_over = True
+                tries.appendleft(form)
+            else:
+                faults.setdefault(form.loss_fn, verdict.fault or ROUNDED)
             if probe.spoiled:
                 slot.close()
                 adapter = opened(open_adapter, slot)
-    if rounded is not None:
-        return rounded
+    return rounded or without_proof(url, faults, measured=measured, trust=trust)
+
+
+def without_proof(url: str, faults: dict[str, str], *, measured: bool, trust: bool) -> Proof:
+    """Refuse a service of which no form is proved right, or trust one of which nothing could be measured.
+
+    Args:
+        url: the service.
+        faults: by loss of the service, what is wrong with it.
+        measured: whether the movements of an adapter could be measured in any form.
+        trust: go on with a service of which nothing could be measured.
+
+    Raises:
+        BackendError: the run is not to go on.
+    """
     reasons = "; ".join(f"{loss_fn}: {fault}" for loss_fn, fault in faults.items())
     if measured:
         raise BackendError(

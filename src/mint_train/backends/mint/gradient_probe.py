@@ -43,9 +43,9 @@ FIRST_RATE = 1e-6
 SIGN_STEP = types.AdamParams(learning_rate=1e-3, beta1=0.0, beta2=0.0, eps=1e-12)
 """A step that moves each weight alike, however small its gradient is, and none without a gradient."""
 AIMS = (5e-4, 5e-3, 1e-1)
-"""Movements in nats to aim for: the least that repeats itself, since larger ones are less linear."""
+"""Movements in nats to aim for: the last one only if no smaller one repeats itself, as it is less linear."""
 FACTOR = 3.0
-"""How far a movement may be from the aim, either way."""
+"""How far a movement may be from an aim, either way."""
 LEAST, MOST = 1e-5, 1.0
 """Movements in nats that are taken for none, and for a step that was not the one asked for."""
 SPOILED = 0.3
@@ -103,6 +103,8 @@ class Verdict:
     """Whether weights arrive with more digits than bfloat16 has."""
     clips: bool = True
     """Whether gradients are clipped to the norm that an update asks for."""
+    left_over: bool = False
+    """Whether a fresh adapter held gradients of another one, which its first update has used up."""
 
 
 @dataclass
@@ -139,7 +141,8 @@ class Probe:
             largest <= LEAST + 10 * np.abs(still).max(),
             f"logprobs move by {largest:.2g} nats, 0 expected",
         ):
-            return Verdict("an update without gradients moves a fresh adapter: it kept those of another one")
+            kept = "an update without gradients moves a fresh adapter: it kept those of another one"
+            return Verdict(kept, left_over=True)
         base = self.calibrate()
         if not self.note(
             "sign", float(base @ PREFIX_WEIGHTS) > 0, f"tokens gain {base.max():.2g} nats a step"
@@ -187,7 +190,7 @@ class Probe:
         )
 
     def calibrate(self) -> np.ndarray:
-        """Find the smallest step that repeats itself.
+        """Find a small step that repeats itself.
 
         Returns:
             The movement by `BASE`, `[LONG]`.
@@ -195,20 +198,19 @@ class Probe:
         Raises:
             CannotMeasureError: there is none.
         """
-        aims = iter(AIMS)
-        aim = next(aims)
+        aim = AIMS[0]
         for _ in range(CALIBRATIONS):
             first, second = self.moved([(BASE, descent_step(self.rate))] * 2)
             size = float(np.abs(second).max())
             if not np.isfinite(size) or size > MOST:
                 raise CannotMeasureError("a small step moves the adapter far")
-            if aim / FACTOR <= size <= FACTOR * aim:
+            if aim / FACTOR <= size <= FACTOR * max(aim, AIMS[1]):
                 differing = float(np.linalg.norm(first - second) / np.linalg.norm(second))
                 if differing <= (REPEATS if aim < AIMS[-1] else 5 * REPEATS):
                     self.tolerance = max(TOLERANCE, 3 * differing)
                     base: np.ndarray = (first + second) / 2
                     return base
-                aim = next(aims, AIMS[-1])
+                aim = next((larger for larger in AIMS if larger > FACTOR * size), AIMS[-1])
             self.rate *= aim / size if size > LEAST else 100.0
         raise CannotMeasureError("no step of an update repeats itself")
 

@@ -44,6 +44,11 @@ class ServerDescription:
         return self.adapter_options is not None and "train_unembed" not in self.adapter_options
 
     @property
+    def divides_by_weights(self) -> bool:
+        """Whether its `cross_entropy` divides a text's gradient by the sum of the text's weights."""
+        return self.title == SKYRL
+
+    @property
     def forgets_states(self) -> bool:
         """Whether saved states are lost when their adapter is given up."""
         return self.title == TUFT

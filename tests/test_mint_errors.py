@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from pydantic import SecretStr
 
 from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
@@ -450,6 +451,48 @@ def test_an_update_without_gradients_is_in_doubt_until_they_are_awaited(
     else:
         with pytest.raises(ServiceError, match="updated the adapter before it took up the gradients"):
             update.result()
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_known_gradients_need_no_logprobs_first(
+    small_service: SmallService, client: MintTrainingClient, proved: bool
+) -> None:
+    """The loss is computed when the answer is there, once; a form that is not proved takes both requests."""
+    client.takes_known_gradients = proved
+    logprobs = {"data": [-0.5, -1.5], "dtype": "float32", "shape": [2]}
+    passed = {"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": logprobs}], "metrics": {}}
+    for name in ("forward", "forward_backward"):
+        small_service.instead[name] = [(200, {"request_id": name})]
+        small_service.instead[f"result of {name}"] = [(200, passed)]
+    computed: list[float] = []
+
+    def half_sum(_: object, logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        value = 0.5 * logprobs[0].sum()
+        computed.append(float(value.detach()))
+        return value, {"loss": computed[-1]}
+
+    known = [torch.tensor([0.5, 0.5])]
+    backward = client.forward_backward_custom([build_datum([1, 2], [3], None)], half_sum, known)
+    assert computed == ([] if proved else [-1.0])
+    for _ in range(2):
+        assert backward.result().metrics["loss"] == -1.0
+    assert computed == [-1.0]
+    assert small_service.requests["forward"] == (not proved)
+    assert small_service.requests["forward_backward"] == 1
+
+
+def test_bad_logprobs_that_come_with_gradients_are_noticed(
+    small_service: SmallService, client: MintTrainingClient
+) -> None:
+    client.takes_known_gradients = True
+    logprobs = {"data": [-0.5], "dtype": "float32", "shape": [1]}
+    passed = {"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": logprobs}], "metrics": {}}
+    small_service.instead["forward_backward"] = [(200, {"request_id": "forward_backward"})]
+    small_service.instead["result of forward_backward"] = [(200, passed)]
+    datum, known = build_datum([1, 2], [3], None), [torch.tensor([0.5, 0.5])]
+    backward = client.forward_backward_custom([datum], lambda *_: pytest.fail("the loss was called"), known)
+    with pytest.raises(BackendError, match="answered with 1 logprobs for the 2 target tokens of datum 1"):
+        backward.result()
 
 
 def test_a_missing_route_names_the_sdk(small_service: SmallService, client: MintTrainingClient) -> None:

@@ -9,7 +9,7 @@ Under pytest::
     def test_conformance(check):
         check()
 
-A plugin may have traits that a check must know: a module states them as constants, a function by
+A plugin may have traits that a check or a backend must know: a module states them as constants, a function by
 `@loss(traits={...})`:
 
 - `ORDER_MATTERS = True`: the loss of a batch depends on the order of its groups;
@@ -17,9 +17,12 @@ A plugin may have traits that a check must know: a module states them as constan
   gradient is zero;
 - `STOPS_GRADIENT = True`: a part of the loss that depends on trained logprobs (a weight, a baseline) is held
   constant, so that finite differences do not give its gradient;
-- `DATUMS_MAY_REPEAT = True`: two datums of a group may be equal, as samples of one prompt may.
+- `DATUMS_MAY_REPEAT = True`: two datums of a group may be equal, as samples of one prompt may;
+- `LINEAR = True`: the loss is linear in the logprobs, so that its gradient is the same whatever they are, and
+  it keeps no state. Then a step takes one pass over the model where it takes two otherwise.
 
-A trait may be a function of the options, and holds for the losses that extend the plugin.
+A trait may be a function of the options, and holds for the losses that extend the plugin. `LINEAR` holds only
+for those that inherit `compute_loss` too.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from functools import cached_property, partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from mint_train.conformance import data_checks, math_checks, weight_checks
+from mint_train.conformance import data_checks, linear_checks, math_checks, weight_checks
 from mint_train.conformance.by_hand import make_batch, make_group, make_logprobs
 from mint_train.conformance.judge_checks import BUNDLED, JUDGE_CHECKS, JudgeMaterial, candidates_of
 from mint_train.conformance.material import ConformanceError, Material
@@ -69,6 +72,7 @@ CHECKS: Mapping[str, Callable[[Material], str]] = {
     "float32 stays finite at margins of 1e4": math_checks.float32_stays_finite,
     "the order of groups does not matter": math_checks.order_of_groups_does_not_matter,
     "weights of rows count as rows do": weight_checks.weights_count_as_rows,
+    "a loss called linear is linear": linear_checks.linear_as_it_says,
     "an evaluation changes nothing": math_checks.evaluation_changes_nothing,
     "metrics are plain finite floats": math_checks.metrics_are_plain,
     "the described metrics are computed": math_checks.described_metrics_are_computed,

@@ -131,6 +131,39 @@ def test_traits_are_believed_and_inherited() -> None:
     assert failures(alone) == {}
 
 
+def scores_kept(batch, logprobs, state):
+    state["steps"] = 1.0
+    return -batch.mean(sequence_logprobs(logprobs, batch)[::2])
+
+
+def squared(batch, logprobs):
+    return batch.mean(sequence_logprobs(logprobs, batch)[::2].square())
+
+
+def alone(batch, logprobs):
+    return -batch.mean(sequence_logprobs(logprobs, batch)[::2])
+
+
+@pytest.mark.parametrize(
+    ("function", "says_so", "passed", "detail"),
+    [
+        (squared, True, False, "with the logprobs: leave the trait LINEAR out"),
+        (scores_kept, True, False, "it keeps steps as state"),
+        (alone, True, True, "one gradient at 5 sets of logprobs"),
+        (alone, False, True, "with the trait LINEAR a step takes one pass"),
+        (scores_kept, False, True, "does not say that it is linear"),
+        (squared, False, True, "does not say that it is linear"),
+    ],
+)
+def test_a_loss_that_calls_itself_linear_is_tried(
+    function: Callable[..., Any], says_so: bool, passed: bool, detail: str
+) -> None:
+    made = loss(extends="dpo", traits={"LINEAR": says_so})(function)
+    (check,) = [one for one in conformance_checks(made) if str(one) == "a loss called linear is linear"]
+    result = check.result()
+    assert (result.passed, detail in result.detail) == (passed, True), result
+
+
 def test_an_unknown_trait_is_refused() -> None:
     with pytest.raises(PluginError, match='no trait is called "ORDER_MATERS"; did you mean "ORDER_MATTERS"'):
         loss(extends="dpo", traits={"ORDER_MATERS": True})(left_out)

@@ -31,7 +31,7 @@ def test_it_is_listed(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_passes_the_check(installed: Path, tmp_path: Path, warm_python: str) -> None:
-    assert "All 18 checks passed." in mint_train(installed, tmp_path, "check", NAME, python=warm_python)
+    assert "All 19 checks passed." in mint_train(installed, tmp_path, "check", NAME, python=warm_python)
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_its_own_tests_pass(installed: Path, tmp_path: Path, warm_python: str) -
     command = [warm_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     done = run(*command, folder=tmp_path, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stdout
-    assert "19 passed" in done.stdout
+    assert "20 passed" in done.stdout
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ def detached(batch, logprobs, options):
     return batch.mean(bradley_terry(options.beta * margins)), pairs.metrics()
 '''
 
+LINEAR_STEPS = 3
 HELPERS = [str(folder) for folder in Path(__file__).parents[:2]]
 """Where a process of its own finds the helpers of these tests."""
 
@@ -232,6 +233,24 @@ def test_losses_of_the_server_have_the_gradients_of_ours(
     for name, (size, difference) in found.items():
         assert size > 1, name
         assert difference < 1e-3, name
+
+
+def test_a_linear_loss_takes_one_request(
+    start: str, python: str, folder: Path, variables: dict[str, str]
+) -> None:
+    """Where gradients are sent as cross_entropy, one request gives the figures of two."""
+    call = f"one_request.main({start!r}, {LINEAR_STEPS})"
+    code = f"import sys; sys.path += {HELPERS}; import one_request; {call}"
+    done = run_process([python, "-c", code], folder, variables)
+    assert done.returncode == 0, done.stderr
+    needed = 0 if start.startswith("tuft") else LINEAR_STEPS  # importance_sampling takes the logprobs
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        form: {"forward": forwards, "forward_backward": LINEAR_STEPS}
+        for form, forwards in (("two", LINEAR_STEPS), ("one", needed))
+    }
+    two, one = (metrics(folder / f"sft-{form}") for form in ("two", "one"))
+    for before, after in zip(two, one, strict=True):
+        assert after["metrics"] == pytest.approx(before["metrics"], rel=1e-6, abs=1e-6)
 
 
 def test_the_kit_trusts_the_server(run: Cli) -> None:

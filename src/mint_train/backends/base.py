@@ -148,6 +148,8 @@ class TrainingClient(Protocol):
     """One adapter in training. Requests take effect in the order in which they are submitted."""
 
     gradients: Gradients
+    takes_known_gradients: bool
+    """Whether a loss whose gradients are known before its logprobs takes one pass; else they are no use."""
 
     @property
     def window(self) -> int | None:
@@ -177,12 +179,17 @@ class TrainingClient(Protocol):
         self,
         data: list[Datum],
         loss_fn: Callable[[list[Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]],
+        gradients: Sequence[torch.Tensor] | None = None,
     ) -> Future[types.ForwardBackwardOutput]:
         """Compute a loss of the logprobs on the client and add its gradients to the adapter's.
 
         `loss_fn` gets the datums and, per datum, float32 logprobs `[target tokens]` requiring grad. Behind
         them follows, name by name, what `give_vocabulary` asked for, as a tensor per datum too. What it
         raises is raised here, and nothing is added.
+
+        `gradients`, one per tensor that `loss_fn` gets, are the loss's where they do not depend on the
+        logprobs. With them one pass over the model is enough: `loss_fn` gets the logprobs of the pass that
+        adds the gradients. On a service it is called, and raises, when the result is awaited.
         """
         ...
 

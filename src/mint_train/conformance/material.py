@@ -18,7 +18,6 @@ from mint_train.batches.groups import Group
 from mint_train.batches.vocabulary import QUANTITIES
 from mint_train.errors import RowError, Source
 from mint_train.losses.loss import Loss
-from mint_train.losses.term import Term
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.readers import read_rows
 from mint_train.rows.row import Row
@@ -154,9 +153,7 @@ class Material:
     def trained(self) -> list[torch.Tensor]:
         """Per datum, which of its target tokens the loss trains, bool; see UNTRAINED_DATUMS."""
         # a sum trains what any of its terms trains
-        untrained = set.intersection(
-            *(set(trait(term, "UNTRAINED_DATUMS") or ()) for term in self.loss.terms)
-        )
+        untrained = set.intersection(*(set(term.trait("UNTRAINED_DATUMS") or ()) for term in self.loss.terms))
         return [
             torch.from_numpy(weights != 0) & (position not in untrained)
             for group in self.groups
@@ -165,7 +162,7 @@ class Material:
 
     def has_trait(self, name: str) -> bool:
         """Return whether any term of the loss has a trait."""
-        return any(trait(term, name) for term in self.loss.terms)
+        return any(term.trait(name) for term in self.loss.terms)
 
     def describe_datum(self, number: int) -> str:
         """Name a datum of the batch by its group's row and its position in the group."""
@@ -174,15 +171,6 @@ class Material:
                 return f"datum {number} of the group at {group.source}"
             number -= len(group.datums)
         return f"datum {number}"
-
-
-def trait(term: Term, name: str) -> Any:
-    """Look up a trait of a term's plugin, or of one that it extends; a function gets the options."""
-    for link in reversed(term.chain):
-        value = getattr(link.plugin, name, None)
-        if value is not None:
-            return value(term.options) if callable(value) else value
-    return None
 
 
 def in_dtype(group: Group, dtype: torch.dtype) -> Group:

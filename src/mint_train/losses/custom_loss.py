@@ -11,9 +11,12 @@ import torch
 from mint_train.batches.batch import Batch
 from mint_train.batches.logprobs import PackedLogprobs
 from mint_train.errors import LossError
-from mint_train.losses.guard import check_gradients, check_logprobs, check_state
+from mint_train.losses.guard import check_gradients, check_linear, check_logprobs, check_state
 from mint_train.losses.loss import Loss
 from mint_train.sdk import Datum
+
+TRIAL_LOGPROB = -1.0
+"""What every logprob is where a linear loss is differentiated before the real ones are known, in nats."""
 
 
 class CustomLoss:
@@ -29,6 +32,30 @@ class CustomLoss:
         whole = len(batches) == 1
         self.step = batches[0] if whole else Batch([group for batch in batches for group in batch.groups])
         self.metrics: dict[str, float] = {}
+        self.known: list[torch.Tensor] | None = None
+        """The gradients that the backend was given ahead of the logprobs, if it was."""
+
+    def known_gradients(self) -> list[torch.Tensor] | None:
+        """Return the gradients that the loss has whatever the logprobs are, or None if it has no such.
+
+        They are those of a loss that is linear in the logprobs and keeps no state. With them a backend can
+        differentiate the model in the same pass that computes the logprobs. The call with these logprobs
+        then checks that the gradients are the same.
+
+        Returns:
+            A float32 tensor for each of the logprobs that the loss is called with.
+        """
+        if not self.loss.is_linear or self.state:
+            return None
+        trial = CustomLoss(self.loss, self.batches, {})
+        lengths = self.step.lengths.tolist() * (1 + len(self.loss.vocabulary))
+        try:
+            logprobs = [torch.full((length,), TRIAL_LOGPROB, requires_grad=True) for length in lengths]
+            _, gradients = trial.differentiate(logprobs)
+        except LossError:  # with the real logprobs it either works or says what is wrong
+            return None
+        self.known = None if trial.state else gradients
+        return self.known
 
     def __call__(
         self,
@@ -41,6 +68,18 @@ class CustomLoss:
             data: the datums of the step.
             logprobs: float32 `[target tokens]` per datum. Behind them follows, name by name, what the loss
                 needs of the vocabulary, as a tensor per datum too.
+
+        Raises:
+            LossError: the value, a metric or a gradient is detached or not finite; or the gradients are not
+                those that the backend was given ahead.
+        """
+        value, gradients = self.differentiate(logprobs)
+        if self.known is not None:
+            check_linear(self.loss.name, self.known, gradients, self.state)
+        return with_gradients(value, gradients, logprobs), self.metrics
+
+    def differentiate(self, logprobs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Compute the loss, its gradients by the logprobs, and its metrics.
 
         Raises:
             LossError: the value, a metric or a gradient is detached or not finite.
@@ -64,8 +103,8 @@ class CustomLoss:
             metrics.append(of_batch)
         value = torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum()
         self.metrics = mean_metrics(metrics, shares)
-        present = check_gradients(self.loss.name, self.step, differentiated(self.loss.name, value, packed))
-        return with_gradients(value, present, logprobs), self.metrics
+        found = differentiated(self.loss.name, value, packed)
+        return value, check_gradients(self.loss.name, self.step, found)
 
 
 def differentiated(

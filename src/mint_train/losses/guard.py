@@ -13,6 +13,8 @@ from mint_train.batches.batch import Batch
 from mint_train.errors import LossError
 from mint_train.plugins.returned import shown
 
+ROUNDING = 1e-5
+"""How far two float32 gradients of a linear loss may be apart, relative to the largest."""
 RESERVED = frozenset({"step"})
 """Names that no metric can have: files and trackers use them for something else."""
 
@@ -159,6 +161,30 @@ def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | 
             if not torch.isfinite(gradient).all():
                 raise LossError(f'the gradient of the loss "{loss}" is not finite at {source}')
     return present
+
+
+def check_linear(
+    loss: str, known: Sequence[torch.Tensor], found: Sequence[torch.Tensor], state: Mapping[str, float]
+) -> None:
+    """Refuse a loss that calls itself linear in the logprobs, and is not.
+
+    Args:
+        loss: the loss's name.
+        known: its gradients with other logprobs, which the model was differentiated with.
+        found: its gradients with the real logprobs.
+        state: what it keeps now; it kept nothing before.
+
+    Raises:
+        LossError: the gradients differ by more than rounding, or the loss has begun to keep a state.
+    """
+    given, real = (torch.cat([gradient.flatten() for gradient in one]) for one in (known, found))
+    problem = ""
+    if state:
+        problem = f"keeps {', '.join(state)} as state"
+    elif not torch.allclose(given, real, rtol=ROUNDING, atol=ROUNDING * float(real.abs().max())):
+        problem = "its gradient changes with the logprobs"
+    if problem:
+        raise LossError(f'the loss "{loss}" has the trait LINEAR, but {problem}: leave the trait out')
 
 
 def all_finite(tensors: Sequence[torch.Tensor]) -> bool:

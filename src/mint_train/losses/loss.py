@@ -81,6 +81,11 @@ class Loss:
         return next(iter(needed), None)
 
     @property
+    def is_linear(self) -> bool:
+        """Whether all terms are linear in the logprobs, so that their gradients do not depend on these."""
+        return all(term.is_linear for term in self.terms)
+
+    @property
     def vocabulary(self) -> tuple[str, ...]:
         """What the terms together need of the whole distribution at each token, sorted."""
         return tuple(sorted(frozenset().union(*(term.vocabulary for term in self.terms))))

@@ -63,6 +63,31 @@ class Term:
         """What the term needs of the whole distribution at each token, with its options."""
         return frozenset(self.hook.vocabulary(options=self.options) or ())
 
+    def trait(self, name: str, bases: int = 0) -> Any:
+        """Look up a trait of the term's plugin, or of one that it extends; a function gets the options.
+
+        Args:
+            name: the trait.
+            bases: this many plugins at the base of the chain are not asked.
+
+        Raises:
+            PluginError: the function raised.
+        """
+        for link in reversed(self.chain[bases:]):
+            value = getattr(link.plugin, name, None)
+            if value is not None:
+                try:
+                    return value(self.options) if callable(value) else value
+                except Exception as error:
+                    file = file_of(link.plugin)
+                    raise PluginError(f'the loss "{link.name}" {failure(name, error, file)}') from error
+        return None
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether the loss is linear in the logprobs; a plugin that replaces the computation says so anew."""
+        return bool(self.trait("LINEAR", self.depth("compute_loss")))
+
     @property
     def metrics(self) -> dict[str, Metric]:
         """The chain's descriptions of metrics, by name; the most derived plugin's counts."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mint_train.run_folder.metric import Metric
 
 COMPUTE_ARGUMENTS = tuple(inspect.signature(LossSpec.compute_loss).parameters)[1:]
-TRAITS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT", "DATUMS_MAY_REPEAT")
-"""What a plugin may say of itself to the conformance kit; `mint_train.testing` explains each."""
+TRAITS = ("ORDER_MATTERS", "UNTRAINED_DATUMS", "STOPS_GRADIENT", "DATUMS_MAY_REPEAT", "LINEAR")
+"""What a plugin may say of itself; `mint_train.testing` explains each."""
 
 
 class FunctionLoss:
@@ -103,7 +103,7 @@ def loss(
         metrics: what its own metrics are; those of the loss that it extends are described already.
         vocabulary: what it needs of the whole distribution at each token, such as `("entropy",)`, or a
             function of its options.
-        traits: what the conformance kit must know of it, such as `{"STOPS_GRADIENT": True}`.
+        traits: what it says of itself, such as `{"STOPS_GRADIENT": True}`; `mint_train.testing` lists them.
 
     Raises:
         PluginError: the function has an argument that a loss cannot have, or a trait is unknown.

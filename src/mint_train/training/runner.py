@@ -160,7 +160,10 @@ class Runner:
         return self.watcher.watch(self.client, step)
 
     def submit(self, step: int) -> None:
-        """Submit one optimiser step: loss, gradients, update. It blocks once, on the policy's logprobs."""
+        """Submit one optimiser step: loss, gradients, update.
+
+        It blocks once, on the policy's logprobs, unless the loss's gradients do not depend on them.
+        """
         batches = self.batches(step)
         params = adam_params(self.run.settings, self.steps, step)
         state = dict(self.in_flight[-1].custom_loss.state if self.in_flight else self.loss_state)
@@ -169,8 +172,10 @@ class Runner:
             for batch in batches:
                 self.run.loss.check_batch(batch)
             tokens = int(custom_loss.step.lengths.sum())
-            self.counts.add("forward", tokens, step)
-            backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss)
+            known = custom_loss.known_gradients() if self.client.takes_known_gradients else None
+            if known is None:
+                self.counts.add("forward", tokens, step)
+            backward = self.client.forward_backward_custom(custom_loss.step.data, custom_loss, known)
             self.counts.add("backward", tokens, step)
             if self.pipelining is None:
                 backward.result()  # waiting for it on every step would cost a cycle of the service

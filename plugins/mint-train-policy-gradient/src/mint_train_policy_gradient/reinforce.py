@@ -69,6 +69,14 @@ class RolloutOptions(Options):
         return self
 
 
+def is_linear(options: RolloutOptions) -> bool:
+    """Return whether REINFORCE is linear in the logprobs: the KL is not."""
+    return not options.kl
+
+
+LINEAR = is_linear
+
+
 @hookimpl
 def loss_options() -> type[RolloutOptions]:
     """Return the options of REINFORCE."""

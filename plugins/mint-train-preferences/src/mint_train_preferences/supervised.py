@@ -28,7 +28,7 @@ class ASFTOptions(ReferenceOptions):
     alpha: float = Field(default=0.1, ge=0, description="Weight of the KL to the reference.")
 
 
-@loss(extends="dpo", options=Options, traits={"UNTRAINED_DATUMS": (1,)})
+@loss(extends="dpo", options=Options, traits={"UNTRAINED_DATUMS": (1,), "LINEAR": True})
 def sft(batch: Batch, logprobs: Logprobs) -> LossAndMetrics:
     """SFT: the mean NLL of the chosen completions' tokens.
 

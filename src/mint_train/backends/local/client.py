@@ -36,6 +36,7 @@ class LocalTrainingClient:
     """Trains one LoRA adapter in this process; `backends.base.TrainingClient` describes the calls."""
 
     gradients = Gradients("exact")
+    takes_known_gradients = True
 
     def __init__(
         self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, engine: Engine, folder: Path
@@ -79,6 +80,7 @@ class LocalTrainingClient:
         self,
         data: list[Datum],
         loss_fn: Callable[[list[Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]],
+        gradients: Sequence[torch.Tensor] | None = None,
     ) -> Future[types.ForwardBackwardOutput]:
         """Compute a custom loss and add its gradients to the adapter's."""
         kept: list[torch.Tensor] = []
@@ -97,7 +99,7 @@ class LocalTrainingClient:
 
         sequences = token_sequences(data, self.limits)
         with model_errors(passed_on=from_loss):
-            self.engine.forward_backward(sequences, loss_of, self.vocabulary)
+            self.engine.forward_backward(sequences, loss_of, self.vocabulary, gradients)
         return completed(forward_output(self.by_name(kept, len(sequences)), metrics))
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:

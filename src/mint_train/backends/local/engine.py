@@ -17,8 +17,9 @@ from mint_train.backends.local.memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
+from mint_train.backends.local.packed_values import flat_gradients, spread_all
 from mint_train.backends.local.packing import MIN_SHARED_TOKENS, Pack, TokenSequence, plan_packs
-from mint_train.backends.local.scoring import Scorer, ScoringMode, spread
+from mint_train.backends.local.scoring import Scorer, ScoringMode
 from mint_train.batches.vocabulary import QUANTITIES
 
 __all__ = ["Engine", "OutOfMemoryError", "TokenSequence"]
@@ -46,7 +47,8 @@ class Engine:
             Its dropout is switched off, because two passes over one batch must agree.
         max_tokens_in_flight: most tokens whose activations are held at once; by default what half of
             the free memory holds. A batch within this budget costs one forward and one backward. A larger
-            one costs a second forward (GradCache, arXiv 2101.06983) and gives the same gradients.
+            one costs a second forward (GradCache, arXiv 2101.06983) and gives the same gradients; not so
+            where the loss's gradients are known before its logprobs.
         dtype: convert the frozen weights to this dtype; None leaves them. The adapter keeps its own.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third more time.
         rows_per_pack: most tokens of one forward call; by default it depends on the device.
@@ -120,6 +122,7 @@ class Engine:
         sequences: Sequence[TokenSequence],
         loss_fn: LossFunction,
         vocabulary: Sequence[str] = (),
+        known: Sequence[torch.Tensor] | None = None,
     ) -> None:
         """Add the gradient of a loss of the whole batch to the adapter's ``.grad``.
 
@@ -129,11 +132,27 @@ class Engine:
                 returns a scalar, which need not be a sum over sequences. If it raises, the error is
                 raised here, and no gradient has changed.
             vocabulary: quantities of the whole distribution, as `forward` takes them.
+            known: the gradients of `loss_fn` by what it is called with, where they are known before. Then
+                its own are not computed, and the activations of one pack at a time are held.
 
         Raises:
             OutOfMemoryError: not even half the token budget fits into memory; no gradient has changed.
         """
         batch = list(sequences)
+        if known is not None:
+            gradients, found = self._within_memory(
+                lambda budget: self._known_gradients(batch, known, budget, vocabulary)
+            )
+            loss_fn([values.requires_grad_() for values in found])
+        else:
+            gradients = self._gradients_of(batch, loss_fn, vocabulary)
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def _gradients_of(
+        self, sequences: list[TokenSequence], loss_fn: LossFunction, vocabulary: Sequence[str]
+    ) -> list[torch.Tensor | None]:
         logprob_grads: list[torch.Tensor] = []
 
         def grads_of(logprobs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -144,10 +163,7 @@ class Engine:
                 logprob_grads.extend(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
             return logprob_grads
 
-        gradients = self._within_memory(lambda budget: self._gradients(batch, grads_of, budget, vocabulary))
-        for parameter, gradient in zip(self.trained, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return self._within_memory(lambda budget: self._gradients(sequences, grads_of, budget, vocabulary))
 
     def _forward(
         self, sequences: list[TokenSequence], budget: int, adapter: bool, vocabulary: Sequence[str]
@@ -192,17 +208,35 @@ class Engine:
         with self._scorer.ready():
             with torch.set_grad_enabled(one_pass):
                 scored = [self._score(pack, vocabulary) for pack in packs]
-            kinds = 1 + len(vocabulary)
-            grads = grads_of(spread_all(packs, scored, sequences, kinds))
-            by_kind = [grads[kind * len(sequences) : (kind + 1) * len(sequences)] for kind in range(kinds)]
+            grads = grads_of(spread_all(packs, scored, sequences, 1 + len(vocabulary)))
             total: list[torch.Tensor | None] = [None] * len(self.trained)
             for index in range(len(packs)):
                 flats = scored[index] if one_pass else self._score(packs[index], vocabulary)
-                self._add_pack(total, flats, [_flat_grads(packs[index], own) for own in by_kind])
+                self._add_pack(total, flats, flat_gradients(packs[index], grads, len(sequences)))
                 # Drop the graph, and with it the pack's activations.
                 del flats
                 scored[index] = ()
         return total
+
+    def _known_gradients(
+        self,
+        sequences: list[TokenSequence],
+        known: Sequence[torch.Tensor],
+        budget: int,
+        vocabulary: Sequence[str],
+    ) -> tuple[list[torch.Tensor | None], list[torch.Tensor]]:
+        """Return the adapter's gradients, and what `forward` returns, from one pass over each pack."""
+        packs = self._plan(sequences, budget)
+        total: list[torch.Tensor | None] = [None] * len(self.trained)
+        scored = []
+        with self._scorer.ready(), torch.enable_grad():
+            for pack in packs:
+                flats = self._score(pack, vocabulary)
+                self._add_pack(total, flats, flat_gradients(pack, known, len(sequences)))
+                scored.append([flat.detach() for flat in flats])
+                # Drop the graph, and with it the pack's activations.
+                del flats
+        return total, spread_all(packs, scored, sequences, 1 + len(vocabulary))
 
     def _add_pack(
         self, total: list[torch.Tensor | None], flats: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]
@@ -270,24 +304,6 @@ def _flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-def spread_all(
-    packs: list[Pack],
-    scored: Sequence[Sequence[torch.Tensor]],
-    sequences: list[TokenSequence],
-    kinds: int,
-) -> list[torch.Tensor]:
-    """Turn what was computed per pack into tensors per sequence: the logprobs, then each other kind."""
-    found: list[torch.Tensor] = []
-    for kind in range(kinds):
-        found += spread(packs, [flats[kind].detach() for flats in scored], sequences)
-    return found
-
-
-def _flat_grads(pack: Pack, grads: list[torch.Tensor]) -> torch.Tensor:
-    """Return the loss's derivative with respect to the pack's lookups, float32 ``[lookups]``."""
-    return torch.cat([grads[member.index][member.positions] for member in pack.members])
 
 
 def _convert_frozen(model: nn.Module, dtype: torch.dtype) -> None:

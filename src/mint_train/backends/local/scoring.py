@@ -23,6 +23,7 @@ from mint_train.backends.local.attention import ATTENTION_NAME
 from mint_train.backends.local.logprobs import Head, precise, target_logprobs
 from mint_train.backends.local.lora_forward import fused_lora, plain_lora
 from mint_train.backends.local.norm_and_mlp import Forward, lean_forwards
+from mint_train.backends.local.packed_values import spread
 from mint_train.backends.local.packing import Pack, TokenSequence, plan_packs
 from mint_train.backends.local.vocabulary import States, values_of_logits, vocabulary_values
 
@@ -216,18 +217,6 @@ def _replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     finally:
         for module in forwards:
             module.__dict__.pop("forward", None)
-
-
-def spread(packs: list[Pack], flat: list[torch.Tensor], sequences: list[TokenSequence]) -> list[torch.Tensor]:
-    """Turn numbers per pack into numbers per sequence: ``[length]``, 0.0 outside the loss mask."""
-    dtype = flat[0].dtype if flat else torch.float32
-    results = [torch.zeros(len(sequence.input_tokens), dtype=dtype) for sequence in sequences]
-    for pack, values in zip(packs, flat, strict=True):
-        on_host = values.cpu()
-        for member in pack.members:
-            share = on_host[member.offset : member.offset + len(member.positions)]
-            results[member.index][member.positions] = share
-    return results
 
 
 def _reach_beyond_probe(config: PretrainedConfig) -> str:

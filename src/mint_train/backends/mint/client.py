@@ -15,11 +15,11 @@ import httpx
 import torch
 
 from mint_train.backends.base import Gradients, Sampler
-from mint_train.backends.mint.gradient_form import CROSS_ENTROPY
+from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, have_a_norm
 from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.gradient_probe import was_without_gradients
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
-from mint_train.backends.mint.logprobs import logprobs_problem
+from mint_train.backends.mint.logprobs import logprob_leaves, logprobs_problem
 from mint_train.backends.mint.service import API, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.backends.mint.waiting import in_thread
@@ -37,9 +37,6 @@ PAUSE_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 LEAVE_TRIES = 4
 DELETE_SECONDS = 30.0
-
-VANISHING = 1e-12
-"""The derivative by a logprob up to which a service may round the norm to 0, as where a loss is saturated."""
 
 
 class MintTrainingClient:
@@ -59,6 +56,8 @@ class MintTrainingClient:
         """
         self.session, self.settings, self.warn = session, settings, warn
         self.form = proof.form
+        # a proof has also read the logprobs that come with gradients, with weights and without
+        self.takes_known_gradients = proof.proved and proof.form.loss_fn == CROSS_ENTROPY
         self.gradients = Gradients(proof.form_name, proof.note, proof.clips, session.layers_note(settings))
         self.service_client, self.service = session.client, session.service
         self.client = session.create_adapter(settings)
@@ -102,14 +101,11 @@ class MintTrainingClient:
 
     def forward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Submit a forward without gradients."""
-        counts = [len(datum.loss_fn_inputs["target_tokens"].data) for datum in data]
-
-        def check(answer: types.ForwardBackwardOutput) -> None:
-            problem = logprobs_problem(answer, counts)
-            if problem is not None:
-                raise BackendError(f"the service at {self.service.url} {problem}")
-
-        return self._submit("compute logprobs", lambda: self.client.forward(data, loss_fn), check=check)  # type: ignore[arg-type]
+        return self._submit(
+            "compute logprobs",
+            lambda: self.client.forward(data, loss_fn),  # type: ignore[arg-type]
+            check=lambda answer: self._check_logprobs(answer, data),
+        )
 
     def forward_backward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Submit a forward and backward of one of the service's own losses."""
@@ -119,26 +115,41 @@ class MintTrainingClient:
         self,
         data: list[Datum],
         loss_fn: Callable[[list[Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]],
+        gradients: Sequence[torch.Tensor] | None = None,
     ) -> ServiceFuture[types.ForwardBackwardOutput]:
-        """Wait for the logprobs, compute the loss here, and submit its gradients."""
+        """Wait for the logprobs, compute the loss here, and submit its gradients; known ones at once."""
         if self.form.divided and self.awaits_update:
             # the service would divide the gradients sent before by all datums of the update
             raise BackendError("with importance_sampling, one request for gradients fits into an update")
-        outputs = self.forward(data, CROSS_ENTROPY).result().loss_fn_outputs
-        logprobs = [output["logprobs"].to_torch().float() for output in outputs]
-        leaves = [logprob.clone().requires_grad_() for logprob in logprobs]
+        if gradients is not None and self.takes_known_gradients:
+            computed: dict[str, float] = {}
+
+            def compute(answer: types.ForwardBackwardOutput) -> None:
+                if not computed:  # a result may be awaited twice
+                    self._check_logprobs(answer, data)
+                    computed.update(loss_fn(data, logprob_leaves(answer))[1])
+                answer.metrics.update(computed)
+
+            return replace(self._send(data, gradients, gradients), check=compute)
+        leaves = logprob_leaves(self.forward(data, CROSS_ENTROPY).result())
         loss, metrics = loss_fn(data, leaves)
         loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [leaf.grad for leaf in leaves]
-        missing = sum(gradient is None for gradient in gradients)
-        if missing:
+        found = [leaf.grad for leaf in leaves if leaf.grad is not None]
+        if missing := len(leaves) - len(found):
             raise BackendError(f"the loss does not depend on the logprobs of {missing} datums")
-        known = [gradient.numpy() for gradient in gradients if gradient is not None]
-        sent = self.form.data(data, known, [logprob.numpy() for logprob in logprobs], len(data))
+        future = self._send(data, found, leaves)
+        return replace(future, check=lambda answer: answer.metrics.update(metrics))
+
+    def _send(
+        self, data: list[Datum], gradients: Sequence[torch.Tensor], logprobs: Sequence[torch.Tensor]
+    ) -> ServiceFuture[types.ForwardBackwardOutput]:
+        """Submit the gradients of a loss by the logprobs."""
+        arrays = [gradient.numpy() for gradient in gradients]
+        sent = self.form.data(data, arrays, [logprob.detach().numpy() for logprob in logprobs], len(data))
         future = self.forward_backward(sent, self.form.loss_fn)
         self.awaits_update = True
-        self.gradients_sent |= any(bool((abs(gradient) > VANISHING).any()) for gradient in known)
-        return replace(future, check=lambda answer: answer.metrics.update(metrics))
+        self.gradients_sent |= have_a_norm(arrays)
+        return future
 
     def optim_step(self, adam_params: types.AdamParams) -> ServiceFuture[types.OptimStepResponse]:
         """Submit an update; its result raises a `ServiceError` if it came before the gradients."""
@@ -283,6 +294,12 @@ class MintTrainingClient:
         self.used = True
         with self.service.translated(doing, running=running):
             return ServiceFuture(self._run(call().result_async()), self.service, doing, running, check)
+
+    def _check_logprobs(self, answer: types.ForwardBackwardOutput, data: list[Datum]) -> None:
+        counts = [len(datum.loss_fn_inputs["target_tokens"].data) for datum in data]
+        problem = logprobs_problem(answer, counts)
+        if problem is not None:
+            raise BackendError(f"the service at {self.service.url} {problem}")
 
     def _check_path(self, answer: types.SaveWeightsResponse | types.SaveWeightsForSamplerResponse) -> None:
         if not ON_A_SERVICE.fullmatch(str(answer.path)):

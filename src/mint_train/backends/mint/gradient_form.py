@@ -13,6 +13,9 @@ from mint_train.sdk import Datum, types
 CROSS_ENTROPY: Literal["cross_entropy"] = "cross_entropy"
 IMPORTANCE_SAMPLING: Literal["importance_sampling"] = "importance_sampling"
 
+VANISHING = 1e-12
+"""The derivative by a logprob up to which a service may round the norm to 0, as where a loss is saturated."""
+
 
 @dataclass(frozen=True, slots=True)
 class GradientForm:
@@ -52,6 +55,11 @@ class GradientForm:
                 inputs |= {"advantages": tensor(-gradient * scale), "logprobs": tensor(logprob)}
             built.append(Datum(model_input=datum.model_input, loss_fn_inputs=inputs))
         return built
+
+
+def have_a_norm(gradients: Sequence[np.ndarray]) -> bool:
+    """Return whether a service has to find a norm above 0 of some gradients by logprobs."""
+    return any(bool((abs(gradient) > VANISHING).any()) for gradient in gradients)
 
 
 tensor = types.TensorData.from_numpy

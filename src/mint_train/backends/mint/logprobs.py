@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from mint_train.sdk import types
 
 ROUNDING = 1e-2
 """How far above 0 rounding in bfloat16 may take the logprob of a token that is all but certain."""
+
+
+def logprob_leaves(answer: types.ForwardBackwardOutput) -> list[torch.Tensor]:
+    """Return the logprobs of an answer, float32 `[target tokens]` per datum, requiring grad."""
+    read = [output["logprobs"].to_torch().float() for output in answer.loss_fn_outputs]
+    return [logprob.clone().requires_grad_() for logprob in read]
 
 
 def logprobs_problem(answer: types.ForwardBackwardOutput, counts: Sequence[int]) -> str | None:

@@ -162,6 +162,34 @@ def test_what_is_not_an_adapter_is_one_line(
     assert set(files(tmp_path)) <= {"adapter_config.json"}
 
 
+@pytest.mark.parametrize("inner", ["", "adapter"])
+def test_a_folder_of_a_service_on_this_machine_is_copied(
+    fetch: Callable[[Server], Path], tmp_path: Path, inner: str
+) -> None:
+    kept = tmp_path / "a server" / "dpo-final"
+    (kept / inner).mkdir(parents=True)
+    for name, content in {**WHOLE, "optimizer.pt": b"much"}.items():
+        (kept / inner / name).write_bytes(content)
+    with serving({LONG: [(302, {"Location": kept.as_uri()}, b"")]}) as server:
+        assert files(fetch(server)) == WHOLE
+
+
+@pytest.mark.attacks
+def test_a_folder_of_a_service_may_not_lead_elsewhere(
+    fetch: Callable[[Server], Path], tmp_path: Path
+) -> None:
+    kept = tmp_path / "dpo-final"
+    kept.mkdir()
+    (tmp_path / "secret").write_bytes(CONFIG)
+    (kept / "adapter_config.json").symlink_to(tmp_path / "secret")
+    with (
+        serving({LONG: [(302, {"Location": kept.as_uri()}, b"")]}) as server,
+        pytest.raises(BackendError, match=r"does not hold adapter_config.json as a file"),
+    ):
+        fetch(server)
+    assert not (tmp_path / "adapter" / "adapter_config.json").exists()
+
+
 def test_nothing_is_unpacked_that_does_not_fit(
     fetch: Callable[[Server], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -490,7 +490,11 @@ def test_what_cannot_be_exported_is_one_line(run_cli: RunCli, run: Path) -> None
     shutil.copytree(run, "torn")
     Path("torn/adapter/adapter_model.safetensors").write_bytes(b"torn")
     for arguments, expected, message in (
-        ((run, "--to", "ggml"), 2, '--to ggml: it is none of peft, merged, gguf; did you mean "gguf"?'),
+        (
+            (run, "--to", "ggml"),
+            2,
+            '--to ggml: it is none of peft, merged, gguf, hub:ORG/NAME; did you mean "gguf"?',
+        ),
         (("missing",), 2, "missing is neither a run folder nor a checkpoint in one"),
         ((run / "adapter",), 2, "adapter is not a run folder; name the folder that holds its run.json"),
         ((run, "--output", "full"), 2, "--output full exists and is not empty; name another folder"),

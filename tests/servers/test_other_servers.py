@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -207,15 +208,18 @@ def test_the_server_takes_the_steps_of_the_embedded_backend(
     assert distance(*[moved(load_adapter(first), end) for end in ends]) < 1e-4
 
 
-def test_an_adapter_leaves_the_server(start: str, run: Cli) -> None:
-    done = run("export", start, "--output", f"{start}-adapter")
-    if start.startswith("tuft"):  # it names a folder of its own machine
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        assert "on its own machine, at file://" in done.stderr
-        return
+def test_an_adapter_leaves_the_server(start: str, run: Cli, server: SkyrlServer) -> None:
+    done = run(
+        "--loss", "dpo", "--data", "pairs.jsonl", "--from", start, "--lr", "1e-3", "--steps", 4, "--output",
+        f"{start}-moved", "--model", server.model, "--lora-targets", "attention,mlp",
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "are the policy's within" in done.stdout
+    for form, bound in (("peft", 1e-3), ("gguf", 1e-2)):
+        done = run("export", f"{start}-moved", "--to", form)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = re.search(r"are the policy's within (\S+) nats; .* to (\S+)\.", done.stdout)
+        assert found, done.stdout
+        assert float(found[1]) < bound < float(found[2])
 
 
 def test_losses_of_the_server_have_the_gradients_of_ours(

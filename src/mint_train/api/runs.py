@@ -294,7 +294,7 @@ def export(
     run: str | Path,
     output: str | Path | None = None,
     *,
-    to: str = "peft",
+    to: str | Sequence[str] = "peft",
     step: int | str | None = None,
     check: bool = True,
 ) -> Exported:
@@ -303,7 +303,7 @@ def export(
     Args:
         run: the run folder.
         output: the folder to write; by default one beside the run's.
-        to: "peft", "merged" or "gguf".
+        to: "peft", "merged" or "gguf"; "hub:ORG/NAME" uploads the adapter, and ("gguf", "hub:ORG/NAME") that.
         step: a checkpoint of the run, "best" or "last"; by default its result.
         check: compute the logprobs of a model, or of an adapter that a service sent, and compare.
 

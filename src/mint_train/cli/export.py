@@ -16,5 +16,7 @@ def print_exported(done: Exported) -> None:
         )
     if done.unchecked:
         echo(f"Not checked against the policy: {done.unchecked}")
+    if done.uploaded:
+        echo(f"Uploaded: {done.uploaded}")
     for line in done.serve:
         echo(line)

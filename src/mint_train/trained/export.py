@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from mint_train.run_folder.files import require_space, whole_folder
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.trained.find import Trained, find_trained
-from mint_train.trained.forms import GGUF_MODEL, MERGED_MODEL, PEFT, Form, find_form, serving_lines
+from mint_train.trained.forms import GGUF_MODEL, MERGED_MODEL, PEFT, Form, find_target, serving_lines
 
 if TYPE_CHECKING:
     from mint_train.trained.export_check import ExportCheck
@@ -41,13 +42,15 @@ class Exported:
     """How far the weights are from the policy; None where they are a copy, or were not checked."""
     unchecked: str = ""
     """Why they were not checked, though they should have been."""
+    uploaded: str = ""
+    """The address on the hub, if they were uploaded."""
 
 
 def export_run(
     path: Path,
     output: Path | None = None,
     *,
-    to: str = "peft",
+    to: str | Sequence[str] = "peft",
     step: int | str | None = None,
     check: bool = True,
 ) -> Exported:
@@ -59,7 +62,7 @@ def export_run(
     Args:
         path: the run folder.
         output: the folder to write; without it, one beside the run folder.
-        to: "peft", "merged" or "gguf".
+        to: "peft", "merged" or "gguf"; "hub:ORG/NAME" beside it, or alone for the adapter, uploads it.
         step: the checkpoint that is written: its step, "best" or "last"; without it, the run's result.
         check: compute the logprobs of a model, and of an adapter that a service sent.
 
@@ -68,8 +71,9 @@ def export_run(
             has no GGUF here, or the disk has not enough space.
         OptionError: the folder exists and is not empty.
         BackendError: the weights cannot be merged, or are not the policy's.
+        MintTrainError: the upload failed; the folder stays.
     """
-    form = find_form(to)
+    form, repository = find_target(to)
     trained = find_trained(str(path), step, {}, only_read=True)
     folder = trained.folder
     if folder is None or folder.path != path:
@@ -79,12 +83,11 @@ def export_run(
         check_address(trained.settings)
     after = "" if step is None else f"-step-{checkpoint.step:06d}"
     output = output or path.with_name(f"{path.name}{after}-{form.suffix}")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise OptionError(f"--output {output} exists and is not empty; name another folder")
+    require_free(output)
     if form is GGUF_MODEL:
         require_gguf(trained.backend.model)
     done = write_weights(trained, folder, Exported(checkpoint, output, form), check=check)
-    return replace(done, serve=tuple(serving_lines(form, output, trained.backend.model)))
+    return done if repository is None else uploaded(done, repository)
 
 
 def write_weights(trained: Trained, folder: RunFolder, done: Exported, *, check: bool) -> Exported:
@@ -98,8 +101,29 @@ def write_weights(trained: Trained, folder: RunFolder, done: Exported, *, check:
         adapter = adapter_of(trained, folder, done.checkpoint, Path(scratch))
         write_form(trained, folder, done, adapter, beside)
         if check and (done.form is not PEFT or trained.backend.remote):
-            return checked(done, str(folder.path), adapter, beside)
-    return done
+            done = checked(done, str(folder.path), adapter, beside)
+    return replace(done, serve=tuple(serving_lines(done.form, done.folder, trained.backend.model)))
+
+
+def require_free(output: Path) -> None:
+    """Refuse to write to what exists, except an empty folder.
+
+    Raises:
+        OptionError: it exists and is not empty.
+    """
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise OptionError(f"--output {output} exists and is not empty; name another folder")
+
+
+def uploaded(done: Exported, repository: str) -> Exported:
+    """Upload what was exported, and return it with its address.
+
+    Raises:
+        MintTrainError: the upload failed.
+    """
+    from mint_train.trained.hub import upload
+
+    return replace(done, uploaded=upload(done.folder, repository))
 
 
 def require_gguf(model: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mint_train.run_folder.folder import BASE_MODEL
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The largest ranks that `vllm serve --max-lora-rank` takes."""
 OUTPUT_LAYER = "lm_head"
+HUB = "hub:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,25 @@ GGUF_MODEL = Form("gguf", GGUF, "GGUF file", "gguf")
 FORMS = {form.name: form for form in (PEFT, MERGED_MODEL, GGUF_MODEL)}
 
 
+def find_target(to: str | Sequence[str]) -> tuple[Form, str | None]:
+    """Return the form that `--to` names, and the repository on the hub that gets it, or None.
+
+    Raises:
+        OptionError: a form is unknown, two are named, or the repository is not a name of the hub's.
+        UserError: nothing can be uploaded from here.
+    """
+    words = (to,) if isinstance(to, str) else tuple(to)
+    repositories = [word.removeprefix(HUB) for word in words if word.startswith(HUB)]
+    forms = [find_form(word) for word in words if not word.startswith(HUB)]
+    if len(repositories) > 1 or len(forms) > 1:
+        raise OptionError(f"--to {' --to '.join(words)}: give one form and one repository at most")
+    for repository in repositories:
+        from mint_train.trained.hub import check_repository
+
+        check_repository(repository)
+    return forms[0] if forms else PEFT, repositories[0] if repositories else None
+
+
 def find_form(name: str) -> Form:
     """Return the form that `--to` names.
 
@@ -42,7 +63,9 @@ def find_form(name: str) -> Form:
         OptionError: there is none of that name.
     """
     if name not in FORMS:
-        raise OptionError(f"--to {name}: it is none of {', '.join(FORMS)}{nearest(name, FORMS)}")
+        raise OptionError(
+            f"--to {name}: it is none of {', '.join(FORMS)}, hub:ORG/NAME{nearest(name, FORMS)}"
+        )
     return FORMS[name]
 
 

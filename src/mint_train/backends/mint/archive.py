@@ -1,4 +1,4 @@
-"""Weights that leave the service: the archive of an adapter, downloaded and unpacked."""
+"""Weights that leave the service: an adapter's archive, downloaded and unpacked, or its folder, copied."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
+from urllib.request import url2pathname
 
 import httpx
 
@@ -26,10 +27,16 @@ PAUSE_SECONDS = 5.0
 UNKNOWN = (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED)
 NOT_YET = (httpx.codes.TOO_EARLY, httpx.codes.SERVICE_UNAVAILABLE)
 REDIRECTS = 5
+FILE = "file://"
+THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
+FOLDERS = ("", "adapter")
+"""Where a server's folder of a checkpoint holds the adapter; TuFT's is in the second."""
 
 
 def fetch_adapter(service: Service, path: str, target: Path) -> None:
-    """Download an adapter that the service keeps, and unpack its two files into a folder.
+    """Fetch the two files of an adapter that the service keeps into a folder.
+
+    A service sends an archive. One on this machine may name a folder of it instead, as TuFT does.
 
     Args:
         service: the address and the key.
@@ -44,12 +51,13 @@ def fetch_adapter(service: Service, path: str, target: Path) -> None:
     """
     archive = target / ARCHIVE
     try:
-        with (
-            httpx.Client(timeout=WAIT_SECONDS, follow_redirects=False) as client,
-            closing(ask_for_archive(client, service, path)) as answer,
-            archive.open("wb") as file,
-        ):
-            file.writelines(answer.iter_bytes())
+        with httpx.Client(timeout=WAIT_SECONDS, follow_redirects=False) as client:
+            source = ask_for_archive(client, service, path)
+            if isinstance(source, Path):
+                copy_folder(source, target, path)
+                return
+            with closing(source) as answer, archive.open("wb") as file:
+                file.writelines(answer.iter_bytes())
         unpack(archive, target, path)
     except httpx.HTTPError as error:
         reason = service.hide_key(str(error) or type(error).__name__)
@@ -58,10 +66,11 @@ def fetch_adapter(service: Service, path: str, target: Path) -> None:
         archive.unlink(missing_ok=True)
 
 
-def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.Response:
+def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.Response | Path:
     """Return the answer that holds the archive, not yet read, wherever the service sends us for it.
 
-    The key goes to the service alone: another origin gets the address that the service named, no more.
+    The key goes to the service alone: another origin gets the address that the service named, no more. A
+    service on this machine may name a folder of it, which is returned instead.
 
     Raises:
         UserError: the service does not give these weights away.
@@ -86,7 +95,12 @@ def ask_for_archive(client: httpx.Client, service: Service, path: str) -> httpx.
             return answer
         answer.close()
         if answer.has_redirect_location:
-            url = followed(url, answer.headers["location"], path)
+            location = answer.headers["location"]
+            folder = Path(url2pathname(location.removeprefix(FILE)))
+            # a tunnel or a container has this machine's address, and not its files
+            if location.startswith(FILE) and address.host in THIS_MACHINE and folder.is_dir():
+                return folder
+            url = followed(url, location, path)
         elif answer.status_code in UNKNOWN and urls:
             url = httpx.URL(urls.pop(0))
         else:
@@ -119,8 +133,8 @@ def followed(url: httpx.URL, location: str, path: str) -> httpx.URL:
     target = url.join(location)
     if target.scheme not in ("http", "https"):
         raise UserError(
-            f"the service keeps {path} on its own machine, at {location[:SHOWN]}, and does not send it; copy "
-            "the adapter from there"
+            f"the service keeps {path} on its own machine, at {location[:SHOWN]}, and does not send it; "
+            "copy the adapter from there"
         )
     if url.scheme == "https" and target.scheme == "http":
         raise UserError(f"the service sends the download of {path} to {target.host} without encryption")
@@ -151,6 +165,25 @@ def unpack(archive: Path, target: Path, path: str) -> None:
             raise
         reason = " ".join(str(error).split())
         raise ServiceError(f"the archive of {path} breaks off or is broken: {reason}") from None
+
+
+def copy_folder(source: Path, target: Path, path: str) -> None:
+    """Copy an adapter's two files from a folder of this machine, and nothing else.
+
+    Raises:
+        UserError: the disk has not enough space.
+        BackendError: the folder does not hold them as files of its own.
+    """
+    folders = [source / name for name in FOLDERS]
+    folder = next((each for each in folders if (each / ADAPTER_CONFIG).exists()), source)
+    for wanted in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        file = folder / wanted
+        if not file.is_file() or file.is_symlink():
+            raise BackendError(
+                f"the service keeps {path} in {source}, which does not hold {wanted} as a file"
+            )
+        require_space(target, file.stat().st_size, "the adapter")
+        shutil.copyfile(file, target / wanted)
 
 
 def missing(path: str, wanted: str, names: list[str]) -> str:

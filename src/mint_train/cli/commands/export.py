@@ -13,10 +13,11 @@ from mint_train.cli.options import Command, checkpoint_option
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--to",
-    default="peft",
-    metavar="peft|merged|gguf",
-    help="The adapter, the model with the adapter added to it, or that as one file for llama.cpp and Ollama.",
-    show_default=True,
+    default=["peft"],
+    multiple=True,
+    metavar="peft|merged|gguf|hub:ORG/NAME",
+    help="The adapter (the default), the model with the adapter added to it, or that as one file for "
+    "llama.cpp and Ollama. With hub:ORG/NAME, alone or beside one of them, it is uploaded too.",
 )
 @checkpoint_option
 @click.option(
@@ -31,7 +32,7 @@ from mint_train.cli.options import Command, checkpoint_option
     help="Compare the logprobs of a model, or of a service's adapter, with the policy's.",
     show_default=True,
 )
-def export(run: Path, to: str, step: int | str | None, output: Path | None, check: bool) -> None:
+def export(run: Path, to: tuple[str, ...], step: int | str | None, output: Path | None, check: bool) -> None:
     """Write the weights of the run in the folder RUN, with a model card: its adapter, or a whole model.
 
     The adapter of a run on a service is downloaded from it.

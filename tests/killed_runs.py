@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mint_train.groups.reference import is_whole
+from mint_train.groups.reference_file import is_whole
 
 # children are forked from a server that has imported everything: no kill is wasted on imports
 PROCESSES = multiprocessing.get_context("forkserver")

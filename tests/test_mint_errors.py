@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,18 @@ def test_a_state_that_cannot_be_deleted_is_said_once(
     assert capsys.readouterr().err.count("old states stay on the service") == 1
     assert small_service.requests["one"] == 1
     assert small_service.requests["two"] == 0
+
+
+def test_a_reference_is_shared_by_address_model_and_version_of_a_service(client: MintTrainingClient) -> None:
+    assert client.base_identity() is None, "it does not describe its API"
+    client.session = replace(client.session, server=ServerDescription("A service", digest="1"))
+    known = client.base_identity()
+    assert known is not None
+    assert (known["service"], known["model"]) == (client.service.url, "small")
+    client.session = replace(client.session, server=ServerDescription("A service", digest="2"))
+    assert client.base_identity() not in (None, known)
+    client.session = replace(client.session, model="/models/small")
+    assert client.base_identity() is None, "a folder may get other weights"
 
 
 def test_a_state_is_deleted(small_service: SmallService, client: MintTrainingClient) -> None:

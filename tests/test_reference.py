@@ -17,7 +17,8 @@ from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.batches.datums import build_datum
 from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import BackendError, Source
-from mint_train.groups.reference import CHUNK, with_reference
+from mint_train.groups.reference import CHUNK, KeptReference, with_reference
+from mint_train.groups.reference_store import STORE
 from mint_train.sdk import Datum, types
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -82,7 +83,9 @@ def test_a_resumed_run_keeps_the_first_step_s_reference(
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
-def test_a_lost_file_is_computed_again_from_the_fresh_adapter(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_lost_file_is_computed_again_from_the_fresh_adapter(
+    run_cli: RunCli, tmp_path: Path, own_cache: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = (*REFERENCED, "--steps", "4", "--save-every", "2")
     assert run_cli(*arguments, "--output", str(whole))[0] == 0
@@ -91,20 +94,22 @@ def test_a_lost_file_is_computed_again_from_the_fresh_adapter(run_cli: RunCli, t
     (broken / "checkpoints.jsonl").write_text(lines[0] + "\n")
     kept = {path.name: path.read_bytes() for path in (broken / "reference").iterdir()}
     shutil.rmtree(broken / "reference")
+    shutil.rmtree(own_cache / STORE)
     assert run_cli("resume", str(broken))[0] == 0
     assert read_metrics(broken)[-1]["metrics"]["loss"] == read_metrics(whole)[-1]["metrics"]["loss"]
     assert {path.name: path.read_bytes() for path in (broken / "reference").iterdir()} == kept
 
 
-def test_a_broken_file_is_made_anew(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_broken_file_is_made_anew(run_cli: RunCli, tmp_path: Path, own_cache: Path) -> None:
     run = tmp_path / "run"
     assert run_cli(*REFERENCED, "--steps", "1", "--output", str(run))[0] == 0
     (kept,) = (run / "reference").iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(whole[:100])
+    shutil.rmtree(own_cache / STORE)
     status, _, err = run_cli("resume", str(run))
     assert status == 0
-    assert err == f"mint-train: The reference logprobs in {kept} were broken; they are computed again.\n"
+    assert err == f"mint-train: The reference logprobs in {kept} were broken, and are replaced.\n"
     assert kept.read_bytes() == whole
 
 
@@ -167,7 +172,7 @@ def many_groups(count: int) -> ListedGroups:
 
 def test_each_group_is_read_from_its_chunk(tmp_path: Path) -> None:
     groups, client = many_groups(2 * CHUNK + 3), Forwarding()
-    found = with_reference(groups, client, "initial", tmp_path / "reference")  # type: ignore[arg-type]
+    found = with_reference(groups, client, "initial", KeptReference(tmp_path / "reference"))  # type: ignore[arg-type]
     assert len(found) == len(groups)
     assert len(list((tmp_path / "reference").iterdir())) == 3
     for place in (0, CHUNK - 1, CHUNK, 2 * CHUNK, -1):
@@ -185,12 +190,12 @@ def test_what_came_back_before_a_failure_is_kept(tmp_path: Path) -> None:
     groups, folder = many_groups(4 * CHUNK), tmp_path / "reference"
     requests_per_chunk = 2 * CHUNK // DATUMS_PER_REQUEST
     with pytest.raises(BackendError, match="the service is gone"):
-        with_reference(groups, Forwarding(2 * requests_per_chunk + 1), "initial", folder)  # type: ignore[arg-type]
+        with_reference(groups, Forwarding(2 * requests_per_chunk + 1), "initial", KeptReference(folder))  # type: ignore[arg-type]
     assert len(list(folder.iterdir())) == 2
     again = Forwarding()
-    with_reference(groups, again, "initial", folder)  # type: ignore[arg-type]
+    with_reference(groups, again, "initial", KeptReference(folder))  # type: ignore[arg-type]
     assert again.asked == 2 * requests_per_chunk
     other = Forwarding()
-    with_reference(ListedGroups(groups[1:]), other, "initial", folder)  # type: ignore[arg-type]
-    with_reference(groups, other, "another", folder)  # type: ignore[arg-type]
+    with_reference(ListedGroups(groups[1:]), other, "initial", KeptReference(folder))  # type: ignore[arg-type]
+    with_reference(groups, other, "another", KeptReference(folder))  # type: ignore[arg-type]
     assert other.asked == 8 * requests_per_chunk  # other groups, and another reference

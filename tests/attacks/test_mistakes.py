@@ -25,8 +25,8 @@ from mint_train.groups.build import build_dataset
 from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.flattened import check_groups
-from mint_train.groups.reference import is_whole as reference_is_whole
-from mint_train.groups.reference import write_file
+from mint_train.groups.reference_file import is_whole as reference_is_whole
+from mint_train.groups.reference_file import write_file
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.rows.json_rows import read_json
 from mint_train.rows.row import BadRow, Row
@@ -92,7 +92,7 @@ def test_a_spoilt_file_of_reference_logprobs_trains_nothing_else(
     path.write_bytes(spoilt(reference_file, seed))
     warnings: list[str] = []
     assert not reference_is_whole(path, warnings.append)
-    assert warnings == [f"The reference logprobs in {path} were broken; they are computed again."]
+    assert warnings == [f"The reference logprobs in {path} were broken, and are replaced."]
 
 
 def adapter_in_training() -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,14 @@ class TrainingClient(Protocol):
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
+        ...
+
+    def base_identity(self) -> Mapping[str, Any] | None:
+        """Return what decides the logprobs that the base model gives here, with a fresh adapter or none.
+
+        Returns:
+            Values as JSON has them: equal ones stand for equal logprobs. None where that is not known.
+        """
         ...
 
     def give_vocabulary(self, names: Sequence[str]) -> None:

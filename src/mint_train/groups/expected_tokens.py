@@ -10,8 +10,8 @@ from mint_train.groups.order import Order
 from mint_train.groups.step_count import is_due
 from mint_train.settings.model import Settings
 
-AT_MOST = ("sampled",)
-"""Kinds of which fewer tokens may be sent: a completion may end early."""
+AT_MOST = ("reference", "sampled")
+"""Kinds of which fewer tokens may be sent: another run may have asked before, a completion may end early."""
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from mint_train.backends.base import Backend, TrainingClient
 from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.backends.start import digest as digest_of_adapter
 from mint_train.batches.groups import Group, Groups
-from mint_train.errors import BackendError
-from mint_train.groups.arrow_arrays import list_array
-from mint_train.groups.token_file import ListColumn, joined
-from mint_train.run_folder.files import whole_file
+from mint_train.groups.reference_file import is_whole, read_file, write_file
+from mint_train.groups.reference_store import ReferenceStore
+from mint_train.groups.token_file import joined
+from mint_train.run_folder.description import StartDescription
 from mint_train.run_folder.records import ON_THE_SERVICE, STATE_FILE
 from mint_train.run_folder.token_counts import Sent, uncounted
+from mint_train.settings.model import Settings
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
@@ -30,9 +31,6 @@ REFERENCE_FOLDER = "reference"
 CHUNK = 256
 """Groups whose logprobs are one file, which is the most that a crash loses of what has come back."""
 OPEN_FILES = 128
-CHECKSUM_BYTES = 32
-"""Behind the Arrow file stands its SHA-256."""
-SCHEMA = pa.schema({"logprobs": pa.list_(pa.float32())})
 
 
 class ReferencedGroups(Groups):
@@ -62,21 +60,31 @@ class ReferencedGroups(Groups):
         return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 
 
+@dataclass(frozen=True)
+class KeptReference:
+    """Where the logprobs of a run's reference are kept."""
+
+    folder: Path
+    """The run's own."""
+    open_store: Callable[[], ReferenceStore] = ReferenceStore
+    """Opens the one that runs share, if logprobs are missing in the folder."""
+
+
 def with_reference(
     groups: Groups,
     client: TrainingClient,
     reference: str,
-    folder: Path,
+    kept: KeptReference,
     warn: Callable[[str], None] = lambda _: None,
     sent: Sent = uncounted,
 ) -> ReferencedGroups:
-    """Give each group its reference logprobs: those kept in a folder, and forwards for the rest.
+    """Give each group its reference logprobs: those that are kept, and forwards for the rest.
 
     Args:
         groups: the groups of the run.
         client: a training client whose policy is the reference: with "initial", one before its first step.
         reference: the reference's name; logprobs are found again under it and the tokens of their groups.
-        folder: a file per chunk of groups is read where it exists, and written whole where it does not.
+        kept: a file per chunk of groups is read where it exists, and written whole where it does not.
         warn: tells the user of a file that is broken and made anew.
         sent: is told the tokens of each request.
 
@@ -85,8 +93,28 @@ def with_reference(
         MintTrainError: the disk refuses; what was kept before stays.
     """
     starts = range(0, len(groups), CHUNK)
-    files = [folder / f"{digest(reference, groups[start : start + CHUNK])}.arrow" for start in starts]
+    files = [kept.folder / f"{digest(reference, groups[start : start + CHUNK])}.arrow" for start in starts]
     missing = {path: start for path, start in zip(files, starts, strict=True) if not is_whole(path, warn)}
+    if missing:
+        store = kept.open_store()
+        with store.asked_once(next(iter(missing)), warn):
+            missing = {path: start for path, start in missing.items() if not store.fetch(path, warn)}
+            for path in write_missing(groups, client, missing, sent):
+                store.keep(path, warn)
+    return ReferencedGroups(groups, files)
+
+
+def write_missing(
+    groups: Groups, client: TrainingClient, missing: Mapping[Path, int], sent: Sent
+) -> Iterator[Path]:
+    """Ask for the logprobs of chunks of groups, and yield each file once it is written.
+
+    Args:
+        groups: the groups of the run.
+        client: a client whose policy is the reference.
+        missing: by file, the index of the first group of its chunk.
+        sent: is told the tokens of each request.
+    """
 
     def missing_groups() -> Iterator[Group]:
         for start in missing.values():
@@ -96,7 +124,7 @@ def with_reference(
     for path, start in missing.items():
         sizes = [len(group.datums) for group in groups[start : start + CHUNK]]
         write_file(path, list(islice(logprobs, sum(sizes))), sizes)
-    return ReferencedGroups(groups, files)
+        yield path
 
 
 def open_reference(
@@ -115,6 +143,33 @@ def open_reference(
     return backend.open_client(folder, warn, model=reference, trains=False)
 
 
+def store_of(
+    client: TrainingClient, settings: Settings, reference: str, start: StartDescription | None
+) -> ReferenceStore:
+    """Return the store of a reference, which keeps nothing where another reference might have its key.
+
+    Args:
+        client: whose policy is the reference.
+        settings: those of the run, whose adapter has their shape.
+        reference: the reference's name.
+        start: the adapter that the run begins with; None for a fresh one, which changes nothing.
+    """
+    base = client.base_identity()
+    state = reference != INITIAL and (
+        reference.startswith(ON_THE_SERVICE) or (Path(reference) / STATE_FILE).exists()
+    )
+    if base is None or not (state or (reference == INITIAL and start is not None)):
+        return ReferenceStore.of(base)
+    if state:
+        sha256 = None if reference.startswith(ON_THE_SERVICE) else digest_of_adapter(reference)
+    else:
+        sha256 = start.sha256 if start else None
+    if sha256 is None:  # a state on the service, where another one may get its name
+        return ReferenceStore()
+    shape = [settings.rank, settings.lora_alpha, sorted(settings.lora_targets)]
+    return ReferenceStore.of({**base, "adapter": sha256, "shape": shape})
+
+
 def digest(reference: str, groups: Sequence[Group]) -> str:
     """Identify groups under a reference by their tokens."""
     found = hashlib.sha256(reference.encode())
@@ -124,52 +179,3 @@ def digest(reference: str, groups: Sequence[Group]) -> str:
             found.update(arrays.inputs.tobytes())
             found.update(arrays.targets.tobytes())
     return found.hexdigest()[:32]
-
-
-def write_file(path: Path, logprobs: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
-    """Write the logprobs of a chunk of groups, whole or not at all.
-
-    Args:
-        path: the file.
-        logprobs: per datum, float32 `[target tokens]`.
-        sizes: per group, its datums.
-
-    Raises:
-        MintTrainError: the disk refuses.
-    """
-    path.parent.mkdir(exist_ok=True)
-    values = list_array([logprob.numpy() for logprob in logprobs], pa.float32())
-    schema = SCHEMA.with_metadata({"sizes": ",".join(map(str, sizes))})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([values], schema=schema))
-    content = sink.getvalue()
-    with whole_file(path) as beside, beside.open("wb") as file:
-        file.write(content)
-        file.write(hashlib.sha256(content).digest())
-
-
-def is_whole(path: Path, warn: Callable[[str], None]) -> bool:
-    """Return whether a file of logprobs is as it was written; say so where it is broken."""
-    if not path.exists():
-        return False
-    content = memoryview(path.read_bytes())
-    if hashlib.sha256(content[:-CHECKSUM_BYTES]).digest() == content[-CHECKSUM_BYTES:]:
-        return True
-    warn(f"The reference logprobs in {path} were broken; they are computed again.")
-    return False
-
-
-def read_file(path: Path) -> tuple[ListColumn, Sequence[int]]:
-    """Open the logprobs of a chunk of groups: by datum, and where in them each group begins and ends.
-
-    Raises:
-        BackendError: the file is broken.
-    """
-    try:
-        content = pa.memory_map(str(path)).read_buffer()
-        file = pa.ipc.open_file(pa.BufferReader(content.slice(0, len(content) - CHECKSUM_BYTES)))
-        sizes = [int(size) for size in file.schema.metadata[b"sizes"].split(b",")]
-        return ListColumn(file.get_batch(0).column(0)), np.cumsum([0, *sizes]).tolist()
-    except (OSError, ValueError) as error:  # of which ArrowInvalid is one
-        raise BackendError(f"{path} is broken ({error}); delete it to compute it again") from error

@@ -99,14 +99,8 @@ def problem_of(error: Any) -> str:
     return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def describe_tokens(tokens: Mapping[str, int], *, most: Iterable[str] = ()) -> str:
-    """Lay out tokens by kind, in one line: `1,234 (834 forward, 400 evaluation)`.
-
-    Args:
-        tokens: by kind; a kind without tokens is left out.
-        most: kinds of which there may be fewer.
-    """
-    bounded = set(most)
+def describe_tokens(tokens: Mapping[str, int]) -> str:
+    """Lay out tokens by kind, in one line: `1,234 (834 forward, 400 evaluation)`."""
     used = {kind: tokens[kind] for kind in TOKEN_KINDS if tokens.get(kind)}
-    shown = [f"{'at most ' if kind in bounded else ''}{count:,} {kind}" for kind, count in used.items()]
-    return f"{sum(used.values()):,}" + (f" ({', '.join(shown)})" if shown else "")
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in used.items())
+    return f"{sum(used.values()):,}" + (f" ({shown})" if shown else "")

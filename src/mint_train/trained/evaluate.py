@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from mint_train.errors import OptionError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.overlap import overlap_note
-from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
+from mint_train.groups.reference import (
+    INITIAL,
+    REFERENCE_FOLDER,
+    KeptReference,
+    open_reference,
+    store_of,
+    with_reference,
+)
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
 from mint_train.observers.terminal import echo_problem
@@ -121,9 +129,9 @@ def open_on(
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
     reference = loss.reference
-    # the adapter has not been trained, so "initial" is the policy of the first step
-    initial = reference is None or reference == INITIAL
-    judge = client if initial else open_reference(trained.backend, str(reference), folder, echo_problem)
+    judge = judge_of(trained, reference, client, folder)
+    store = partial(store_of, judge, settings, str(reference), trained.start)
+    kept = KeptReference(folder / REFERENCE_FOLDER, store)
     sets: list[tuple[str, Evaluator]] = []
     for name, examples in held_out.items():
         tokenizer = client.get_tokenizer()
@@ -135,6 +143,15 @@ def open_on(
             echo_problem(note)
         groups: Groups = dataset.groups
         if reference is not None:
-            groups = with_reference(groups, judge, reference, folder / REFERENCE_FOLDER, echo_problem, sent)
+            groups = with_reference(groups, judge, reference, kept, echo_problem, sent)
         sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
     return sets, client
+
+
+def judge_of(
+    trained: Trained, reference: str | None, untrained: TrainingClient, folder: Path
+) -> TrainingClient:
+    """Return a client whose policy is the reference: one that is untrained is "initial", the first step's."""
+    if reference is None or reference == INITIAL:
+        return untrained
+    return open_reference(trained.backend, reference, folder, echo_problem)

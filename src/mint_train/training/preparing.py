@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.batch import Batch
@@ -15,7 +16,14 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.order import Order
 from mint_train.groups.overlap import count_overlap, overlap_note
-from mint_train.groups.reference import INITIAL, REFERENCE_FOLDER, open_reference, with_reference
+from mint_train.groups.reference import (
+    INITIAL,
+    REFERENCE_FOLDER,
+    KeptReference,
+    open_reference,
+    store_of,
+    with_reference,
+)
 from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.rendering.notes import rendering_notes
@@ -157,7 +165,8 @@ def add_reference(
     """
     reference = str(run.loss.reference)
     judge = client if reference == INITIAL else open_judge(run, reference)
-    kept, sent = run.folder.path / REFERENCE_FOLDER, run.counts.counting("reference")
+    store = partial(store_of, judge, run.settings, reference, run.start_from)
+    kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
 
     def referenced(part: Dataset) -> Dataset:
         groups = with_reference(part.groups, judge, reference, kept, run.observers.warn, sent)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from mint_train.backends.base import Gradients, Sampler
 from mint_train.backends.local.adapter import name_base_without_path
 from mint_train.backends.local.engine import Engine, OutOfMemoryError
+from mint_train.backends.local.identity import base_identity
 from mint_train.backends.local.inputs import Limits, token_sequences
 from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
 from mint_train.errors import BackendError
@@ -58,6 +59,10 @@ class LocalTrainingClient:
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
         return self.tokenizer
+
+    def base_identity(self) -> Mapping[str, Any] | None:
+        """Return what decides the logprobs of the base model."""
+        return base_identity(self.model)
 
     def give_vocabulary(self, names: Sequence[str]) -> None:
         """Give, from now on, quantities over the vocabulary too; the adapter of now is their reference."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -94,6 +94,10 @@ class MintTrainingClient:
             reason = " ".join(str(error).split())
             raise UserError(f"the base model's tokenizer cannot be loaded from the hub: {reason}") from error
         return tokenizer
+
+    def base_identity(self) -> Mapping[str, Any] | None:
+        """Return what decides the logprobs of the base model, as far as the service says it."""
+        return self.session.base_identity(self.settings)
 
     def give_vocabulary(self, names: Sequence[str]) -> None:
         """Refuse: a service answers with the logprobs of target tokens."""

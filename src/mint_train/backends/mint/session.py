@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from pydantic import SecretStr
@@ -42,6 +43,22 @@ class Session:
     def close(self) -> None:
         """End the session."""
         self.client.holder.close()  # type: ignore[no-untyped-call]
+
+    def base_identity(self, settings: Settings) -> Mapping[str, Any] | None:
+        """Return address, version and model of the service; None where one of them is not known.
+
+        Args:
+            settings: they shape the fresh adapter, which may play a part in how a service computes.
+        """
+        if not self.server.digest or self.model.startswith((".", "/", "~")):  # a folder may get other weights
+            return None
+        shape = [settings.rank, sorted(settings.lora_targets)]
+        return {
+            "service": self.service.url,
+            "model": self.model,
+            "server": self.server.digest,
+            "shape": shape,
+        }
 
     def create_adapter(self, settings: Settings) -> mint.TrainingClient:
         """Create a fresh LoRA adapter of the settings' rank, seed and targets.

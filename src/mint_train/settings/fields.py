@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SkipValidation, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SkipValidation, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from mint_train.settings.data_items import (
@@ -30,6 +30,17 @@ def parse_columns(value: object) -> object:
         if not equals or not field.strip():
             raise PydanticCustomError("columns", "write it as FIELD=COLUMN, separated by commas")
     return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def refuse_full_training(rank: int) -> int:
+    """Refuse rank 0, by which some programs ask for training without an adapter."""
+    if rank == 0:
+        raise PydanticCustomError(
+            "full_training",
+            "this asks for full training, which no server says that it can do, nor does this machine; "
+            "give the rank of an adapter, 1 or more",
+        )
+    return rank
 
 
 def parse_arguments(value: object) -> object:
@@ -75,6 +86,7 @@ def absolute_source(value: object) -> object:
 
 
 PathName = Annotated[str | None, BeforeValidator(path_to_text)]
+Rank = Annotated[int, AfterValidator(refuse_full_training), Field(ge=1)]
 SOURCE_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "string"},

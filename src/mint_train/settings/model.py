@@ -18,6 +18,7 @@ from mint_train.settings.fields import (
     JudgeSeconds,
     Names,
     PathName,
+    Rank,
     SourceName,
     without_credentials,
 )
@@ -131,7 +132,7 @@ class Settings(BaseModel):
         description=f"Base model: a hub name or folder [MINT_BASE_MODEL]. Default on MinT: "
         f"{MINT_DEFAULT_MODEL}; locally: a tiny starter model.",
     )
-    rank: int = Field(default=16, ge=1, description="LoRA rank [MINT_LORA_RANK].")
+    rank: Rank = Field(default=16, description="LoRA rank [MINT_LORA_RANK].")
     lora_alpha: float | None = Field(
         default=None,
         gt=0,

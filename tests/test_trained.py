@@ -357,6 +357,28 @@ def test_a_gguf_file_is_the_policy_and_names_no_path(run_cli: RunCli, run: Path)
     assert str(run.parent).encode() not in Path("My Model/model-f16.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("form", ["merged", "gguf"])
+def test_the_chat_template_of_the_run_goes_along(
+    run_cli: RunCli, short_pairs: Path, form: str, tmp_path: Path
+) -> None:
+    template = "{% for message in messages %}[{{ message.role }}]{{ message.content }}<|im_end|>{% endfor %}"
+    path = tmp_path / "own.jinja"
+    path.write_text(template)
+    given = ("--data", short_pairs, "--render", "template", "--chat-template", path)
+    status, _, err = run_cli("--loss", "dpo", *given, "--steps", 1, "--output", "own")
+    assert status == 0, err
+    status, _, err = run_cli("export", "own", "--to", form, "--no-check", "--output", "written")
+    assert status == 0, err
+    if form == "merged":
+        assert Path("written/chat_template.jinja").read_text() == template
+    else:
+        assert template.encode() in Path("written/model-f16.gguf").read_bytes()
+    path.write_text(template + " ")
+    status, _, err = run_cli("export", "own", "--to", form, "--output", "other")
+    assert (status, "own.jinja has changed since this run began" in err, err.count("\n")) == (2, True, 1), err
+    assert not Path("other").exists()
+
+
 @pytest.mark.attacks
 @pytest.mark.parametrize("form", ["peft", "merged", "gguf"])
 def test_what_does_not_fit_on_the_disk_is_not_begun(

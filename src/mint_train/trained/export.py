@@ -15,9 +15,11 @@ from mint_train.errors import DataError, OptionError, UserError, command_line
 from mint_train.losses.trust import check_address
 from mint_train.observers.model_card import GGUF_FILE, MODELFILE, base_model, write_card
 from mint_train.observers.terminal import echo_problem
+from mint_train.rendering.options import Rendering, template_digest
 from mint_train.run_folder.files import require_space, whole_folder
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
+from mint_train.settings.model import Settings
 from mint_train.trained.find import Trained, find_trained
 from mint_train.trained.forms import GGUF_MODEL, MERGED_MODEL, PEFT, Form, find_target, serving_lines
 
@@ -143,7 +145,8 @@ def write_form(trained: Trained, folder: RunFolder, done: Exported, adapter: Pat
     """Fill a folder with a run's weights and their card.
 
     Raises:
-        UserError: the adapter's configuration is broken, or the disk has not enough space.
+        UserError: the adapter's configuration is broken, the run's chat template is gone, or the disk has
+            not enough space.
         BackendError: the adapter cannot be merged.
     """
     step, model = done.checkpoint.step, trained.backend.model
@@ -153,16 +156,30 @@ def write_form(trained: Trained, folder: RunFolder, done: Exported, adapter: Pat
         return
     from mint_train.backends.local import merging
 
+    template = chat_template(trained.settings, folder)
+    merged, tokenizer = merging.merge_adapter(model, adapter)
+    if template is not None:
+        tokenizer.chat_template = template
     if done.form is MERGED_MODEL:
-        merging.save_merged(model, adapter, target)
+        merging.save_merged(merged, tokenizer, model, target)
     else:
         from mint_train.backends.local.gguf_file import write_gguf
 
-        merged, tokenizer = merging.merge_adapter(model, adapter)
         name = f"{trained.settings.loss} on {base_model(folder.read_description())}"
         write_gguf(merged, tokenizer, target / GGUF_FILE, name)
         (target / MODELFILE).write_text(f"FROM ./{GGUF_FILE}\n", encoding="utf-8")
     write_card(folder, target, step, done.form.kind)
+
+
+def chat_template(settings: Settings, folder: RunFolder) -> str | None:
+    """Return the chat template that a run was given; None where it had the model's own.
+
+    Raises:
+        UserError: its file is gone, or has changed.
+    """
+    if template_digest(settings) != folder.read_description().chat_template:
+        raise UserError(f"{settings.chat_template} has changed since this run began; restore it")
+    return Rendering.of(settings).template
 
 
 def checked(done: Exported, name: str, adapter: Path, written: Path) -> Exported:

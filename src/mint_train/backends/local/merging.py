@@ -41,21 +41,19 @@ def merge_adapter(model: str, adapter: Path) -> tuple[Any, PreTrainedTokenizerBa
         raise BackendError(f"the adapter {adapter} cannot be merged into {model}: {reason}") from error
 
 
-def save_merged(model: str, adapter: Path, target: Path) -> None:
-    """Merge an adapter into its base model, and save the model and its tokenizer in a folder.
-
-    The weights are saved in the base model's dtype.
+def save_merged(merged: Any, tokenizer: PreTrainedTokenizerBase, model: str, target: Path) -> None:
+    """Save a merged model and its tokenizer in a folder, in the base model's dtype.
 
     Args:
+        merged: the model, in float32; it is converted in place.
+        tokenizer: its tokenizer.
         model: the base model, hub name or folder.
-        adapter: a folder in PEFT's format.
         target: an existing folder.
 
     Raises:
-        UserError: the base model cannot be loaded, or the disk has not enough space.
-        BackendError: the adapter is broken or belongs to another model, or writing fails.
+        UserError: the disk has not enough space.
+        BackendError: writing fails.
     """
-    merged, tokenizer = merge_adapter(model, adapter)
     merged.to(AutoConfig.from_pretrained(model, trust_remote_code=False).dtype or torch.float32)
     require_space(target, sum(each.nbytes for each in merged.parameters()), "the merged model")
     try:

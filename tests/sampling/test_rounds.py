@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from mint_train.sampling.policy import open_policy
 from mint_train.sampling.round_plan import Plan, mixed_in
 from mint_train.sampling.rounds import Rounds
 from mint_train.settings.merge import load_settings
+from mint_train.settings.prices import describe_tokens
 from mint_train.training.runner import Runner
 
 
@@ -86,6 +88,19 @@ def test_each_round_begins_with_the_state_that_the_last_one_reached(unbroken: Pa
     seeds = [lines(unbroken / f"round-00{n}.jsonl")[0]["sampled_with"]["seed"] for n in (1, 2)]
     assert seeds == [0, 1], "each round draws other completions"
     assert weights_in(unbroken / "round-001") != weights_in(unbroken / "round-002")
+
+
+def test_the_tokens_of_sampling_count_beside_those_of_training(unbroken: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(unbroken, tmp_path / "all")
+    told: list[str] = []
+    result = Rounds.read(folder).train(shown, told.append)
+    sampled = [line["tokens"] for line in lines(folder / "rounds.jsonl")]
+    for each, own in zip(result.rounds, sampled, strict=True):
+        assert own["prompts"] > 0 < own["sampled"]
+        trained = json.loads((each.folder / "run.json").read_text())["tokens"]
+        assert each.tokens == own | trained
+    whole = sum((Counter(each.tokens) for each in result.rounds), Counter())
+    assert told[-1] == f"Tokens of all rounds: {describe_tokens(whole)}."
 
 
 class KilledError(BaseException):

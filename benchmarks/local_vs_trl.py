@@ -1,6 +1,9 @@
-"""Time and memory of a DPO step: this project beside TRL's DPOTrainer, with the same model and pairs.
+"""Time and memory of a step on pairs: this project beside TRL, with the same model, pairs and loss.
 
-    python benchmarks/local_vs_trl.py --trl-python VENV/bin/python
+    python benchmarks/local_vs_trl.py --trl-python VENV/bin/python [--loss dpo|simpo|orpo]
+
+DPO has a reference, and runs beside TRL's DPOTrainer; SimPO and ORPO have none, and run beside its CPOTrainer
+and ORPOTrainer. TRL's ORPO has the NLL of the prompts in its loss, so ours has it here.
 
 The sides run in turn, each in a fresh process, `--rounds` times. Speeds are printed only if the loss and
 the logprobs of all sides agree at step 1. Only the interpreter given by `--trl-python` needs TRL.
@@ -15,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +26,19 @@ SIDES = ("ours", "trl", "trl-precomputed")
 EPOCHS = 3
 """The cost of reference logprobs, computed once, is divided by the steps of this many epochs."""
 BETA, RANK, LEARNING_RATE, SEED = 0.1, 16, 1e-4, 0
+SIMPO_BETA, SIMPO_GAMMA = 2.0, 1.0
 VOCABULARY = 32_768
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 AGREEMENT = 1e-4
+WITHOUT_REFERENCE = ("simpo", "orpo")
 BARS = {
     "time of TRL": 0.17,
     "time of TRL with precomputed reference": 0.25,
     "memory of TRL": 0.25,
     "floor": 1.6,
 }
+OTHER_BARS = {"time of TRL": 0.25}
+"""Where there is no reference whose cost a run shares out over its steps."""
 
 
 def main() -> int:
@@ -57,7 +65,8 @@ def parse_options() -> argparse.Namespace:
         "--data", default=str(root / "../shared/data/dpo_en_demo.json"), help="pairs in ShareGPT form"
     )
     parser.add_argument("--trl-python", default=sys.executable, help="an interpreter that has trl")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--loss", choices=["dpo", *WITHOUT_REFERENCE], default="dpo")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="by default all that the loss has")
     parser.add_argument("--pairs", type=int, default=20, help="pairs in the data set")
     parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
     parser.add_argument("--max-length", type=int, default=512)
@@ -67,7 +76,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--output", help="write all figures to this JSON file")
     for name in ("--side", "--folder", "--result"):
         parser.add_argument(name, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.loss in WITHOUT_REFERENCE and "trl-precomputed" in (options.sides or ()):
+        parser.error(f"--sides trl-precomputed: {options.loss} has no reference")
+    options.sides = options.sides or [side for side in SIDES if options.loss == "dpo" or side in SIDES[:2]]
+    return options
 
 
 # --- shared by both sides: a model, a tokenizer and texts, made locally ---
@@ -151,7 +164,8 @@ def load_model(options: argparse.Namespace) -> Any:
 def in_fresh_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
     result = Path(options.folder) / f"{side}.json"
     passed = {
-        name: getattr(options, name) for name in ("folder", "max_length", "batch_size", "steps", "threads")
+        name: getattr(options, name)
+        for name in ("folder", "loss", "max_length", "batch_size", "steps", "threads")
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in passed.items()]
     python = sys.executable if side == "ours" else options.trl_python
@@ -189,8 +203,14 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     pairs = tokenized_pairs(options)
     starts = range(0, len(pairs), options.batch_size)
     batches = [[s for pair in pairs[i : i + options.batch_size] for s in pair] for i in starts]
+    masks = [[sequence.loss_mask for sequence in batch] for batch in batches]
+    if options.loss == "orpo":
+        batches = [[wholly_trained(s) if n % 2 == 0 else s for n, s in enumerate(batch)] for batch in batches]
     begin, cpu = time.perf_counter(), time.process_time()
-    reference = [[float(x.sum()) for x in engine.forward(batch, adapter=False)] for batch in batches]
+    reference = [
+        [float(x.sum()) for x in engine.forward(batch, adapter=False)] if options.loss == "dpo" else []
+        for batch in batches
+    ]
     shared_over = EPOCHS * len(batches)
     reference_seconds = (time.perf_counter() - begin) / shared_over
     reference_cpu = (time.process_time() - cpu) / shared_over
@@ -198,7 +218,10 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     for step in range(options.steps):
         at = step % len(batches)
         begin, cpu = time.perf_counter(), time.process_time()
-        facts.append(dpo_step(engine, optimizer, batches[at], reference[at]))
+        if options.loss == "dpo":
+            facts.append(dpo_step(engine, optimizer, batches[at], reference[at]))
+        else:
+            facts.append(mean_step(options.loss, engine, optimizer, batches[at], masks[at]))
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu)
         # Measured next to each step, because other programs slow down both.
@@ -212,7 +235,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
         "first": facts[0],
         "tokens": [sum(len(s.input_tokens) + 1 for s in batch) for batch in batches],
         "matrix_rates": rates,
-        "operations": count_operations(engine, batches),
+        "operations": count_operations(engine, batches, referenced=options.loss == "dpo"),
     }
 
 
@@ -259,17 +282,51 @@ def common_length(left: list[int], right: list[int]) -> int:
     )
 
 
+def wholly_trained(sequence: Any) -> Any:
+    """Return a sequence whose prompt is trained too."""
+    import torch
+
+    return replace(sequence, loss_mask=torch.ones_like(sequence.loss_mask))
+
+
 def dpo_step(engine: Any, optimizer: Any, batch: list[Any], reference: list[float]) -> dict[str, float]:
+    """Take a step of DPO; `reference` holds each sequence's logprob."""
     import torch
     from torch.nn.functional import logsigmoid
+
+    def loss_of(logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        policy = torch.stack([values.sum() for values in logprobs])
+        ratios = policy - torch.tensor(reference)
+        return -logsigmoid(BETA * (ratios[0::2] - ratios[1::2])).mean(), policy
+
+    return take_step(engine, optimizer, batch, loss_of)
+
+
+def mean_step(loss: str, engine: Any, optimizer: Any, batch: list[Any], masks: list[Any]) -> dict[str, float]:
+    """Take a step of SimPO or ORPO, which compare the mean logprobs of completions; `masks` says where."""
+    import torch
+    from torch.nn.functional import logsigmoid
+
+    def loss_of(logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        means = torch.stack([values[mask].mean() for values, mask in zip(logprobs, masks, strict=True)])
+        chosen, rejected = means[0::2], means[1::2]
+        if loss == "simpo":
+            return -logsigmoid(SIMPO_BETA * (chosen - rejected) - SIMPO_GAMMA).mean(), means
+        odds = chosen - rejected - (torch.log1p(-chosen.exp()) - torch.log1p(-rejected.exp()))
+        return -torch.cat(logprobs[0::2]).mean() - BETA * logsigmoid(odds).mean(), means
+
+    return take_step(engine, optimizer, batch, loss_of)
+
+
+def take_step(engine: Any, optimizer: Any, batch: list[Any], loss_of: Any) -> dict[str, float]:
+    """Take a step with a function of the logprobs, which returns its loss and what each sequence scores."""
+    import torch
 
     facts: dict[str, float] = {}
 
     def loss_fn(logprobs: list[torch.Tensor]) -> torch.Tensor:
-        policy = torch.stack([values.sum() for values in logprobs])
-        ratios = policy - torch.tensor(reference)
-        loss = -logsigmoid(BETA * (ratios[0::2] - ratios[1::2])).mean()
-        facts.update(loss=loss.item(), chosen=policy[0::2].mean().item(), rejected=policy[1::2].mean().item())
+        loss, scores = loss_of(logprobs)
+        facts.update(loss=loss.item(), chosen=scores[0::2].mean().item(), rejected=scores[1::2].mean().item())
         return loss
 
     optimizer.zero_grad(set_to_none=True)
@@ -279,8 +336,8 @@ def dpo_step(engine: Any, optimizer: Any, batch: list[Any], reference: list[floa
     return facts
 
 
-def count_operations(engine: Any, batches: list[Any]) -> list[float]:
-    """Count the floating-point operations of each batch's step, including its share of the reference.
+def count_operations(engine: Any, batches: list[Any], *, referenced: bool) -> list[float]:
+    """Count the floating-point operations of each batch's step, including its share of a reference.
 
     Only what must be computed counts: no padding, a shared prompt once, the vocabulary at trained targets
     only, the causal half of attention, nothing recomputed in the backward.
@@ -319,7 +376,8 @@ def count_operations(engine: Any, batches: list[Any]) -> list[float]:
         layers = 2 * pack.rows * weights
         # the backward costs as much as the forward; for an adapter it costs twice as much
         step = 2 * vocabulary + 3 * attention + 2 * layers + 3 * 2 * pack.rows * adapter
-        counts.append(step - 2 * pack.rows * sum(ends) + (vocabulary + attention + layers) / EPOCHS)
+        share = (vocabulary + attention + layers) / EPOCHS if referenced else 0.0
+        counts.append(step - 2 * pack.rows * sum(ends) + share)
     return counts
 
 
@@ -332,8 +390,8 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import DPOConfig, DPOTrainer
 
+    config_class, trainer_class = trl_classes(options.loss)
     seconds: list[float] = []
     cpu_seconds: list[float] = []
     precompute: list[tuple[float, float]] = []
@@ -346,7 +404,7 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
             seconds.append(time.perf_counter() - self.begin)
             cpu_seconds.append(time.process_time() - self.cpu)
 
-    class InOrder(DPOTrainer):
+    class InOrder(trainer_class):  # type: ignore[misc, valid-type]
         def _get_train_sampler(self, *_: Any) -> Any:
             return SequentialSampler(self.train_dataset)
 
@@ -357,17 +415,15 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
             return result
 
     pairs = json.loads((Path(options.folder) / "pairs.json").read_text())
-    config = DPOConfig(
+    config = config_class(
+        **trl_options(options),
         output_dir=str(Path(options.folder) / "trl"),
         per_device_train_batch_size=options.batch_size,
         max_steps=options.steps,
         max_length=options.max_length,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
-        beta=BETA,
         gradient_checkpointing=False,
-        precompute_ref_log_probs=options.side == "trl-precomputed",
-        precompute_ref_batch_size=options.batch_size,
         logging_steps=1,
         bf16=False,
         use_cpu=True,
@@ -402,6 +458,35 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def trl_classes(loss: str) -> tuple[Any, Any]:
+    """Return TRL's configuration and trainer of a loss."""
+    if loss == "simpo":
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        return CPOConfig, CPOTrainer
+    if loss == "orpo":
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        return ORPOConfig, ORPOTrainer
+    from trl import DPOConfig, DPOTrainer
+
+    return DPOConfig, DPOTrainer
+
+
+def trl_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what TRL's configuration of a loss is told beside what all losses have."""
+    if options.loss == "simpo":
+        return {"loss_type": "simpo", "beta": SIMPO_BETA, "simpo_gamma": SIMPO_GAMMA, "cpo_alpha": 0.0}
+    if options.loss == "orpo":
+        return {"beta": BETA}
+    precomputed = options.side == "trl-precomputed"
+    return {
+        "beta": BETA,
+        "precompute_ref_log_probs": precomputed,
+        "precompute_ref_batch_size": options.batch_size,
+    }
+
+
 # --- output ---
 
 
@@ -426,7 +511,7 @@ def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace)
             f"logps {first['chosen']:.3f} / {first['rejected']:.3f}"
         )
     if "ours" in figures:
-        print_ratios(figures, rounds)
+        print_ratios(figures, rounds, BARS if options.loss == "dpo" else BARS | OTHER_BARS)
     return 0
 
 
@@ -448,7 +533,9 @@ def differences(rounds: list[dict[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def print_ratios(figures: dict[str, dict[str, float]], rounds: list[dict[str, dict[str, Any]]]) -> None:
+def print_ratios(
+    figures: dict[str, dict[str, float]], rounds: list[dict[str, dict[str, Any]]], bars: dict[str, float]
+) -> None:
     ours = figures["ours"]
     over_floor, speeds, rates = [], [], []
     for one in (r["ours"] for r in rounds):
@@ -463,13 +550,13 @@ def print_ratios(figures: dict[str, dict[str, float]], rounds: list[dict[str, di
         f"\n{statistics.median(speeds):.0f} tokens per second, {statistics.median(operations):.3g} operations"
     )
     print(f"matrix products at {statistics.median(rates) / 1e9:.0f} GFLOP/s")
-    print_bar("times the floor", statistics.median(over_floor), BARS["floor"])
+    print_bar("times the floor", statistics.median(over_floor), bars["floor"])
     for side, bar in (("trl", "time of TRL"), ("trl-precomputed", "time of TRL with precomputed reference")):
         if side in figures:
-            print_bar(f"of the time of {side}", ours["time"] / figures[side]["time"], BARS[bar])
-            print_bar(f"of the CPU seconds of {side}", ours["cpu"] / figures[side]["cpu"], BARS[bar])
+            print_bar(f"of the time of {side}", ours["time"] / figures[side]["time"], bars[bar])
+            print_bar(f"of the CPU seconds of {side}", ours["cpu"] / figures[side]["cpu"], bars[bar])
             memory = ours["memory"] / figures[side]["memory"]
-            print_bar(f"of the memory of {side}", memory, BARS["memory of TRL"])
+            print_bar(f"of the memory of {side}", memory, bars["memory of TRL"])
 
 
 def print_bar(name: str, ratio: float, bar: float) -> None:

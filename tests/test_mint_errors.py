@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -389,12 +390,18 @@ def test_a_state_that_cannot_be_deleted_is_said_once(
     assert small_service.requests["two"] == 0
 
 
-def test_a_reference_is_shared_by_address_model_and_version_of_a_service(client: MintTrainingClient) -> None:
+def test_a_reference_is_shared_by_address_model_and_version_of_a_service_and_for_a_day(
+    client: MintTrainingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert client.base_identity() is None, "it does not describe its API"
     client.session = replace(client.session, server=ServerDescription("A service", digest="1"))
     known = client.base_identity()
     assert known is not None
     assert (known["service"], known["model"]) == (client.service.url, "small")
+    tomorrow = time.gmtime(time.time() + 24 * 60 * 60)
+    with monkeypatch.context() as later:
+        later.setattr(time, "gmtime", lambda: tomorrow)
+        assert client.base_identity() not in (None, known), "its model may have got other weights"
     client.session = replace(client.session, server=ServerDescription("A service", digest="2"))
     assert client.base_identity() not in (None, known)
     client.session = replace(client.session, model="/models/small")

@@ -45,7 +45,7 @@ class Session:
         self.client.holder.close()  # type: ignore[no-untyped-call]
 
     def base_identity(self, settings: Settings) -> Mapping[str, Any] | None:
-        """Return address, version and model of the service; None where one of them is not known.
+        """Return address, version and model of the service, and the day; None where one is not known.
 
         Args:
             settings: they shape the fresh adapter, which may play a part in how a service computes.
@@ -58,6 +58,8 @@ class Session:
             "model": self.model,
             "server": self.server.digest,
             "shape": shape,
+            # a service may be given other weights under the same name
+            "day": time.strftime("%Y-%m-%d", time.gmtime()),
         }
 
     def create_adapter(self, settings: Settings) -> mint.TrainingClient:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import ServiceError
 from mint_train.groups.reference import read_file
+from mint_train.groups.reference_store import STORE
 from mint_train.run_folder.folder import RunFolder
 
 Train = Callable[..., Any]
@@ -324,14 +326,16 @@ def test_a_run_goes_back_to_its_last_checkpoint_when_the_service_fails(
 
 
 def test_a_failure_while_the_reference_is_computed_is_met_with_another_client(
-    train: Train, failing: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    train: Train, failing: Callable[..., None], own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"reference": "initial"}
     train(steps=2, output=Path("unbroken"), options=options)
+    shutil.rmtree(own_cache / STORE)  # else the next run would ask for nothing
     failing("forward", {1, 2})
     assert train(steps=2, options=options).status == "done"
     assert capsys.readouterr().out.count("the service failed; going back to step 0") == 2
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+    shutil.rmtree(own_cache / STORE)
     failing("forward", set(range(100)))
     with pytest.raises(ServiceError):
         train(steps=2, options=options, max_retries=1, output=Path("never"))

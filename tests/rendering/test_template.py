@@ -66,11 +66,13 @@ def independent(name: str, messages: list[Any], prompt: int, **more: Any) -> tup
     return tokens, weights
 
 
+SPECIAL = re.compile(r"<.*>|\[/?[A-Z]")
+"""What may be a special token, which is not text to everyone."""
 words = st.text(
     alphabet=st.characters(codec="utf-8", exclude_characters="\r", exclude_categories=["Cs", "Cc"]),
     min_size=1,
     max_size=30,
-).filter(lambda text: text.strip() == text and "think>" not in text)
+).filter(lambda text: text.strip() == text and not SPECIAL.search(text))
 
 
 @st.composite

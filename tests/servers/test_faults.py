@@ -92,7 +92,7 @@ def test_an_update_before_its_gradients_is_noticed(
     """
     differentiate, steps = MintTrainingClient.forward_backward_custom, list[int]()
 
-    def overtaken(client: MintTrainingClient, data: Any, loss_fn: Callable[..., Any]) -> Any:
+    def overtaken(client: MintTrainingClient, data: Any, loss_fn: Callable[..., Any], known: Any) -> Any:
         steps.append(len(steps) + 1)
 
         def update_and_loss(*arguments: Any) -> Any:
@@ -100,7 +100,7 @@ def test_an_update_before_its_gradients_is_noticed(
             monkeypatch.setattr(client.client, "optim_step", lambda _: sent)
             return loss_fn(*arguments)
 
-        return differentiate(client, data, update_and_loss if len(steps) == 2 else loss_fn)
+        return differentiate(client, data, update_and_loss if len(steps) == 2 else loss_fn, known)
 
     adam_params = types.AdamParams(learning_rate=1e-3)
     monkeypatch.setattr(MintTrainingClient, "forward_backward_custom", overtaken)

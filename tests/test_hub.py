@@ -175,7 +175,7 @@ def test_nothing_is_uploaded_without_a_token_or_offline(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    for says in ("there is no token; `hf auth login` keeps one", "HF_HUB_OFFLINE is set"):
+    for says in ("no token was found; `hf auth login` saves one", "HF_HUB_OFFLINE is set"):
         status, _, err = run_cli("export", trained, "--to", "hub:org/name")
         assert (status, says in err, err.count("\n")) == (2, True, 1), err
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

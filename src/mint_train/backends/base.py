@@ -149,7 +149,7 @@ class TrainingClient(Protocol):
 
     gradients: Gradients
     takes_known_gradients: bool
-    """Whether a loss whose gradients are known before its logprobs takes one pass; else they are no use."""
+    """Whether gradients that are known before the logprobs save a pass over the model here."""
 
     @property
     def window(self) -> int | None:

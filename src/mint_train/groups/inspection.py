@@ -134,7 +134,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
 def expect_tokens(
     settings: Settings, report: DataReport, shares: Sequence[Share], held_out: int
 ) -> ExpectedTokens:
-    """Count what a run would send for the groups of a report, and for so many held-out tokens."""
+    """Predict what a run would send for the groups of a report and `held_out` tokens of held-out rows."""
     lengths = report.longest if settings.group_by_length else None
     order = Order(report.groups, groups_per_step(settings), settings.seed, lengths, shares)
     return ExpectedTokens(settings, report.steps, order, report.group_tokens, held_out)

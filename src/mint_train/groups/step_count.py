@@ -26,7 +26,7 @@ def count_steps(settings: Settings, groups: int) -> int:
 def is_due(step: int, last: int, every: int | None) -> bool:
     """Return whether something is done after a step (0: before the first), of a run with a last one.
 
-    It is done before the first step and after the last, and every so many steps where `every` says so.
+    That is before the first step, after the last one, and, unless `every` is None, every `every` steps.
     """
     return step in (0, last) or (every is not None and step % every == 0)
 

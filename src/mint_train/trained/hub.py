@@ -24,7 +24,7 @@ def check_repository(name: str) -> None:
 
     Raises:
         OptionError: it is not a name of the hub's.
-        UserError: there is no token, or the hub may not be asked.
+        UserError: the user has no token, or HF_HUB_OFFLINE is set.
     """
     try:
         validate_repo_id(name)
@@ -35,7 +35,7 @@ def check_repository(name: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"--to hub:{name}: HF_HUB_OFFLINE is set; unset it to upload")
     if get_token() is None:
-        raise UserError(f"--to hub:{name}: there is no token; `hf auth login` keeps one, or set HF_TOKEN")
+        raise UserError(f"--to hub:{name}: no token was found; `hf auth login` saves one, or set HF_TOKEN")
 
 
 def upload(folder: Path, name: str) -> str:

@@ -373,7 +373,9 @@ def test_loss_is_its_papers_formula(name: str) -> None:
     assert_agrees(name, {}, FORMULAS[name])
 
 
-@pytest.mark.parametrize(("name", "options", "formula"), VARIANTS, ids=lambda part: str(part)[:40])
+@pytest.mark.parametrize(
+    ("name", "options", "formula"), VARIANTS, ids=[f"{name}-{options}" for name, options, _ in VARIANTS]
+)
 def test_variant_is_its_papers_formula(
     name: str, options: dict[str, object], formula: Callable[[list[PlainPair]], Tensor]
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chained_runs import PEFT_WARNS, check_chained_runs, plain_scores
 from few_rows import PAIRS, lines, write_lines
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -18,13 +20,9 @@ from transformers import AutoModelForCausalLM
 import mint_train
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.errors import MintTrainError, UserError
-from mint_train.groups.build import build_dataset
-from mint_train.groups.examples import find_data, read_examples
-from mint_train.losses.weighted_sum import open_loss
 from mint_train.run_folder.folder import RunFolder
 
-# PEFT reads an attribute that transformers has renamed
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")
+pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 RunCli = Callable[..., tuple[int, str, str]]
 ALL_ROWS: dict[str, Any] = {"batch_size": len(PAIRS), "lr": 1e-2, "progress": "quiet"}
 """Each step takes all rows, so that it does not matter which step it is."""
@@ -77,19 +75,8 @@ def evaluated(run_cli: RunCli, run: Path, pairs: Path, step: int, name: str = "m
 
 def margin(model: torch.nn.Module, tokenizer: Any, pairs: Path) -> float:
     """Compute the mean margin of the pairs by a plain forward of each sequence."""
-    loss = open_loss("dpo", {})
-    examples = read_examples(find_data(str(pairs), loss), loss)
-    scores = []
-    for group in build_dataset(examples, loss, tokenizer, None).groups:
-        for arrays in group.arrays:
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor(arrays.inputs)[None].long()).logits[0].double()
-            targets, weights = torch.tensor(arrays.targets).long(), torch.tensor(arrays.weights).double()
-            logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-            scores.append(float((logprobs * weights).sum()))
-    return sum(chosen - rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)) / len(
-        PAIRS
-    )
+    chosen, rejected = plain_scores(model, tokenizer, pairs)
+    return chosen - rejected
 
 
 @pytest.mark.parametrize(("name", "step"), [("", 2), ("@2", 2), ("@1", 1)])
@@ -124,6 +111,16 @@ def test_one_run_follows_another(run_cli: RunCli, sft: Path, pairs: Path, tmp_pa
     rewards = evaluated(run_cli, dpo, others, 2, "rewards/margin")
     moved = [evaluated(run_cli, run, others, 2) for run in (dpo, sft)]
     assert rewards == pytest.approx(moved[0] - moved[1], rel=1e-4)
+
+
+def test_runs_begin_with_what_peft_computes_from_the_one_before(
+    warm_python: str, tmp_path: Path, starter_model_folder: Path
+) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [warm_python, "-m", "mint_train", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    check_chained_runs(run, tmp_path, "here", starter_model_folder, "--model", starter_model_folder)
 
 
 def test_moments_are_taken_only_when_asked(sft: Path, pairs: Path, tmp_path: Path) -> None:

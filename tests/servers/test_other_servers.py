@@ -14,6 +14,7 @@ from pathlib import Path
 import native_losses
 import pytest
 from adapters import adapter_on_disk, distance, load_adapter, moved
+from chained_runs import PEFT_WARNS, check_chained_runs
 from environments import SDKS, installed_sdk, newer_skyrl
 from run_files import checkpoints, description, metrics
 from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
@@ -220,6 +221,20 @@ def test_an_adapter_leaves_the_server(start: str, run: Cli, server: SkyrlServer)
         found = re.search(r"are the policy's within (\S+) nats; .* to (\S+)\.", done.stdout)
         assert found, done.stdout
         assert float(found[1]) < bound < float(found[2])
+
+
+@pytest.mark.filterwarnings(PEFT_WARNS)
+def test_runs_begin_with_what_peft_computes_from_the_one_before(
+    run: Cli, server: SkyrlServer, folder: Path
+) -> None:
+    name = f"{Path(server.log).parent.name}-chained"
+    layers = ("--lora-targets", "attention,mlp")
+    check_chained_runs(run, folder, name, Path(server.model), "--keep", 1, *layers)
+    last = checkpoints(folder / f"{name}-sft")[-1]["state"]
+    deleted = last.replace("step-000002", "step-000001")
+    refused = run("--loss", "dpo", "--from", deleted, *layers, "--output", "never")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert f"{server.base_url} does not have {deleted}, which may have been deleted" in refused.stderr
 
 
 def test_losses_of_the_server_have_the_gradients_of_ours(

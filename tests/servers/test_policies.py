@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chained_runs import PEFT_WARNS, check_chained_runs
 from few_rows import PAIRS, lines, write_lines
 from pydantic import SecretStr
 from server import SkyrlServer
@@ -209,14 +210,28 @@ def test_a_run_on_the_service_begins_with_another_s_state(
         metrics = lines(output / "metrics.jsonl")[0]["metrics"]
         assert metrics["mean_margin"] == pytest.approx(sum(margins) / 3, abs=1e-4)
         assert metrics["rewards/margin"] == pytest.approx(0, abs=1e-5)
-    status, _, err = run_cli(*common, "--from", state, "--rank", 8)
-    assert (status, err.count("\n")) == (2, 1)
-    assert f"{state} has rank 16, this run 8; give --rank" in err
+    for more in ((), ("--from-optimizer",)):
+        status, _, err = run_cli(*common, "--from", state, "--rank", 8, *more)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{state} has rank 16, this run 8; give --rank" in err
     status, _, err = run_cli(*common, "--from", f"{state}-gone")
     assert (status, err.count("\n")) == (2, 1)
-    assert "-gone" in err
+    assert f"{os.environ['MINT_BASE_URL']} does not have {state}-gone, which may have been deleted" in err
     status, _, err = run_cli(*common, "--lora-targets", "unembed", "--output", "narrow")
     assert (status, err.count("\n")) == (2, 1)
     assert "this service decides itself which layers get an adapter" in err
     status, _, err = run_cli(*common, "--from", run, "--lora-targets", "q_proj")
     assert (status, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.filterwarnings(PEFT_WARNS)
+def test_runs_begin_with_what_peft_computes_from_the_one_before(
+    warm_python: str, variables: dict[str, str], tmp_path: Path
+) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [warm_python, "-m", "mint_train", *map(str, arguments)]
+        given = os.environ | variables
+        return subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True)
+
+    base = Path(variables["MINT_BASE_MODEL"])
+    check_chained_runs(run, tmp_path, "chained", base, "--lora-targets", "attention,mlp")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mint_train.errors import BackendError, OptionError, ServiceError, counted
+from mint_train.errors import BackendError, OptionError, ServiceError, UserError, counted
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
@@ -117,13 +117,14 @@ def continue_from(run: Run, runner: Runner) -> None:
 
     Raises:
         BackendError: it cannot be loaded; the message says how to continue from an earlier one.
+        UserError: the service does not have it any more; the message says the same.
     """
     try:
         runner.continue_from(run.checkpoint)
     except ServiceError:
         raise
-    except BackendError as error:
-        raise BackendError(f"{error}{earlier_state(run)}") from error
+    except (BackendError, UserError) as error:
+        raise type(error)(f"{error}{earlier_state(run)}") from error
 
 
 def earlier_state(run: Run) -> str:

@@ -20,7 +20,7 @@ from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.gradient_probe import was_without_gradients
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
 from mint_train.backends.mint.logprobs import logprob_leaves, logprobs_problem
-from mint_train.backends.mint.service import API, ServiceFuture
+from mint_train.backends.mint.service import API, LOAD_STATE, ServiceFuture
 from mint_train.backends.mint.session import Session, open_session
 from mint_train.backends.mint.waiting import in_thread
 from mint_train.errors import BackendError, MintTrainError, ServiceError, UserError
@@ -181,20 +181,22 @@ class MintTrainingClient:
         Raises:
             UserError: they are of another base model or rank, as far as the service says.
         """
-        self._refuse_another_shape(path)
-        self._renew()
         return self._load(path, lambda: self.client.load_state(path))
 
     def load_state_with_optimizer(self, path: str) -> ServiceFuture[types.LoadWeightsResponse]:
-        """Submit a load of weights and optimiser, into a fresh adapter."""
-        self._renew()
+        """Submit a load of weights and optimiser, into a fresh adapter.
+
+        Raises:
+            UserError: they are of another base model or rank, as far as the service says.
+        """
         return self._load(path, lambda: self.client.load_state_with_optimizer(path))
 
-    def _renew(self) -> None:
-        # a service need not allow a load into an adapter that has had a request
-        if self.used:
+    def _load(self, path: str, call: Callable[[], Any]) -> ServiceFuture[types.LoadWeightsResponse]:
+        self._refuse_another_shape(path)
+        if self.used:  # a service need not allow a load into an adapter that has had a request
             self.leave()
             self.client = self.session.create_adapter(self.settings)
+        return self._submit(f"{LOAD_STATE} {path}", call, running=False)
 
     def _refuse_another_shape(self, path: str) -> None:
         rest = self.service_client.create_rest_client()
@@ -210,10 +212,6 @@ class MintTrainingClient:
             )
         if info.lora_rank not in (None, self.settings.rank):
             raise UserError(f"{path} has rank {info.lora_rank}, this run {self.settings.rank}; give --rank")
-
-    def _load(self, path: str, call: Callable[[], Any]) -> ServiceFuture[types.LoadWeightsResponse]:
-        # a state that is not found is the user's to find
-        return self._submit(f"load the state {path}", call, running=False)
 
     def save_weights_for_sampler(self, name: str) -> ServiceFuture[types.SaveWeightsForSamplerResponse]:
         """Submit a save of the weights for sampling."""

@@ -21,6 +21,8 @@ from mint_train.sdk import SDK_VERSION, mint
 Result = TypeVar("Result")
 
 API = "/api/v1"
+LOAD_STATE = "load the state"
+"""What a service is asked to do with a state; one that it does not have is the user's to find."""
 
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\\x1b\[[0-9;]*[A-Za-z]")
 FULL = re.compile(r"maximum number of lora adapters|no (free|available) (adapter|lora)", re.IGNORECASE)
@@ -97,6 +99,8 @@ class Service:
             return UserError(f"{where} does not let this key {doing} (HTTP 403): ask its operator for access")
         if running and is_loss(error) and GONE.search(text):
             return ServiceError(f"{where} has lost what it needs to {doing}; it says: {says}")
+        if doing.startswith(LOAD_STATE) and is_not_found(error):
+            return missing_state(where, doing.removeprefix(LOAD_STATE).strip(), says)
         if isinstance(error, mint.NotFoundError):
             return UserError(f"{where} cannot {doing} (HTTP 404): check MINT_BASE_URL; it says: {says}")
         if "must start with the 'tml-' prefix" in text:
@@ -151,6 +155,21 @@ def is_unknown_request(error: BaseException) -> bool:
         httpx.codes.UNSUPPORTED_MEDIA_TYPE,
         httpx.codes.UNPROCESSABLE_ENTITY,
     )
+
+
+def missing_state(where: str, state: str, says: str) -> UserError:
+    """Say that a service does not have a state, and what to do."""
+    return UserError(
+        f"{where} does not have {state}, which may have been deleted: name another state, or the service "
+        f"that has it in MINT_BASE_URL; it says: {says}"
+    )
+
+
+def is_not_found(error: BaseException) -> bool:
+    """Return whether a service answers that it does not have what is asked for, at once or as a result."""
+    # TuFT's answer comes when the result is awaited; the SDK makes a plain exception of it
+    late = not isinstance(error, mint.APIStatusError) and "Error code: 404" in str(error)
+    return late or isinstance(error, mint.NotFoundError)
 
 
 def is_loss(error: BaseException) -> bool:

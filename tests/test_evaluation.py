@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from few_rows import HELD_OUT, PAIRS, lines
 
 import mint_train
 from mint_train import hookimpl, sequence_logprobs
-from mint_train.backends.local.client import LocalTrainingClient
+from mint_train.backends.local.engine import Engine
 from mint_train.training.evaluation import confidence_interval
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -227,13 +227,13 @@ def test_a_resumed_run_has_the_unbroken_run_s_evaluations(
 
 def test_the_reference_is_asked_for_once(train: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    forward = LocalTrainingClient.forward
+    forward = Engine.forward
 
-    def counted(self: LocalTrainingClient, data: list[Any], loss_fn: str) -> Any:
-        asked.append(len(data))
-        return forward(self, data, loss_fn)
+    def counted(self: Engine, sequences: Sequence[Any], **options: Any) -> Any:
+        asked.append(len(sequences))
+        return forward(self, sequences, **options)
 
-    monkeypatch.setattr(LocalTrainingClient, "forward", counted)
+    monkeypatch.setattr(Engine, "forward", counted)
     train("--output", "run", "--set", "reference=initial", "--eval-every", "2")
     # the reference of five and of three pairs, and three evaluations
     assert sum(asked) == 2 * 5 + 2 * 3 + 3 * 2 * 3

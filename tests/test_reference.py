@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mint_train.backends.forward_logprobs import DATUMS_PER_REQUEST, MOST_IN_FLIGHT
+from mint_train.backends.forward_logprobs import MOST_IN_FLIGHT
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.batches.datums import build_datum
 from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import BackendError, Source
-from mint_train.groups.reference import CHUNK, KeptReference, with_reference
+from mint_train.groups.reference import KeptReference, Reference, ReferencedGroups
+from mint_train.groups.reference_blocks import BLOCK
 from mint_train.groups.reference_store import STORE
 from mint_train.sdk import Datum, types
 
@@ -40,13 +41,13 @@ REFERENCED = (
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the datums of every forward that the reference asks for."""
     counts: list[int] = []
-    forward = LocalTrainingClient.forward
+    forward = LocalTrainingClient.forward_reference
 
-    def counted(self: LocalTrainingClient, data: list[Any], loss_fn: str) -> Any:
+    def counted(self: LocalTrainingClient, data: list[Any]) -> Any:
         counts.append(len(data))
-        return forward(self, data, loss_fn)
+        return forward(self, data)
 
-    monkeypatch.setattr(LocalTrainingClient, "forward", counted)
+    monkeypatch.setattr(LocalTrainingClient, "forward_reference", counted)
     return counts
 
 
@@ -103,7 +104,7 @@ def test_a_lost_file_is_computed_again_from_the_fresh_adapter(
 def test_a_broken_file_is_made_anew(run_cli: RunCli, tmp_path: Path, own_cache: Path) -> None:
     run = tmp_path / "run"
     assert run_cli(*REFERENCED, "--steps", "1", "--output", str(run))[0] == 0
-    (kept,) = (run / "reference").iterdir()
+    kept = next((run / "reference").iterdir())
     whole = kept.read_bytes()
     kept.write_bytes(whole[:100])
     shutil.rmtree(own_cache / STORE)
@@ -170,32 +171,46 @@ def many_groups(count: int) -> ListedGroups:
     return ListedGroups([Group(tuple(pair), Source("rows", n)) for n, pair in enumerate(datums, start=1)])
 
 
-def test_each_group_is_read_from_its_chunk(tmp_path: Path) -> None:
-    groups, client = many_groups(2 * CHUNK + 3), Forwarding()
-    found = with_reference(groups, client, "initial", KeptReference(tmp_path / "reference"))  # type: ignore[arg-type]
+def referenced(groups: ListedGroups, client: Any, folder: Path, name: str = "initial") -> ReferencedGroups:
+    return Reference(name, client, KeptReference(folder)).of(groups)
+
+
+def test_each_group_is_read_from_its_block(tmp_path: Path) -> None:
+    groups, client = many_groups(40 * BLOCK + 3), Forwarding()
+    found = referenced(groups, client, tmp_path / "reference")
+    found.require_all()
     assert len(found) == len(groups)
-    assert len(list((tmp_path / "reference").iterdir())) == 3
-    for place in (0, CHUNK - 1, CHUNK, 2 * CHUNK, -1):
-        group = found[place]
-        assert group.source == groups[place].source
+    assert len(list((tmp_path / "reference").iterdir())) == 41
+    for index in (0, BLOCK - 1, BLOCK, 40 * BLOCK, -1):
+        group = found[index]
+        assert group.source == groups[index].source
         assert group.reference_logprobs is not None
-        expected = [(-arrays.targets).tolist() for arrays in groups[place].arrays]
+        expected = [(-arrays.targets).tolist() for arrays in groups[index].arrays]
         assert [one.tolist() for one in group.reference_logprobs] == expected
-    assert [group.source.line for group in found[CHUNK - 1 : CHUNK + 1]] == [CHUNK, CHUNK + 1]
+    assert [group.source.line for group in found[BLOCK - 1 : BLOCK + 1]] == [BLOCK, BLOCK + 1]
     # many requests fly together, and never more than memory is meant to hold
-    assert client.most == MOST_IN_FLIGHT < client.asked
+    assert client.most == MOST_IN_FLIGHT < client.asked == 41
+
+
+def test_a_block_is_computed_when_one_of_its_groups_is_read_first(tmp_path: Path) -> None:
+    groups, client = many_groups(10 * BLOCK), Forwarding()
+    found = referenced(groups, client, tmp_path / "reference")
+    assert client.asked == 0
+    found.take([9 * BLOCK, 2, 3])
+    assert client.asked == 2
+    found.take([1, 0, 9 * BLOCK + 1, 4 * BLOCK])
+    assert client.asked == 3
 
 
 def test_what_came_back_before_a_failure_is_kept(tmp_path: Path) -> None:
-    groups, folder = many_groups(4 * CHUNK), tmp_path / "reference"
-    requests_per_chunk = 2 * CHUNK // DATUMS_PER_REQUEST
+    groups, folder = many_groups(40 * BLOCK), tmp_path / "reference"
     with pytest.raises(BackendError, match="the service is gone"):
-        with_reference(groups, Forwarding(2 * requests_per_chunk + 1), "initial", KeptReference(folder))  # type: ignore[arg-type]
-    assert len(list(folder.iterdir())) == 2
+        referenced(groups, Forwarding(20), folder).require_all()
+    assert len(list(folder.iterdir())) == 20
     again = Forwarding()
-    with_reference(groups, again, "initial", KeptReference(folder))  # type: ignore[arg-type]
-    assert again.asked == 2 * requests_per_chunk
+    referenced(groups, again, folder).require_all()
+    assert again.asked == 20
     other = Forwarding()
-    with_reference(ListedGroups(groups[1:]), other, "initial", KeptReference(folder))  # type: ignore[arg-type]
-    with_reference(groups, other, "another", KeptReference(folder))  # type: ignore[arg-type]
-    assert other.asked == 8 * requests_per_chunk  # other groups, and another reference
+    referenced(ListedGroups(groups[1:]), other, folder).require_all()
+    referenced(groups, other, folder, "another").require_all()
+    assert other.asked == 80  # other groups, and another reference

@@ -18,7 +18,7 @@ from mint_train.backends.local.load import open_local_client
 from mint_train.batches.datums import build_datum
 from mint_train.batches.groups import Group, ListedGroups
 from mint_train.errors import Source
-from mint_train.groups.reference import KeptReference, with_reference
+from mint_train.groups.reference import KeptReference, Reference
 from mint_train.groups.reference_store import STORE, ReferenceStore
 
 REFERENCED = {"reference": "initial"}
@@ -116,7 +116,7 @@ def test_who_comes_while_another_one_asks_waits_and_copies(
 
     def ask(name: str) -> None:
         kept = KeptReference(tmp_path / name, lambda: store)
-        with_reference(groups, client, "initial", kept, told.append)  # type: ignore[arg-type]
+        Reference("initial", client, kept, told.append).of(groups).require_all()
 
     first = threading.Thread(target=ask, args=("first",))
     with store.asked_once(next_file(groups, tmp_path), told.append):

@@ -331,12 +331,12 @@ def test_a_failure_while_the_reference_is_computed_is_met_with_another_client(
     options = {"reference": "initial"}
     train(steps=2, output=Path("unbroken"), options=options)
     shutil.rmtree(own_cache / STORE)  # else the next run would ask for nothing
-    failing("forward", {1, 2})
+    failing("forward_reference", {1, 2})
     assert train(steps=2, options=options).status == "done"
     assert capsys.readouterr().out.count("the service failed; going back to step 0") == 2
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
     shutil.rmtree(own_cache / STORE)
-    failing("forward", set(range(100)))
+    failing("forward_reference", set(range(100)))
     with pytest.raises(ServiceError):
         train(steps=2, options=options, max_retries=1, output=Path("never"))
     assert not Path("never").exists()

@@ -144,7 +144,15 @@ class Samplers:
     close: Callable[[], None]
 
 
-class TrainingClient(Protocol):
+class Forwards(Protocol):
+    """A policy that gives logprobs."""
+
+    def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:
+        """Compute the logprobs of the target tokens, nats, float32, without gradients."""
+        ...
+
+
+class TrainingClient(Forwards, Protocol):
     """One adapter in training. Requests take effect in the order in which they are submitted."""
 
     gradients: Gradients
@@ -179,8 +187,11 @@ class TrainingClient(Protocol):
         """
         ...
 
-    def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:
-        """Compute the logprobs of the target tokens, nats, float32, without gradients."""
+    def keep_reference(self) -> Forwards | None:
+        """Return the policy as it is now, which stays so while this one is trained.
+
+        None where a service computes: that takes another adapter.
+        """
         ...
 
     def forward_backward_custom(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mint_train.backends.base import Future, TrainingClient
+from mint_train.backends.base import Forwards, Future
 from mint_train.batches.datums import input_length
 from mint_train.errors import BackendError
 from mint_train.run_folder.token_counts import Sent, uncounted
@@ -23,14 +23,14 @@ MOST_IN_FLIGHT = 16
 
 
 def forward_logprobs(
-    data: Iterable[Datum], client: TrainingClient, sent: Sent = uncounted
+    data: Iterable[Datum], client: Forwards, sent: Sent = uncounted
 ) -> Iterator[torch.Tensor]:
     """Yield the logprobs of the datums' target tokens, as `forward_values` does."""
     return (values[LOGPROBS] for values in forward_values(data, client, sent=sent))
 
 
 def forward_values(
-    data: Iterable[Datum], client: TrainingClient, vocabulary: Sequence[str] = (), *, sent: Sent = uncounted
+    data: Iterable[Datum], client: Forwards, vocabulary: Sequence[str] = (), *, sent: Sent = uncounted
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield what a forward gives of each datum: by name, float32 `[target tokens]`.
 
@@ -40,10 +40,23 @@ def forward_values(
     Raises:
         BackendError: a forward failed, or gave something else than one finite number per target token.
     """
+    return forward_parts(requests_of(data), client, vocabulary, sent=sent)
+
+
+def requests_of(data: Iterable[Datum]) -> Iterator[list[Datum]]:
+    """Divide datums into requests of bounded size."""
     datums = iter(data)
+    return iter(lambda: list(islice(datums, DATUMS_PER_REQUEST)), [])
+
+
+def forward_parts(
+    parts: Iterable[list[Datum]], client: Forwards, vocabulary: Sequence[str] = (), *, sent: Sent = uncounted
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield what `forward_values` does, for datums that are divided into requests, none of them empty."""
+    remaining = iter(parts)
     in_flight: deque[tuple[list[Datum], Future[Any]]] = deque()
     while True:
-        while len(in_flight) < MOST_IN_FLIGHT and (part := list(islice(datums, DATUMS_PER_REQUEST))):
+        for part in islice(remaining, MOST_IN_FLIGHT - len(in_flight)):
             in_flight.append((part, client.forward(part, "cross_entropy")))
             sent(sum(map(input_length, part)))
         if not in_flight:

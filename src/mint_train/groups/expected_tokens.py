@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mint_train.groups.order import Order
+from mint_train.groups.reference_blocks import first_uses, groups_of
 from mint_train.groups.step_count import is_due
 from mint_train.settings.model import Settings
 
@@ -28,12 +29,16 @@ class ExpectedTokens:
     prompts: Sequence[int] = ()
     """The tokens of each prompt of `--sample-prompts`."""
     referenced: bool = False
-    """Whether the loss needs a reference's logprobs of all groups."""
+    """Whether the loss needs a reference's logprobs of the groups that steps use, and of those held out."""
 
     def before_first_step(self) -> Counter[str]:
-        """Count what is sent before the first step: the reference, an evaluation, samples."""
-        reference = (sum(self.trained) + self.held_out) * self.referenced
-        return Counter({"reference": reference}) + self._due_after(0)
+        """Count what is sent before the first step, and the reference, which may be sent as steps need it."""
+        return Counter({"reference": self._of_reference() * self.referenced}) + self._due_after(0)
+
+    def _of_reference(self) -> int:
+        blocks = first_uses(self.order, self.steps)
+        indices = (index for block in blocks for index in groups_of(block, len(self.trained)))
+        return sum(self.trained[index] for index in indices) + self.held_out
 
     def of_step(self, step: int) -> Counter[str]:
         """Count what a step sends, with the evaluation and the samples that are due after it."""

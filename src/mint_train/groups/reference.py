@@ -1,21 +1,22 @@
-"""Reference logprobs: computed once per example before the first step, kept on disk, read group by group."""
+"""Reference logprobs: computed once per example when a step needs them, kept on disk, read group by group."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import islice
+from functools import cached_property, lru_cache
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mint_train.backends.base import Backend, TrainingClient
-from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.backends.base import Backend, Forwards, TrainingClient
+from mint_train.backends.forward_logprobs import LOGPROBS, forward_parts, requests_of
 from mint_train.backends.start import digest as digest_of_adapter
 from mint_train.batches.groups import Group, Groups
+from mint_train.groups.reference_blocks import BLOCK, blocks_of, groups_of
 from mint_train.groups.reference_file import is_whole, read_file, write_file
 from mint_train.groups.reference_store import ReferenceStore
 from mint_train.groups.token_file import joined
@@ -28,36 +29,7 @@ INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
 REFERENCE_FOLDER = "reference"
 """Where a run keeps its reference logprobs, those of held-out rows too."""
-CHUNK = 256
-"""Groups whose logprobs are one file, which is the most that a crash loses of what has come back."""
 OPEN_FILES = 128
-
-
-class ReferencedGroups(Groups):
-    """Groups with their reference logprobs, read from the disk too."""
-
-    def __init__(self, groups: Groups, files: Sequence[Path]) -> None:
-        self._groups = groups
-        self._files = files
-        self._open = lru_cache(OPEN_FILES)(read_file)
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def take(self, indices: Sequence[int]) -> list[Group]:
-        """Read groups with their reference logprobs, in the order of their indices."""
-        groups = self._groups.take(indices)
-        arrays = joined([one for index in indices for one in self._logprobs(index)], np.float32)
-        logprobs = map(torch.from_numpy, arrays)
-        return [
-            replace(group, reference_logprobs=tuple(islice(logprobs, len(group.datums)))) for group in groups
-        ]
-
-    def _logprobs(self, index: int) -> list[np.ndarray]:
-        """Find the logprobs of a group's datums, as they lie in their file."""
-        number, row = divmod(index, CHUNK)
-        logprobs, starts = self._open(self._files[number])
-        return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 
 
 @dataclass(frozen=True)
@@ -70,61 +42,116 @@ class KeptReference:
     """Opens the one that runs share, if logprobs are missing in the folder."""
 
 
-def with_reference(
-    groups: Groups,
-    client: TrainingClient,
-    reference: str,
-    kept: KeptReference,
-    warn: Callable[[str], None] = lambda _: None,
-    sent: Sent = uncounted,
-) -> ReferencedGroups:
-    """Give each group its reference logprobs: those that are kept, and forwards for the rest.
+@dataclass(frozen=True)
+class Reference:
+    """The policy of a reference, its name, and where its logprobs are kept."""
 
-    Args:
-        groups: the groups of the run.
-        client: a training client whose policy is the reference: with "initial", one before its first step.
-        reference: the reference's name; logprobs are found again under it and the tokens of their groups.
-        kept: a file per chunk of groups is read where it exists, and written whole where it does not.
-        warn: tells the user of a file that is broken and made anew.
-        sent: is told the tokens of each request.
+    name: str
+    """Logprobs are found again under it and the tokens of their groups."""
+    policy: Forwards
+    kept: KeptReference
+    warn: Callable[[str], None] = lambda _: None
+    """Tells the user of a file that is broken and made anew."""
+    sent: Sent = uncounted
+    """Is told the tokens of each request."""
+    by_block: bool = True
+    """Whether a block is a request of its own: what shares one may change the last bits of a logprob."""
 
-    Raises:
-        BackendError: a forward failed.
-        MintTrainError: the disk refuses; what was kept before stays.
-    """
-    starts = range(0, len(groups), CHUNK)
-    files = [kept.folder / f"{digest(reference, groups[start : start + CHUNK])}.arrow" for start in starts]
-    missing = {path: start for path, start in zip(files, starts, strict=True) if not is_whole(path, warn)}
-    if missing:
-        store = kept.open_store()
-        with store.asked_once(next(iter(missing)), warn):
-            missing = {path: start for path, start in missing.items() if not store.fetch(path, warn)}
-            for path in write_missing(groups, client, missing, sent):
-                store.keep(path, warn)
-    return ReferencedGroups(groups, files)
+    @cached_property
+    def store(self) -> ReferenceStore:
+        """The store that runs share, opened once."""
+        return self.kept.open_store()
+
+    def of(self, groups: Groups) -> ReferencedGroups:
+        """Give groups their logprobs of the reference, each when it is needed."""
+        return ReferencedGroups(groups, ReferenceLogprobs(self, groups))
 
 
-def write_missing(
-    groups: Groups, client: TrainingClient, missing: Mapping[Path, int], sent: Sent
-) -> Iterator[Path]:
-    """Ask for the logprobs of chunks of groups, and yield each file once it is written.
+class ReferenceLogprobs:
+    """The files of some groups' logprobs, a file for each block."""
 
-    Args:
-        groups: the groups of the run.
-        client: a client whose policy is the reference.
-        missing: by file, the index of the first group of its chunk.
-        sent: is told the tokens of each request.
-    """
+    def __init__(self, reference: Reference, groups: Groups) -> None:
+        self._reference, self._groups = reference, groups
+        self._there: set[int] = set()
+        self._paths: dict[int, Path] = {}
 
-    def missing_groups() -> Iterator[Group]:
-        for start in missing.values():
-            yield from groups[start : start + CHUNK]
+    def path(self, block: int) -> Path:
+        """Return the file of a block."""
+        if block not in self._paths:
+            name = digest(self._reference.name, self._groups_of(block))
+            self._paths[block] = self._reference.kept.folder / f"{name}.arrow"
+        return self._paths[block]
 
-    logprobs = forward_logprobs((datum for group in missing_groups() for datum in group.datums), client, sent)
-    for path, start in missing.items():
-        sizes = [len(group.datums) for group in groups[start : start + CHUNK]]
-        write_file(path, list(islice(logprobs, sum(sizes))), sizes)
-        yield path
+    def require(self, blocks: Iterable[int]) -> None:
+        """Take the files of blocks from where they are kept, and make those that are kept nowhere."""
+        warn = self._reference.warn
+        wanted = [block for block in blocks if block not in self._there]
+        missing = [block for block in wanted if not is_whole(self.path(block), warn)]
+        if missing:
+            store = self._reference.store
+            with store.asked_once(self.path(0), warn):
+                missing = [block for block in missing if not store.fetch(self.path(block), warn)]
+                for path in self._compute(missing):
+                    store.keep(path, warn)
+        self._there.update(wanted)
+
+    def _compute(self, blocks: Sequence[int]) -> Iterator[Path]:
+        """Ask for the logprobs of blocks, several at a time, and yield each file once it is written."""
+        read = map(self._groups_of, blocks)
+        datums = ([datum for group in groups for datum in group.datums] for groups in read)
+        units = datums if self._reference.by_block else [chain.from_iterable(datums)]
+        parts = (part for unit in units for part in requests_of(unit))
+        found = forward_parts(parts, self._reference.policy, sent=self._reference.sent)
+        for block in blocks:
+            sizes = [len(group.datums) for group in self._groups_of(block)]
+            logprobs = [values[LOGPROBS] for values in islice(found, sum(sizes))]
+            write_file(self.path(block), logprobs, sizes)
+            yield self.path(block)
+
+    def _groups_of(self, block: int) -> list[Group]:
+        indices = groups_of(block, len(self._groups))
+        return self._groups[indices.start : indices.stop]
+
+
+class ReferencedGroups(Groups):
+    """Groups with their reference logprobs, which are computed at the latest when a group is read."""
+
+    def __init__(self, groups: Groups, logprobs: ReferenceLogprobs) -> None:
+        self._groups = groups
+        self._logprobs = logprobs
+        self._open = lru_cache(OPEN_FILES)(read_file)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def take(self, indices: Sequence[int]) -> list[Group]:
+        """Read groups with their reference logprobs, in the order of their indices."""
+        self.require(blocks_of(indices))
+        groups = self._groups.take(indices)
+        arrays = joined([one for index in indices for one in self._stored(index)], np.float32)
+        logprobs = map(torch.from_numpy, arrays)
+        return [
+            replace(group, reference_logprobs=tuple(islice(logprobs, len(group.datums)))) for group in groups
+        ]
+
+    def require(self, blocks: Iterable[int]) -> None:
+        """Return once the logprobs of some blocks are there: those that are kept, forwards for the rest.
+
+        Raises:
+            BackendError: a forward failed.
+            MintTrainError: the disk refuses; what was kept before stays.
+        """
+        self._logprobs.require(blocks)
+
+    def require_all(self) -> None:
+        """Return once the logprobs of all groups are there, as `require` does."""
+        self.require(blocks_of(range(len(self))))
+
+    def _stored(self, index: int) -> list[np.ndarray]:
+        """Find the logprobs of a group's datums, as they lie in their file."""
+        block, row = divmod(index, BLOCK)
+        logprobs, starts = self._open(self._logprobs.path(block))
+        return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 
 
 def open_reference(

@@ -28,6 +28,7 @@ class ReferenceStore:
     def __init__(self, folder: Path | None = None) -> None:
         """Take the folder of the reference; None keeps nothing, and has nothing."""
         self.folder = folder
+        self._told = False
 
     @classmethod
     def of(cls, identity: Mapping[str, Any] | None) -> ReferenceStore:
@@ -48,8 +49,8 @@ class ReferenceStore:
         """Wait until no other process asks for a file; while this is entered, no other one does.
 
         Args:
-            path: the first of the files to ask for; runs on the same rows begin with the same one.
-            warn: tells the user of the wait.
+            path: the first file of the groups; runs on the same rows have the same one.
+            warn: tells the user of the first wait.
         """
         with ExitStack() as held:
             if self.folder is not None:
@@ -59,7 +60,9 @@ class ReferenceStore:
                     try:
                         held.enter_context(lock.acquire(timeout=0))
                     except Timeout:
-                        warn("Another run computes these reference logprobs; waiting for them.")
+                        if not self._told:
+                            warn("Another run computes these reference logprobs; waiting for them.")
+                        self._told = True
                         held.enter_context(lock.acquire())
             yield
 

@@ -20,9 +20,9 @@ from mint_train.groups.reference import (
     INITIAL,
     REFERENCE_FOLDER,
     KeptReference,
+    Reference,
     open_reference,
     store_of,
-    with_reference,
 )
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
@@ -128,10 +128,10 @@ def open_on(
     client = trained.backend.open_client(folder, echo_problem, trains=False)
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
-    reference = loss.reference
-    judge = judge_of(trained, reference, client, folder)
-    store = partial(store_of, judge, settings, str(reference), trained.start)
+    judge = judge_of(trained, loss.reference, client, folder)
+    store = partial(store_of, judge, settings, str(loss.reference), trained.start)
     kept = KeptReference(folder / REFERENCE_FOLDER, store)
+    reference = Reference(str(loss.reference), judge, kept, echo_problem, sent, not trained.backend.remote)
     sets: list[tuple[str, Evaluator]] = []
     for name, examples in held_out.items():
         tokenizer = client.get_tokenizer()
@@ -142,8 +142,9 @@ def open_on(
         if note := overlap_note(count, len(dataset.groups), name):
             echo_problem(note)
         groups: Groups = dataset.groups
-        if reference is not None:
-            groups = with_reference(groups, judge, reference, kept, echo_problem, sent)
+        if loss.reference is not None:
+            groups = reference.of(groups)
+            groups.require_all()  # before a checkpoint takes the place of the untrained adapter
         sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
     return sets, client
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from mint_train.backends.base import TrainingClient
 from mint_train.batches.batch import Batch
@@ -16,14 +15,7 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.order import Order
 from mint_train.groups.overlap import count_overlap, overlap_note
-from mint_train.groups.reference import (
-    INITIAL,
-    REFERENCE_FOLDER,
-    KeptReference,
-    open_reference,
-    store_of,
-    with_reference,
-)
+from mint_train.groups.reference import INITIAL
 from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.rendering.notes import rendering_notes
@@ -32,6 +24,7 @@ from mint_train.rendering.special_tokens import TAKEN
 from mint_train.rendering.turn_markers import markers_note
 from mint_train.run_folder.folder import SKIPPED_FILE
 from mint_train.training.budget import TokenBudget
+from mint_train.training.references import add_reference
 from mint_train.training.run import Run
 from mint_train.training.watching import Watcher
 
@@ -112,7 +105,7 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     expected = expect_tokens(run, dataset, held_out, watcher)
     refuse_unpaid(run, expected)
     if run.loss.reference is not None:
-        dataset, held_out = add_reference(run, client, dataset, held_out)
+        dataset, held_out = add_reference(run, client, expected, dataset, held_out)
     if run.loss.vocabulary:
         client.give_vocabulary(run.loss.vocabulary)
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
@@ -152,29 +145,6 @@ def refuse_unpaid(run: Run, expected: ExpectedTokens) -> None:
     TokenBudget(run.settings.token_budget, run.counts, expected).refuse_no_step(finished)
 
 
-def add_reference(
-    run: Run, client: TrainingClient, dataset: Dataset, held_out: Mapping[str, Dataset]
-) -> tuple[Dataset, dict[str, Dataset]]:
-    """Give the groups that are trained and those held out the logprobs of the loss's reference.
-
-    Args:
-        run: the run, whose loss has a reference.
-        client: whose adapter has not been trained yet, so that its policy is that of the first step.
-        dataset: what is trained on.
-        held_out: the held-out sets.
-    """
-    reference = str(run.loss.reference)
-    judge = client if reference == INITIAL else open_judge(run, reference)
-    store = partial(store_of, judge, run.settings, reference, run.start_from)
-    kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
-
-    def referenced(part: Dataset) -> Dataset:
-        groups = with_reference(part.groups, judge, reference, kept, run.observers.warn, sent)
-        return replace(part, groups=groups)
-
-    return referenced(dataset), {name: referenced(part) for name, part in held_out.items()}
-
-
 def watcher_of(run: Run, client: TrainingClient) -> Watcher | None:
     """Render the prompts of `--sample-prompts`, and tell the user which are completed and when.
 
@@ -210,11 +180,6 @@ def flattened(run: Run, examples: Examples, client: TrainingClient) -> Dataset:
         settings.special_tokens,
         Rendering.of(run.settings),
     )
-
-
-def open_judge(run: Run, reference: str) -> TrainingClient:
-    """Open a client whose policy is the reference."""
-    return open_reference(run.backend, reference, run.folder.path, run.observers.warn)
 
 
 def data_lines(run: Run, prepared: Prepared) -> list[str]:

@@ -164,11 +164,11 @@ class Runner:
 
         It blocks once, on the policy's logprobs, unless the loss's gradients do not depend on them.
         """
-        batches = self.batches(step)
         params = adam_params(self.run.settings, self.steps, step)
         state = dict(self.in_flight[-1].custom_loss.state if self.in_flight else self.loss_state)
-        custom_loss = CustomLoss(self.run.loss, batches, state)
         try:
+            batches = self.batches(step)
+            custom_loss = CustomLoss(self.run.loss, batches, state)
             for batch in batches:
                 self.run.loss.check_batch(batch)
             tokens = int(custom_loss.step.lengths.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,12 +70,23 @@ class LocalTrainingClient:
         self.vocabulary = tuple(names)
         self.engine.keep_reference()
 
+    def keep_reference(self) -> ReferencePolicy:
+        """Return the policy as it is now; its weights are kept beside those that are trained."""
+        self.engine.keep_reference()
+        return ReferencePolicy(self)
+
     def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:  # noqa: ARG002
         """Compute logprobs; `loss_fn` exists for compatibility with the SDK."""
         sequences = token_sequences(data, self.limits)
         with model_errors():
             values = self.engine.forward(sequences, vocabulary=self.vocabulary)
         return completed(forward_output(self.by_name(values, len(sequences)), {}))
+
+    def forward_reference(self, data: list[Datum]) -> Future[types.ForwardBackwardOutput]:
+        """Compute the logprobs of the policy that `keep_reference` kept."""
+        with model_errors():
+            values = self.engine.forward(token_sequences(data, self.limits), reference=True)
+        return completed(forward_output({"logprobs": values}, {}))
 
     def by_name(self, values: Sequence[torch.Tensor], count: int) -> dict[str, Sequence[torch.Tensor]]:
         """Sort by name what the engine computed for `count` sequences: logprobs, then what was asked for."""
@@ -175,6 +187,17 @@ class LocalTrainingClient:
 
     def close(self) -> None:
         """Do nothing: this client holds nothing outside this process."""
+
+
+@dataclass(frozen=True)
+class ReferencePolicy:
+    """The policy that a client was told to keep."""
+
+    client: LocalTrainingClient
+
+    def forward(self, data: list[Datum], loss_fn: str) -> Future[types.ForwardBackwardOutput]:  # noqa: ARG002
+        """Compute logprobs; `loss_fn` exists for compatibility with the SDK."""
+        return self.client.forward_reference(data)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -98,6 +98,7 @@ class Engine:
         sequences: Sequence[TokenSequence],
         *,
         adapter: bool = True,
+        reference: bool = False,
         vocabulary: Sequence[str] = (),
     ) -> list[torch.Tensor]:
         """Compute the logprobs of the target tokens, without a graph.
@@ -105,6 +106,7 @@ class Engine:
         Args:
             sequences: the sequences to score.
             adapter: whether the adapter is active; False gives the base model's logprobs.
+            reference: whether the adapter is as `keep_reference` kept it.
             vocabulary: quantities of the whole distribution, out of `batches.vocabulary.QUANTITIES`.
 
         Returns:
@@ -115,7 +117,8 @@ class Engine:
             OutOfMemoryError: not even half the token budget fits into memory.
         """
         batch = list(sequences)
-        return self._within_memory(lambda budget: self._forward(batch, budget, adapter, vocabulary))
+        with self._as_reference() if reference else nullcontext():
+            return self._within_memory(lambda budget: self._forward(batch, budget, adapter, vocabulary))
 
     def forward_backward(
         self,

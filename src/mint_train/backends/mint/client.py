@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 ON_A_SERVICE = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]{1,1000}")
 SAMPLER_WEIGHTS = "/sampler_weights/"
 """In the path of weights that can be deleted; SkyRL's have another, which it does not take back."""
-PAUSE_SECONDS = 0.5
-CLOSE_SECONDS = 10.0
+PAUSE_SECONDS, CLOSE_SECONDS, DELETE_SECONDS = 0.5, 10.0, 30.0
 LEAVE_TRIES = 4
-DELETE_SECONDS = 30.0
 
 
 class MintTrainingClient:
@@ -61,8 +59,7 @@ class MintTrainingClient:
         self.gradients = Gradients(proof.form_name, proof.note, proof.clips, session.layers_note(settings))
         self.service_client, self.service = session.client, session.service
         self.client = session.create_adapter(settings)
-        self.holder = self.client.holder
-        self.pending: set[Future[Any]] = set()
+        self.holder, self.pending = self.client.holder, set[Future[Any]]()
         self.used = False
         """True if the adapter has had a request."""
         self.has_states = False
@@ -102,6 +99,9 @@ class MintTrainingClient:
     def give_vocabulary(self, names: Sequence[str]) -> None:
         """Refuse: a service answers with the logprobs of target tokens."""
         raise BackendError(f"a service gives logprobs of target tokens, and not {', '.join(names)}")
+
+    def keep_reference(self) -> None:
+        """Keep nothing: a service has the adapter that is trained."""
 
     def forward(self, data: list[Datum], loss_fn: str) -> ServiceFuture[types.ForwardBackwardOutput]:
         """Submit a forward without gradients."""

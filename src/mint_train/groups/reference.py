@@ -66,6 +66,12 @@ class Reference:
         """Give groups their logprobs of the reference, each when it is needed."""
         return ReferencedGroups(groups, ReferenceLogprobs(self, groups))
 
+    def all_of(self, groups: Groups) -> ReferencedGroups:
+        """Give groups their logprobs of the reference, all of them now."""
+        referenced = self.of(groups)
+        referenced.require_all()
+        return referenced
+
 
 class ReferenceLogprobs:
     """The files of some groups' logprobs, a file for each block."""

@@ -142,9 +142,8 @@ def open_on(
         if note := overlap_note(count, len(dataset.groups), name):
             echo_problem(note)
         groups: Groups = dataset.groups
-        if loss.reference is not None:
-            groups = reference.of(groups)
-            groups.require_all()  # before a checkpoint takes the place of the untrained adapter
+        if loss.reference is not None:  # asked for before a checkpoint replaces the untrained adapter
+            groups = reference.all_of(groups)
         sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
     return sets, client
 

@@ -10,6 +10,7 @@ import pytest
 import mint_train.rendering.special_tokens  # noqa: F401 - defines an error
 from mint_train.conformance.material import ConformanceError
 from mint_train.errors import (
+    BudgetError,
     ContractError,
     DoesNotFit,
     LossError,
@@ -33,7 +34,9 @@ EVERY_ERROR = sorted(
 
 @pytest.mark.parametrize("error_class", EVERY_ERROR, ids=lambda error: error.__name__)
 def test_an_error_can_be_pickled(error_class: type[Exception]) -> None:
-    error = error_class(*["a text", "another"][: 2 if issubclass(error_class, RowError) else 1])
+    given = {RowError: ("a text", "another"), BudgetError: (9, 5, "a text", 8)}
+    kind = next((kind for kind in given if issubclass(error_class, kind)), None)
+    error = error_class(*given.get(kind, ("a text",)))
     if isinstance(error, MintTrainError):
         error.locate("step 3")
         error.retries = 2

@@ -52,6 +52,20 @@ class OptionError(UserError):
     """An option is unknown, malformed or contradicts another."""
 
 
+class BudgetError(OptionError):
+    """What comes next would pass `--token-budget`."""
+
+    def __init__(self, most: int, sent: int, what: str, tokens: int) -> None:
+        super().__init__(most, sent, what, tokens)
+        self.most, self.sent, self.what, self.tokens = most, sent, what, tokens
+
+    @property
+    def message(self) -> str:
+        """The budget, what has been sent, what comes next, and the least budget for it."""
+        sent = f"{self.sent:,} have been sent, and " if self.sent else ""
+        return f"--token-budget {self.most}: {sent}{self.what}; give {self.sent + self.tokens} or more"
+
+
 class PluginError(UserError):
     """A loss plugin is missing, broken, or breaks the hook contract."""
 

@@ -103,6 +103,57 @@ def test_the_tokens_of_sampling_count_beside_those_of_training(unbroken: Path, t
     assert told[-1] == f"Tokens of all rounds: {describe_tokens(whole)}."
 
 
+def sent_by(folder: Path) -> int:
+    """All tokens of the rounds in a folder, counted from its files alone."""
+    sampled = sum(sum(line["tokens"].values()) for line in lines(folder / "rounds.jsonl"))
+    return sampled + sum(
+        line["tokens"] for path in folder.glob("round-*/tokens.jsonl") for line in lines(path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "steps"),
+    [("the last step", [2, 1]), ("the training of round 2", [2]), ("the completions of round 2", [2])],
+)
+def test_a_budget_bounds_all_rounds_and_a_larger_one_goes_on(
+    unbroken: Path, tmp_path: Path, run_cli: Any, part: str, steps: list[int]
+) -> None:
+    whole = sent_by(unbroken)
+    trained = sum(line["tokens"] for line in lines(unbroken / "round-002/tokens.jsonl"))
+    written = lines(unbroken / "rounds.jsonl")[1]["tokens"]
+    first, longest = whole - trained - sum(written.values()), 4 * 4 * 6
+    budget = {
+        "the last step": whole - 1,
+        "the training of round 2": first + written["prompts"] + longest,
+        "the completions of round 2": first + written["prompts"] + longest - 1,
+    }[part]
+    folder, told = tmp_path / "all", list[str]()
+    result = begin(tmp_path, token_budget=budget).train(shown, told.append)
+    assert (result.status, result.budget_spent) == ("interrupted", True)
+    assert told[-1] == f"Continue the rounds with: mint-train resume {folder} --token-budget N"
+    assert sent_by(folder) <= budget
+    assert [len(lines(path)) for path in sorted(folder.glob("round-*/metrics.jsonl"))] == steps
+    assert (folder / "round-002.jsonl").exists() == (part != "the completions of round 2")
+    again = run_cli("resume", folder)
+    assert (again.status, again.err.count("\n")) == (2, 1)
+    assert again.err.startswith(
+        f"mint-train: --token-budget {budget}: {sent_by(folder):,} have been sent, and"
+    )
+    ended = run_cli("resume", folder, "--token-budget", whole + longest)
+    assert ended.status == 0, ended.err
+    assert sent_by(folder) == whole
+    assert what_was_made(folder) == what_was_made(unbroken)
+    assert run_cli("resume", folder, "--lr", 1).status == 2
+
+
+def test_a_budget_without_room_for_the_first_completions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"^--token-budget 9: the next round's completions need .* at most; give"
+    ):
+        begin(tmp_path, token_budget=9).train(shown, lambda _: None)
+    assert not (tmp_path / "all" / "rounds.jsonl").exists()
+
+
 class KilledError(BaseException):
     """Stands for the end of the process, which nothing catches."""
 

@@ -24,8 +24,8 @@ from mint_train.sampling.rounds import (
     PROMPTS_FILE,
     Rounds,
     RoundsProgram,
-    train_shown,
 )
+from mint_train.sampling.shown_rounds import train_shown
 from mint_train.settings.keywords import (
     PolicyKeywords,
     SettingsKeywords,
@@ -188,8 +188,9 @@ def resume(
     with in_python():
         if holds_rounds(folder):
             refuse_changes(folder, [name for name in settings if name != "judge" or not judge])
-            of_rounds = RoundsProgram(loss, observers, judge)
-            return shown(train_shown(Rounds.read(folder, of_rounds, trusted=trust_loss)))
+            of_rounds, budget = RoundsProgram(loss, observers, judge), settings.get("token_budget")
+            rounds = Rounds.read(folder, of_rounds, trusted=trust_loss, token_budget=budget)
+            return shown(train_shown(rounds))
         program = Program(loss, observers, judge)
         return shown(resume_run(folder, judge_by_name(settings), program, trust_loss=trust_loss))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,12 @@ def begin_rounds(settings: Settings, asked: RoundsSettings) -> str:
     return train_rounds(Rounds.begin(settings, Plan.of(asked, settings.seed)))
 
 
-def resume_rounds(folder: Path, changed: Sequence[str], *, trusted: bool) -> str | None:
+def resume_rounds(folder: Path, changed: Mapping[str, Any], *, trusted: bool) -> str | None:
     """Go on with the rounds of a folder and return how the last one ended; None where it holds none.
 
     Args:
         folder: what may hold rounds.
-        changed: what the user would change.
+        changed: what the user would change; only `token_budget` may.
         trusted: files that the folder names may be run.
 
     Raises:
@@ -67,14 +67,15 @@ def resume_rounds(folder: Path, changed: Sequence[str], *, trusted: bool) -> str
 
     if not holds_rounds(folder):
         return None
-    refuse_changes(folder, changed)
-    return train_rounds(Rounds.read(folder, trusted=trusted))
+    refuse_changes(folder, list(changed))
+    budget = changed.get("token_budget")
+    return train_rounds(Rounds.read(folder, trusted=trusted, token_budget=budget))
 
 
 def train_rounds(rounds: Any) -> str:
     """Train rounds, and say where they are."""
     from mint_train.observers.terminal import say
-    from mint_train.sampling.rounds import train_shown
+    from mint_train.sampling.shown_rounds import train_shown
 
     result = train_shown(rounds)
     say(f"Rounds: {rounds.folder}", err=rounds.given.get("progress") == "json")

@@ -198,6 +198,8 @@ class Round:
     """The run that was trained on them, if the round came so far."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """The tokens that it has sent, by kind, to sample and to train."""
+    trained: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that its run has sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,12 @@ from mint_train.settings.rounds import RoundsSettings
 
 PLAN_FILE = "rounds.json"
 SCORES_FILE = "rounds.jsonl"
+POLICY_FIELDS = (
+    *("backend", "base_url", "dtype", "special_tokens"),
+    *("render", "chat_template", "chat_template_kwargs"),
+)
+JUDGE_FIELDS = ("judge", "judge_options", "judge_timeout")
+"""The plan has them; the settings of each round have them where its run has prompts to complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,16 @@ def read_plan(folder: Path) -> tuple[Plan, dict[str, Any]]:
         raise UserError(f"{folder / PLAN_FILE} is broken: {error}") from error
 
 
+def run_of(folder: Path, number: int) -> Path:
+    """Return the run folder of a round, counted from 1."""
+    return folder / f"round-{number:03d}"
+
+
+def rows_of(folder: Path, number: int) -> Path:
+    """Return the rows of a round."""
+    return folder / f"round-{number:03d}.jsonl"
+
+
 def read_scores(folder: Path) -> list[dict[str, Any]]:
     """Return what each round's completions scored before it was trained.
 
@@ -141,10 +157,13 @@ def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str
 
 
 def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
-    """Refuse to resume rounds with other settings than those that they began with.
+    """Refuse to resume rounds with other settings than those that they began with, except a larger budget.
 
     Raises:
         OptionError: something is to be changed.
     """
-    if changed:
-        raise OptionError(f"{folder} holds rounds, which go on with the settings that they began with")
+    if {*changed} - {"token_budget"}:
+        raise OptionError(
+            f"{folder} holds rounds, which go on with the settings that they began with; only --token-budget "
+            "may change"
+        )

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,25 @@ from pydantic import SecretStr, ValidationError
 
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.start import find_start
-from mint_train.errors import DataError, JudgeError, OptionError, command_line
+from mint_train.errors import BudgetError, DataError, JudgeError, OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
 from mint_train.judging.judge import Judge, function_name, open_judge
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_address, refuse_foreign
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.observers.progress import Progress, shown_progress, silent_progress
-from mint_train.observers.terminal import echo_problem, say
+from mint_train.observers.progress import Progress
+from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.files import append_line, whole_folder, write_whole
 from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
-from mint_train.run_folder.records import Round, RunResult
-from mint_train.run_folder.token_counts import TokenCounts
+from mint_train.run_folder.records import RunResult
 from mint_train.sampling.making import MORE, Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
+from mint_train.sampling.round_budget import RoundBudget, read_rounds, stopped
 from mint_train.sampling.round_plan import (
+    JUDGE_FIELDS,
+    POLICY_FIELDS,
     SCORES_FILE,
     Plan,
     files_found_anywhere,
@@ -41,6 +42,8 @@ from mint_train.sampling.round_plan import (
     mixed_in,
     read_plan,
     read_scores,
+    rows_of,
+    run_of,
     write_plan,
 )
 from mint_train.settings.data_items import STANDARD_INPUT
@@ -53,12 +56,6 @@ from mint_train.training.training import resume_run, start_run
 
 PROMPTS_FILE = "prompts.jsonl"
 """The prompts, where a program gave them as rows."""
-POLICY_FIELDS = (
-    *("backend", "base_url", "dtype", "special_tokens"),
-    *("render", "chat_template", "chat_template_kwargs"),
-)
-JUDGE_FIELDS = ("judge", "judge_options", "judge_timeout")
-"""The plan has them; the settings of each round have them where its run has prompts to complete."""
 REFERENCE, BASE, INITIAL = "reference", "base", "initial"
 """`--set reference=base`: the base model in every round; `initial` is the policy that a round begins with."""
 
@@ -100,8 +97,6 @@ class Rounds:
         for name in ("data", "columns"):
             if own.pop(name, None):
                 raise OptionError(f"--{name}: --rounds trains on what is sampled; leave it out")
-        if settings.token_budget is not None:
-            raise OptionError("--token-budget: it bounds one run, and --rounds are several; leave it out")
         if settings.sample_prompts is None:
             own = {name: value for name, value in own.items() if name not in JUDGE_FIELDS}
         output, own["overwrite"] = own.pop("output", None), False
@@ -126,13 +121,21 @@ class Rounds:
         return replace(rounds, folder=folder)
 
     @classmethod
-    def read(cls, folder: Path, program: RoundsProgram | None = None, *, trusted: bool = False) -> Rounds:
+    def read(
+        cls,
+        folder: Path,
+        program: RoundsProgram | None = None,
+        *,
+        trusted: bool = False,
+        token_budget: int | None = None,
+    ) -> Rounds:
         """Read the plan of a folder, which may come from somebody else.
 
         Args:
             folder: the folder of the rounds.
             program: the Python program that calls; None for the command line.
             trusted: the user has said that what it names may be run and asked.
+            token_budget: a larger budget than that of before.
 
         Raises:
             UserError: it is broken, or names an address that the environment does not.
@@ -147,11 +150,13 @@ class Rounds:
         options = [*rounds.plan.judge_options.values(), *settings.judge_options.values()]
         for name in (*files, *map(str, options)):
             refuse_foreign(name, folder, trusted=trusted)
+        if token_budget is not None:
+            checked = rounds.settings({"token_budget": token_budget}).token_budget
+            rounds = replace(rounds, given={**rounds.given, "token_budget": checked})
+            write_plan(folder, rounds.plan, rounds.given)
         return rounds
 
-    def train(
-        self, shown: Callable[[], AbstractContextManager[Progress]], tell: Callable[[str], None]
-    ) -> RunResult:
+    def train(self, shown: Shown, tell: Callable[[str], None]) -> RunResult:
         """Do the rounds that are not done yet; return the last one's result, or that of an interrupted one.
 
         Args:
@@ -163,26 +168,32 @@ class Rounds:
         """
         result: RunResult | None = None
         for number in range(1, self.plan.rounds + 1):
-            if (finished := is_done(self.run_of(number))) and number < self.plan.rounds:
+            if (finished := is_done(run_of(self.folder, number))) and number < self.plan.rounds:
                 continue
             tell(f"Round {number} of {self.plan.rounds}.")
-            if not finished and not self.rows_of(number).exists():
-                self.sample(number, shown, tell)
-            result = self.train_round(number)
+            begun = result is not None
+            try:
+                if not finished and not rows_of(self.folder, number).exists():
+                    self.sample(number, shown, tell)
+                    begun = True
+                result = self.train_round(number)
+            except BudgetError as error:
+                if not begun:
+                    raise
+                result = stopped(run_of(self.folder, number), result, error, tell)
             if result.status != "done":
                 break
         assert result is not None, "there is a last round"  # noqa: S101 - rounds is at least 1
-        rounds = [self.round_of(line) for line in read_scores(self.folder)]
+        rounds = read_rounds(self.folder)
         tokens = sum((Counter(each.tokens) for each in rounds), Counter[str]())
         tell(f"Tokens of all rounds: {describe_tokens(tokens)}.")
+        if result.budget_spent:
+            tell(f"Continue the rounds with: {command_line('resume', self.folder, '--token-budget', 'N')}")
         return replace(result, rounds=rounds)
 
-    def round_of(self, line: Mapping[str, Any]) -> Round:
-        """Return a round of its line of scores."""
-        number = int(line["round"])
-        folder = self.run_of(number)
-        tokens = Counter[str](line.get("tokens", {})) + Counter(TokenCounts(folder).by_kind)
-        return Round(number, line["mean_score"], line["rows"], self.rows_of(number), folder, tokens)
+    def budget(self, number: int) -> RoundBudget:
+        """Return what a round's run may send, and its completions."""
+        return RoundBudget.before(number, self.given.get("token_budget"), read_rounds(self.folder))
 
     def with_prompts(self) -> Rounds:
         """Return the rounds with the prompts that they find now as those that they go on with.
@@ -247,14 +258,6 @@ class Rounds:
                 f'mint_train.resume("{self.folder}", judge={plan.judge}) there'
             )
 
-    def run_of(self, number: int) -> Path:
-        """Return the run folder of a round, counted from 1."""
-        return self.folder / f"round-{number:03d}"
-
-    def rows_of(self, number: int) -> Path:
-        """Return the rows of a round."""
-        return self.folder / f"round-{number:03d}.jsonl"
-
     def sample(self, number: int, shown: Shown, tell: Callable[[str], None]) -> None:
         """Write the rows of a round, from the policy that the one before it reached.
 
@@ -262,19 +265,20 @@ class Rounds:
             JudgeError: no row was made.
         """
         plan, settings = self.plan, self.settings({})
-        name = str(self.run_of(number - 1)) if number > 1 else settings.from_checkpoint
+        name = str(run_of(self.folder, number - 1)) if number > 1 else settings.from_checkpoint
         given = {field: getattr(settings, field) for field in POLICY_FIELDS}
         if number == 1:  # the base model of what it begins with, where that says so
             given["model"] = find_start(settings)[0].model
         # each round draws other completions, by the seed
         sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)
         judge, prompts = self.open_judge(), self.read_prompts()
-        part = self.rows_of(number).with_suffix(".part")
+        part = rows_of(self.folder, number).with_suffix(".part")
         # a kill came while the rows were written, or between them and their scores, which belong together
         for left in (part, *self.folder.glob(f".{part.name}*")):
             left.unlink(missing_ok=True)
         making = Making(judge, RowWriter(plan.writer, plan.writer_options), sampling, part)
         with open_policy(name, given, echo_problem) as policy, shown() as progress:
+            self.budget(number).refuse_sampling(policy, prompts, sampling)
             made = make_rows(policy, prompts, making, progress)
         for line in [*made.readable.lines(), *made.lines(), *filter(None, [judge.note()])]:
             tell(line)
@@ -284,26 +288,36 @@ class Rounds:
         if number not in [line["round"] for line in known]:
             scored = {"round": number, "mean_score": made.mean, "rows": made.rows, "tokens": made.tokens}
             append_line(self.folder / SCORES_FILE, scored, durable=True)
-        part.replace(self.rows_of(number))
+        part.replace(rows_of(self.folder, number))
 
     def train_round(self, number: int) -> RunResult:
-        """Train a round, or go on with it where it has a checkpoint."""
-        folder = self.run_of(number)
-        if holds_run(folder) and (folder / CHECKPOINTS_FILE).is_file():
-            return resume_run(folder, program=self.program, trust_loss=self.trusted)
-        settings = self.settings(self.own_settings(number))
-        return start_run(settings, self.open_loss(settings), self.program)
+        """Train a round, or go on with it where it has a checkpoint.
+
+        Raises:
+            BudgetError: the next step would pass the budget of all rounds.
+        """
+        folder, budget = run_of(self.folder, number), self.budget(number)
+        own = {} if budget.left is None else {"token_budget": budget.left}
+        try:
+            if holds_run(folder) and (folder / CHECKPOINTS_FILE).is_file():
+                return resume_run(folder, own, program=self.program, trust_loss=self.trusted)
+            settings = self.settings(self.own_settings(number) | own)
+            return start_run(settings, self.open_loss(settings), self.program)
+        except BudgetError as error:
+            raise budget.of_all(error) from None
 
     def own_settings(self, number: int) -> dict[str, Any]:
         """Return the settings that a round has of its own: its rows, its folder, and what it begins with."""
-        rows: list[Any] = [str(self.rows_of(number))]
+        rows: list[Any] = [str(rows_of(self.folder, number))]
         share = self.plan.mix_previous
         if earlier := mixed_in(share, read_scores(self.folder), number):
             rows = [{"name": rows[0], "weight": 1 - share}]
-            rows += [{"name": str(self.rows_of(each)), "weight": share / len(earlier)} for each in earlier]
-        own: dict[str, Any] = {"data": rows, "output": self.run_of(number), "overwrite": True}
+            rows += [
+                {"name": str(rows_of(self.folder, each)), "weight": share / len(earlier)} for each in earlier
+            ]
+        own: dict[str, Any] = {"data": rows, "output": run_of(self.folder, number), "overwrite": True}
         if number > 1:
-            own["from_checkpoint"] = str(self.run_of(number - 1))
+            own["from_checkpoint"] = str(run_of(self.folder, number - 1))
         options = dict(self.given.get("options", {}))
         if options.get(REFERENCE) == BASE:
             options[REFERENCE] = INITIAL if number == 1 else self.base_model()
@@ -318,8 +332,8 @@ class Rounds:
         """
         if self.given.get("from_checkpoint") is not None:
             raise OptionError("--set reference=base cannot be taken with --from, which begins elsewhere")
-        recorded = RunFolder(self.run_of(1)).read_description()
-        made = self.run_of(1) / "base_model"
+        recorded = RunFolder(run_of(self.folder, 1)).read_description()
+        made = run_of(self.folder, 1) / "base_model"
         return str(made.resolve()) if made.is_dir() else recorded.model
 
     def settings(self, own: Mapping[str, Any]) -> Settings:
@@ -334,16 +348,3 @@ class Rounds:
             return Settings(**given, api_key=SecretStr(key) if key else None)
         except ValidationError as error:
             raise OptionError(explain(error, given, str(given.get("loss")), None)) from None
-
-
-def train_shown(rounds: Rounds) -> RunResult:
-    """Train rounds, and show how they get on, unless their setting `progress` is "quiet".
-
-    Raises:
-        MintTrainError: a round failed.
-    """
-    progress = rounds.given.get("progress")
-    if progress == "quiet":
-        return rounds.train(silent_progress, lambda _: None)
-    # standard output may be lines of JSON
-    return rounds.train(shown_progress, partial(say, err=progress == "json"))

@@ -219,8 +219,8 @@ class Settings(BaseModel):
     token_budget: int | None = Field(
         default=None,
         ge=1,
-        description="Tokens of all kinds that the run may send: it stops at a checkpoint before the step "
-        "that would pass them.",
+        description="Tokens of all kinds that the run, or all of --rounds, may send: it stops at a "
+        "checkpoint before the step that would pass them.",
     )
     max_retries: int = Field(
         default=5,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mint_train.errors import OptionError
+from mint_train.errors import BudgetError
 from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.prices import describe_tokens
@@ -25,17 +25,13 @@ class TokenBudget:
             finished: the steps that have been taken.
 
         Raises:
-            OptionError: with what is needed.
+            BudgetError: with what is needed.
         """
         if self.most is None or finished >= self.expected.steps:
             return
         ahead = self.expected.of_step(finished + 1)
         if not finished:
             ahead += self.expected.before_first_step()
-        needed = self.counts.total + ahead.total()
-        if needed > self.most:
-            sent = f"{self.counts.total:,} have been sent, and " if self.counts.total else ""
-            raise OptionError(
-                f"--token-budget {self.most}: {sent}the next step and what is due around it need "
-                f"{describe_tokens(ahead)}; give {needed} or more"
-            )
+        if self.counts.total + ahead.total() > self.most:
+            what = f"the next step and what is due around it need {describe_tokens(ahead)}"
+            raise BudgetError(self.most, self.counts.total, what, ahead.total())

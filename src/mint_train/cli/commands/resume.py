@@ -30,7 +30,8 @@ def resume(
     load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.training.training import resume_run
 
-    changed = [name for name, value in given.items() if value is not None] + list(assignments)
+    changed = {name: value for name, value in given.items() if value is not None}
+    changed |= dict.fromkeys(assignments)
     if (ended := resume_rounds(run, changed, trusted=trust_loss)) is not None:
         ctx.exit(INTERRUPTED if ended == "interrupted" else 0)
     result = resume_run(run, given | {"options": parse_assignments(assignments)}, trust_loss=trust_loss)

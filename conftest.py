@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 from warm_python import started
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # several processes whose threads wait for one another take many times as long
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # huggingface_hub reads it when it is imported: no test may wait for a hub
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -5,7 +5,7 @@ message. The server has few adapter slots, because each slot costs server time i
 take turns on the same pairs:
 
 - ours: a run of `mint-train`, which submits a step before the previous one is confirmed if that is faster;
-  it decides this before the steps that count;
+  the steps that count are those from the third one on;
 - recipe: MinT's DPO page: `forward_backward_custom`, await; `optim_step`, await;
 - with a reference, ours computes it once, and the recipe asks for it in each step, as tinker-cookbook does.
 
@@ -40,7 +40,6 @@ from mint_train.rendering.recipe import build_completion_tokens, build_prompt_to
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import StepRecord
 from mint_train.sdk import Datum, mint, types
-from mint_train.training.pipelining import STEPS_PER_LOOK, UNSETTLED_STEPS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
 from proxy import Proxy, running_proxy
@@ -55,15 +54,15 @@ PAIRS = [
 ]
 BARS = {("direct", False): 0.85, ("delayed", False): 0.7, ("direct", True): 0.5, ("delayed", True): 0.5}
 """Largest allowed ratio of our step to the recipe's, by network and use of a reference."""
-WARM_STEPS = 3 * STEPS_PER_LOOK + UNSETTLED_STEPS
-"""First steps of each of our runs, in which it decides what is faster on this network."""
+WARM_STEPS = 2
+"""First steps of each of our runs, which do not count."""
 
 
 def main() -> None:
     """Measure both sides in turn, on both networks, without and with a reference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--delay", type=float, default=0.25, help="delay of a message in seconds, each way")
-    parser.add_argument("--steps", type=int, default=8, help="steps per turn")
+    parser.add_argument("--steps", type=int, default=12, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     os.environ["MINT_API_KEY"] = KEY

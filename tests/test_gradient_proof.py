@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.gradient_form import FORMS
 from mint_train.backends.mint.gradient_guard import Proof, find_proof, prove
+from mint_train.backends.mint.gradient_probe import CannotMeasureError, Probe
 from mint_train.backends.mint.server_description import SKYRL, ServerDescription
 from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import Session
@@ -47,12 +49,15 @@ class FaultyService:
         self.fails: Sequence[int] = ()
         """The requests that fail, counted from 1; an even one although it is carried out."""
         self.asked = 0
+        self.fresh = client.save_state("fresh").result().path
 
     def open(self) -> FaultyService:
         if self.opened == self.slots:
             raise BackendError("there is no slot left for an adapter")
         self.taken += 1
         self.opened += 1
+        self.client.optim_step(types.AdamParams(learning_rate=0)).result()  # uses gradients up
+        self.client.load_state_with_optimizer(self.fresh).result()
         return self
 
     def leave(self) -> None:
@@ -106,6 +111,8 @@ def of_each(change: Callable[[torch.Tensor], torch.Tensor]) -> Weights:
     return lambda weights: [change(weight) for weight in weights]
 
 
+UNDIVIDED = (FORMS[0], FORMS[2])
+"""The forms of a service that does not divide by a text's tokens."""
 FAULTS = {
     "normalises": of_each(lambda weight: weight / weight.sum().clamp(min=1e-9)),
     "negative weights": of_each(lambda weight: weight.clamp(min=0)),
@@ -137,7 +144,7 @@ def proved(client: LocalTrainingClient) -> Callable[..., Proof]:
         service = FaultyService(client, faults)
         service.slots, service.steps_alike, service.fails = slots, steps_alike, fails
         try:
-            return prove("http://service", service.open, trust=trust)
+            return prove("http://service", service.open, UNDIVIDED, trust=trust)
         finally:
             assert service.taken == 0, "a slot is not freed, or is freed twice"
 
@@ -148,6 +155,19 @@ def test_a_plain_sum_is_proved(proved: Callable[..., Proof]) -> None:
     proof = proved(cross_entropy=right)
     assert (proof.form, proof.clips, proof.proved) == (FORMS[0], True, True)
     assert "cross_entropy" in proof.note
+
+
+def test_a_right_service_is_proved_in_six_updates(client: LocalTrainingClient) -> None:
+    service = FaultyService(client, {"cross_entropy": right})
+    prove("http://service", service.open)
+    assert service.asked == 6 + 7, "six updates, one of them of the gradients of two requests"
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - {"bfloat16"}))
+def test_the_experiments_in_one_series_pass_no_fault(client: LocalTrainingClient, fault: str) -> None:
+    probe = Probe(FaultyService(client, {"cross_entropy": FAULTS[fault]}), FORMS[0])
+    with suppress(CannotMeasureError):
+        assert probe.judge_at_once().fault is not None
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -222,10 +242,11 @@ def test_another_version_of_a_service_is_proved_again(client: LocalTrainingClien
 
     first = find("1")
     assert find("1") == first
-    assert service.opened == 1
+    opened = service.opened
+    assert opened == 1
     service.faults = {"cross_entropy": FAULTS["the sign"], "importance_sampling": right}
     assert find("2").form == FORMS[2]
-    assert service.opened == 2
+    assert service.opened > opened
 
 
 def test_with_a_service_that_is_known_to_divide_its_right_form_comes_first(

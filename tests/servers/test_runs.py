@@ -182,9 +182,11 @@ def test_a_rank_that_the_service_refuses_is_one_line(run_cli: RunCli, tmp_path: 
 def test_the_pipeline_changes_no_figure(
     run_cli: RunCli, short_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # three looks, so that both forms are taken, and changed between, in eight steps
+    # both modes are taken, and changed between, in eight steps
     for name, value in (("STEPS_PER_LOOK", 2), ("UNSETTLED_STEPS", 0), ("SLOWEST", 1)):
         monkeypatch.setattr(pipelining, name, value)
+    monkeypatch.setattr(pipelining, "LOOKS_BEFORE_CHANGE", 1)
+    monkeypatch.setattr(pipelining, "NEAR_SECONDS", 0.0)  # begins ahead
     collect, left = Runner.collect, list[int]()
 
     def watched(runner: Runner, remaining: int = 0) -> None:

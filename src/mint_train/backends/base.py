@@ -164,6 +164,11 @@ class TrainingClient(Forwards, Protocol):
         """The most tokens, prompt and completion together, that the model reads; None where unknown."""
         ...
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds within which the fastest request so far was answered; 0 on this machine."""
+        ...
+
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
         ...

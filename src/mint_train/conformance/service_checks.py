@@ -18,13 +18,12 @@ from mint_train.backends.mint.gradient_experiments import (
     TEXTS,
     Experiment,
 )
-from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, FORMS, GradientForm
+from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, FORMS, GradientForm, gradient_norm
 from mint_train.backends.mint.gradient_probe import (
     CannotMeasureError,
     Probe,
     Verdict,
     descent_step,
-    gradient_norm,
     read_logprobs,
 )
 from mint_train.sdk import Datum, types

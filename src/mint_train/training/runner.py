@@ -59,7 +59,8 @@ class Runner:
         self.budget = TokenBudget(run.settings.token_budget, run.counts, prepared.expected)
         self.budget_spent = False
         # without a service in between, a step is done once it is submitted: there is nothing to run ahead of
-        self.pipelining = Pipelining() if run.settings.pipeline and run.backend.remote else None
+        remote = run.settings.pipeline and run.backend.remote
+        self.pipelining = Pipelining.beginning(prepared.client.round_trip) if remote else None
         selection = read_selection(run.settings, run.loss.metrics, list(prepared.held_out))
         self.selecting = Selecting(run.folder, selection, run.settings.patience)
         self.finished = 0

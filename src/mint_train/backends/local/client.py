@@ -57,6 +57,11 @@ class LocalTrainingClient:
         """The positions that the model has."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    @property
+    def round_trip(self) -> float:
+        """Nothing is sent."""
+        return 0.0
+
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the base model."""
         return self.tokenizer

@@ -15,9 +15,8 @@ import httpx
 import torch
 
 from mint_train.backends.base import Gradients, Sampler
-from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, have_a_norm
+from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, have_a_norm, was_without_gradients
 from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
-from mint_train.backends.mint.gradient_probe import was_without_gradients
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
 from mint_train.backends.mint.logprobs import logprob_leaves, logprobs_problem
 from mint_train.backends.mint.service import API, LOAD_STATE, ServiceFuture
@@ -73,6 +72,11 @@ class MintTrainingClient:
     def window(self) -> int | None:
         """Not known: a service does not say it."""
         return None
+
+    @property
+    def round_trip(self) -> float:
+        """The fastest request of the session."""
+        return self.service.connection.round_trip
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer that the service names for the base model, or a folder on this machine has."""

@@ -96,6 +96,13 @@ SIGNED_CHECKS = (
 )
 CANCELLING: Experiment = [both(LARGE * PREFIX_WEIGHTS, -(LARGE + 1) * PREFIX_WEIGHTS)]
 """Their sum is minus `PREFIX_WEIGHTS`."""
+MIXED = Check(
+    "all of it at once",
+    "the gradients of tokens, texts and requests do not add up",
+    [*CANCELLING, [(True, 2.5 * PREFIX_WEIGHTS)]],
+    base=1.5,
+)
+"""Wrong in every form that fails another check, but does not show which one."""
 
 
 def text_datum(text: Sequence[int]) -> Datum:

@@ -62,6 +62,20 @@ def have_a_norm(gradients: Sequence[np.ndarray]) -> bool:
     return any(bool((abs(gradient) > VANISHING).any()) for gradient in gradients)
 
 
+def gradient_norm(answer: types.OptimStepResponse) -> float | None:
+    """Return the norm of an update's gradients, where the service names it."""
+    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
+    return norms[0] if norms else None
+
+
+def was_without_gradients(answer: types.OptimStepResponse) -> bool:
+    """Return whether an update found no gradients, where the service names their norm.
+
+    SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
+    """
+    return gradient_norm(answer) == 0.0
+
+
 tensor = types.TensorData.from_numpy
 FORMS = (
     GradientForm(CROSS_ENTROPY),

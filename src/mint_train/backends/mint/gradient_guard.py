@@ -29,7 +29,7 @@ from mint_train.sdk import SDK_VERSION
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 KEPT_SECONDS = 24 * 60 * 60
-PROOF = 3
+PROOF = 4
 """Counted up where the experiments change."""
 NOT_PROVED = " (not proved)"
 LEFT_OVER = " A fresh adapter held gradients of another one, which its first update used up."
@@ -102,6 +102,8 @@ def prove(
 ) -> Proof:
     """Try the forms in turn, on adapters that are given back, and return the first that is right.
 
+    Each form is tried in one series first, which is soon done where it is right, and then step by step.
+
     Raises:
         BackendError: there is none, or none can be measured and `trust` is False.
         MintTrainError: the service fails, or has no free adapter slot.
@@ -109,14 +111,14 @@ def prove(
     faults: dict[str, str] = {}
     rounded: Proof | None = None
     measured = left_over = False
-    tries = deque(forms)
+    tries = deque((form, judge) for form in forms for judge in (Probe.judge_at_once, Probe.judge))
     with ExitStack() as slot:  # given back whatever happens
         adapter = opened(open_adapter, slot)
         while tries:
-            form = tries.popleft()
+            form, judge = tries.popleft()
             probe = Probe(adapter, form)
             try:
-                verdict = judge(probe)
+                verdict = verdict_of(probe, judge)
                 measured = True
             except CannotMeasureError as error:
                 verdict = Verdict(str(error))
@@ -128,10 +130,10 @@ def prove(
                 rounded = Proof(form, note, verdict.clips, proved=True)
             if verdict.left_over and not left_over:
                 left_over = True
-                tries.appendleft(form)
-            else:
+                tries.appendleft((form, judge))
+            elif judge is Probe.judge:  # the other one does not know what is wrong
                 faults.setdefault(form.loss_fn, verdict.fault or ROUNDED)
-            if probe.spoiled:
+            if probe.spoiled or judge is Probe.judge_at_once:
                 slot.close()
                 adapter = opened(open_adapter, slot)
     return rounded or without_proof(url, faults, measured=measured, trust=trust)
@@ -173,15 +175,15 @@ def opened(open_adapter: Callable[[], OpenAdapter], slot: ExitStack) -> OpenAdap
     return adapter
 
 
-def judge(probe: Probe) -> Verdict:
-    """Return a probe's verdict.
+def verdict_of(probe: Probe, judge: Callable[[Probe], Verdict]) -> Verdict:
+    """Return what a probe finds by one of its ways.
 
     Raises:
         CannotMeasureError: nothing can be said, because the service knows no such loss, for example.
         ServiceError: the service fails.
     """
     try:
-        return probe.judge()
+        return judge(probe)
     except (CannotMeasureError, ServiceError):
         raise
     except BackendError as error:

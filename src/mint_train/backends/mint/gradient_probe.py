@@ -23,6 +23,7 @@ from mint_train.backends.mint.gradient_experiments import (
     CANCELLING,
     CHECKS,
     LONG,
+    MIXED,
     PREFIX_WEIGHTS,
     SHORT,
     SIGNED_CHECKS,
@@ -33,12 +34,12 @@ from mint_train.backends.mint.gradient_experiments import (
     Experiment,
     has_weights,
 )
-from mint_train.backends.mint.gradient_form import GradientForm
+from mint_train.backends.mint.gradient_form import GradientForm, was_without_gradients
 from mint_train.errors import MintTrainError, ServiceError
 from mint_train.sdk import Datum, types
 
 EPSILON = 1e5
-FIRST_RATE = 1e-6
+FIRST_RATE = 3e-7
 """Step per gradient that calibration begins with."""
 SIGN_STEP = types.AdamParams(learning_rate=1e-3, beta1=0.0, beta2=0.0, eps=1e-12)
 """A step that moves each weight alike, however small its gradient is, and none without a gradient."""
@@ -58,6 +59,8 @@ CLIP_NORM = 1e-6
 """Far below any gradient's, so that a clipped step moves nothing."""
 CLIPPED = 0.5
 """Share of a step that one which is clipped stays below."""
+KEPT_GRADIENTS = "an update without gradients moves a fresh adapter: it kept those of another one"
+WRONG_SIGN = "the sign is wrong: tokens with positive weights become less likely"
 CALIBRATIONS = 8
 TRIES = 5
 PATIENCE_SECONDS = 60.0
@@ -127,8 +130,33 @@ class Probe:
         moved = self.logprobs - (self.logprobs if self.first_logprobs is None else self.first_logprobs)
         return not bool(np.abs(moved).max() < SPOILED)
 
+    def judge_at_once(self) -> Verdict:
+        """Run the experiments that only a right form passes, in one series, so that they are waited for once.
+
+        A fault that is found says little of what is wrong.
+
+        Raises:
+            CannotMeasureError: the first step is too large or too small, or does not repeat itself.
+            MintTrainError: the service fails or refuses.
+        """
+        step = descent_step(self.rate)
+        trials = [(STILL, SIGN_STEP), (BASE, step), (BASE, step), (MIXED.experiment, step)]
+        left, first, second, mixed, clipped = self.moved(
+            [*trials, (BASE, descent_step(self.rate, CLIP_NORM))]
+        )
+        base, differing = (first + second) / 2, np.abs(first - second)
+        if np.abs(left).max() > LEAST + 10 * differing.max():
+            return Verdict(KEPT_GRADIENTS, left_over=True)
+        sized = AIMS[0] / FACTOR <= np.abs(second).max() <= FACTOR * AIMS[1]
+        if not sized or np.linalg.norm(differing) > REPEATS * np.linalg.norm(second):
+            raise CannotMeasureError("the first step is not a good one")
+        if base @ PREFIX_WEIGHTS <= 0:
+            return Verdict(WRONG_SIGN)
+        fault = self.first_fault([MIXED], [mixed], base, 0 * base)
+        return Verdict(fault, clips=self.clips(clipped, base))
+
     def judge(self) -> Verdict:
-        """Run all experiments.
+        """Run all experiments one after the other.
 
         Raises:
             CannotMeasureError: no step repeats itself.
@@ -141,13 +169,12 @@ class Probe:
             largest <= LEAST + 10 * np.abs(still).max(),
             f"logprobs move by {largest:.2g} nats, 0 expected",
         ):
-            kept = "an update without gradients moves a fresh adapter: it kept those of another one"
-            return Verdict(kept, left_over=True)
+            return Verdict(KEPT_GRADIENTS, left_over=True)
         base = self.calibrate()
         if not self.note(
             "sign", float(base @ PREFIX_WEIGHTS) > 0, f"tokens gain {base.max():.2g} nats a step"
         ):
-            return Verdict("the sign is wrong: tokens with positive weights become less likely")
+            return Verdict(WRONG_SIGN)
         step = descent_step(self.rate)
         found = self.moved([(check.experiment, step) for check in CHECKS])
         if (fault := self.first_fault(CHECKS, found, base, 0 * base)) is not None:
@@ -159,9 +186,7 @@ class Probe:
         if (fault := self.first_fault(SIGNED_CHECKS, found, base, tail)) is not None:
             return Verdict(fault)
         precise = self.agrees("weights of 1000 and -1001 on one token", cancelling, -base)
-        share = float(np.linalg.norm(clipped) / np.linalg.norm(base))
-        detail = f"a step clipped to a norm of {CLIP_NORM:.0e} moves {share:.3f} of one that is not"
-        return Verdict(None, precise, self.note("gradient clipping", share < CLIPPED, detail))
+        return Verdict(None, precise, self.clips(clipped, base))
 
     def note(self, name: str, holds: bool, detail: str) -> bool:
         """Keep what an experiment showed, and return whether it is right."""
@@ -188,6 +213,12 @@ class Probe:
             bool(np.linalg.norm(moved - expected) <= self.tolerance * length),
             f"{share:.3f} of the movement expected",
         )
+
+    def clips(self, moved: np.ndarray, base: np.ndarray) -> bool:
+        """Return whether a step that asks for a small norm of the gradients is a small one."""
+        share = float(np.linalg.norm(moved) / np.linalg.norm(base))
+        detail = f"a step clipped to a norm of {CLIP_NORM:.0e} moves {share:.3f} of one that is not"
+        return self.note("gradient clipping", share < CLIPPED, detail)
 
     def calibrate(self) -> np.ndarray:
         """Find a small step that repeats itself.
@@ -247,9 +278,13 @@ class Probe:
             ServiceError: a request failed.
         """
         series = (*trials, (STILL, trials[-1][1]))
-        sent = [self.submit(*trial) for trial in series]
+        sent: list[tuple[list[Future[Any]], Future[Any]]] = []
         before, overtaken = [], False
         try:
+            for trial in series:
+                sent.append(self.submit(*trial))
+                if self.first_logprobs is None:  # importance_sampling needs them in the next experiment
+                    self.logprobs = self.first_logprobs = read_logprobs([one.result() for one in sent[0][0]])
             for (experiment, _), (passes, update) in zip(series, sent, strict=True):
                 before.append(read_logprobs([one.result() for one in passes]))
                 overtaken |= was_without_gradients(update.result()) and has_weights(experiment)
@@ -257,8 +292,6 @@ class Probe:
             self.use_up(sent, series[-1])
             raise
         self.logprobs = before[-1]
-        if self.first_logprobs is None:
-            self.first_logprobs = before[0]
         return before, overtaken
 
     def use_up(self, sent: Sequence[tuple[list[Future[Any]], Future[Any]]], still: Trial) -> None:
@@ -296,17 +329,3 @@ def read_logprobs(answers: Sequence[types.ForwardBackwardOutput]) -> np.ndarray:
     """Return the long text's logprobs from an experiment's answers, whose last row it always is."""
     logprobs: np.ndarray = answers[0].loss_fn_outputs[-1]["logprobs"].to_numpy()
     return logprobs.astype(np.float32).reshape(-1)
-
-
-def gradient_norm(answer: types.OptimStepResponse) -> float | None:
-    """Return the norm of an update's gradients, where the service names it."""
-    norms = [norm for name, norm in (answer.metrics or {}).items() if name.endswith("grad_norm")]
-    return norms[0] if norms else None
-
-
-def was_without_gradients(answer: types.OptimStepResponse) -> bool:
-    """Return whether an update found no gradients, where the service names their norm.
-
-    SkyRL looks for gradients to compute first, for updates last: on a busy server both may come in between.
-    """
-    return gradient_norm(answer) == 0.0

@@ -44,6 +44,8 @@ class Connection(httpx.AsyncClient):
         self._failing_since: dict[str, float] = {}
         self.heard_at = time.monotonic()
         """When the last answer came that was not an error of the server."""
+        self.round_trip = float("inf")
+        """Seconds of the request that was answered fastest."""
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """Send a request as httpx does, and read its answer up to a bound.
@@ -51,7 +53,7 @@ class Connection(httpx.AsyncClient):
         Raises:
             httpx.TransportError: there was no answer, and asking again does no harm.
         """
-        name = request.url.path.rpartition("/")[2]
+        name, sent_at = request.url.path.rpartition("/")[2], time.monotonic()
         try:
             response = await super().send(request, stream=True, **options)
             if not stream:
@@ -75,6 +77,7 @@ class Connection(httpx.AsyncClient):
         self._note(name, failed=response.is_server_error)
         if not response.is_server_error:
             self.heard_at = time.monotonic()
+            self.round_trip = min(self.round_trip, self.heard_at - sent_at)
         if name in SENT_ONCE and may_be_done(response):
             return made_up(FATE_UNKNOWN, request, f"HTTP {response.status_code}")
         if name == RETRIEVE and response.is_server_error:

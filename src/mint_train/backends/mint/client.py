@@ -196,26 +196,11 @@ class MintTrainingClient:
         return self._load(path, lambda: self.client.load_state_with_optimizer(path))
 
     def _load(self, path: str, call: Callable[[], Any]) -> ServiceFuture[types.LoadWeightsResponse]:
-        self._refuse_another_shape(path)
+        self.session.refuse_another_shape(path, self.settings.rank)
         if self.used:  # a service need not allow a load into an adapter that has had a request
             self.leave()
             self.client = self.session.create_adapter(self.settings)
         return self._submit(f"{LOAD_STATE} {path}", call, running=False)
-
-    def _refuse_another_shape(self, path: str) -> None:
-        rest = self.service_client.create_rest_client()
-        try:
-            info = self.service.call(
-                f"describe {path}", lambda: rest.get_weights_info_by_tinker_path(path).result()
-            )
-        except MintTrainError:
-            return  # not every service can, and whether there is such a state the load itself says
-        if info.base_model != self.session.model:
-            raise UserError(
-                f"{path} is an adapter of {info.base_model}, and this run trains {self.session.model}"
-            )
-        if info.lora_rank not in (None, self.settings.rank):
-            raise UserError(f"{path} has rank {info.lora_rank}, this run {self.settings.rank}; give --rank")
 
     def save_weights_for_sampler(self, name: str) -> ServiceFuture[types.SaveWeightsForSamplerResponse]:
         """Submit a save of the weights for sampling."""

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from mint_train.backends.mint.answers import AnswerTooLargeError, get
 from mint_train.backends.mint.server_description import SKYRL, ServerDescription, check_sdk, describe_server
 from mint_train.backends.mint.service import API, Service
-from mint_train.errors import OptionError, ServiceError, UserError
+from mint_train.errors import MintTrainError, OptionError, ServiceError, UserError
 from mint_train.sdk import mint
 from mint_train.settings.fields import without_credentials
 from mint_train.settings.model import LAYER_KINDS, Settings
@@ -82,6 +82,24 @@ class Session:
                 train_unembed="unembed" in targets,
             ),
         )
+
+    def refuse_another_shape(self, path: str, rank: int) -> None:
+        """Refuse a state of another base model or rank, as far as the service says what it is of.
+
+        Raises:
+            UserError: naming both.
+        """
+        rest = self.client.create_rest_client()
+        try:
+            info = self.service.call(
+                f"describe {path}", lambda: rest.get_weights_info_by_tinker_path(path).result()
+            )
+        except MintTrainError:
+            return  # not every service can, and whether there is such a state the load itself says
+        if info.base_model != self.model:
+            raise UserError(f"{path} is an adapter of {info.base_model}, and this run trains {self.model}")
+        if info.lora_rank not in (None, rank):
+            raise UserError(f"{path} has rank {info.lora_rank}, this run {rank}; give --rank")
 
     def check_layers(self, settings: Settings) -> None:
         """Refuse layers that are asked for of a service that would adapt others.

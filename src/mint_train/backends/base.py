@@ -271,6 +271,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def processes(self) -> int:
+        """How many processes of this machine compute together."""
+        ...
+
+    @property
     def model(self) -> str:
         """The base model as a user would name it."""
         ...

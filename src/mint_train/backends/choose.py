@@ -5,15 +5,26 @@ from __future__ import annotations
 from mint_train.backends.base import Backend
 from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.mint.backend import MintBackend
+from mint_train.backends.ranks import Led, refuse_several_processes
 from mint_train.settings.model import Settings
 
 BACKENDS = {kind.name: kind for kind in (MintBackend, LocalBackend)}
 
 
 def choose_backend(settings: Settings) -> Backend:
-    """Return the backend that the settings name, else the service if there is a key, else this process."""
+    """Return the backend that the settings name, else the service if there is a key, else this machine.
+
+    Raises:
+        OptionError: `torchrun` has started several processes, and the backend does not train in them.
+    """
     if settings.backend != "auto":
-        return BACKENDS[settings.backend](settings, f"--backend {settings.backend}")
-    if settings.api_key is not None:
-        return MintBackend(settings, "MINT_API_KEY is set")
-    return LocalBackend(settings, "MINT_API_KEY is not set")
+        backend: Backend = BACKENDS[settings.backend](settings, f"--backend {settings.backend}")
+    elif settings.api_key is not None:
+        backend = MintBackend(settings, "MINT_API_KEY is set")
+    else:
+        backend = LocalBackend(settings, "MINT_API_KEY is not set")
+    if backend.remote:
+        refuse_several_processes(f"Training on a service ({backend.reason})")
+    elif Led.leader is None:
+        refuse_several_processes("A Python program")
+    return backend

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from mint_train.backends.ranks import Ranks, refuse_several_processes
 from mint_train.cli.commands.check import check
 from mint_train.cli.commands.check_judge import check_judge
 from mint_train.cli.commands.check_server import check_server
@@ -37,7 +38,7 @@ from mint_train.cli.options import LossGroup, complete_option, parse_assignments
 from mint_train.cli.rounds import begin_rounds, rounds_options, take_rounds
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
-from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError, OptionError
+from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError, OptionError, command_line
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.installed import require_losses
 from mint_train.settings.merge import load_rounds, load_settings
@@ -89,12 +90,17 @@ def cli(
     command line, then the environment, then --config, then the defaults.
     """
     if ctx.invoked_subcommand is not None:
+        if ctx.invoked_subcommand != "resume":
+            refuse_several_processes(command_line(ctx.invoked_subcommand))
         return
     if assignments:
         given["options"] = parse_assignments(assignments)
     asked = take_rounds(given)
     settings, rounds = load_settings(given, config), load_rounds(asked, config)
     require_losses(settings.loss)
+    for asked_for, name in ((dry_run, "--dry-run"), (rounds is not None, "--rounds")):
+        if asked_for:
+            refuse_several_processes(name)
     if dry_run:
         if rounds is not None:
             raise OptionError(
@@ -162,10 +168,26 @@ def system_refusal(error: OSError) -> str:
     return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
+def run_one_of_several(ranks: Ranks) -> int | None:
+    """Run the command line in process 0 of those that `torchrun` has started, and serve it in the others.
+
+    Raises:
+        MintTrainError: what the user gave is wrong, or the run failed; in process 0 alone.
+    """
+    from mint_train.backends.local.serving import leading, serve
+
+    if ranks.rank:
+        return serve(ranks)
+    with leading(ranks):
+        status: int | None = cli(standalone_mode=False)
+    return status
+
+
 def run_command_line() -> int:
     """Run the command line and return its exit status."""
     try:
-        status = cli(standalone_mode=False)
+        ranks = Ranks.of_environment()
+        status = cli(standalone_mode=False) if ranks is None else run_one_of_several(ranks)
     except MintTrainError as error:
         echo_problem(error)
         status = error.exit_status

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mint_train.backends.ranks import refuse_several_processes
 from mint_train.cli.options import metavar
 from mint_train.settings.model import Settings, option_name
 from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
@@ -67,6 +68,7 @@ def resume_rounds(folder: Path, changed: Mapping[str, Any], *, trusted: bool) ->
 
     if not holds_rounds(folder):
         return None
+    refuse_several_processes("--rounds")
     refuse_changes(folder, list(changed))
     budget = changed.get("token_budget")
     return train_rounds(Rounds.read(folder, trusted=trusted, token_budget=budget))

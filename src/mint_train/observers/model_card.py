@@ -155,6 +155,8 @@ def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[s
     yield "steps", f"{step} of {run.steps}"
     for name in ("batch_size", "accumulate", "lr", "schedule", "rank", "max_length", "seed"):
         yield name.replace("_", " "), plain(str(run.settings[name]))
+    if run.processes > 1:
+        yield "processes", str(run.processes)
 
 
 def results(folder: RunFolder, run: RunDescription, step: int) -> Iterable[str]:

@@ -127,6 +127,8 @@ class RunDescription(Part):
     """The SHA-256 of the prompts of `--sample-prompts`."""
     backend: Literal["mint", "local"]
     model: str
+    processes: int = 1
+    """How many processes of this machine compute together; after a resume, how many now."""
     start: StartDescription | None = None
     """The adapter that the run begins with; None for a fresh one."""
     gradients: str

@@ -52,6 +52,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
             "settings": recorded_settings(run.settings, run.folder.path),
             "gradients": prepared.client.gradients.form,
             "steps": prepared.steps,
+            "processes": run.backend.processes,
             "status": "running",
             "problem": None,
         }
@@ -67,6 +68,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         sample_prompts=run.watching.prompts.sha256 if run.watching else None,
         backend=run.backend.name,
         model=run.backend.model,
+        processes=run.backend.processes,
         start=run.start_from,
         gradients=prepared.client.gradients.form,
         steps=prepared.steps,

@@ -219,7 +219,8 @@ def announce(settings: Settings, loss: Loss, observers: Observers, why: str = ""
     """
     backend = choose_backend(settings)
     refuse_unmet_vocabulary(loss, backend)
-    observers.notice(f"Backend {backend.name} ({why or backend.reason}), model: {backend.model}.")
+    processes = f", {backend.processes} processes" if backend.processes > 1 else ""
+    observers.notice(f"Backend {backend.name} ({why or backend.reason}), model: {backend.model}{processes}.")
     return backend
 
 

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mint_train.backends.base import BackendName, Samplers, TrainingClient
+from mint_train.backends.ranks import Led, processes_here
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import Settings
 
@@ -26,6 +27,11 @@ class LocalBackend:
     reason: str
     name: ClassVar[BackendName] = "local"
     remote: ClassVar[bool] = False
+
+    @property
+    def processes(self) -> int:
+        """How many processes compute together: those that `torchrun` has started."""
+        return processes_here()
 
     @property
     def model(self) -> str:
@@ -55,15 +61,16 @@ class LocalBackend:
         from mint_train.backends.local.adapter import LoraShape
         from mint_train.backends.local.load import open_local_client
 
-        return open_local_client(
-            model or self.settings.model,
-            LoraShape.of(self.settings),
-            self.settings.seed,
-            folder,
-            dtype=self.settings.dtype,
-            max_tokens_in_flight=self.settings.max_tokens_in_flight,
-            gradient_checkpointing=self.settings.gradient_checkpointing,
-        )
+        settings = self.settings
+        asked = (model or settings.model, LoraShape.of(settings), settings.seed)
+        options: dict[str, Any] = {
+            "dtype": settings.dtype,
+            "max_tokens_in_flight": settings.max_tokens_in_flight,
+            "gradient_checkpointing": settings.gradient_checkpointing,
+        }
+        if Led.leader is not None:
+            return Led.leader.open(*asked, folder, options)
+        return open_local_client(*asked, folder, **options)
 
     def open_samplers(
         self,

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from peft import PeftModel
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train.backends.base import Gradients, Sampler
 from mint_train.backends.local.adapter import name_base_without_path
-from mint_train.backends.local.engine import Engine, OutOfMemoryError
+from mint_train.backends.local.engine import LossFunction, OutOfMemoryError, TokenSequence
 from mint_train.backends.local.identity import base_identity
 from mint_train.backends.local.inputs import Limits, token_sequences
 from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
@@ -34,6 +34,35 @@ def completed(value: Result) -> Future[Result]:
     return future
 
 
+class Scoring(Protocol):
+    """What computes logprobs and gradients: one engine, or those of several processes."""
+
+    def keep_reference(self) -> None:
+        """Take the adapter as it is now as the reference; see `Engine`."""
+        ...
+
+    def forward(
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        adapter: bool = True,
+        reference: bool = False,
+        vocabulary: Sequence[str] = (),
+    ) -> list[torch.Tensor]:
+        """Compute the logprobs of the target tokens; see `Engine`."""
+        ...
+
+    def forward_backward(
+        self,
+        sequences: Sequence[TokenSequence],
+        loss_fn: LossFunction,
+        vocabulary: Sequence[str] = (),
+        known: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        """Add the gradient of a loss of the whole batch to the adapter's; see `Engine`."""
+        ...
+
+
 class LocalTrainingClient:
     """Trains one LoRA adapter in this process; `backends.base.TrainingClient` describes the calls."""
 
@@ -41,7 +70,7 @@ class LocalTrainingClient:
     takes_known_gradients = True
 
     def __init__(
-        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, engine: Engine, folder: Path
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, engine: Scoring, folder: Path
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer

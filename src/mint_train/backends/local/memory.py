@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from mint_train.backends.ranks import processes_here
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt: when freed memory returns to the system, and which sizes use mmap."""
 SHARE_OF_FREE_MEMORY = {"cpu": 0.5, "cuda": 0.8}
@@ -18,12 +20,15 @@ SHARE_OF_FREE_MEMORY = {"cpu": 0.5, "cuda": 0.8}
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free bytes of `device`; on a CPU, what the machine and the container still allow."""
+    """Return the free bytes of `device`; on a CPU, what the machine and the container still allow.
+
+    Processes that train together share a CPU's memory.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     limits = [_meminfo_available(), _cgroup_available()]
     known = [limit for limit in limits if limit is not None]
-    return min(known) if known else 4 * 2**30
+    return (min(known) if known else 4 * 2**30) // processes_here()
 
 
 def _meminfo_available() -> int | None:

@@ -8,6 +8,7 @@ rankings. Prefix sharing follows arXiv 2410.20305, extended to any number of bra
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -128,6 +129,39 @@ def plan_packs(
     if current:
         packs.append(_build(current, sequences))
     return packs
+
+
+def divide_sequences(
+    sequences: Sequence[TokenSequence], parts: int, *, min_shared: int = MIN_SHARED_TOKENS
+) -> list[list[int]]:
+    """Divide sequences into parts that are packed apart, so that the largest has as few rows as possible.
+
+    Sequences that share a prefix are parted only where that makes the largest part smaller.
+
+    Returns:
+        the indices of each part, of which the last ones may have none.
+    """
+    entries = _sorted_entries(sequences, min_shared)
+
+    def divided(most_rows: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        rows = most_rows
+        for entry in entries:
+            rows += entry.new_rows
+            if rows > most_rows:
+                found.append([])
+                rows = len(entry.tokens)  # it computes the whole prefix
+            found[-1].append(entry.index)
+        return found
+
+    fewest = max((len(entry.tokens) for entry in entries), default=0)
+    enough = range(fewest, sum(entry.new_rows for entry in entries) + 1)
+    fits = bisect_left(enough, True, key=lambda most_rows: len(divided(most_rows)) <= parts)
+    found = divided(enough[fits]) if entries else []
+    found += [[] for _ in range(parts - len(found))]
+    scored = {entry.index for entry in entries}
+    found[0] += [index for index in range(len(sequences)) if index not in scored]
+    return [sorted(indices) for indices in found]
 
 
 def _sorted_entries(sequences: Sequence[TokenSequence], min_shared: int) -> list[_Entry]:

@@ -27,6 +27,7 @@ class MintBackend:
     reason: str
     name: ClassVar[BackendName] = "mint"
     remote: ClassVar[bool] = True
+    processes: ClassVar[int] = 1
 
     @property
     def model(self) -> str:

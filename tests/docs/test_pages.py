@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 import warnings
@@ -152,6 +153,18 @@ def run_commands(text: str, run_cli: RunCli) -> None:
             extra = []
         status, _, err = run_cli(*command[1:], *extra)
         assert status == 0, f"{line}\n{err}"
+
+
+@pytest.mark.slow
+def test_the_commands_for_several_gpus_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "local-training.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^torchrun (.*)$", page, re.MULTILINE)
+    for command in commands:
+        started = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command)]
+        ended = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.count("Run folder: runs/two") == 1, "only one process prints"
+    assert len(commands) == 2
 
 
 def test_the_readme_shows_what_make_run_prints(

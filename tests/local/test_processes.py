@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import mint_train
 from mint_train.backends.local.packing import TokenSequence, divide_sequences, plan_packs
 from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import STATE_FILE
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -61,9 +62,13 @@ def assert_same(folder: str, other: str) -> None:
         assert [line["step"] for line in lines] == [line["step"] for line in others]
         for line, one in zip(lines, others, strict=True):
             assert line["metrics"] == pytest.approx(one["metrics"], rel=1e-6, abs=1e-6)
-    weights, others = (load_file(f"{name}/adapter/adapter_model.safetensors") for name in (folder, other))
-    for name, tensor in weights.items():
-        torch.testing.assert_close(tensor, others[name], rtol=0, atol=1e-6)
+    state, other_state = (
+        load_file(Path(name, checkpoints(name)[-1]["state"], STATE_FILE)) for name in (folder, other)
+    )
+    for name, tensor in other_state.items():
+        # AdamW takes the same steps with gradients of another scale, so their moments are compared too
+        largest = 1e-6 if name.startswith("weight/") else 1e-3 * float(tensor.abs().max())
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=largest)
 
 
 @pytest.mark.parametrize("loss", RUNS)

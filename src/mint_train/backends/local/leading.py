@@ -98,12 +98,18 @@ class SharedEngine:
         self.leader.request("keep_reference", self.number)
 
     def forward(
-        self, sequences: Sequence[TokenSequence], *, adapter: bool = True, vocabulary: Sequence[str] = ()
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        adapter: bool = True,
+        reference: bool = False,
+        vocabulary: Sequence[str] = (),
     ) -> Values:
         """Compute the logprobs of the target tokens, as `Engine` does."""
         divided = self.divide(sequences)
         shares = [Share([sequences[index] for index in part], tuple(vocabulary)) for part in divided]
-        found = self.leader.request("forward", self.number, adapter, each=[(share,) for share in shares])
+        policy = {"adapter": adapter, "reference": reference}
+        found = self.leader.request("forward", self.number, policy, each=[(share,) for share in shares])
         return in_order(found, divided, len(sequences))
 
     def forward_backward(

@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 import torch
 
 from mint_train.backends.local.adapter import LoraShape
-from mint_train.backends.local.client import LocalTrainingClient, model_errors
-from mint_train.backends.local.engine import Scoring
+from mint_train.backends.local.client import LocalTrainingClient, Scoring, model_errors
 from mint_train.backends.local.group import Group, LostProcessError
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.local.packing import TokenSequence
@@ -82,12 +81,18 @@ class Part:
         """Take the adapter as it is now as the reference; return a failure or None of each process."""
         return self.group.collect(self.attempt(self.held[number].engine.keep_reference))
 
-    def forward(self, number: int, adapter: bool, share: Share) -> list[Any]:
-        """Score a share of the sequences; return a failure or the values of each process."""
+    def forward(self, number: int, policy: dict[str, bool], share: Share) -> list[Any]:
+        """Score a share of the sequences; return a failure or the values of each process.
+
+        Args:
+            number: of the client.
+            policy: whether it is that of the adapter, or the reference, as `Engine.forward` takes them.
+            share: of this process.
+        """
         engine = self.held[number].engine
 
         def scored() -> Values:
-            return engine.forward(share.sequences, adapter=adapter, vocabulary=share.vocabulary)
+            return engine.forward(share.sequences, **policy, vocabulary=share.vocabulary)
 
         return self.group.collect(self.attempt(scored))
 

@@ -211,7 +211,7 @@ def test_the_server_takes_the_steps_of_the_embedded_backend(
 
 def test_an_adapter_leaves_the_server(start: str, run: Cli, server: SkyrlServer) -> None:
     done = run(
-        "--loss", "dpo", "--data", "pairs.jsonl", "--from", start, "--lr", "1e-3", "--steps", 4, "--output",
+        "--loss", "dpo", "--data", "pairs.jsonl", "--from", start, "--lr", "3e-4", "--steps", 4, "--output",
         f"{start}-moved", "--model", server.model, "--lora-targets", "attention,mlp",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,7 +21,7 @@ def blocks_of(indices: Iterable[int]) -> list[int]:
 
 
 def groups_of(block: int, groups: int) -> range:
-    """Return the indices of a block's groups, of so many in all."""
+    """Return the indices of a block's groups; `groups` is how many there are in all."""
     return range(groups)[block * BLOCK : (block + 1) * BLOCK]
 
 

@@ -77,7 +77,7 @@ def read_rounds(folder: Path) -> list[Round]:
 def stopped(
     run: Path, before: RunResult | None, error: BudgetError, tell: Callable[[str], None]
 ) -> RunResult:
-    """Tell the user that the budget ends the rounds between two runs; return how they ended."""
+    """Say that the budget ends the rounds between two runs; return how they ended."""
     tell(f"The rounds stop: {error}.")
     ended = before or RunResult("interrupted", run, 0, {}, None)
     return replace(ended, status="interrupted", budget_spent=True)

@@ -31,7 +31,7 @@ class Leader:
         self.group = group
         self.part = Part(group, scratch)
         self.closed: list[int] = []
-        """Numbers of clients that are no longer used, which all processes drop at the next request."""
+        """Numbers of clients out of use, which all processes drop at the next request."""
         self.clients = 0
         self.between = True
         """Whether the others wait for a request; not so if an interrupt came in the middle of one."""
@@ -205,8 +205,8 @@ def in_order(found: Sequence[Values], divided: Sequence[list[int]], count: int) 
     """
     placed: dict[int, torch.Tensor] = {}
     for values, part in zip(found, divided, strict=True):
-        for place, value in enumerate(values):
-            quantity, index = divmod(place, len(part))
+        for position, value in enumerate(values):
+            quantity, index = divmod(position, len(part))
             placed[quantity * count + part[index]] = value
     return [placed[index] for index in range(len(placed))]
 

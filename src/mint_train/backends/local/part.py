@@ -73,7 +73,7 @@ class Part:
         return self.group.collect(self.attempt(opened))
 
     def drop(self, numbers: Sequence[int]) -> None:
-        """Drop clients that are no longer used."""
+        """Drop clients that are out of use."""
         for number in numbers:
             self.held.pop(number, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -218,6 +219,8 @@ def test_what_was_answered_before_a_failure_is_not_asked_again(
     with pytest.raises(JudgeError, match=r"failed: BadRequestError: .*no, not with \.\.\.") as raised:
         open_llm(concurrency=1).score(batch)
     assert KEY not in str(raised.value)
+    time.sleep(0.2)
+    assert len(endpoint.asked) == 4, "nothing is asked after a failure"
     endpoint.status = lambda _: 200
     open_llm(concurrency=1).score(batch)
     assert [Counter(endpoint.asked)[text] for text in dict.fromkeys(endpoint.asked)] == [1, 1, 1, 2, 1, 1]

@@ -65,12 +65,25 @@ class Endpoint:
         """Return the answers to some texts, in their order; equal texts are asked once.
 
         Raises:
-            JudgeError: the endpoint refuses, or keeps failing; what was answered stays in the cache.
+            JudgeError: the endpoint refuses, or keeps failing. Nothing is asked after the first failure,
+                and what was answered stays in the cache.
         """
         distinct = list(dict.fromkeys(texts))
+        failures: list[JudgeError] = []
+
+        def ask_unless_failed(text: str) -> str:
+            # A thread takes its next text before the pool can be shut down.
+            if failures:
+                raise failures[0]
+            try:
+                return self.ask(text)
+            except JudgeError as error:
+                failures.append(error)
+                raise
+
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            answers = dict(zip(distinct, pool.map(self.ask, distinct), strict=True))
+            answers = dict(zip(distinct, pool.map(ask_unless_failed, distinct), strict=True))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return [answers[text] for text in texts]

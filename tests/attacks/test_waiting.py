@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
@@ -9,6 +10,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,7 @@ from hostile import Answer, running
 from pydantic import SecretStr
 
 from mint_train.backends.mint import answers, waiting
+from mint_train.backends.mint.http_client import Connection
 from mint_train.backends.mint.session import open_session
 from mint_train.backends.mint.waiting import Wait, in_thread
 from mint_train.errors import MintTrainError, ServiceError
@@ -126,3 +129,33 @@ def test_a_compressed_answer_is_read() -> None:
         open_on(service.url).close()
         assert "gzip, deflate" in service.received
         assert "zstd" not in service.received
+
+
+@pytest.mark.parametrize(("name", "arrives"), [("retrieve_future", True), ("optim_step", False)])
+def test_a_result_is_asked_for_again_where_idle_connections_are_closed_without_a_word(
+    name: str, arrives: bool
+) -> None:
+    """The network answers one request on each connection, and resets it at the second."""
+    asked: list[bytes] = []
+    connections: list[Any] = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.current_task())
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        await asyncio.sleep(0.1)  # so that five requests at once need five connections
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        with suppress(asyncio.IncompleteReadError):
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.transport.abort()
+
+    async def ask() -> int:
+        server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, Connection() as connection:
+            await asyncio.gather(*(connection.get(f"http://127.0.0.1:{port}/a") for _ in range(5)))
+            status = (await connection.post(f"http://127.0.0.1:{port}/{name}")).status_code
+        await asyncio.gather(*connections)
+        return status
+
+    assert (asyncio.run(ask()) == 200) is arrives
+    assert len(asked) == (5 + 5 + 1 if arrives else 5 + 1), "what changes the adapter is sent once"

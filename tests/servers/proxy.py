@@ -85,7 +85,7 @@ class Proxy:
         """Pass the requests of one client's connection on, until either side has had enough."""
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
-            while request := await read_message(reader):
+            while request := await next_request(reader, server[0] if server else None):
                 name = request.split(b" ", 2)[1].rpartition(b"/")[2].decode()
                 fault = self.fault(name)
                 if self.change is not None and request.startswith(b"POST"):
@@ -139,6 +139,20 @@ def stripped(message: bytes) -> bytes:
     first, *lines = head.split(b"\r\n")
     kept = [line for line in lines if line.lower().startswith(FRAMING_HEADERS)]
     return b"\r\n".join([first, *kept]) + separator + body
+
+
+async def next_request(reader: asyncio.StreamReader, server: asyncio.StreamReader | None) -> bytes:
+    """Read a client's next request; nothing where the client, or the server that is idle, has hung up."""
+    request = asyncio.ensure_future(read_message(reader))
+    if server is not None:
+        closed = asyncio.ensure_future(server.read(1))  # a server sends nothing before it is asked
+        await asyncio.wait({request, closed}, return_when=asyncio.FIRST_COMPLETED)
+        closed.cancel()
+        await asyncio.gather(closed, return_exceptions=True)
+        if not request.done():
+            request.cancel()
+            return b""
+    return await request
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:

@@ -20,7 +20,10 @@ REFUSED = 421
 PAUSE_SECONDS = 0.5
 SHOWN = 300
 """Characters of an answer that a message repeats."""
-KEEP_ALIVE = httpx.Limits(max_connections=1000, max_keepalive_connections=20, keepalive_expiry=30.0)
+IDLE_CONNECTIONS = 20
+KEEP_ALIVE = httpx.Limits(
+    max_connections=1000, max_keepalive_connections=IDLE_CONNECTIONS, keepalive_expiry=30.0
+)
 
 
 class Connection(httpx.AsyncClient):
@@ -55,7 +58,7 @@ class Connection(httpx.AsyncClient):
         """
         name, sent_at = request.url.path.rpartition("/")[2], time.monotonic()
         try:
-            response = await super().send(request, stream=True, **options)
+            response = await self._first_answer(request, IDLE_CONNECTIONS if name == RETRIEVE else 0, options)
             if not stream:
                 response = await read_whole(response)
         except (LeavesOriginError, AnswerTooLargeError) as error:
@@ -83,6 +86,21 @@ class Connection(httpx.AsyncClient):
         if name == RETRIEVE and response.is_server_error:
             await asyncio.sleep(PAUSE_SECONDS)  # the SDK would ask again at once
         return response
+
+    async def _first_answer(
+        self, request: httpx.Request, repeats: int, options: dict[str, Any]
+    ) -> httpx.Response:
+        """Send a request, and again at once as often as allowed where its connection turns out to be closed.
+
+        A network may close idle connections without a word. The SDK asks for a result again after up to
+        30 s, in which the connection that its heartbeat left idle is closed as well, and so on for minutes.
+        """
+        for _ in range(repeats):
+            try:
+                return await super().send(request, stream=True, **options)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                continue
+        return await super().send(request, stream=True, **options)
 
     def failing_seconds(self) -> float:
         """Return for how many seconds polling or the session's heartbeat has been failing."""

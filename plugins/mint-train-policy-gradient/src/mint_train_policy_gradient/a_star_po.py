@@ -39,9 +39,6 @@ from mint_train.plugin import (
     hookimpl,
     kind,
     log_ratios,
-    require_group_size,
-    require_same_prompt,
-    require_trained,
     segment_sums,
 )
 from mint_train_policy_gradient import reinforce
@@ -146,10 +143,7 @@ def optimal_value(rewards: Sequence[float], temperature: float) -> float:
 @hookimpl
 def check_batch(batch: Batch) -> None:
     """Require trained completions of one prompt, all that the row has."""
-    require_group_size(batch, 1, "rollout", or_more=True)
-    require_trained(batch, "rollout")
-    require_same_prompt(batch, "rollout")
-    reinforce.require_all(batch)
+    reinforce.require_rollouts(batch)
 
 
 @hookimpl

@@ -28,9 +28,6 @@ from mint_train.plugin import (
     Renderer,
     hookimpl,
     packed_reference_logprobs,
-    require_group_size,
-    require_same_prompt,
-    require_trained,
 )
 from mint_train_policy_gradient import reinforce
 from mint_train_policy_gradient.rows import OLD_LOGPROBS, SAMPLE_FORMS, Rollout
@@ -73,10 +70,7 @@ def flatten(example: Rollout, renderer: Renderer) -> list[AttachedDatum]:
 @hookimpl
 def check_batch(batch: Batch) -> None:
     """Require trained completions of one prompt, all that the row has."""
-    require_group_size(batch, 1, "rollout", or_more=True)
-    require_trained(batch, "rollout")
-    require_same_prompt(batch, "rollout")
-    reinforce.require_all(batch)
+    reinforce.require_rollouts(batch)
 
 
 @hookimpl

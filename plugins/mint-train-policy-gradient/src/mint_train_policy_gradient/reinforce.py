@@ -136,10 +136,7 @@ def check_batch(batch: Batch, options: RolloutOptions) -> None:
     Raises:
         ContractError: naming the first group that breaks the contract.
     """
-    require_group_size(batch, 1, "rollout", or_more=True)
-    require_trained(batch, "rollout")
-    require_same_prompt(batch, "rollout")
-    require_all(batch)
+    require_rollouts(batch)
     for number, group in enumerate(batch.groups):
         if options.advantage not in ALONE and len(group.datums) == 1 and group.attached[0][SCORED]:
             problem = (
@@ -156,12 +153,15 @@ def check_batch(batch: Batch, options: RolloutOptions) -> None:
             raise ContractError(problem, number)
 
 
-def require_all(batch: Batch) -> None:
-    """Require that each group has all the completions of its row.
+def require_rollouts(batch: Batch) -> None:
+    """Require that each group has trained completions of one prompt, all that its row has.
 
     Raises:
-        ContractError: naming the first group that has fewer or more.
+        ContractError: naming the first group that breaks the contract.
     """
+    require_group_size(batch, 1, "rollout", or_more=True)
+    require_trained(batch, "rollout")
+    require_same_prompt(batch, "rollout")
     for number, group in enumerate(batch.groups):
         if any(attached.get(COUNT) != len(group.datums) for attached in group.attached or [{}]):
             raise ContractError(f"rollout {number} does not have all the completions of its row", number)

@@ -31,7 +31,7 @@ from mint_train.backends.mint.server_description import (
     read_description,
 )
 from mint_train.backends.mint.service import Service
-from mint_train.backends.mint.session import Session
+from mint_train.backends.mint.session import Session, open_session
 from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, OptionError, ServiceError, UserError
 from mint_train.observers.terminal import echo_problem
@@ -435,6 +435,63 @@ def test_a_client_that_is_closed_gives_its_place_back(
     assert small_service.requests["unload_model"] == 1
     with pytest.raises(BackendError):
         waiting.result()
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (["--loss", "dpo", "--trust-gradients", "--max-retries", "0"], "to name its tokenizer"),
+        (
+            [
+                "--loss",
+                "dpo",
+                "--trust-gradients",
+                "--max-retries",
+                "0",
+                "--from",
+                "tinker://model_1/weights/gone",
+            ],
+            "gone",
+        ),
+        (
+            ["eval", "tinker://model_1/weights/one", "--loss", "dpo", "--data", "PAIRS"],
+            "to name its tokenizer",
+        ),
+        (["sample", "tinker://model_1/weights/gone", "--loss", "dpo", "--prompt", "Hi"], "gone"),
+    ],
+)
+def test_what_fails_before_the_first_step_gives_its_place_back(
+    small_service: SmallService,
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: list[str],
+    problem: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINT_API_KEY", KEY)
+    monkeypatch.setenv("MINT_BASE_URL", small_service.url)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    if "gone" in problem:
+        small_service.instead["load_weights"] = [(404, {"detail": "no such weights: gone"})]
+    given = [str(tmp_path / "pairs.jsonl") if word == "PAIRS" else word for word in command]
+    status, out, err = run_cli(*given, "--model", "small")
+    assert status, out
+    assert problem in err
+    assert small_service.requests["create_model"] == small_service.requests["unload_model"] > 0
+
+
+def test_a_session_is_closed_where_the_service_lacks_the_model(
+    small_service: SmallService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeats would go on for as long as the program runs."""
+    closed: list[Session] = []
+    monkeypatch.setattr(Session, "close", lambda session: closed.append(session))
+    with pytest.raises(UserError, match="has no model large"):
+        open_session("large", small_service.url, SecretStr(KEY))
+    assert len(closed) == 1
+    monkeypatch.undo()
+    closed[0].close()
 
 
 def test_what_a_client_leaves_behind_is_asked_for_again(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import TrainingClient
+from mint_train.backends.base import TrainingClient, closed_on_failure
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
 from mint_train.errors import OptionError, UserError
@@ -181,11 +181,8 @@ def load_start(client: TrainingClient, start: StartDescription) -> None:
         UserError: it is no longer the one that the run began with, or of another base model or rank.
         BackendError: it cannot be loaded.
     """
-    try:
+    with closed_on_failure(client):
         if start.sha256 is not None and digest(start.path) != start.sha256:
             raise UserError(f"{start.path} has changed since this run began with it; restore it")
         load = client.load_state_with_optimizer if start.optimizer else client.load_state
         load(start.path).result()
-    except BaseException:
-        client.close()  # it holds a slot on the service
-        raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mint_train.backends.base import Backend, Forwards, TrainingClient
+from mint_train.backends.base import Backend, Forwards, TrainingClient, closed_on_failure
 from mint_train.backends.forward_logprobs import LOGPROBS, forward_parts, requests_of
 from mint_train.backends.start import digest as digest_of_adapter
 from mint_train.batches.groups import Group, Groups
@@ -171,7 +171,8 @@ def open_reference(
     """
     if reference.startswith(ON_THE_SERVICE) or (Path(reference) / STATE_FILE).exists():
         client = backend.open_client(folder, warn, trains=False)
-        client.load_state_with_optimizer(reference).result()
+        with closed_on_failure(client):
+            client.load_state_with_optimizer(reference).result()
         return client
     return backend.open_client(folder, warn, model=reference, trains=False)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import TrainingClient
+from mint_train.backends.base import TrainingClient, closed_on_failure
 from mint_train.backends.forward_logprobs import forward_logprobs
 from mint_train.backends.start import load_start, run_and_step
 from mint_train.observers.terminal import echo_problem
@@ -40,8 +40,10 @@ class LogRatio:
         self.before = self._open()
         if self.trained.start is not None:
             load_start(self.before, self.trained.start)
-        self.after = self._open()
-        self.after.load_state(self.trained.checkpoint.state).result()
+        with closed_on_failure(self.before):
+            self.after = self._open()
+            with closed_on_failure(self.after):
+                self.after.load_state(self.trained.checkpoint.state).result()
 
     def _open(self) -> TrainingClient:
         folder = self.trained.folder.path if self.trained.folder else Path()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from mint_train.backends.start import load_start
 from mint_train.batches.groups import Groups
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.build import build_dataset
+from mint_train.groups.examples import Examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.overlap import overlap_note
 from mint_train.groups.reference import (
@@ -72,10 +74,15 @@ def evaluate_trained(
     loss = trained.open_loss()
     with tempfile.TemporaryDirectory() as scratch:
         folder = trained.folder.path if trained.folder else Path(scratch)
-        sets, client = open_on(trained, loss, data, folder, counts.counting("reference"))
-        if output is not None and len(sets) > 1:
-            raise OptionError(f"--rows {output}: there are {len(sets)} held-out sets; name one with --data")
+        held_out = held_out_of(trained, loss, data)
+        if output is not None and len(held_out) > 1:
+            raise OptionError(
+                f"--rows {output}: there are {len(held_out)} held-out sets; name one with --data"
+            )
+        refuse_unmet_vocabulary(loss, trained.backend)
+        client = trained.backend.open_client(folder, echo_problem, trains=False)
         try:
+            sets = evaluators_of(trained, loss, held_out, client, folder, counts.counting("reference"))
             if loss.vocabulary:  # before the weights are loaded, the adapter is the reference
                 client.give_vocabulary(loss.vocabulary)
             client.load_state_with_optimizer(checkpoint.state).result()
@@ -101,19 +108,8 @@ def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Pat
     return output
 
 
-def open_on(
-    trained: Trained, loss: Loss, data: Any, folder: Path, sent: Sent
-) -> tuple[list[tuple[str, Evaluator]], TrainingClient]:
-    """Return each held-out file with its evaluator, and an untrained client.
-
-    The groups have their reference logprobs.
-
-    Args:
-        trained: what is evaluated.
-        loss: the loss that evaluates it.
-        data: held-out rows, or named sets of them; by default those of the run.
-        folder: where the client and the reference keep their files.
-        sent: is told the tokens of each request for the reference.
+def held_out_of(trained: Trained, loss: Loss, data: Any) -> dict[str, Examples]:
+    """Return held-out sets by name, by default those of the run.
 
     Raises:
         OptionError: nothing was held out.
@@ -124,34 +120,66 @@ def open_on(
     held_out = open_held_out(settings, loss)
     if not held_out:
         raise OptionError(f"{trained.name} was trained without held-out rows; give --data")
-    refuse_unmet_vocabulary(loss, trained.backend)
-    client = trained.backend.open_client(folder, echo_problem, trains=False)
+    return held_out
+
+
+def evaluators_of(
+    trained: Trained,
+    loss: Loss,
+    held_out: Mapping[str, Examples],
+    client: TrainingClient,
+    folder: Path,
+    sent: Sent,
+) -> list[tuple[str, Evaluator]]:
+    """Return each held-out file with its evaluator, whose groups have their reference logprobs.
+
+    Args:
+        trained: what is evaluated.
+        loss: the loss that evaluates it.
+        held_out: the sets by name.
+        client: whose adapter is fresh.
+        folder: where the reference keeps its files.
+        sent: is told the tokens of each request for the reference.
+    """
+    settings = trained.settings
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
-    judge = judge_of(trained, loss.reference, client, folder)
-    store = partial(store_of, judge, settings, str(loss.reference), trained.start)
-    kept = KeptReference(folder / REFERENCE_FOLDER, store)
-    reference = Reference(str(loss.reference), judge, kept, echo_problem, sent, not trained.backend.remote)
-    sets: list[tuple[str, Evaluator]] = []
-    for name, examples in held_out.items():
-        tokenizer = client.get_tokenizer()
-        dataset = build_dataset(
-            examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
+    tokenizer, sets = client.get_tokenizer(), list[tuple[str, Evaluator]]()
+    with judge_of(trained, loss.reference, client, folder) as judge:
+        store = partial(store_of, judge, settings, str(loss.reference), trained.start)
+        kept = KeptReference(folder / REFERENCE_FOLDER, store)
+        reference = Reference(
+            str(loss.reference), judge, kept, echo_problem, sent, not trained.backend.remote
         )
-        count = count_trained_on(trained, loss, tokenizer, examples, dataset)
-        if note := overlap_note(count, len(dataset.groups), name):
-            echo_problem(note)
-        groups: Groups = dataset.groups
-        if loss.reference is not None:  # asked for before a checkpoint replaces the untrained adapter
-            groups = reference.all_of(groups)
-        sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
-    return sets, client
+        for name, examples in held_out.items():
+            dataset = build_dataset(
+                examples,
+                loss,
+                tokenizer,
+                settings.max_length,
+                settings.special_tokens,
+                Rendering.of(settings),
+            )
+            count = count_trained_on(trained, loss, tokenizer, examples, dataset)
+            if note := overlap_note(count, len(dataset.groups), name):
+                echo_problem(note)
+            groups: Groups = dataset.groups
+            if loss.reference is not None:  # asked for before a checkpoint replaces the untrained adapter
+                groups = reference.all_of(groups)
+            sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
+    return sets
 
 
+@contextmanager
 def judge_of(
     trained: Trained, reference: str | None, untrained: TrainingClient, folder: Path
-) -> TrainingClient:
-    """Return a client whose policy is the reference: one that is untrained is "initial", the first step's."""
+) -> Iterator[TrainingClient]:
+    """Yield a client whose policy is the reference: one that is untrained is "initial", the first step's."""
     if reference is None or reference == INITIAL:
-        return untrained
-    return open_reference(trained.backend, reference, folder, echo_problem)
+        yield untrained
+        return
+    judge = open_reference(trained.backend, reference, folder, echo_problem)
+    try:
+        yield judge
+    finally:
+        judge.close()

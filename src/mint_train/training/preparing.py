@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mint_train.backends.base import TrainingClient
+from mint_train.backends.base import TrainingClient, closed_on_failure
 from mint_train.batches.batch import Batch
 from mint_train.errors import DataError, ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
@@ -75,13 +75,14 @@ def prepare(run: Run) -> Prepared:
         run.observers.notice(client.gradients.layers_note)
     for retry in range(1, run.settings.max_retries + 1):
         try:
-            return prepare_with(run, client)
+            with closed_on_failure(client):
+                return prepare_with(run, client)
         except ServiceError as error:
-            client.close()
             run.observers.hook.run_rolled_back(step=0, problem=str(error))
             time.sleep(pause_seconds(retry))
             client = run.open_client(at_start=at_start)
-    return prepare_with(run, client)
+    with closed_on_failure(client):
+        return prepare_with(run, client)
 
 
 def pause_seconds(failures: int) -> float:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mint_train.backends.base import closed_on_failure
 from mint_train.errors import BackendError, OptionError, ServiceError, UserError, counted
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
@@ -17,7 +18,7 @@ from mint_train.run_folder.records import RunRecord, RunResult
 from mint_train.settings.data_items import kept_file
 from mint_train.settings.model import Settings
 from mint_train.training.description import describe_run
-from mint_train.training.preparing import prepare
+from mint_train.training.preparing import Prepared, prepare
 from mint_train.training.run import Program, Run
 from mint_train.training.runner import Runner
 
@@ -48,10 +49,9 @@ def start_run(settings: Settings, loss: Loss, program: Program | None = None) ->
         except BaseException:
             run.folder.discard()  # it does not hold a run yet, and must not be in the way of the next attempt
             raise
-        keep_given_rows(run)
-        runner = Runner(run, prepared)
-        run.folder.begin(describe_run(run, prepared))
-        with closed(runner):
+        with runner_of(run, prepared) as runner:
+            keep_given_rows(run)
+            run.folder.begin(describe_run(run, prepared))
             return train_prepared(run, runner)
 
 
@@ -91,12 +91,11 @@ def resume_run(
     with Run.resume(path, given or {}, program, trust_loss=trust_loss) as run:
         prepared = prepare(run)
         taken = run.checkpoint.step if run.checkpoint else 0
-        if prepared.steps < taken:
-            raise OptionError(
-                f"--steps {prepared.steps}: this run has already taken {counted(taken, 'step')}"
-            )
-        runner = Runner(run, prepared)
-        with closed(runner):
+        with runner_of(run, prepared) as runner:
+            if prepared.steps < taken:
+                raise OptionError(
+                    f"--steps {prepared.steps}: this run has already taken {counted(taken, 'step')}"
+                )
             continue_from(run, runner)
             run.observers.notice(f"Resuming after step {taken}.")
             run.folder.write_description(describe_run(run, prepared))
@@ -104,10 +103,12 @@ def resume_run(
 
 
 @contextmanager
-def closed(runner: Runner) -> Iterator[None]:
-    """Close the session with the backend at the end of a run: a service keeps a slot for it until then."""
+def runner_of(run: Run, prepared: Prepared) -> Iterator[Runner]:
+    """Yield a run's runner, and close its client at the end: a service keeps a slot for it until then."""
+    with closed_on_failure(prepared.client):
+        runner = Runner(run, prepared)
     try:
-        yield
+        yield runner
     finally:
         runner.client.close()  # another one after a roll back
 

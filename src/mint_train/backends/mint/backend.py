@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mint_train.backends.base import BackendName, Samplers, TrainingClient
+from mint_train.backends.base import BackendName, Samplers, TrainingClient, closed_on_failure
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import MINT_DEFAULT_MODEL, Settings
 
@@ -71,17 +71,27 @@ class MintBackend:
         from mint_train.backends.mint.sampling import MintSampler
 
         client = self._open(self.model, warn, trains=False)
-        if checkpoint is None:
-            base = MintSampler(client, base_model=self.model)
-            return Samplers(client.get_tokenizer(), base, base, client.close)
-        weights = checkpoint.sampler
-        if weights is None or (client.session.server.samples_loaded_adapters and weights != checkpoint.state):
-            client.load_state_with_optimizer(checkpoint.state).result()
-            weights = client.save_weights_for_sampler(SAMPLER_NAME).result().path
-        before, after = MintSampler(client, base_model=self.model), MintSampler(client, model_path=weights)
-        return Samplers(client.get_tokenizer(), before, after, client.close)
+        with closed_on_failure(client):
+            weights = None if checkpoint is None else weights_to_sample(client, checkpoint)
+            before = MintSampler(client, base_model=self.model)
+            after = before if weights is None else MintSampler(client, model_path=weights)
+            return Samplers(client.get_tokenizer(), before, after, client.close)
 
     def _open(self, model: str, warn: Callable[[str], None], *, trains: bool) -> MintTrainingClient:
         from mint_train.backends.mint.client import open_mint_client
 
         return open_mint_client(self.settings, warn, model=model, trains=trains)
+
+
+def weights_to_sample(client: MintTrainingClient, checkpoint: Checkpoint) -> str:
+    """Return the path of a checkpoint's weights for sampling, which are saved if they have not been.
+
+    Raises:
+        UserError: the service does not have the checkpoint any more.
+        BackendError: the service fails.
+    """
+    weights = checkpoint.sampler
+    if weights is None or (client.session.server.samples_loaded_adapters and weights != checkpoint.state):
+        client.load_state_with_optimizer(checkpoint.state).result()
+        return str(client.save_weights_for_sampler(SAMPLER_NAME).result().path)
+    return weights

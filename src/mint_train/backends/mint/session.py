@@ -159,11 +159,16 @@ def open_session(
             base_url=service.url, api_key=service.key.get_secret_value(), http_client=service.connection
         ),
     )
-    supported = service.call("name its models", client.get_server_capabilities).supported_models
-    check_model(model, [str(entry.model_name) for entry in supported], service)
+    session = Session(service, client, model, server)
+    try:
+        supported = service.call("name its models", client.get_server_capabilities).supported_models
+        check_model(model, [str(entry.model_name) for entry in supported], service)
+    except BaseException:
+        session.close()  # its heartbeats would go on
+        raise
     if not supported:
         tell(f"the service at {service.url} lists no models, so whether it has {model} is not known")
-    return Session(service, client, model, server)
+    return session
 
 
 def targets_of(settings: Settings) -> Collection[str]:

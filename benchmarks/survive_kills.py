@@ -94,7 +94,8 @@ def kill_embedded(folder: Path, options: list[str], wanted: int, moments: random
 
 def kill_rounds(folder: Path, wanted: int, moments: random.Random) -> None:
     """Kill rounds before operations of each of their phases."""
-    trial = KilledRounds(folder)
+    (folder / "rounds").mkdir()
+    trial = KilledRounds(folder / "rounds")
     trial.unbroken()
     found = {phase: len(numbers) for phase, numbers in trial.phases().items()}
     print(f"unbroken rounds make {len(trial.operations)} file operations: {found}", flush=True)

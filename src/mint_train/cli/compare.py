@@ -146,6 +146,8 @@ def compare_and_print(
     for loss, settings in chosen.items():
         folder = output / file_name(loss)
         own = {**given, **eval_share(settings), "output": folder, "progress": "json"}
+        if "second_adapter" not in settings.model_fields_set:
+            own["second_adapter"] = False  # or a run might find no slot, as another one has two
         command = command_of(loss, shares[loss], config, own)
         contenders.append(Contender(loss, described[loss], folder, command, settings.progress))
     at_once = len(losses) if choose_backend(settings).remote else 1

@@ -88,18 +88,27 @@ class ReferenceLogprobs:
             self._paths[block] = self._reference.kept.folder / f"{name}.arrow"
         return self._paths[block]
 
-    def require(self, blocks: Iterable[int]) -> None:
-        """Take the files of blocks from where they are kept, and make those that are kept nowhere."""
+    def missing(self, blocks: Iterable[int]) -> list[int]:
+        """Take the files of blocks from where they are kept, and return the blocks that are kept nowhere."""
         warn = self._reference.warn
         wanted = [block for block in blocks if block not in self._there]
         missing = [block for block in wanted if not is_whole(self.path(block), warn)]
         if missing:
             store = self._reference.store
+            missing = [block for block in missing if not store.fetch(self.path(block), warn)]
+        self._there.update(set(wanted).difference(missing))
+        return missing
+
+    def require(self, blocks: Iterable[int]) -> None:
+        """Take the files of blocks from where they are kept, and make those that are kept nowhere."""
+        missing = self.missing(blocks)
+        if missing:
+            warn, store = self._reference.warn, self._reference.store
             with store.asked_once(self.path(0), warn):
-                missing = [block for block in missing if not store.fetch(self.path(block), warn)]
-                for path in self._compute(missing):
+                # another run may have asked meanwhile
+                for path in self._compute([b for b in missing if not store.fetch(self.path(b), warn)]):
                     store.keep(path, warn)
-        self._there.update(wanted)
+            self._there.update(missing)
 
     def _compute(self, blocks: Sequence[int]) -> Iterator[Path]:
         """Ask for the logprobs of blocks, several at a time, and yield each file once it is written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Lock
 
 from mint_train.run_folder.files import append_line, read_lines, write_lines
 from mint_train.settings.prices import TOKEN_KINDS, TokenKind
@@ -30,6 +31,7 @@ class TokenCounts:
         """
         self._path = folder / TOKENS_FILE if folder else None
         self._counts: Counter[str] = Counter()
+        self._lock = Lock()  # a reference may be asked for in a thread
         if self._path is not None and self._path.exists():
             lines = read_lines(self._path)
             if not self._path.read_bytes().endswith(b"\n"):  # a kill has torn the last line
@@ -48,9 +50,10 @@ class TokenCounts:
         Raises:
             MintTrainError: the disk refuses.
         """
-        if self._path is not None and tokens:
-            append_line(self._path, {"step": step, "kind": kind, "tokens": tokens})
-        self._counts[kind] += tokens
+        with self._lock:
+            if self._path is not None and tokens:
+                append_line(self._path, {"step": step, "kind": kind, "tokens": tokens})
+            self._counts[kind] += tokens
 
     def counting(self, kind: TokenKind, step: int = 0) -> Sent:
         """Return what counts the tokens of requests for one purpose."""

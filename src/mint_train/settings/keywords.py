@@ -82,6 +82,7 @@ class SettingsKeywords(PolicyKeywords, total=False):
     max_retries: int
     trust_gradients: bool
     keep_adapters: bool
+    second_adapter: bool
     dtype: Literal["auto", "float32", "bfloat16"]
     max_tokens_in_flight: int | None
     gradient_checkpointing: bool

@@ -235,6 +235,11 @@ class Settings(BaseModel):
         default=False,
         description="Unload no adapter from the service: for SkyRL on several processes, which that stops.",
     )
+    second_adapter: bool = Field(
+        default=True,
+        description="On a service, let a second adapter compute reference logprobs while the first steps "
+        "are taken; without it all of them come before the first step.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Embedded backend: dtype of the base model; auto: bfloat16 on CUDA, else float32.",

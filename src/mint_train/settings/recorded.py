@@ -29,6 +29,7 @@ MAY_CHANGE = frozenset(
         "progress",
         "sample_every",
         "save_every",
+        "second_adapter",
         "token_budget",
         "track",
         "trust_gradients",

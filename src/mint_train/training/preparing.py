@@ -16,6 +16,7 @@ from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.order import Order
 from mint_train.groups.overlap import count_overlap, overlap_note
 from mint_train.groups.reference import INITIAL
+from mint_train.groups.reference_ahead import LogprobsAhead
 from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
 from mint_train.rendering.notes import rendering_notes
@@ -46,6 +47,8 @@ class Prepared:
     """What it will send, step by step."""
     watcher: Watcher | None = None
     """Completes the prompts of `--sample-prompts`."""
+    ahead: LogprobsAhead | None = None
+    """Computes reference logprobs while steps are taken."""
 
     @property
     def steps(self) -> int:
@@ -105,12 +108,13 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     watcher = watcher_of(run, client)
     expected = expect_tokens(run, dataset, held_out, watcher)
     refuse_unpaid(run, expected)
+    ahead = None
     if run.loss.reference is not None:
-        dataset, held_out = add_reference(run, client, expected, dataset, held_out)
+        dataset, held_out, ahead = add_reference(run, client, expected, dataset, held_out)
     if run.loss.vocabulary:
         client.give_vocabulary(run.loss.vocabulary)
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
-    prepared = Prepared(client, dataset, held_out, expected, watcher)
+    prepared = Prepared(client, dataset, held_out, expected, watcher, ahead)
     for line in [*data_lines(run, prepared), *overlaps]:
         run.observers.notice(line)
     return prepared

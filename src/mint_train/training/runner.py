@@ -54,7 +54,7 @@ class Runner:
             Evaluator(run.loss, part.groups, run.settings.batch_size, name)
             for name, part in prepared.held_out.items()
         ]
-        self.watcher = prepared.watcher
+        self.watcher, self.ahead = prepared.watcher, prepared.ahead
         self.counts = run.counts
         self.budget = TokenBudget(run.settings.token_budget, run.counts, prepared.expected)
         self.budget_spent = False
@@ -219,7 +219,7 @@ class Runner:
             tokens=int(custom_loss.step.lengths.sum()),
             seconds=seconds,
         )
-        if self.pipelining:
+        if self.pipelining and not (self.ahead and self.ahead.runs):
             self.pipelining.note(record.seconds)
         self.run.folder.append_step(record)
         self.run.observers.hook.step_finished(step=record)

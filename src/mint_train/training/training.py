@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,12 @@ def resume_run(
 
 @contextmanager
 def runner_of(run: Run, prepared: Prepared) -> Iterator[Runner]:
-    """Yield a run's runner, and close its client at the end: a service keeps a slot for it until then."""
+    """Yield a run's runner, and close its sessions at the end: a service keeps a slot for each until then."""
     with closed_on_failure(prepared.client):
         runner = Runner(run, prepared)
     try:
-        yield runner
+        with runner.ahead or nullcontext():
+            yield runner
     finally:
         runner.client.close()  # another one after a roll back
 

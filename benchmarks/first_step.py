@@ -1,11 +1,15 @@
 """How long a run with a reference takes to its first step, and how long it would wait for all logprobs first.
 
-    python benchmarks/first_step.py [--rows 1000]
+    python benchmarks/first_step.py [--rows 1000] [--service] [--steps N]
 
-Two embedded runs of one epoch on the starter model: one computes all reference logprobs before its first
-step, the other one computes them as its steps need them. Times are those of the clock and CPU seconds of the
-process, which other programs disturb less. They count from the moment when the model and the rows are ready,
-so what starting takes anyway is left out. The figures of both runs must be equal to the bit.
+Two runs of one epoch on the starter model: one computes all reference logprobs before its first step, the
+other one computes them as its steps need them. Times are those of the clock and, of an embedded run, CPU
+seconds of the process, which other programs disturb less. They count from the moment when the model and the
+rows are ready, so what starting takes anyway is left out. The figures of embedded runs must be equal to the
+bit.
+
+With `--service` both run on a SkyRL server, which this script starts; there a second adapter computes what
+later steps need, and the time to open it counts. Figures must be equal within 1e-4.
 """
 
 from __future__ import annotations
@@ -13,27 +17,36 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import mint_train
+from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.training import references
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
+from server import running_server
+
+TOLERANCE = 1e-4
+"""Largest difference of figures on a service."""
 
 
 class Watch:
-    """Notes when the reference begins, and when the first and the last step are done."""
+    """Notes when the reference begins, when the first step begins, and when it and the last one are done."""
 
     def __init__(self) -> None:
-        self.began = self.first = self.last = (0.0, 0.0)
+        self.began = self.begins = self.first = self.last = (0.0, 0.0)
 
     @mint_train.hookimpl
-    def notice(self, text: str, warning: bool) -> None:  # noqa: ARG002 - the hook's own
-        """Note the line that comes before the first reference logprob."""
-        if text.startswith("Reference logprobs:"):
-            self.began = clocks()
+    def run_started(self, run: Any) -> None:  # noqa: ARG002 - the hook's own
+        """Note the moment before the first step."""
+        self.begins = clocks()
 
     @mint_train.hookimpl
     def step_finished(self, step: Any) -> None:
@@ -56,43 +69,80 @@ def write_pairs(path: Path, rows: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def train(folder: Path, name: str) -> tuple[Watch, list[dict[str, Any]]]:
-    """Train an epoch; return when it reached what, and its figures."""
+def train(
+    folder: Path, name: str, settings: dict[str, Any], *, first: bool
+) -> tuple[Watch, list[dict[str, Any]]]:
+    """Train; return when the run reached what, and its figures.
+
+    Args:
+        folder: holds the rows.
+        name: of the run.
+        settings: those of the backend.
+        first: whether all of the reference comes before the first step.
+    """
     os.environ["MINT_TRAIN_CACHE"] = str(folder / f"{name}-cache")  # or the next run would find all there
-    watch = Watch()
-    mint_train.train(
-        "dpo", options={"reference": "initial"}, data=folder / "pairs.jsonl", lr=1e-3, backend="local",
-        output=folder / name, observers=[watch], progress="quiet",
-    )  # fmt: skip
+    watch, reason = Watch(), references.reason_to_compute_first
+
+    def begin(*arguments: Any) -> str:
+        watch.began = clocks()
+        return "to compare" if first else reason(*arguments)
+
+    with patch.object(references, "reason_to_compute_first", begin):
+        mint_train.train(
+            "dpo", options={"reference": "initial"}, data=folder / "pairs.jsonl", output=folder / name,
+            observers=[watch], progress="quiet", **settings,
+        )  # fmt: skip
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
     return watch, [json.loads(line)["metrics"] for line in lines]
+
+
+@contextmanager
+def backend(folder: Path, service: bool) -> Iterator[dict[str, Any]]:
+    """Yield the settings of the backend, with a server that runs where one is asked for."""
+    if not service:
+        yield {"backend": "local", "lr": 1e-3}
+        return
+    for name in ("model", "server"):
+        (folder / name).mkdir()
+    save_starter_model(folder / "model")
+    with running_server(folder / "model", folder / "server") as server:
+        yield {
+            "backend": "mint", "lr": 1e-4, "base_url": server.base_url, "model": server.model,
+            "api_key": "tml-x",
+        }  # fmt: skip
 
 
 def main() -> None:
     """Print the times of both runs, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--service", action="store_true", help="on a SkyRL server")
+    parser.add_argument("--steps", type=int, help="by default one epoch")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, backend(Path(name), given.service) as settings:
         folder = Path(name)
         write_pairs(folder / "pairs.jsonl", given.rows)
-        train(folder, "warm")
-        with patch.object(references, "reason_to_compute_first", lambda *_: "to compare"):
-            before, expected = train(folder, "all-first")
-        after, found = train(folder, "as-needed")
+        settings["steps"] = given.steps
+        train(folder, "warm", settings, first=False)
+        before, expected = train(folder, "all-first", settings, first=True)
+        after, found = train(folder, "as-needed", settings, first=False)
+    tolerance = TOLERANCE if given.service else 0.0
     differing = [
-        step for step, (one, other) in enumerate(zip(found, expected, strict=True), 1) if one != other
+        step
+        for step, (one, other) in enumerate(zip(found, expected, strict=True), 1)
+        if any(abs(one[figure] - other[figure]) > tolerance for figure in other)
     ]
     assert not differing, f"the figures differ after steps {differing}"
-    for clock, unit in enumerate(("s", "CPU s")):
-        step, epoch = (
+    for clock, unit in enumerate(("s",) if given.service else ("s", "CPU s")):
+        begin, first, last = (
             [getattr(watch, at)[clock] - watch.began[clock] for watch in (before, after)]
-            for at in ("first", "last")
+            for at in ("begins", "first", "last")
         )
-        waits = f"{step[0]:.2f} {unit} with all of the reference first, {step[1]:.2f} {unit} as needed"
-        print(f"{given.rows:,} rows, to the first step: {waits}, ratio {step[1] / step[0]:.3f}")
-        print(f"  to the end of the epoch: {epoch[0]:.1f} and {epoch[1]:.1f} {unit}")
-    print("figures: equal to the bit")
+        print(f"{given.rows:,} rows, {unit} with all of the reference first, and as needed:")
+        for name, (one, other) in (("beginning", begin), ("end", first)):
+            print(f"  to the {name} of the first step: {one:.2f} and {other:.2f}, ratio {other / one:.3f}")
+        print(f"  to the end of the last step: {last[0]:.1f} and {last[1]:.1f}")
+    print(f"figures: equal {'within 1e-4' if given.service else 'to the bit'}")
 
 
 if __name__ == "__main__":

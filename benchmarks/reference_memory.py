@@ -3,7 +3,7 @@
     python benchmarks/reference_memory.py --rows 20000 200000
 
 Each run trains five steps on short distinct pairs with `reference=initial`, which computes and stores the
-logprobs of all rows before the first step.
+logprobs of the rows that these steps need, in blocks of eight neighbours.
 """
 
 from __future__ import annotations

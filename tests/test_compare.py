@@ -58,6 +58,7 @@ def test_three_losses_on_one_split(
         described = json.loads(Path("all", folder, "run.json").read_text())
         assert (described["status"], described["settings"]["pipeline"]) == ("done", False)
         assert described["settings"]["eval_fraction"] == 0.1
+        assert not described["settings"]["second_adapter"], "runs side by side have a slot each"
         assert described["data"]["held_out"][0]["groups"] == 2
     assert described["losses"][0]["options"]["beta"] == 3
     rows = [

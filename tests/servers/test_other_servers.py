@@ -16,6 +16,7 @@ import pytest
 from adapters import adapter_on_disk, distance, load_adapter, moved
 from chained_runs import PEFT_WARNS, check_chained_runs
 from environments import SDKS, installed_sdk, newer_skyrl
+from few_rows import write_lines
 from run_files import checkpoints, description, metrics
 from server import TUFT_KEY, SkyrlServer, running_server, running_tuft
 from short_rows import LOSSES, write_short_rows
@@ -270,6 +271,26 @@ def test_a_linear_loss_takes_one_request(
     two, one = (metrics(folder / f"sft-{form}") for form in ("two", "one"))
     for before, after in zip(two, one, strict=True):
         assert after["metrics"] == pytest.approx(before["metrics"], rel=1e-6, abs=1e-6)
+
+
+def test_a_second_adapter_changes_no_figure(
+    start: str, run: Cli, python: str, folder: Path, variables: dict[str, str]
+) -> None:
+    rows = [{"prompt": f"Say {n}.", "chosen": "one", "rejected": "no"} for n in range(10, 42)]
+    write_lines(folder / "many.jsonl", rows)
+    first, ahead = f"{start}-first", f"{start}-ahead"
+    done = run(
+        "--loss", "dpo", "--data", "many.jsonl", "--set", "reference=initial", "--batch-size", 2,
+        "--steps", 6, "--lr", "1e-3", "--from", start, "--no-second-adapter", "--output", first,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    call = f"second_adapter.main({start!r}, 'many.jsonl', {ahead!r})"
+    code = f"import sys; sys.path += {HELPERS}; import second_adapter; {call}"
+    done = run_process([python, "-c", code], folder, variables)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) > 0
+    for line, expected in zip(metrics(folder / ahead), metrics(folder / first), strict=True):
+        assert line["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-4)
 
 
 def test_the_kit_trusts_the_server(run: Cli) -> None:

@@ -149,6 +149,10 @@ class ReferencedGroups(Groups):
             replace(group, reference_logprobs=tuple(islice(logprobs, len(group.datums)))) for group in groups
         ]
 
+    def missing(self, blocks: Iterable[int]) -> list[int]:
+        """Take what is kept of the logprobs of some blocks, and return the blocks that are kept nowhere."""
+        return self._logprobs.missing(blocks)
+
     def require(self, blocks: Iterable[int]) -> None:
         """Return once the logprobs of some blocks are there: those that are kept, forwards for the rest.
 

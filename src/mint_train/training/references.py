@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 
-from mint_train.backends.base import Forwards, TrainingClient
+from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
 from mint_train.errors import MintTrainError, ServiceError
 from mint_train.groups.build import Dataset
@@ -17,7 +18,6 @@ from mint_train.groups.reference import (
     KeptReference,
     Reference,
     ReferencedGroups,
-    ReferenceLogprobs,
     open_reference,
     store_of,
 )
@@ -51,61 +51,66 @@ def add_reference(
     name = str(run.loss.reference)
     warn = run.observers.warn
     judge = client if name == INITIAL else open_reference(run.backend, name, run.folder.path, warn)
+    why_first = reason_to_compute_first(run, name)
+    policy = None if why_first else client.keep_reference()
     store = cache(partial(store_of, judge, run.settings, name, run.start_from))
     kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
-    reference = Reference(name, judge, kept, warn, sent, not run.backend.remote)
-    blocks = list(first_uses(expected.order, expected.steps))
-    missing = partial(ReferenceLogprobs(reference, dataset.groups).missing, blocks)
-    policy, when = find_policy(run, client, name, missing)
-    reference = replace(reference, policy=policy or judge)
-    ahead = (
-        LogprobsAhead(reference, dataset.groups, policy, blocks)
-        if isinstance(policy, SecondAdapter)
-        else None
-    )
-    trained = ReferencedGroups(dataset.groups, ahead) if ahead else reference.of(dataset.groups)
+    reference = Reference(name, policy or judge, kept, warn, sent, not run.backend.remote)
+    trained = reference.of(dataset.groups)
     evaluated = {name: reference.of(part.groups) for name, part in held_out.items()}
-    if len(blocks) > len(blocks_of(expected.order.step(1))):
-        run.observers.notice(f"Reference logprobs: {when}.")
-    if policy is None:
-        trained.require(blocks)
-    if policy is None or ahead:
+    blocks, first = list(first_uses(expected.order, expected.steps)), blocks_of(expected.order.step(1))
+    adapter, when = None, f"all before the first step, {why_first}"
+    if policy is not None:
+        when = "those of the first step now, the others as steps need them"
+    else:
         for groups in evaluated.values():
             groups.require_all()
+        if not why_first:
+            adapter, when = open_second_adapter(run, trained, blocks, first)
+    if len(blocks) > len(first):
+        run.observers.notice(f"Reference logprobs: {when}.")
+    ahead = None
+    if adapter is not None:
+        ahead = LogprobsAhead(replace(reference, policy=adapter), dataset.groups, adapter, blocks)
+        trained = ReferencedGroups(dataset.groups, ahead)
+    elif policy is None:
+        trained.require(blocks)
     if judge is not client:
         judge.close()
     with_reference = {name: replace(part, groups=evaluated[name]) for name, part in held_out.items()}
     return replace(dataset, groups=trained), with_reference, ahead
 
 
-def find_policy(
-    run: Run, client: TrainingClient, reference: str, missing: Callable[[], list[int]]
-) -> tuple[Forwards | None, str]:
-    """Return what computes a reference while the client's adapter is trained, and when that is.
+def open_second_adapter(
+    run: Run, groups: ReferencedGroups, blocks: Sequence[int], first: Sequence[int]
+) -> tuple[SecondAdapter | None, str]:
+    """Open a second adapter on a service, while the run's own, still untrained, computes what comes first.
 
     Args:
         run: the run.
-        client: whose adapter has not been trained yet.
-        reference: the name of the reference.
-        missing: finds the blocks of logprobs that are kept nowhere.
+        groups: those to train on, whose logprobs the run's own adapter computes.
+        blocks: those that the run needs.
+        first: those that its first step needs.
 
     Returns:
-        None where all are computed before the first step.
+        When the others are computed; None where that is before the first step.
     """
-    if why := reason_to_compute_first(run, reference):
-        return None, f"all before the first step, {why}"
-    if (policy := client.keep_reference()) is not None:
-        return policy, "those of the first step now, the others as steps need them"
-    if len(missing()) <= FEW_BLOCKS:
+    if len(groups.missing(blocks)) <= FEW_BLOCKS:
         return None, "all before the first step, as few are missing"
     adapter = SecondAdapter(partial(open_start, run))
     try:
-        adapter.open()
-    except ServiceError:
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(adapter.open)
+            groups.require(first)
+    except BaseException:
+        adapter.close(ended=True)
         raise
-    except MintTrainError as error:
-        return None, f"all before the first step, as a second adapter is refused: {error}"
-    return adapter, "those of the first step now, the others while steps are taken, from a second adapter"
+    refused = opening.exception()
+    if refused is None:
+        return adapter, "those of the first step first, the others meanwhile, from a second adapter"
+    if isinstance(refused, ServiceError) or not isinstance(refused, MintTrainError):
+        raise refused
+    return None, f"all before the first step, as a second adapter is refused: {refused}"
 
 
 def open_start(run: Run) -> TrainingClient:

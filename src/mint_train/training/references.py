@@ -25,6 +25,7 @@ from mint_train.groups.reference_ahead import LogprobsAhead, SecondAdapter
 from mint_train.groups.reference_blocks import blocks_of, first_uses
 from mint_train.training.run import Run
 
+AS_NEEDED = "those of the first step now, the others as steps need them"
 FEW_BLOCKS = 16
 """So many come about as soon from the adapter that is trained as a second one is opened."""
 
@@ -38,8 +39,7 @@ def add_reference(
 ) -> tuple[Dataset, dict[str, Dataset], LogprobsAhead | None]:
     """Give the groups that are trained and those held out the logprobs of the loss's reference.
 
-    On a service a second adapter may compute those of later steps: then the third result, which is to be
-    entered for as long as the run trains.
+    The third result is what computes those of later steps meanwhile; enter it for as long as the run trains.
 
     Args:
         run: the run, whose loss has a reference.
@@ -48,21 +48,16 @@ def add_reference(
         dataset: what is trained on.
         held_out: the held-out sets.
     """
-    name = str(run.loss.reference)
-    warn = run.observers.warn
+    name, warn = str(run.loss.reference), run.observers.warn
     judge = client if name == INITIAL else open_reference(run.backend, name, run.folder.path, warn)
     why_first = reason_to_compute_first(run, name)
     policy = None if why_first else client.keep_reference()
-    store = cache(partial(store_of, judge, run.settings, name, run.start_from))
-    kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
-    reference = Reference(name, policy or judge, kept, warn, sent, not run.backend.remote)
+    reference = replace(reference_of(run, name, judge), policy=policy or judge)
     trained = reference.of(dataset.groups)
     evaluated = {name: reference.of(part.groups) for name, part in held_out.items()}
-    blocks, first = list(first_uses(expected.order, expected.steps)), blocks_of(expected.order.step(1))
-    adapter, when = None, f"all before the first step, {why_first}"
-    if policy is not None:
-        when = "those of the first step now, the others as steps need them"
-    else:
+    blocks, first = [*first_uses(expected.order, expected.steps)], blocks_of(expected.order.step(1))
+    adapter, when = None, f"all before the first step, {why_first}" if why_first else AS_NEEDED
+    if policy is None:
         for groups in evaluated.values():
             groups.require_all()
         if not why_first:
@@ -77,8 +72,15 @@ def add_reference(
         trained.require(blocks)
     if judge is not client:
         judge.close()
-    with_reference = {name: replace(part, groups=evaluated[name]) for name, part in held_out.items()}
-    return replace(dataset, groups=trained), with_reference, ahead
+    sets = {name: replace(part, groups=evaluated[name]) for name, part in held_out.items()}
+    return replace(dataset, groups=trained), sets, ahead
+
+
+def reference_of(run: Run, name: str, judge: TrainingClient) -> Reference:
+    """Return a run's reference, which `judge` gives, and where its logprobs are kept."""
+    store = cache(partial(store_of, judge, run.settings, name, run.start_from))
+    kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
+    return Reference(name, judge, kept, run.observers.warn, sent, not run.backend.remote)
 
 
 def open_second_adapter(

@@ -84,6 +84,10 @@ class LogprobsAhead(ReferenceLogprobs):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread, and free the second adapter's slot."""
         self._ended = True
         self._adapter.close(ended=True)  # which ends a request in flight
         if self._thread is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from mint_train.backends.base import TrainingClient, closed_on_failure
@@ -108,15 +109,19 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     watcher = watcher_of(run, client)
     expected = expect_tokens(run, dataset, held_out, watcher)
     refuse_unpaid(run, expected)
+    run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     ahead = None
     if run.loss.reference is not None:
         dataset, held_out, ahead = add_reference(run, client, expected, dataset, held_out)
     if run.loss.vocabulary:
         client.give_vocabulary(run.loss.vocabulary)
-    run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     prepared = Prepared(client, dataset, held_out, expected, watcher, ahead)
-    for line in [*data_lines(run, prepared), *overlaps]:
-        run.observers.notice(line)
+    with ExitStack() as on_failure:
+        if ahead is not None:
+            on_failure.callback(ahead.close)
+        for line in [*data_lines(run, prepared), *overlaps]:
+            run.observers.notice(line)
+        on_failure.pop_all()
     return prepared
 
 

@@ -105,13 +105,13 @@ def resume_run(
 @contextmanager
 def runner_of(run: Run, prepared: Prepared) -> Iterator[Runner]:
     """Yield a run's runner, and close its sessions at the end: a service keeps a slot for each until then."""
-    with closed_on_failure(prepared.client):
-        runner = Runner(run, prepared)
-    try:
-        with runner.ahead or nullcontext():
+    with prepared.ahead or nullcontext():
+        with closed_on_failure(prepared.client):
+            runner = Runner(run, prepared)
+        try:
             yield runner
-    finally:
-        runner.client.close()  # another one after a roll back
+        finally:
+            runner.client.close()  # another one after a roll back
 
 
 def continue_from(run: Run, runner: Runner) -> None:

@@ -19,15 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from local_vs_trl import (
-    LEARNING_RATE,
-    dpo_step,
-    load_model,
-    lora_config,
-    peak_memory,
-    prepare,
-    tokenized_pairs,
-)
+from local_losses import loss_function, make_steps
+from local_models import LEARNING_RATE, load_model, lora_config, peak_memory, prepare
+from local_vs_trl import take_step
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 HEADS = ("pairs", "tokens", "micro-batches", "CPU s per step", "CPU s per 1,000 tokens", "peak memory, GB")
@@ -41,7 +35,7 @@ def main() -> int:
     print(f"| {' | '.join(HEADS)} |\n|{' ---: |' * len(HEADS)}")
     table = []
     with tempfile.TemporaryDirectory() as folder:
-        options.folder, options.pairs = folder, max(options.counts)
+        options.folder, options.pairs, options.loss = folder, max(options.counts), "dpo"
         prepare(options)
         for count in options.counts:
             options.count = count
@@ -95,13 +89,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     budget = options.max_tokens_in_flight
     engine = Engine(get_peft_model(load_model(options), lora_config()), max_tokens_in_flight=budget)
     optimizer = torch.optim.AdamW(engine.trained, lr=LEARNING_RATE, weight_decay=0)
-    batch = [sequence for pair in tokenized_pairs(options)[: options.count] for sequence in pair]
+    step = make_steps("dpo", Path(options.folder), options.count, options.max_length)[0]
+    batch, loss_of = step.sequences, loss_function("dpo", step, [0.0])
     # One pair is enough for the warm-up.
-    dpo_step(engine, optimizer, batch[:2], [0.0] * 2)
+    take_step(engine, optimizer, batch[:2], loss_of)
     seconds = []
     for _ in range(options.steps):
         begin = time.process_time()
-        dpo_step(engine, optimizer, batch, [0.0] * len(batch))
+        take_step(engine, optimizer, batch, loss_of)
         seconds.append(time.process_time() - begin)
     return {
         "pairs": options.count,

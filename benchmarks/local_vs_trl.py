@@ -1,12 +1,16 @@
-"""Time and memory of a step on pairs: this project beside TRL, with the same model, pairs and loss.
+"""Time and memory of a training step: this project beside TRL, with the same model, rows and loss.
 
-    python benchmarks/local_vs_trl.py --trl-python VENV/bin/python [--loss dpo|simpo|orpo]
+    python benchmarks/local_vs_trl.py --trl-python VENV/bin/python [--loss dpo|simpo|orpo|kto|ranking|grpo]
 
-DPO has a reference, and runs beside TRL's DPOTrainer; SimPO and ORPO have none, and run beside its CPOTrainer
-and ORPOTrainer. TRL's ORPO has the NLL of the prompts in its loss, so ours has it here.
+Both sides have the same adapter at step 1. SimPO and ORPO run beside TRL's CPOTrainer and ORPOTrainer; TRL's
+ORPO has the NLL of the prompts in its loss, so ours has it here. KTO's completions have a prompt each, and
+its baseline is TRL's: the batch's completions, each on its neighbour's prompt. TRL has no trainer for a
+ranking of 4: its DPOTrainer gets the six pairs, whose mean loss ours computes of the four completions.
+Rollouts for TRL's GRPOTrainer lie ready (`rollout_func`), so that its update is timed alone.
 
-The sides run in turn, each in a fresh process, `--rounds` times. Speeds are printed only if the loss and
-the logprobs of all sides agree at step 1. Only the interpreter given by `--trl-python` needs TRL.
+The sides run in turn, each in a fresh process, `--rounds` times. Speeds are printed only if the loss, the
+logprobs and the gradient's norm of all sides agree at step 1. Only the interpreter given by `--trl-python`
+needs TRL.
 """
 
 from __future__ import annotations
@@ -18,19 +22,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from local_losses import LOSSES, REFERENCED, Facts, LossOf, Step, loss_function, make_steps
+from local_models import (
+    EPOCHS,
+    LEARNING_RATE,
+    load_model,
+    lora_config,
+    peak_memory,
+    prepare,
+    seed_adapter,
+)
+
 SIDES = ("ours", "trl", "trl-precomputed")
-EPOCHS = 3
-"""The cost of reference logprobs, computed once, is divided by the steps of this many epochs."""
-BETA, RANK, LEARNING_RATE, SEED = 0.1, 16, 1e-4, 0
-SIMPO_BETA, SIMPO_GAMMA = 2.0, 1.0
-VOCABULARY = 32_768
-START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 AGREEMENT = 1e-4
-WITHOUT_REFERENCE = ("simpo", "orpo")
 BARS = {
     "time of TRL": 0.17,
     "time of TRL with precomputed reference": 0.25,
@@ -38,14 +45,19 @@ BARS = {
     "floor": 1.6,
 }
 OTHER_BARS = {"time of TRL": 0.25}
-"""Where there is no reference whose cost a run shares out over its steps."""
+"""Of losses other than DPO."""
 
 
 def main() -> int:
     options = parse_options()
     if options.side:
-        run = run_ours if options.side == "ours" else run_trl
-        Path(options.result).write_text(json.dumps(run(options)))
+        if options.side == "ours":
+            result = run_ours(options)
+        else:
+            from local_trl import run_trl
+
+            result = run_trl(options)
+        Path(options.result).write_text(json.dumps(result))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         options.folder = folder
@@ -65,7 +77,7 @@ def parse_options() -> argparse.Namespace:
         "--data", default=str(root / "../shared/data/dpo_en_demo.json"), help="pairs in ShareGPT form"
     )
     parser.add_argument("--trl-python", default=sys.executable, help="an interpreter that has trl")
-    parser.add_argument("--loss", choices=["dpo", *WITHOUT_REFERENCE], default="dpo")
+    parser.add_argument("--loss", choices=LOSSES, default="dpo")
     parser.add_argument("--sides", nargs="+", choices=SIDES, help="by default all that the loss has")
     parser.add_argument("--pairs", type=int, default=20, help="pairs in the data set")
     parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
@@ -77,88 +89,11 @@ def parse_options() -> argparse.Namespace:
     for name in ("--side", "--folder", "--result"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.loss in WITHOUT_REFERENCE and "trl-precomputed" in (options.sides or ()):
+    possible = SIDES if options.loss in REFERENCED else SIDES[:2]
+    if set(options.sides or ()) - set(possible):
         parser.error(f"--sides trl-precomputed: {options.loss} has no reference")
-    options.sides = options.sides or [side for side in SIDES if options.loss == "dpo" or side in SIDES[:2]]
+    options.sides = options.sides or possible
     return options
-
-
-# --- shared by both sides: a model, a tokenizer and texts, made locally ---
-
-
-def prepare(options: argparse.Namespace) -> None:
-    """Write a Qwen3-shaped model of 26 M random parameters, a tokenizer and the pairs' texts."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    rows = json.loads(Path(options.data).read_text(encoding="utf-8"))
-    tokenizer = make_tokenizer([turn["value"] for row in rows for turn in turns(row)])
-    tokenizer.save_pretrained(options.folder)
-    torch.manual_seed(SEED)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1024,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        tie_word_embeddings=True,
-        max_position_embeddings=4096,
-    )
-    model = Qwen3ForCausalLM(config)
-    model.save_pretrained(options.folder)
-    # TRL drops a pair whose prompt alone fills the length, so take pairs that both sides can train on.
-    fitting = [texts(row) for row in rows]
-    fitting = [t for t in fitting if len(tokenizer(t["prompt"])["input_ids"]) < options.max_length - 16]
-    if len(fitting) < options.pairs:
-        raise SystemExit(f"{options.data} has only {len(fitting)} pairs that fit; {options.pairs} are needed")
-    (Path(options.folder) / "pairs.json").write_text(json.dumps(fitting[: options.pairs]))
-
-
-def turns(row: dict[str, Any]) -> list[dict[str, str]]:
-    return [*row["conversations"], row["chosen"], row["rejected"]]
-
-
-def texts(row: dict[str, Any]) -> dict[str, str]:
-    role = {"human": "user", "gpt": "assistant", "system": "system"}
-    said = "".join(f"{START}{role[turn['from']]}\n{turn['value']}{END}\n" for turn in row["conversations"])
-    answers = {side: row[side]["value"] + END for side in ("chosen", "rejected")}
-    return {"prompt": f"{said}{START}assistant\n", **answers}
-
-
-def make_tokenizer(corpus: list[str]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[PAD, START, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    make: Any = PreTrainedTokenizerFast
-    return make(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
-
-
-def lora_config() -> Any:
-    from peft import LoraConfig
-
-    linear = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    return LoraConfig(r=RANK, lora_alpha=32, target_modules=linear, task_type="CAUSAL_LM")
-
-
-def load_model(options: argparse.Namespace) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(SEED)
-    return AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32)
 
 
 def in_fresh_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -180,13 +115,6 @@ def in_fresh_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
     return dict(json.loads(result.read_text()))
 
 
-def peak_memory() -> float:
-    """Return the peak memory of this process in GB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 # --- this project ---
 
 
@@ -198,30 +126,26 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
 
     from mint_train.backends.local.engine import Engine
 
-    engine = Engine(get_peft_model(load_model(options), lora_config()))
+    model = get_peft_model(load_model(options), lora_config())
+    seed_adapter(model)
+    engine = Engine(model)
     optimizer = torch.optim.AdamW(engine.trained, lr=LEARNING_RATE, weight_decay=0)
-    pairs = tokenized_pairs(options)
-    starts = range(0, len(pairs), options.batch_size)
-    batches = [[s for pair in pairs[i : i + options.batch_size] for s in pair] for i in starts]
-    masks = [[sequence.loss_mask for sequence in batch] for batch in batches]
-    if options.loss == "orpo":
-        batches = [[wholly_trained(s) if n % 2 == 0 else s for n, s in enumerate(batch)] for batch in batches]
+    steps = make_steps(options.loss, Path(options.folder), options.batch_size, options.max_length)
+    referenced = options.loss in REFERENCED
     begin, cpu = time.perf_counter(), time.process_time()
     reference = [
-        [float(x.sum()) for x in engine.forward(batch, adapter=False)] if options.loss == "dpo" else []
-        for batch in batches
+        [float(x.sum()) for x in engine.forward(step.sequences, adapter=False)] if referenced else []
+        for step in steps
     ]
-    shared_over = EPOCHS * len(batches)
+    shared_over = EPOCHS * len(steps)
     reference_seconds = (time.perf_counter() - begin) / shared_over
     reference_cpu = (time.process_time() - cpu) / shared_over
     seconds, cpu_seconds, rates, facts = [], [], [], []
-    for step in range(options.steps):
-        at = step % len(batches)
+    for number in range(options.steps):
+        at = number % len(steps)
         begin, cpu = time.perf_counter(), time.process_time()
-        if options.loss == "dpo":
-            facts.append(dpo_step(engine, optimizer, batches[at], reference[at]))
-        else:
-            facts.append(mean_step(options.loss, engine, optimizer, batches[at], masks[at]))
+        loss_of = loss_function(options.loss, steps[at], reference[at])
+        facts.append(take_step(engine, optimizer, steps[at].sequences, loss_of))
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu)
         # Measured next to each step, because other programs slow down both.
@@ -233,14 +157,14 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
         "reference_cpu_seconds": reference_cpu,
         "peak_gb": peak_memory(),
         "first": facts[0],
-        "tokens": [sum(len(s.input_tokens) + 1 for s in batch) for batch in batches],
+        "tokens": [sum(len(s.input_tokens) + 1 for s in step.sequences) for step in steps],
         "matrix_rates": rates,
-        "operations": count_operations(engine, batches, referenced=options.loss == "dpo"),
+        "operations": count_operations(engine, steps, referenced=referenced),
     }
 
 
 def matrix_rate(size: int = 2048) -> float:
-    """Measure the operations per second of a square float32 matrix product."""
+    """Measure the operations per CPU second of a square float32 matrix product."""
     import time
 
     import torch
@@ -248,102 +172,37 @@ def matrix_rate(size: int = 2048) -> float:
     left, right, product = torch.ones(size, size), torch.ones(size, size), torch.empty(size, size)
     times = []
     for _ in range(4):
-        begin = time.perf_counter()
+        begin = time.process_time()
         torch.mm(left, right, out=product)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     # The first one is a warm-up.
     return float(2 * size**3 / statistics.median(times[1:]))
 
 
-def tokenized_pairs(options: argparse.Namespace) -> list[tuple[Any, Any]]:
-    import torch
-    from transformers import AutoTokenizer
-
-    from mint_train.backends.local.engine import TokenSequence
-
-    tokenizer = AutoTokenizer.from_pretrained(options.folder)
-    pairs = []
-    for pair in json.loads((Path(options.folder) / "pairs.json").read_text()):
-        prompt = tokenizer(pair["prompt"])["input_ids"]
-        wholes = [tokenizer(pair["prompt"] + pair[side])["input_ids"] for side in ("chosen", "rejected")]
-        start = min(common_length(prompt, whole) for whole in wholes)
-        sequences = []
-        for whole in wholes:
-            tokens = torch.tensor(whole[: options.max_length])
-            trained = torch.arange(1, len(tokens)) >= start
-            sequences.append(TokenSequence(tokens[:-1], tokens[1:], trained))
-        pairs.append((sequences[0], sequences[1]))
-    return pairs
-
-
-def common_length(left: list[int], right: list[int]) -> int:
-    return next(
-        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
-    )
-
-
-def wholly_trained(sequence: Any) -> Any:
-    """Return a sequence whose prompt is trained too."""
+def take_step(engine: Any, optimizer: Any, batch: list[Any], loss_of: LossOf) -> Facts:
+    """Take a step with a function of the logprobs."""
     import torch
 
-    return replace(sequence, loss_mask=torch.ones_like(sequence.loss_mask))
-
-
-def dpo_step(engine: Any, optimizer: Any, batch: list[Any], reference: list[float]) -> dict[str, float]:
-    """Take a step of DPO; `reference` holds each sequence's logprob."""
-    import torch
-    from torch.nn.functional import logsigmoid
-
-    def loss_of(logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        policy = torch.stack([values.sum() for values in logprobs])
-        ratios = policy - torch.tensor(reference)
-        return -logsigmoid(BETA * (ratios[0::2] - ratios[1::2])).mean(), policy
-
-    return take_step(engine, optimizer, batch, loss_of)
-
-
-def mean_step(loss: str, engine: Any, optimizer: Any, batch: list[Any], masks: list[Any]) -> dict[str, float]:
-    """Take a step of SimPO or ORPO, which compare the mean logprobs of completions; `masks` says where."""
-    import torch
-    from torch.nn.functional import logsigmoid
-
-    def loss_of(logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        means = torch.stack([values[mask].mean() for values, mask in zip(logprobs, masks, strict=True)])
-        chosen, rejected = means[0::2], means[1::2]
-        if loss == "simpo":
-            return -logsigmoid(SIMPO_BETA * (chosen - rejected) - SIMPO_GAMMA).mean(), means
-        odds = chosen - rejected - (torch.log1p(-chosen.exp()) - torch.log1p(-rejected.exp()))
-        return -torch.cat(logprobs[0::2]).mean() - BETA * logsigmoid(odds).mean(), means
-
-    return take_step(engine, optimizer, batch, loss_of)
-
-
-def take_step(engine: Any, optimizer: Any, batch: list[Any], loss_of: Any) -> dict[str, float]:
-    """Take a step with a function of the logprobs, which returns its loss and what each sequence scores."""
-    import torch
-
-    facts: dict[str, float] = {}
+    facts: Facts = {}
 
     def loss_fn(logprobs: list[torch.Tensor]) -> torch.Tensor:
-        loss, scores = loss_of(logprobs)
-        facts.update(loss=loss.item(), chosen=scores[0::2].mean().item(), rejected=scores[1::2].mean().item())
+        loss, found = loss_of(logprobs)
+        facts.update(found)
         return loss
 
     optimizer.zero_grad(set_to_none=True)
     engine.forward_backward(batch, loss_fn)
-    torch.nn.utils.clip_grad_norm_(engine.trained, 1.0)
+    facts["gradient"] = torch.nn.utils.clip_grad_norm_(engine.trained, 1.0).item()
     optimizer.step()
     return facts
 
 
-def count_operations(engine: Any, batches: list[Any], *, referenced: bool) -> list[float]:
-    """Count the floating-point operations of each batch's step, including its share of a reference.
+def count_operations(engine: Any, steps: list[Step], *, referenced: bool) -> list[float]:
+    """Count the floating-point operations of each step, including its share of a reference.
 
     Only what must be computed counts: no padding, a shared prompt once, the vocabulary at trained targets
-    only, the causal half of attention, nothing recomputed in the backward.
+    only, the causal half of attention, no backward of what is only measured, nothing recomputed in it.
     """
-    import sys
-
     from torch import nn
 
     from mint_train.backends.local.packing import plan_packs
@@ -358,133 +217,34 @@ def count_operations(engine: Any, batches: list[Any], *, referenced: bool) -> li
         "k_proj",
         "v_proj",
     }  # no gradient passes below the first layer, because the embeddings are frozen
-    ends = [
+    ends = sum(
         parameter.numel()
         for name, parameter in engine.model.named_parameters()
         if ".layers.0." in name and of_first & set(name.split(".")) and "lora_B" not in name
-    ]
-    width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    counts = []
-    for batch in batches:
-        (pack,) = plan_packs(batch, sys.maxsize)
+    )
+
+    def parts(sequences: list[Any]) -> tuple[float, float, float, int]:
+        """Count those of the vocabulary, of attention and of the layers, and the rows."""
+        (pack,) = plan_packs(sequences, sys.maxsize)
         vocabulary = 2 * len(pack.lookup_rows) * config.hidden_size * config.vocab_size
         seen = sum(
             (segment.stop - segment.start) * (segment.context_length + (segment.stop - segment.start) / 2)
             for segment in pack.segments
         )
-        attention = 2 * 2 * seen * width
-        layers = 2 * pack.rows * weights
-        # the backward costs as much as the forward; for an adapter it costs twice as much
-        step = 2 * vocabulary + 3 * attention + 2 * layers + 3 * 2 * pack.rows * adapter
-        share = (vocabulary + attention + layers) / EPOCHS if referenced else 0.0
-        counts.append(step - 2 * pack.rows * sum(ends) + share)
+        width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+        return vocabulary, 2 * 2 * seen * width, 2 * pack.rows * weights, pack.rows
+
+    counts = []
+    for step in steps:
+        vocabulary, attention, layers, rows = parts(step.sequences)
+        forward = vocabulary + attention + layers
+        share = forward / EPOCHS if referenced else 0.0
+        forward += 2 * rows * adapter
+        vocabulary, attention, layers, rows = parts(step.sequences[: len(step.sequences) - step.measured])
+        # the backward costs as much as the forward; for attention and for an adapter it costs twice as much
+        backward = vocabulary + 2 * attention + layers + 2 * rows * (2 * adapter - ends)
+        counts.append(forward + backward + share)
     return counts
-
-
-# --- TRL ---
-
-
-def run_trl(options: argparse.Namespace) -> dict[str, Any]:
-    import time
-
-    from datasets import Dataset
-    from torch.utils.data import SequentialSampler
-    from transformers import AutoTokenizer, TrainerCallback
-
-    config_class, trainer_class = trl_classes(options.loss)
-    seconds: list[float] = []
-    cpu_seconds: list[float] = []
-    precompute: list[tuple[float, float]] = []
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begin, self.cpu = time.perf_counter(), time.process_time()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - self.begin)
-            cpu_seconds.append(time.process_time() - self.cpu)
-
-    class InOrder(trainer_class):  # type: ignore[misc, valid-type]
-        def _get_train_sampler(self, *_: Any) -> Any:
-            return SequentialSampler(self.train_dataset)
-
-        def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
-            begin, cpu = time.perf_counter(), time.process_time()
-            result = super()._precompute_ref_logps(*args, **kwargs)
-            precompute.append((time.perf_counter() - begin, time.process_time() - cpu))
-            return result
-
-    pairs = json.loads((Path(options.folder) / "pairs.json").read_text())
-    config = config_class(
-        **trl_options(options),
-        output_dir=str(Path(options.folder) / "trl"),
-        per_device_train_batch_size=options.batch_size,
-        max_steps=options.steps,
-        max_length=options.max_length,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        logging_steps=1,
-        bf16=False,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        seed=SEED,
-    )
-    trainer = InOrder(
-        model=load_model(options),
-        args=config,
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=AutoTokenizer.from_pretrained(options.folder),
-        peft_config=lora_config(),
-        callbacks=[Clock()],
-    )
-    trainer.train()
-    first = trainer.state.log_history[0]
-    steps_of_run = EPOCHS * len(pairs) / options.batch_size
-    return {
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "reference_seconds": sum(wall for wall, _ in precompute) / steps_of_run,
-        "reference_cpu_seconds": sum(cpu for _, cpu in precompute) / steps_of_run,
-        "peak_gb": peak_memory(),
-        "first": {
-            "loss": first["loss"],
-            "chosen": first["logps/chosen"],
-            "rejected": first["logps/rejected"],
-        },
-    }
-
-
-def trl_classes(loss: str) -> tuple[Any, Any]:
-    """Return TRL's configuration and trainer of a loss."""
-    if loss == "simpo":
-        from trl.experimental.cpo import CPOConfig, CPOTrainer
-
-        return CPOConfig, CPOTrainer
-    if loss == "orpo":
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-        return ORPOConfig, ORPOTrainer
-    from trl import DPOConfig, DPOTrainer
-
-    return DPOConfig, DPOTrainer
-
-
-def trl_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what TRL's configuration of a loss is told beside what all losses have."""
-    if options.loss == "simpo":
-        return {"loss_type": "simpo", "beta": SIMPO_BETA, "simpo_gamma": SIMPO_GAMMA, "cpo_alpha": 0.0}
-    if options.loss == "orpo":
-        return {"beta": BETA}
-    precomputed = options.side == "trl-precomputed"
-    return {
-        "beta": BETA,
-        "precompute_ref_log_probs": precomputed,
-        "precompute_ref_batch_size": options.batch_size,
-    }
 
 
 # --- output ---
@@ -507,8 +267,8 @@ def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace)
         first = rounds[0][side]["first"]
         print(
             f"{side:16} {figures[side]['time']:7.3f} s/step, {figures[side]['cpu']:7.3f} CPU s/step, "
-            f"peak {figures[side]['memory']:5.2f} GB, step 1: loss {first['loss']:.6f}, "
-            f"logps {first['chosen']:.3f} / {first['rejected']:.3f}"
+            f"peak {figures[side]['memory']:5.2f} GB, step 1: "
+            + ", ".join(f"{name} {value:.6f}" for name, value in first.items())
         )
     if "ours" in figures:
         print_ratios(figures, rounds, BARS if options.loss == "dpo" else BARS | OTHER_BARS)
@@ -537,24 +297,23 @@ def print_ratios(
     figures: dict[str, dict[str, float]], rounds: list[dict[str, dict[str, Any]]], bars: dict[str, float]
 ) -> None:
     ours = figures["ours"]
-    over_floor, speeds, rates = [], [], []
+    over_floor, floors, rates = [], [], []
     for one in (r["ours"] for r in rounds):
         for step, rate in list(enumerate(one["matrix_rates"]))[1:]:
-            at = step % len(one["operations"])
-            seconds = one["seconds"][step] + one["reference_seconds"]
-            over_floor.append(seconds * rate / one["operations"][at])
-            speeds.append(one["tokens"][at] / seconds)
+            floors.append(one["operations"][step % len(one["operations"])] / rate)
+            over_floor.append((one["cpu_seconds"][step] + one["reference_cpu_seconds"]) / floors[-1])
             rates.append(rate)
-    operations = rounds[0]["ours"]["operations"]
+    operations = statistics.median(rounds[0]["ours"]["operations"])
     print(
-        f"\n{statistics.median(speeds):.0f} tokens per second, {statistics.median(operations):.3g} operations"
+        f"\n{operations:.3g} operations; matrix products at {statistics.median(rates) / 1e9:.0f} GFLOP/CPU s"
     )
-    print(f"matrix products at {statistics.median(rates) / 1e9:.0f} GFLOP/s")
-    print_bar("times the floor", statistics.median(over_floor), bars["floor"])
+    print_bar("times the floor, in CPU seconds", statistics.median(over_floor), bars["floor"])
     for side, bar in (("trl", "time of TRL"), ("trl-precomputed", "time of TRL with precomputed reference")):
         if side in figures:
             print_bar(f"of the time of {side}", ours["time"] / figures[side]["time"], bars[bar])
             print_bar(f"of the CPU seconds of {side}", ours["cpu"] / figures[side]["cpu"], bars[bar])
+            lowest = statistics.median(floors) / figures[side]["cpu"]
+            print(f"{lowest:6.3f} of the CPU seconds of {side} is the floor itself")
             memory = ours["memory"] / figures[side]["memory"]
             print_bar(f"of the memory of {side}", memory, bars["memory of TRL"])
 

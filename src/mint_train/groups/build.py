@@ -16,6 +16,7 @@ from typing import Any
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import DataError, DoesNotFit, OptionError, PluginError, RowError, Source
+from mint_train.groups.cache_bound import limit_bytes, note_use, remove_oldest
 from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import Examples
 from mint_train.groups.flattened import check_groups
@@ -89,6 +90,7 @@ def build_dataset(
     renderer = Renderer(GuardedTokenizer(tokenizer, special_tokens), max_length, rendering or Rendering())
     key = token_key(describe(examples, renderer, special_tokens), loss, tokenizer)
     kept, note = cache_folder() / key, ""
+    note_use(kept)
     if kept.exists() and not is_whole(kept, GROUPS_FILE, SUMMARY_FILE):
         note = f"The tokenised data in {kept} was broken; it is made anew."
         put_away(kept)
@@ -108,17 +110,19 @@ def build_dataset(
 
 def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:
     """Write the groups of examples into the cache, whole or not at all, and return their folder."""
-    folder = new_folder()
+    limit, folder = limit_bytes(), new_folder()
     try:
         write_groups(folder, examples, loss, renderer)
         examples.data.check_unchanged(content=True)
         write_checksums(folder)
-        return keep(folder, key)
+        kept = keep(folder, key)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise cannot_keep(error) from error
         raise
+    remove_oldest(kept.parent, limit, kept)
+    return kept
 
 
 def describe(examples: Examples, renderer: Renderer, special_tokens: SpecialTokens) -> dict[str, Any]:

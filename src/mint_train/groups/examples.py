@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from mint_train.errors import DataError, OptionError, PluginError, RowError, Source
+from mint_train.groups.reading_cache import keep, read_kept, reading_file
 from mint_train.losses.loss import Loss
 from mint_train.rows.columns import rename
 from mint_train.rows.compression import MAX_ROW_BYTES
@@ -179,6 +180,32 @@ def read_examples(
 
 
 def read_part(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Part:
+    """Read every row of one source once, or find what that found before.
+
+    Raises:
+        DataError: as for `read_examples`.
+    """
+    file = reading_file(data, loss, columns, on_bad_row)
+    kept = read_kept(file) if file is not None else None
+    if kept is not None:
+        bad_rows = tuple(BadRow(Source(*source), reason) for *source, reason in kept["bad_rows"])
+        survey = Survey(kept["survey"])
+        return Part(data, loss, columns, kept["forms"], kept["count"], bad_rows, survey, kept["unread"])
+    part = read_part_anew(data, loss, columns, on_bad_row)
+    if file is not None:
+        data.check_unchanged(content=True)
+        reading = {
+            "forms": part.forms,
+            "count": part.count,
+            "bad_rows": [(*astuple(bad.source), bad.reason) for bad in part.bad_rows],
+            "survey": part.survey.values,
+            "unread": part.unread,
+        }
+        keep(file, reading)
+    return part
+
+
+def read_part_anew(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Part:
     """Read every row of one source once.
 
     Raises:

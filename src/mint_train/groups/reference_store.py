@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mint_train.errors import MintTrainError
+from mint_train.groups.cache_bound import note_use
 from mint_train.groups.reference_file import is_whole
 from mint_train.groups.token_cache import cache_folder, library_versions, sources_digest
 from mint_train.run_folder.files import copy_whole
@@ -56,6 +57,7 @@ class ReferenceStore:
             if self.folder is not None:
                 with suppress(OSError):  # without a lock it is asked for twice, which costs time alone
                     self.folder.mkdir(parents=True, exist_ok=True)
+                    note_use(self.folder)
                     lock = FileLock(self.folder / f"{path.stem}.lock")
                     try:
                         held.enter_context(lock.acquire(timeout=0))

@@ -119,18 +119,21 @@ def token_key(data: Mapping[str, Any], loss: Loss, tokenizer: Any) -> str:
         loss: the loss.
         tokenizer: the model's tokenizer.
     """
+    parts = {"data": dict(data), "tokenizer": tokenizer_digest(tokenizer), **makers_of_datums(loss)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def makers_of_datums(loss: Loss) -> dict[str, Any]:
+    """Identify the code that reads and flattens rows, and the loss's options where that takes them."""
     here = Path(__file__).parents[1]
     hooks = loss.data_hooks()
     takes_options = any("options" in hook.argnames for hook in hooks)
-    parts = {
-        "data": dict(data),
-        "tokenizer": tokenizer_digest(tokenizer),
+    return {
         "libraries": library_versions(),
         "core": sources_digest(here / name for name in CORE_SOURCES),
         "plugins": [(hook.plugin_name, sources_digest([source_of(hook.function)])) for hook in hooks],
         "options": loss.options.model_dump(mode="json") if takes_options else {},
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @cache

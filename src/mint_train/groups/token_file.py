@@ -272,11 +272,11 @@ class StoredGroups(Groups):
 
     def longest(self) -> list[int]:
         """Count the tokens of each group's longest datum, without reading them."""
-        return [int(count) for chunk in self._chunks for count in chunk.longest()]
+        return [count for chunk in self._chunks for count in chunk.longest().tolist()]
 
     def inputs(self) -> list[int]:
         """Count the input tokens of each group, without reading them."""
-        return [int(count) for chunk in self._chunks for count in chunk.inputs()]
+        return [count for chunk in self._chunks for count in chunk.inputs().tolist()]
 
     def digests(self) -> Iterator[bytes]:
         """Identify each group by the tokens of its datums, without decoding them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain, islice
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mint_train.backends.base import Backend, Forwards, TrainingClient, closed_on_failure
+from mint_train.backends.base import Backend, Forwards, TrainingClient
 from mint_train.backends.forward_logprobs import LOGPROBS, forward_parts, requests_of
 from mint_train.backends.start import digest as digest_of_adapter
 from mint_train.batches.groups import Group, Groups
@@ -173,21 +174,39 @@ class ReferencedGroups(Groups):
         return [logprobs.view(datum) for datum in range(starts[row], starts[row + 1])]
 
 
+@contextmanager
 def open_reference(
-    backend: Backend, reference: str, folder: Path, warn: Callable[[str], None]
-) -> TrainingClient:
-    """Open a client whose policy is a reference given by name: another base model, or a saved state.
+    backend: Backend,
+    reference: str | None,
+    initial: TrainingClient,
+    folder: Path,
+    warn: Callable[[str], None],
+) -> Iterator[TrainingClient]:
+    """Open a client whose policy is the reference, and close it at the end.
+
+    Args:
+        backend: the run's.
+        reference: another base model or a saved state; `initial`'s own policy is "initial", and stands for
+            None too.
+        initial: a client whose policy is that of the first step.
+        folder: where the client keeps its files.
+        warn: tells the user one line.
 
     Raises:
         UserError: the service or this machine does not have it.
         BackendError: it cannot be loaded.
     """
-    if reference.startswith(ON_THE_SERVICE) or (Path(reference) / STATE_FILE).exists():
-        client = backend.open_client(folder, warn, trains=False)
-        with closed_on_failure(client):
-            client.load_state_with_optimizer(reference).result()
-        return client
-    return backend.open_client(folder, warn, model=reference, trains=False)
+    if reference in (None, INITIAL):
+        yield initial
+        return
+    saved = str(reference).startswith(ON_THE_SERVICE) or (Path(str(reference)) / STATE_FILE).exists()
+    client = backend.open_client(folder, warn, model=None if saved else reference, trains=False)
+    try:
+        if saved:
+            client.load_state_with_optimizer(str(reference)).result()
+        yield client
+    finally:
+        client.close()
 
 
 def store_of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,7 +144,7 @@ def evaluators_of(
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
     tokenizer, sets = client.get_tokenizer(), list[tuple[str, Evaluator]]()
-    with judge_of(trained, loss.reference, client, folder) as judge:
+    with open_reference(trained.backend, loss.reference, client, folder, echo_problem) as judge:
         store = partial(store_of, judge, settings, str(loss.reference), trained.start)
         kept = KeptReference(folder / REFERENCE_FOLDER, store)
         reference = Reference(
@@ -168,18 +167,3 @@ def evaluators_of(
                 groups = reference.all_of(groups)
             sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
     return sets
-
-
-@contextmanager
-def judge_of(
-    trained: Trained, reference: str | None, untrained: TrainingClient, folder: Path
-) -> Iterator[TrainingClient]:
-    """Yield a client whose policy is the reference: one that is untrained is "initial", the first step's."""
-    if reference is None or reference == INITIAL:
-        yield untrained
-        return
-    judge = open_reference(trained.backend, reference, folder, echo_problem)
-    try:
-        yield judge
-    finally:
-        judge.close()

@@ -48,32 +48,30 @@ def add_reference(
         dataset: what is trained on.
         held_out: the held-out sets.
     """
-    name, warn = str(run.loss.reference), run.observers.warn
-    judge = client if name == INITIAL else open_reference(run.backend, name, run.folder.path, warn)
-    why_first = reason_to_compute_first(run, name)
-    policy = None if why_first else client.keep_reference()
-    reference = replace(reference_of(run, name, judge), policy=policy or judge)
-    trained = reference.of(dataset.groups)
-    evaluated = {name: reference.of(part.groups) for name, part in held_out.items()}
-    blocks, first = [*first_uses(expected.order, expected.steps)], blocks_of(expected.order.step(1))
-    adapter, when = None, f"all before the first step, {why_first}" if why_first else AS_NEEDED
-    if policy is None:
-        for groups in evaluated.values():
-            groups.require_all()
-        if not why_first:
-            adapter, when = open_second_adapter(run, trained, blocks, first)
-    if len(blocks) > len(first):
-        run.observers.notice(f"Reference logprobs: {when}.")
-    ahead = None
-    if adapter is not None:
-        ahead = LogprobsAhead(replace(reference, policy=adapter), dataset.groups, adapter, blocks)
-        trained = ReferencedGroups(dataset.groups, ahead)
-    elif policy is None:
-        trained.require(blocks)
-    if judge is not client:
-        judge.close()
-    sets = {name: replace(part, groups=evaluated[name]) for name, part in held_out.items()}
-    return replace(dataset, groups=trained), sets, ahead
+    name = str(run.loss.reference)
+    with open_reference(run.backend, name, client, run.folder.path, run.observers.warn) as judge:
+        why_first = reason_to_compute_first(run, name)
+        policy = None if why_first else client.keep_reference()
+        reference = replace(reference_of(run, name, judge), policy=policy or judge)
+        trained = reference.of(dataset.groups)
+        evaluated = {name: reference.of(part.groups) for name, part in held_out.items()}
+        blocks, first = [*first_uses(expected.order, expected.steps)], blocks_of(expected.order.step(1))
+        adapter, when = None, f"all before the first step, {why_first}" if why_first else AS_NEEDED
+        if policy is None:
+            for groups in evaluated.values():
+                groups.require_all()
+            if not why_first:
+                adapter, when = open_second_adapter(run, trained, blocks, first)
+        if when and len(blocks) > len(first):
+            run.observers.notice(f"Reference logprobs: {when}.")
+        ahead = None
+        if adapter is not None:
+            ahead = LogprobsAhead(replace(reference, policy=adapter), dataset.groups, adapter, blocks)
+            trained = ReferencedGroups(dataset.groups, ahead)
+        elif policy is None:
+            trained.require(blocks)
+        sets = {name: replace(part, groups=evaluated[name]) for name, part in held_out.items()}
+        return replace(dataset, groups=trained), sets, ahead
 
 
 def reference_of(run: Run, name: str, judge: TrainingClient) -> Reference:
@@ -95,10 +93,11 @@ def open_second_adapter(
         first: those that its first step needs.
 
     Returns:
-        When the others are computed; None where that is before the first step.
+        The adapter, or None where all come before the first step; and when they come, for the user, who is
+        not told of what takes a moment.
     """
     if len(groups.missing(blocks)) <= FEW_BLOCKS:
-        return None, "all before the first step, as few are missing"
+        return None, ""
     adapter = SecondAdapter(partial(open_start, run))
     try:
         with ThreadPoolExecutor(1) as pool:

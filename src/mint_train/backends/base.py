@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -255,16 +255,6 @@ class TrainingClient(Forwards, Protocol):
     def close(self) -> None:
         """Cancel what is in flight, and release what the adapter holds on the service."""
         ...
-
-
-@contextmanager
-def closed_on_failure(client: TrainingClient) -> Iterator[None]:
-    """Close a client where what is done with it fails: it would hold its slot on a service for minutes."""
-    try:
-        yield
-    except BaseException:
-        client.close()
-        raise
 
 
 class Backend(Protocol):

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import TrainingClient, closed_on_failure
+from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import choose_backend
+from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
 from mint_train.errors import OptionError, UserError
 from mint_train.run_folder.description import RunDescription, StartDescription

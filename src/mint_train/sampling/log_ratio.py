@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import TrainingClient, closed_on_failure
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.forward_logprobs import forward_logprobs
 from mint_train.backends.start import load_start, run_and_step
 from mint_train.observers.terminal import echo_problem

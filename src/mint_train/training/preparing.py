@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from mint_train.backends.base import TrainingClient, closed_on_failure
+from mint_train.backends.base import TrainingClient
+from mint_train.backends.closing import closed_on_failure
 from mint_train.batches.batch import Batch
 from mint_train.errors import DataError, ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
@@ -116,12 +117,9 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     if run.loss.vocabulary:
         client.give_vocabulary(run.loss.vocabulary)
     prepared = Prepared(client, dataset, held_out, expected, watcher, ahead)
-    with ExitStack() as on_failure:
-        if ahead is not None:
-            on_failure.callback(ahead.close)
+    with nullcontext() if ahead is None else closed_on_failure(ahead):
         for line in [*data_lines(run, prepared), *overlaps]:
             run.observers.notice(line)
-        on_failure.pop_all()
     return prepared
 
 

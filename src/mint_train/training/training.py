@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import closed_on_failure
+from mint_train.backends.closing import closed_on_failure
 from mint_train.errors import BackendError, OptionError, ServiceError, UserError, counted
 from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss

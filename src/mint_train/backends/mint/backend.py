@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mint_train.backends.base import BackendName, Samplers, TrainingClient, closed_on_failure
+from mint_train.backends.base import BackendName, Samplers, TrainingClient
+from mint_train.backends.closing import closed_on_failure
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import MINT_DEFAULT_MODEL, Settings
 

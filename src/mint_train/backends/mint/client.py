@@ -15,6 +15,7 @@ import httpx
 import torch
 
 from mint_train.backends.base import Gradients, Sampler
+from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.mint.gradient_form import CROSS_ENTROPY, have_a_norm, was_without_gradients
 from mint_train.backends.mint.gradient_guard import UNPROVED, Proof, find_proof
 from mint_train.backends.mint.http_client import FATE_UNKNOWN, SHOWN
@@ -323,7 +324,7 @@ def open_mint_client(
         BackendError: the service cannot be reached, fails, or does not provably carry out gradients.
     """
     session = open_session(model, settings.base_url, settings.api_key, warn)
-    try:
+    with closed_on_failure(session):  # its heartbeats would go on
         if not trains:
             return MintTrainingClient(session, settings, warn)
         proof = find_proof(
@@ -332,6 +333,3 @@ def open_mint_client(
             trust=settings.trust_gradients,
         )
         return MintTrainingClient(session, settings, warn, proof)
-    except BaseException:
-        session.close()  # its heartbeats would go on
-        raise

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.mint.answers import AnswerTooLargeError, get
 from mint_train.backends.mint.server_description import SKYRL, ServerDescription, check_sdk, describe_server
 from mint_train.backends.mint.service import API, Service
@@ -160,12 +161,9 @@ def open_session(
         ),
     )
     session = Session(service, client, model, server)
-    try:
+    with closed_on_failure(session):  # its heartbeats would go on
         supported = service.call("name its models", client.get_server_capabilities).supported_models
         check_model(model, [str(entry.model_name) for entry in supported], service)
-    except BaseException:
-        session.close()  # its heartbeats would go on
-        raise
     if not supported:
         tell(f"the service at {service.url} lists no models, so whether it has {model} is not known")
     return session

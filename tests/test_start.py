@@ -225,8 +225,15 @@ def test_an_adapter_that_has_changed_is_refused(
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_begin_with_is_refused(
-    sft: Path, foreign: tuple[Path, torch.nn.Module], pairs: Path, given: dict[str, Any], problem: str
+    sft: Path,
+    foreign: tuple[Path, torch.nn.Module],
+    pairs: Path,
+    given: dict[str, Any],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # the runs of whoever tests are not this test's
     names = {"SFT": str(sft), "FOREIGN": str(foreign[0])}
 
     def filled(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Train where a second adapter computes references while steps are taken, however few they are."""
+"""Train where a second adapter computes references, however few they are, or where one is refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import Any
 from unittest.mock import patch
 
 import mint_train
+from mint_train.errors import BackendError
 from mint_train.groups.reference_ahead import SecondAdapter
 from mint_train.training import references
 
 
-def main(start: str, data: str, output: str) -> None:
+def refuse(_: Any) -> Any:
+    """Stand for a service without a second slot."""
+    raise BackendError("no slot left")
+
+
+def main(start: str, data: str, output: str, refused: bool) -> None:
     """Train from a run's adapter, and print how many requests the second adapter had."""
     asked: list[int] = []
     forward = SecondAdapter.forward
@@ -25,6 +31,7 @@ def main(start: str, data: str, output: str) -> None:
     with (
         redirect_stdout(sys.stderr),
         patch.object(references, "FEW_BLOCKS", 0),
+        patch.object(references, "open_start", refuse if refused else references.open_start),
         patch.object(SecondAdapter, "forward", noted),
     ):
         mint_train.train(

@@ -273,24 +273,26 @@ def test_a_linear_loss_takes_one_request(
         assert after["metrics"] == pytest.approx(before["metrics"], rel=1e-6, abs=1e-6)
 
 
-def test_a_second_adapter_changes_no_figure(
+def test_a_second_adapter_changes_no_figure_whether_there_is_one_or_not(
     start: str, run: Cli, python: str, folder: Path, variables: dict[str, str]
 ) -> None:
     rows = [{"prompt": f"Say {n}.", "chosen": "one", "rejected": "no"} for n in range(10, 42)]
     write_lines(folder / "many.jsonl", rows)
-    first, ahead = f"{start}-first", f"{start}-ahead"
+    first = f"{start}-first"
     done = run(
         "--loss", "dpo", "--data", "many.jsonl", "--set", "reference=initial", "--batch-size", 2,
         "--steps", 6, "--lr", "1e-3", "--from", start, "--no-second-adapter", "--output", first,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    call = f"second_adapter.main({start!r}, 'many.jsonl', {ahead!r})"
-    code = f"import sys; sys.path += {HELPERS}; import second_adapter; {call}"
-    done = run_process([python, "-c", code], folder, variables)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) > 0
-    for line, expected in zip(metrics(folder / ahead), metrics(folder / first), strict=True):
-        assert line["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-4)
+    for refused in (False, True):
+        ahead = f"{start}-{'refused' if refused else 'ahead'}"
+        call = f"second_adapter.main({start!r}, 'many.jsonl', {ahead!r}, {refused})"
+        code = f"import sys; sys.path += {HELPERS}; import second_adapter; {call}"
+        done = run_process([python, "-c", code], folder, variables)
+        assert done.returncode == 0, done.stderr
+        assert (json.loads(done.stdout.splitlines()[-1]) == 0) == refused
+        for line, expected in zip(metrics(folder / ahead), metrics(folder / first), strict=True):
+            assert line["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-4)
 
 
 def test_the_kit_trusts_the_server(run: Cli) -> None:

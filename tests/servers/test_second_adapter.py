@@ -38,13 +38,16 @@ class Gate:
     """Lets the thread that runs ahead ask for nothing before the first update, and notes what was there."""
 
     def __init__(self) -> None:
-        self.update = threading.Event()
+        self.update, self.released = threading.Event(), threading.Event()
+        self.released.set()
         self.before_first: int | None = None
         self.updates = 0
         self.dies_at: int | None = None
 
     def is_open(self) -> bool:
-        return threading.current_thread() is threading.main_thread() or self.update.wait(WAIT_SECONDS)
+        return threading.current_thread() is threading.main_thread() or (
+            self.update.wait(WAIT_SECONDS) and self.released.wait(WAIT_SECONDS)
+        )
 
 
 @pytest.fixture
@@ -194,31 +197,102 @@ def test_a_second_adapter_that_is_lost_is_opened_again(
 ) -> None:
     class Breaks:
         @mint_train.hookimpl
-        def run_started(self, run: Any) -> None:  # noqa: ARG002 - the hook's own
-            opened[0].leave()
+        def step_finished(self, step: Any) -> None:
+            if step.step == 1:
+                opened[0].leave()
+                gate.released.set()
 
+    gate.released.clear()
     train(observers=[Breaks()])
     assert len(opened) > 1
     assert_same_figures(tmp_path / "early", all_first)
 
 
-@pytest.fixture
-def one_slot(skyrl_server: SkyrlServer) -> Iterator[None]:
-    """Take all slots of the server but one."""
-    settings = Settings(loss="any", rank=16, base_url=skyrl_server.base_url, api_key=SecretStr("tml-x"))
-    taken: list[MintTrainingClient] = []
-    with suppress(BackendError):
-        while True:
-            taken.append(open_mint_client(settings, print, model=skyrl_server.model, trains=False))
-    last = taken.pop()
-    last.close()
-    assert is_unloaded(last, skyrl_server)
-    yield
-    for client in taken:
+def test_the_first_step_does_not_wait_until_the_second_adapter_is_open(
+    train: Train, all_first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    open_start, backward = references.open_start, MintTrainingClient.forward_backward_custom
+
+    def waits(run: Any) -> Any:
+        assert begun.wait(WAIT_SECONDS), "the first step waits for a second adapter"
+        return open_start(run)
+
+    def noted(self: MintTrainingClient, *given: Any) -> Any:
+        begun.set()
+        return backward(self, *given)
+
+    monkeypatch.setattr(references, "open_start", waits)
+    monkeypatch.setattr(MintTrainingClient, "forward_backward_custom", noted)
+    monkeypatch.setattr(references, "FEW_BLOCKS", 2)
+    train()
+    assert_same_figures(tmp_path / "early", all_first)
+
+
+class Slots:
+    """The slots of a server that others than the run hold."""
+
+    def __init__(self, server: SkyrlServer) -> None:
+        self.server = server
+        self.taken: list[MintTrainingClient] = []
+
+    def fill(self) -> None:
+        """Take all that are free."""
+        key = SecretStr("tml-x")
+        settings = Settings(loss="any", rank=16, base_url=self.server.base_url, api_key=key)
+        with suppress(BackendError):
+            while True:
+                self.taken.append(open_mint_client(settings, print, model=self.server.model, trains=False))
+
+    def free(self) -> None:
+        """Give one back."""
+        client = self.taken.pop()
         client.close()
+        assert is_unloaded(client, self.server)
 
 
-def test_without_a_second_slot_all_references_come_first(
+@pytest.fixture
+def slots(skyrl_server: SkyrlServer) -> Iterator[Slots]:
+    slots = Slots(skyrl_server)
+    yield slots
+    while slots.taken:
+        slots.free()
+
+
+@pytest.fixture
+def one_slot(slots: Slots) -> None:
+    """Leave one slot of the server."""
+    slots.fill()
+    slots.free()
+
+
+def test_a_second_adapter_whose_slot_is_taken_by_another_is_not_needed(
+    train: Train, gate: Gate, all_first: Path, slots: Slots, opened: list[Any], tmp_path: Path
+) -> None:
+    rolled_back: list[str] = []
+
+    class Takes:
+        @mint_train.hookimpl
+        def step_finished(self, step: Any) -> None:
+            if step.step == 1 and not rolled_back:
+                opened[0].leave()
+                assert is_unloaded(opened[0], slots.server)
+                slots.fill()
+                gate.released.set()
+
+        @mint_train.hookimpl
+        def run_rolled_back(self, step: int, problem: str) -> None:
+            rolled_back.append(f"{step}: {problem}")
+
+    gate.released.clear()
+    train(observers=[Takes()])
+    (problem,) = rolled_back
+    assert not problem.startswith("0: ")
+    assert "the second adapter is lost" in problem
+    assert_same_figures(tmp_path / "early", all_first)
+
+
+def test_without_a_second_slot_all_references_come_before_the_first_update(
     train: Train,
     gate: Gate,
     all_first: Path,
@@ -227,8 +301,9 @@ def test_without_a_second_slot_all_references_come_first(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     train()
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Reference logprobs")]
-    assert "all before the first step, as a second adapter is refused" in line
+    printed = capsys.readouterr().out.splitlines()
+    _, line = [line for line in printed if line.startswith("Reference logprobs")]
+    assert "all others now, as a second adapter is refused" in line
     assert "no slot left" in line
     assert gate.before_first == computed(all_first)
     assert_same_figures(tmp_path / "early", all_first)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
-from mint_train.errors import MintTrainError, ServiceError
 from mint_train.groups.build import Dataset
 from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.reference import (
@@ -26,6 +24,7 @@ from mint_train.groups.reference_blocks import blocks_of, first_uses
 from mint_train.training.run import Run
 
 AS_NEEDED = "those of the first step now, the others as steps need them"
+FROM_A_SECOND_ADAPTER = "those of the first step first, the others meanwhile, from a second adapter"
 FEW_BLOCKS = 16
 """So many come about as soon from the adapter that is trained as a second one is opened."""
 
@@ -60,13 +59,17 @@ def add_reference(
         if policy is None:
             for groups in evaluated.values():
                 groups.require_all()
-            if not why_first:
-                adapter, when = open_second_adapter(run, trained, blocks, first)
+            if not why_first and len(trained.missing(blocks)) > FEW_BLOCKS:
+                adapter, when = SecondAdapter(partial(open_start, run)), FROM_A_SECOND_ADAPTER
+                trained.require(first)
+            elif not why_first:
+                when = ""  # it takes a moment
         if when and len(blocks) > len(first):
             run.observers.notice(f"Reference logprobs: {when}.")
         ahead = None
         if adapter is not None:
-            ahead = LogprobsAhead(replace(reference, policy=adapter), dataset.groups, adapter, blocks)
+            asked = replace(reference, policy=adapter)
+            ahead = LogprobsAhead(asked, dataset.groups, adapter, blocks, run.observers.notice)
             trained = ReferencedGroups(dataset.groups, ahead)
         elif policy is None:
             trained.require(blocks)
@@ -79,39 +82,6 @@ def reference_of(run: Run, name: str, judge: TrainingClient) -> Reference:
     store = cache(partial(store_of, judge, run.settings, name, run.start_from))
     kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
     return Reference(name, judge, kept, run.observers.warn, sent, not run.backend.remote)
-
-
-def open_second_adapter(
-    run: Run, groups: ReferencedGroups, blocks: Sequence[int], first: Sequence[int]
-) -> tuple[SecondAdapter | None, str]:
-    """Open a second adapter on a service, while the run's own, still untrained, computes what comes first.
-
-    Args:
-        run: the run.
-        groups: those to train on, whose logprobs the run's own adapter computes.
-        blocks: those that the run needs.
-        first: those that its first step needs.
-
-    Returns:
-        The adapter, or None where all come before the first step; and when they come, for the user, who is
-        not told of what takes a moment.
-    """
-    if len(groups.missing(blocks)) <= FEW_BLOCKS:
-        return None, ""
-    adapter = SecondAdapter(partial(open_start, run))
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(adapter.open)
-            groups.require(first)
-    except BaseException:
-        adapter.close(ended=True)
-        raise
-    refused = opening.exception()
-    if refused is None:
-        return adapter, "those of the first step first, the others meanwhile, from a second adapter"
-    if isinstance(refused, ServiceError) or not isinstance(refused, MintTrainError):
-        raise refused
-    return None, f"all before the first step, as a second adapter is refused: {refused}"
 
 
 def open_start(run: Run) -> TrainingClient:

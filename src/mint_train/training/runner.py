@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,15 +17,13 @@ from mint_train.run_folder.samples import forget_samples
 from mint_train.sdk import types
 from mint_train.training.budget import TokenBudget
 from mint_train.training.evaluation import Evaluator
+from mint_train.training.garbage import rare_collections
 from mint_train.training.interrupts import Interrupts
 from mint_train.training.lr_schedule import adam_params
 from mint_train.training.pipelining import Pipelining
 from mint_train.training.preparing import Prepared, pause_seconds
 from mint_train.training.run import Run
 from mint_train.training.selecting import Selecting, read_selection
-
-OBJECTS_PER_COLLECTION = 100_000
-"""Objects allocated between two garbage collections during a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +175,7 @@ class Runner:
             self.counts.add("backward", tokens, step)
             if self.pipelining is None:
                 backward.result()  # waiting for it on every step would cost a cycle of the service
+            self.settle()
             update = self.client.optim_step(params)
         except ServiceError as error:
             error.locate(f"step {step}")
@@ -190,6 +186,11 @@ class Runner:
             error.locate(f"step {step}")
             raise
         self.in_flight.append(Submitted(step, custom_loss, params, (backward, update)))
+
+    def settle(self) -> None:
+        """Before the adapter's policy changes, see to it that its reference logprobs do not depend on it."""
+        if self.ahead is not None:
+            self.ahead.settle(self.client)
 
     def collect(self, remaining: int = 0) -> None:
         """Await the oldest steps until at most `remaining` are in flight, and record each."""
@@ -292,7 +293,8 @@ class Runner:
         A service may have another version by now, which takes gradients in another form.
         """
         before = self.client.gradients
-        self.client = self.run.open_client(at_start=self.checkpoint is None)
+        unsettled = self.ahead is not None and not self.ahead.settled
+        self.client = self.run.open_client(at_start=self.checkpoint is None or unsettled)
         if self.client.gradients != before:
             self.run.observers.notice(self.client.gradients.note)
             self.run.folder.update_description(gradients=self.client.gradients.form)
@@ -301,6 +303,7 @@ class Runner:
     def continue_from(self, checkpoint: Checkpoint | None) -> None:
         """Load a checkpoint into the client, whose adapter is fresh, and drop what came after it."""
         if checkpoint is not None:
+            self.settle()
             self.client.load_state_with_optimizer(checkpoint.state).result()
         self.in_flight.clear()
         self.checkpoint = checkpoint
@@ -332,16 +335,3 @@ class Runner:
         result = replace(result, tokens=tokens, cost=cost, budget_spent=self.budget_spent)
         self.run.observers.hook.run_finished(result=result)
         return result
-
-
-@contextmanager
-def rare_collections() -> Iterator[None]:
-    """Run the cyclic garbage collector less often: steps allocate many objects but few cycles."""
-    before = gc.get_threshold()
-    gc.freeze()  # what is loaded by now stays, so it need not be scanned
-    gc.set_threshold(OBJECTS_PER_COLLECTION, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()

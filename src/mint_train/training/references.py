@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
+from mint_train.batches.groups import Groups
 from mint_train.groups.build import Dataset
 from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.reference import (
@@ -53,28 +54,25 @@ def add_reference(
         policy = None if why_first else client.keep_reference()
         reference = replace(reference_of(run, name, judge), policy=policy or judge)
         trained = reference.of(dataset.groups)
-        evaluated = {name: reference.of(part.groups) for name, part in held_out.items()}
+        given = reference.all_of if policy is None else reference.of
+        evaluated = {name: replace(part, groups=given(part.groups)) for name, part in held_out.items()}
         blocks, first = [*first_uses(expected.order, expected.steps)], blocks_of(expected.order.step(1))
-        adapter, when = None, f"all before the first step, {why_first}" if why_first else AS_NEEDED
-        if policy is None:
-            for groups in evaluated.values():
-                groups.require_all()
-            if not why_first and len(trained.missing(blocks)) > FEW_BLOCKS:
-                adapter, when = SecondAdapter(partial(open_start, run)), FROM_A_SECOND_ADAPTER
-                trained.require(first)
-            elif not why_first:
-                when = ""  # it takes a moment
+        when, ahead = AS_NEEDED, None
+        if why_first:
+            when, now = f"all before the first step, {why_first}", blocks
+        elif policy is not None:
+            now = []
+        elif len(trained.missing(blocks)) <= FEW_BLOCKS:
+            when, now = "", blocks  # it takes a moment
+        else:
+            when, now = FROM_A_SECOND_ADAPTER, first
+            ahead = logprobs_ahead(run, reference, dataset.groups, blocks)
         if when and len(blocks) > len(first):
             run.observers.notice(f"Reference logprobs: {when}.")
-        ahead = None
-        if adapter is not None:
-            asked = replace(reference, policy=adapter)
-            ahead = LogprobsAhead(asked, dataset.groups, adapter, blocks, run.observers.notice)
+        trained.require(now)
+        if ahead is not None:
             trained = ReferencedGroups(dataset.groups, ahead)
-        elif policy is None:
-            trained.require(blocks)
-        sets = {name: replace(part, groups=evaluated[name]) for name, part in held_out.items()}
-        return replace(dataset, groups=trained), sets, ahead
+        return replace(dataset, groups=trained), evaluated, ahead
 
 
 def reference_of(run: Run, name: str, judge: TrainingClient) -> Reference:
@@ -82,6 +80,12 @@ def reference_of(run: Run, name: str, judge: TrainingClient) -> Reference:
     store = cache(partial(store_of, judge, run.settings, name, run.start_from))
     kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
     return Reference(name, judge, kept, run.observers.warn, sent, not run.backend.remote)
+
+
+def logprobs_ahead(run: Run, reference: Reference, groups: Groups, blocks: Sequence[int]) -> LogprobsAhead:
+    """Return what computes a reference's logprobs with a second adapter, in the order of their use."""
+    adapter = SecondAdapter(partial(open_start, run))
+    return LogprobsAhead(replace(reference, policy=adapter), groups, adapter, blocks, run.observers.notice)
 
 
 def open_start(run: Run) -> TrainingClient:

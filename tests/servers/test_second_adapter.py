@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ from few_rows import lines, write_lines
 from pydantic import SecretStr
 from run_files import flat, metrics
 from server import SkyrlServer
+from slots import is_unloaded
 
 import mint_train
 from mint_train.backends.mint.client import MintTrainingClient, open_mint_client
@@ -121,22 +120,6 @@ def train(skyrl_server: SkyrlServer, start: Path, tmp_path: Path, monkeypatch: p
 
 def computed(folder: Path) -> int:
     return len(list((folder / "reference").glob("*.arrow")))
-
-
-def loaded(server: SkyrlServer) -> set[str]:
-    """Name the adapters that hold a slot."""
-    with sqlite3.connect(server.log.with_name("tinker.db")) as database:
-        return {
-            name for (name,) in database.execute("SELECT model_id FROM models WHERE status != 'unloaded'")
-        }
-
-
-def is_unloaded(client: MintTrainingClient, server: SkyrlServer) -> bool:
-    """Wait until the server has taken a slot back, which it does when it comes to it."""
-    end = time.monotonic() + WAIT_SECONDS
-    while (taken := str(client.client.model_id) in loaded(server)) and time.monotonic() < end:
-        time.sleep(0.1)
-    return not taken
 
 
 def assert_same_figures(one: Path, other: Path) -> None:

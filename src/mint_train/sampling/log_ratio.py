@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.closing import closed_on_failure
@@ -22,7 +23,10 @@ from mint_train.trained.find import Trained, find_trained
 
 
 class LogRatio:
-    """Log-ratios of a run's policy to the one before its first step."""
+    """Log-ratios of a run's policy to the one before its first step.
+
+    Both policies are closed when it is no longer referenced, and at the latest when the program ends.
+    """
 
     def __init__(self, run: str) -> None:
         """Open both policies.
@@ -45,6 +49,8 @@ class LogRatio:
             self.after = self._open()
             with closed_on_failure(self.after):
                 self.after.load_state(self.trained.checkpoint.state).result()
+        for policy in (self.before, self.after):
+            finalize(self, policy.close)
 
     def _open(self) -> TrainingClient:
         folder = self.trained.folder.path if self.trained.folder else Path()

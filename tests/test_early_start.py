@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from few_rows import lines, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.groups.order import Order
@@ -183,3 +186,18 @@ def test_the_first_step_of_a_thousand_rows_needs_at_most_eight_blocks() -> None:
     assert len(uses) == 125
     assert list(uses.values()) == sorted(uses.values())
     assert sum(step == 1 for step in uses.values()) <= 8
+
+
+@hypothesis.settings(deadline=None)
+@given(groups=st.integers(1, 200), size=st.integers(1, 20), steps=st.integers(0, 60), by_length=st.booleans())
+def test_each_block_is_first_used_by_the_first_step_with_a_group_of_it(
+    groups: int, size: int, steps: int, by_length: bool
+) -> None:
+    order = Order(
+        groups, size, seed=3, lengths=[index * 7 % 5 for index in range(groups)] * by_length or None
+    )
+    expected: dict[int, int] = {}
+    for step in range(1, steps + 1):
+        for index in order.step(step):
+            expected.setdefault(index // BLOCK, step)
+    assert [*first_uses(order, steps).items()] == [*expected.items()]

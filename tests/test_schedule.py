@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mint_train.errors import OptionError
+from mint_train.groups.order import Order, epoch_order
 from mint_train.groups.step_count import count_steps
 from mint_train.sdk import types
 from mint_train.settings.merge import load_settings
@@ -58,3 +61,21 @@ def test_a_warm_up_longer_than_an_epoch_is_refused() -> None:
     assert count_steps(load_settings(given | {"warmup_steps": 3}), 12) == 3
     with pytest.raises(OptionError, match="--warmup-steps 4: the warm-up is longer than the run's 3 steps"):
         count_steps(load_settings(given | {"warmup_steps": 4}), 12)
+
+
+@given(groups=st.integers(1, 300), size=st.integers(1, 9), epoch=st.integers(0, 1))
+def test_groups_of_similar_length_come_in_the_order_that_sorting_lists_gives(
+    groups: int, size: int, epoch: int
+) -> None:
+    lengths = [index * 7 % 5 for index in range(groups)]
+    drawn = random.Random(f"2/{epoch}")
+    shuffled = list(range(groups))
+    drawn.shuffle(shuffled)
+    together = max(1, min(groups // (4 * size), 50)) * size
+    expected: list[int] = []
+    for start in range(0, groups, together):
+        expected += sorted(shuffled[start : start + together], key=lengths.__getitem__, reverse=True)
+    steps = [expected[n * size : (n + 1) * size] for n in range(groups // size)]
+    drawn.shuffle(steps)
+    expected = [index for step in steps for index in step] + expected[len(steps) * size :]
+    assert epoch_order(Order(groups, size, 2, lengths), epoch) == expected

@@ -10,12 +10,15 @@ import pytest
 
 from mint_train.errors import DataError, UserError
 from mint_train.groups import examples as examples_module
+from mint_train.groups import held_out as held_out_module
 from mint_train.groups import reading_cache
 from mint_train.groups.build import build_dataset
-from mint_train.groups.examples import Examples, read_examples
+from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.held_out import split_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rows.readers import open_data
+from mint_train.settings.merge import load_settings
 
 ROWS = [
     {
@@ -105,6 +108,41 @@ def test_a_broken_reading_is_made_anew(data: Path, dpo: Loss, reads: list[str], 
         assert read(data, dpo).count == first.count
         assert kept.read_text(encoding="utf-8") == whole
     assert len(reads) == 5
+
+
+@pytest.fixture
+def choices(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The shares for which rows to hold out were chosen anew."""
+    met: list[float] = []
+    choose = held_out_module.hold_out
+
+    def noted(examples, share):
+        met.append(share)
+        return choose(examples, share)
+
+    monkeypatch.setattr(held_out_module, "hold_out", noted)
+    return met
+
+
+def test_what_is_held_out_is_chosen_once(data: Path, dpo: Loss, choices: list[float]) -> None:
+    def held(share: float, *files: Path) -> set[int]:
+        settings = load_settings({"loss": "dpo", "data": [*map(str, files)], "eval_fraction": share})
+        rows = read_examples(find_data(settings.data, dpo), dpo, on_bad_row="skip")
+        trained, held_out = split_examples(settings, dpo, rows, {})
+        assert not {*map(said, trained)} & {*map(said, held_out[""])}
+        return {*map(said, held_out[""])}
+
+    def said(example) -> str:
+        return example.value.prompt
+
+    first = held(0.3, data)
+    assert (held(0.3, data), len(first), choices) == (first, 3, [0.3])
+    assert len(held(0.4, data)) == 4
+    other = data.with_name("others.jsonl")
+    other.write_text(data.read_text(encoding="utf-8").replace("Say", "Sing"), encoding="utf-8")
+    assert len(held(0.3, data, other)) == 6
+    assert len(held(0.3, other)) == 3
+    assert choices == [0.3, 0.4, 0.3, 0.3]
 
 
 def test_small_files_are_read_anew(

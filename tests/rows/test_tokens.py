@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mint_train.batches.datums import build_datum
+from mint_train.batches.datums import DatumArrays, build_datum
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, Source, UserError
 from mint_train.groups import build as dataset_module
+from mint_train.groups import token_file
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import read_examples
 from mint_train.groups.token_cache import cache_folder
@@ -108,12 +112,17 @@ groups = st.lists(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(chunks=st.lists(groups, min_size=1, max_size=3))
-def test_groups_come_back_as_they_were_written(tmp_path: Path, chunks: list[list[Group]]) -> None:
-    writer = GroupWriter(tmp_path / "groups.arrow")
-    for chunk in chunks:
-        writer.write(chunk)
-    writer.close()
+@given(chunks=st.lists(groups, min_size=1, max_size=3), together=st.sampled_from([1, 2**23]))
+def test_groups_come_back_as_they_were_written(
+    tmp_path: Path, chunks: list[list[Group]], together: int
+) -> None:
+    with patch.object(token_file, "BYTES_AT_ONCE", together):
+        writer = GroupWriter(tmp_path / "groups.arrow")
+        for chunk in chunks:
+            writer.write(chunk)
+        writer.close()
+    with pa.ipc.open_file(tmp_path / "groups.arrow") as file:
+        assert file.num_record_batches == (len(chunks) if together == 1 else 1)
     stored = StoredGroups(tmp_path / "groups.arrow")
     expected = [group for chunk in chunks for group in chunk]
     assert len(stored) == len(expected) == writer.count
@@ -124,6 +133,32 @@ def test_groups_come_back_as_they_were_written(tmp_path: Path, chunks: list[list
     assert [said(group) for group in stored.take(order)] == [said(expected[index]) for index in order]
     with pytest.raises(IndexError):
         stored[len(expected)]
+    arrays = [group.arrays for group in expected]
+    assert [*stored.longest()] == [
+        max(len(one.inputs) + is_shifted(one) for one in group) for group in arrays
+    ]
+    assert [*stored.inputs()] == [sum(len(one.inputs) for one in group) for group in arrays]
+
+
+def is_shifted(arrays: DatumArrays) -> bool:
+    """Return whether a datum's targets are its inputs, shifted by one token."""
+    return [*arrays.inputs[1:], *arrays.targets[-1:]] == [*arrays.targets]
+
+
+def test_a_digest_is_found_by_its_groups_squares(tmp_path: Path) -> None:
+    texts = [[1, 2, 3], [3, 1, 2], [1, 2], [2**31 - 1, 2**31 - 1], [1, 2, 3]]
+    made = [
+        Group.of([build_datum([0], text, None)] * 2, Source("x", line)) for line, text in enumerate(texts)
+    ]
+    with closing(GroupWriter(tmp_path / "groups.arrow")) as writer:
+        writer.write(made)
+    stored = StoredGroups(tmp_path / "groups.arrow")
+    digests, squares = [*stored.digests()], stored.squares()
+    assert squares.tolist()[:3] == [28, 28, 10]
+    assert [*stored.digests(squares)] == digests
+    assert [*stored.digests(squares[:1])] == [digests[0], digests[1], digests[4]]
+    assert digests[0] == digests[4] != digests[1]
+    assert not [*stored.digests(np.array([11]))]
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "listmle", "policy-gradient", "odpo"])
@@ -213,9 +248,10 @@ def test_a_tokenizer_that_was_left_cutting_and_padding_does_neither(
     assert [said(group)[1:] for group in found] == [said(group)[1:] for group in expected]
 
 
-def test_tokens_must_be_whole_numbers() -> None:
-    with pytest.raises(TypeError, match="integers, not float64"):
-        build_datum([1, 2], [3.5], None)  # type: ignore[list-item]
+@pytest.mark.parametrize("wrong", [3.5, True, None, 2**63])
+def test_tokens_must_be_whole_numbers(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="tokens must be integers"):
+        build_datum([1, 2], [wrong], None)
 
 
 def test_a_datum_of_arrays_is_sent_as_any_other() -> None:

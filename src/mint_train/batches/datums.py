@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,15 +105,42 @@ def build_datum(
         DoesNotFit: the prompt alone fills `max_length`.
         TypeError: a token is not an integer.
     """
+    return build_datums(prompt_tokens, [completion_tokens], max_length)[0]
+
+
+def build_datums(
+    prompt_tokens: Sequence[int], completions: Sequence[Sequence[int]], max_length: int | None
+) -> list[Datum]:
+    """Build the datums of several completions of one prompt, each as `build_datum` does.
+
+    Raises:
+        DoesNotFit: the prompt alone fills `max_length`.
+        TypeError: a token is not an integer.
+    """
     if max_length is not None and len(prompt_tokens) >= max_length:
         raise DoesNotFit(f"the prompt's {len(prompt_tokens)} tokens fill --max-length {max_length}")
-    all_tokens = np.array([*prompt_tokens, *completion_tokens][:max_length])
-    if all_tokens.dtype.kind != "i":
-        raise TypeError(f"tokens must be integers, not {all_tokens.dtype}")
-    targets = all_tokens[1:]
-    weights = np.ones(len(targets), dtype=np.float32)
-    weights[: len(prompt_tokens) - 1] = 0.0
-    return ArrayDatum(all_tokens[:-1], targets, weights)
+    prompt, datums = token_array(prompt_tokens), list[Datum]()
+    for completion in completions:
+        all_tokens = np.concatenate([prompt, token_array(completion)])[:max_length]
+        weights = np.ones(len(all_tokens) - 1, dtype=np.float32)
+        weights[: len(prompt) - 1] = 0.0
+        datums.append(ArrayDatum(all_tokens[:-1], all_tokens[1:], weights))
+    return datums
+
+
+def token_array(tokens: Sequence[int]) -> np.ndarray:
+    """Return token ids as an array, int64 `[tokens]`.
+
+    Raises:
+        TypeError: one is not an integer.
+    """
+    listed = list(tokens)
+    if listed and isinstance(listed[0], bool):
+        raise TypeError("tokens must be integers, not bool")
+    try:
+        return np.frombuffer(array("q", listed), dtype=np.int64)  # faster than numpy reads a list
+    except (TypeError, OverflowError) as error:
+        raise TypeError(f"tokens must be integers: {error}") from None
 
 
 def build_weighted_datum(tokens: Sequence[int], weights: Sequence[float], max_length: int | None) -> Datum:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -55,10 +56,6 @@ class Dataset:
     """Groups made of the rows of each file, in the order of the groups."""
     note: str = ""
     """What the user is told of where the groups come from."""
-
-    def digests(self) -> Iterator[bytes]:
-        """Identify each group by the tokens of its datums, as long as the groups are those of a file."""
-        return self.groups.digests() if isinstance(self.groups, StoredGroups) else iter(())
 
 
 def build_dataset(
@@ -128,7 +125,7 @@ def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> 
 def describe(examples: Examples, renderer: Renderer, special_tokens: SpecialTokens) -> dict[str, Any]:
     """Collect what of the data and its settings decides the groups."""
     positions = examples.positions
-    chosen = None if positions is None else hashlib.sha256(repr(sorted(positions)).encode()).hexdigest()
+    chosen = None if positions is None else hashlib.sha256(array("q", sorted(positions))).hexdigest()
     return {
         # groups name their file and line
         "sources": [(str(part.data), part.data.fingerprint(), dict(part.columns)) for part in examples.parts],

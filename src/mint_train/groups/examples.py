@@ -115,6 +115,10 @@ class Examples:
         kept = self.positions
         return (one for position, one in enumerate(chain.from_iterable(self.parts)) if position in kept)
 
+    def reading_file(self, part: Part) -> Path | None:
+        """Return where the reading of a part is kept; None where it is read anew."""
+        return reading_file(part.data, part.loss, part.columns, self.on_bad_row)
+
     def prompts(self) -> Iterator[object]:
         """Yield the prompt of each example, or None where the loss does not say what it is."""
         for example in chain.from_iterable(self.parts):

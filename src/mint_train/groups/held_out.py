@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from mint_train.errors import OptionError, counted
 from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.reading_cache import choice_file, keep, read_kept
 from mint_train.losses.loss import Loss
 from mint_train.rows.conversations import texts_of
 from mint_train.rows.readers import DataSource, open_item
@@ -45,7 +46,7 @@ def split_examples(
         if settings.eval_every is not None:
             raise OptionError("--eval-every needs held-out rows: give --eval-data or --eval-fraction")
         return examples, {}
-    positions = hold_out(examples, settings.eval_fraction)
+    positions = held_out_before(examples, settings.eval_fraction)
     if not 0 < len(positions) < len(examples):
         raise OptionError(
             f"--eval-fraction {settings.eval_fraction}: of {counted(len(examples), 'row')} it holds out "
@@ -65,6 +66,21 @@ def read_sets(settings: Settings, loss: Loss, eval_data: Mapping[str, DataSource
         name: read_examples(source, loss, settings.columns, settings.on_bad_row)
         for name, source in eval_data.items()
     }
+
+
+def held_out_before(examples: Examples, share: float) -> frozenset[int]:
+    """Choose the examples to hold out, as `hold_out` does, or find that done before."""
+    readings = [examples.reading_file(part) for part in examples.parts]
+    if None in readings:
+        return hold_out(examples, share)
+    file = choice_file([path for path in readings if path is not None], share)
+    kept = read_kept(file)
+    if kept is not None:
+        return frozenset(kept["positions"])
+    positions = hold_out(examples, share)
+    examples.data.check_unchanged(content=True)
+    keep(file, {"positions": sorted(positions)})
+    return positions
 
 
 def hold_out(examples: Examples, share: float) -> frozenset[int]:

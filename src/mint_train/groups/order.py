@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+import numpy as np
 
 from mint_train.groups.shares import Share, epoch_of_shares
 
@@ -54,10 +57,14 @@ def group_by_length(
     At least four such parts are made where there are enough groups, so that epochs differ in their steps.
     """
     together = max(1, min(order.groups // (4 * order.batch_size), MOST_STEPS_SORTED)) * order.batch_size
-    by_length: list[int] = []
-    for start in range(0, order.groups, together):
-        by_length += sorted(shuffled[start : start + together], key=lengths.__getitem__, reverse=True)
+    unsorted = np.array(array("q", shuffled))  # numpy takes three times as long to read a list
+    negative = -np.array(lengths)[unsorted]  # a stable sort keeps equal lengths in the order of the shuffle
+    parts = [slice(start, start + together) for start in range(0, order.groups, together)]
+    sorted_parts = [unsorted[part][np.argsort(negative[part], kind="stable")] for part in parts]
+    by_length = np.concatenate(sorted_parts)
     whole = order.groups // order.batch_size
-    steps = [by_length[n * order.batch_size : (n + 1) * order.batch_size] for n in range(whole)]
+    steps = list(range(whole))
     drawn.shuffle(steps)
-    return [index for step in steps for index in step] + by_length[whole * order.batch_size :]
+    in_steps = by_length[: whole * order.batch_size].reshape(whole, order.batch_size)
+    listed: list[int] = [*in_steps[steps].ravel().tolist(), *by_length[in_steps.size :].tolist()]
+    return listed

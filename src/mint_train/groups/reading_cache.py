@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,12 @@ def reading_file(data: DataSource, loss: Loss, columns: Mapping[str, str], on_ba
     with suppress(MintTrainError):  # where nothing can be kept, the token cache says so
         return cache_folder() / FOLDER / f"{key}.json"
     return None
+
+
+def choice_file(readings: Sequence[Path], share: float) -> Path:
+    """Return where the choice of the examples that are held out is kept, given where their readings are."""
+    parts = [*(path.name for path in readings), repr(share)]
+    return readings[0].with_name(f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.json")
 
 
 def read_kept(path: Path) -> dict[str, Any] | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
-from mint_train.groups.order import Order
+import numpy as np
+
+from mint_train.groups.order import Order, epoch_order, steps_per_epoch
 
 BLOCK = 8
 """Groups whose logprobs are computed together and are one file.
@@ -28,9 +31,19 @@ def groups_of(block: int, groups: int) -> range:
 def first_uses(order: Order, steps: int) -> dict[int, int]:
     """Return the first step that needs each block, in the order of these steps; without blocks of no step."""
     found: dict[int, int] = {}
-    for step in range(1, steps + 1):
-        for block in blocks_of(order.step(step)):
-            found.setdefault(block, step)
+    size, per_epoch = order.batch_size, steps_per_epoch(order.groups, order.batch_size)
+    for before in range(0, steps, per_epoch):
+        listed = epoch_order(order, before // per_epoch)[: (steps - before) * size]
+        groups = np.array(array("q", listed))  # numpy takes three times as long to read a list
+        taken = np.arange(len(groups)) // size
+        # in a step they stand in the data's order
+        groups = np.sort(taken * order.groups + groups) % order.groups
+        blocks = groups // BLOCK
+        begins = np.full(-(-order.groups // BLOCK), len(groups))
+        begins[blocks[::-1]] = np.arange(len(groups))[::-1]  # of equal indices numpy keeps the last
+        begins = np.sort(begins[begins < len(groups)])
+        for block, step in zip(blocks[begins].tolist(), taken[begins].tolist(), strict=True):
+            found.setdefault(block, before + 1 + step)
         if len(found) * BLOCK >= order.groups:
             break
     return found

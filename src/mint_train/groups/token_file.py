@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ SCHEMA = pa.schema(
         "datums": pa.list_(DATUM),
     }
 )
+BYTES_AT_ONCE = 2**23
+"""Of groups, that are written together."""
 
 
 class GroupWriter:
@@ -52,6 +55,7 @@ class GroupWriter:
 
     def __init__(self, path: Path) -> None:
         self._writer = pa.ipc.new_file(str(path), SCHEMA)
+        self._waiting: list[pa.RecordBatch] = []
         self.count = 0
 
     def write(self, groups: Sequence[Group]) -> None:
@@ -71,7 +75,7 @@ class GroupWriter:
         )
         offsets = np.cumsum([0, *(len(group.datums) for group in groups)])
         sources = [group.source for group in groups]
-        self._writer.write_batch(
+        self._waiting.append(
             pa.record_batch(
                 [
                     string_array([source.path for source in sources]),
@@ -84,9 +88,18 @@ class GroupWriter:
             )
         )
         self.count += len(groups)
+        if sum(batch.nbytes for batch in self._waiting) >= BYTES_AT_ONCE:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write the chunks that wait as one: a reader needs about as long for any chunk."""
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
+            self._waiting = []
 
     def close(self) -> None:
-        """Write the end of the file, without which it cannot be read."""
+        """Write what waits, and the end of the file, without which it cannot be read."""
+        self._write_waiting()
         self._writer.close()
 
 
@@ -123,6 +136,13 @@ class ListColumn:
     def lengths(self) -> np.ndarray:
         """Count the numbers of each list, `[lists]`."""
         return np.diff(self._offsets)
+
+    def squares(self, starts: np.ndarray) -> np.ndarray:
+        """Add up the squares of the numbers of lists from each start to the next, int64 `[starts - 1]`."""
+        begins = self._offsets[starts]
+        numbers = self._values[: begins[-1]].astype(np.int64)
+        sums: np.ndarray = np.add.reduceat(numbers * numbers, begins[:-1])
+        return sums
 
     def known(self) -> np.ndarray:
         """Return which lists are not null, `[lists]`."""
@@ -223,9 +243,14 @@ class StoredChunk:
         counts: np.ndarray = np.add.reduceat(self._tokens.lengths() - with_last_target, self._starts[:-1])
         return counts
 
-    def digests(self) -> Iterator[bytes]:
-        """Identify each group by the tokens of its datums."""
-        for row in range(len(self._starts) - 1):
+    def squares(self) -> np.ndarray:
+        """Add up the squares of each group's tokens, int64 `[groups]`: those of equal groups are equal."""
+        return self._tokens.squares(self._starts)
+
+    def digests(self, squares: np.ndarray | None) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums; with `squares`, those that have one of these."""
+        rows = np.arange(len(self._starts) - 1)
+        for row in (rows if squares is None else rows[np.isin(self.squares(), squares)]).tolist():
             digest = hashlib.blake2b(digest_size=16)
             for index in self.datum_indices(row):
                 digest.update(self._tokens.view(index).tobytes() + b"|" + self._targets.view(index).tobytes())
@@ -250,6 +275,14 @@ class StoredChunk:
         return dict(chain.from_iterable(column[index].as_py() for column in present))
 
 
+def integers(parts: Iterable[np.ndarray]) -> Sequence[int]:
+    """Return the numbers of arrays, one after another: 8 bytes each, where a list takes 40."""
+    numbers = array("q")
+    for part in parts:
+        numbers.frombytes(part.astype(np.int64).tobytes())
+    return numbers
+
+
 class StoredGroups(Groups):
     """The groups of an Arrow file."""
 
@@ -270,18 +303,22 @@ class StoredGroups(Groups):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def longest(self) -> list[int]:
+    def longest(self) -> Sequence[int]:
         """Count the tokens of each group's longest datum, without reading them."""
-        return [count for chunk in self._chunks for count in chunk.longest().tolist()]
+        return integers(chunk.longest() for chunk in self._chunks)
 
-    def inputs(self) -> list[int]:
+    def inputs(self) -> Sequence[int]:
         """Count the input tokens of each group, without reading them."""
-        return [count for chunk in self._chunks for count in chunk.inputs().tolist()]
+        return integers(chunk.inputs() for chunk in self._chunks)
 
-    def digests(self) -> Iterator[bytes]:
-        """Identify each group by the tokens of its datums, without decoding them."""
+    def squares(self) -> np.ndarray:
+        """Add up the squares of each group's tokens, int64 `[groups]`: those of equal groups are equal."""
+        return np.concatenate([chunk.squares() for chunk in self._chunks])
+
+    def digests(self, squares: np.ndarray | None = None) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums; with `squares`, those that have one of these."""
         for chunk in self._chunks:
-            yield from chunk.digests()
+            yield from chunk.digests(squares)
 
     def take(self, indices: Sequence[int]) -> list[Group]:
         """Read groups, in the order of their indices."""

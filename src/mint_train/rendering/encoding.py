@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,6 +54,11 @@ class BatchTokenizer:
 
     def __len__(self) -> int:
         return len(self._tokenizer)
+
+    @property
+    def notes(self) -> bool:
+        """Whether texts are noted alone, and the tokens that come back are made up."""
+        return self._noted is not None
 
     def encoded(self, chunks: Iterable[Chunk], flatten: Callable[[Any], object]) -> Iterator[Chunk]:
         """Yield each chunk of examples once its texts are encoded; those of the next one are meanwhile.
@@ -147,10 +153,18 @@ class BatchTokenizer:
 
 def frozen(value: Any) -> Hashable:
     """Return what stands for a value of JSON as a key: 1, 1.0 and true, which are equal, are told apart."""
+    try:
+        return marshal.dumps(value, 2)  # later versions write an object that is met again as a reference
+    except ValueError:  # of a type that JSON does not have
+        return slowly_frozen(value)
+
+
+def slowly_frozen(value: Any) -> Hashable:
+    """Return a key as `frozen` does, of values that JSON does not have too."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return (dict, *value, *map(frozen, value.values()))
+        return (dict, *value, *map(slowly_frozen, value.values()))
     if isinstance(value, list | tuple):
-        return (type(value), *map(frozen, value))
+        return (type(value), *map(slowly_frozen, value))
     return type(value), repr(value)

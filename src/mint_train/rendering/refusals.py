@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mint_train.errors import MintTrainError, RowError, UserError
 
@@ -28,26 +27,31 @@ class EndlessTemplateError(UserError):
         return f"the chat template has not ended after {seconds}; give another with --chat-template FILE"
 
 
-@contextmanager
-def template_refusals(field: str = "prompt") -> Iterator[None]:
+class template_refusals:  # noqa: N801 - used as a function is; contextlib's costs as much as a short rendering
     """Turn whatever a chat template raises into an error of the row that it was given.
 
     Raises:
         RowError: with the first line of what the template says.
         EndlessTemplateError: it does not end.
     """
-    from jinja2.exceptions import SecurityError
 
-    try:
-        with WATCH.rendering():
-            yield
-    except MintTrainError:
-        raise
-    except SecurityError as error:
-        problem = "tries to reach what it must not (templates run in a sandbox)"
-        raise RowError(field, f"the chat template {problem}: {first_line(error)}") from error
-    except Exception as error:
-        raise RowError(field, f"the chat template refuses the conversation: {first_line(error)}") from error
+    def __init__(self, field: str = "prompt") -> None:
+        self._field = field
+
+    def __enter__(self) -> None:
+        self._outermost = WATCH.enter()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._outermost:
+            WATCH.leave()
+        if error is None or isinstance(error, MintTrainError) or not isinstance(error, Exception):
+            return
+        from jinja2.exceptions import SecurityError
+
+        problem = "refuses the conversation"
+        if isinstance(error, SecurityError):
+            problem = "tries to reach what it must not (templates run in a sandbox)"
+        raise RowError(self._field, f"the chat template {problem}: {first_line(error)}") from error
 
 
 class Watch:
@@ -59,22 +63,23 @@ class Watch:
     def __init__(self) -> None:
         self._running: dict[int, object] = {}
         """By thread, what stands for the rendering that it is in."""
-        self._thread: threading.Thread | None = None
+        self._process = 0
+        """The one whose thread looks: a fork has no threads."""
 
-    @contextmanager
-    def rendering(self) -> Iterator[None]:
-        """Let this thread be stopped while it is in here."""
-        if self._thread is None or not self._thread.is_alive():  # a fork has no threads
-            self._thread = threading.Thread(target=self._look, daemon=True)
-            self._thread.start()
+    def enter(self) -> bool:
+        """Let this thread be stopped from now on; return whether it could not be before."""
+        if self._process != os.getpid():
+            threading.Thread(target=self._look, daemon=True).start()
+            self._process = os.getpid()
         own = threading.get_ident()
-        outer = self._running.get(own)
-        self._running[own] = outer or object()
-        try:
-            yield
-        finally:
-            if outer is None:
-                self._running.pop(own, None)
+        if own in self._running:
+            return False
+        self._running[own] = object()
+        return True
+
+    def leave(self) -> None:
+        """Stop this thread no more."""
+        self._running.pop(threading.get_ident(), None)
 
     def _look(self) -> None:
         """Count how often each rendering is met, and raise an error in the thread of one met too often."""

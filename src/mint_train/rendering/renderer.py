@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mint_train.batches.datums import build_datum, build_weighted_datum
+from mint_train.batches.datums import build_datum, build_datums, build_weighted_datum
 from mint_train.errors import DoesNotFit, OptionError, RowError
 from mint_train.rendering.offsets import text_offsets
 from mint_train.rendering.options import Rendering
@@ -36,6 +36,8 @@ RenderedCompletion: TypeAlias = Completion | Sequence[int]
 """A completion: the assistant's text, messages, or token ids, which are taken as they are."""
 CLOSER = "the completion"
 SYSTEM_ROLES = ("system", "developer")
+MADE_UP = build_datum([0], [1, 2], None)
+"""What `flatten` gets while it is called to note the texts that it asks for, which have no tokens yet."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,10 @@ class Renderer:
             self.completion_tokens(completion, name)
             for completion, name in zip(completions, names, strict=True)
         ]
+        if self._guarded.notes:
+            return [MADE_UP] * len(completions)
         self._refuse_alike(len(tokens), answers, names)
-        return [build_datum(tokens, answer, self.max_length) for answer in answers]
+        return build_datums(tokens, answers, self.max_length)
 
     def _by_template(
         self, prompt: Conversation, completions: Sequence[Any], names: Sequence[str]
@@ -205,6 +209,8 @@ class Renderer:
         """Build datums of whole conversations."""
         self._markers.check(texts_of([prompt, *completions]))
         asked = self._templates.asked(prompt, completions, names)
+        if self._guarded.notes:
+            return [MADE_UP] * len(completions)
         rendered = [self._templates.placed(one) for one in asked]
         start = rendered[0].spans[0][0]
         for one, name in zip(rendered, names, strict=True):
@@ -243,7 +249,8 @@ def refuse_equal_once_cut(answers: Sequence[list[int]], room: int, names: Sequen
     Raises:
         DoesNotFit: naming the two.
     """
-    if room <= 0:  # the prompt alone is too long, which building a datum says
+    # a prompt that is too long alone is refused where datums are built, and what is not cut parts somewhere
+    if room <= 0 or room >= max(map(len, answers), default=0):
         return
     first: dict[tuple[int, ...], int] = {}
     for index, answer in enumerate(answers):

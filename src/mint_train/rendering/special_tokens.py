@@ -82,6 +82,11 @@ class GuardedTokenizer:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
+    @property
+    def notes(self) -> bool:
+        """Whether texts are noted alone, and the tokens that come back are made up."""
+        return isinstance(self._encoder, BatchTokenizer) and self._encoder.notes
+
     def encoded(self, chunks: Iterable[Chunk], flatten: Callable[[Any], object]) -> Iterator[Chunk]:
         """Yield each chunk once its texts are encoded, where the tokenizer can do that ahead."""
 

@@ -33,6 +33,7 @@ from unittest.mock import patch
 
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
+from mint_train.groups.build import build_dataset
 from mint_train.training import preparing, references
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
@@ -166,14 +167,13 @@ def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]], tol
 def start_again(folder: Path, rows: int, rounds: int) -> None:
     """Print how soon further runs on the same rows begin their first step."""
     os.environ["MINT_TRAIN_CACHE"] = str(folder / "cache")
-    look = preparing.build_dataset
     seconds: list[tuple[float, float]] = []
     for number in range(1 + rounds):
         watch = Watch()
 
         def noted(*arguments: Any, watch: Watch = watch) -> Any:
             watch.began = clocks()
-            return look(*arguments)
+            return build_dataset(*arguments)
 
         with patch.object(preparing, "build_dataset", noted):
             mint_train.train(

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mint_train.errors import DataError
+from mint_train.rows import arrow_tables
+from mint_train.rows.arrow_tables import plain_rows
 from mint_train.rows.readers import open_data, read_rows
 from mint_train.rows.row import BadRow
 
@@ -102,6 +105,76 @@ def test_every_kind_of_file_holds_the_same_rows(tmp_path: Path, name: str) -> No
         assert lines == [1, 2, 3]
     if kind in (".parquet", ".arrow"):
         assert str(rows[1].source) == f"{path} row 2"
+
+
+ODD_ROWS = [
+    {"a": 1, "b": None, "c": [{"role": "user", "content": "2020-01-01", "name": None}], "d": b"x", "e": None},
+    {"a": 2**62, "b": 0.1, "c": [], "d": None, "e": {"f": [1, None], "g": {"h": None}}},
+    {"a": -1, "b": float("inf"), "c": None, "d": b"", "e": {"f": None, "g": {"h": [["x"]]}}},
+] * 700
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("held", ["many rows", "one row"])
+def test_plain_tables_are_read_as_datasets_reads_them(
+    form: str, held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.Table.from_pylist(ODD_ROWS).append_column("f", pa.array(range(2100), pa.float32()))
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        pq.write_table(table, path, row_group_size=800)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as file:
+            file.write_table(table)
+    if held == "one row":
+        monkeypatch.setattr(arrow_tables, "MOST_BYTES", 1)
+        monkeypatch.setattr(arrow_tables, "MOST_ROWS", 1)
+    found = [(row.source.line, row.values) for row in read_rows(path)]
+
+    monkeypatch.setattr(arrow_tables, "is_plain_schema", lambda _: False)
+    assert plain_rows(path, form) is None
+    assert found == [(row.source.line, row.values) for row in read_rows(path)]
+    assert len(found) == 2100
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([date(2020, 1, 1)]),
+        pa.array(["x"]).dictionary_encode(),
+        pa.array([[("x", 1)]], pa.map_(pa.string(), pa.int64())),
+        pa.array([[{"at": date(2020, 1, 1)}]]),
+    ],
+    ids=str,
+)
+def test_other_tables_are_left_to_datasets(column: pa.Array, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": column}), path)
+    assert plain_rows(path, "parquet") is None
+
+
+def test_tables_that_datasets_decodes_and_columns_of_one_name_are_left_to_it(tmp_path: Path) -> None:
+    def features(kind: str) -> dict[bytes, bytes]:
+        made = {"a": {"feature": {"dtype": "string", "_type": kind}, "_type": "List"}}
+        return {b"huggingface": json.dumps({"info": {"features": made}}).encode()}
+
+    table = pa.table({"a": [["{}"]]})
+    path = tmp_path / "a.parquet"
+    for kind, plain in (("Value", True), ("Json", False), ("Image", False)):
+        pq.write_table(table.replace_schema_metadata(features(kind)), path)
+        assert (plain_rows(path, "parquet") is not None) is plain
+    pq.write_table(pa.Table.from_arrays([table["a"]] * 2, names=["a", "a"]), path)
+    assert plain_rows(path, "parquet") is None
+
+
+def test_a_table_that_is_broken_behind_its_first_rows_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": [str(n) * 50 for n in range(5000)]}), path, row_group_size=1000)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read: "):
+        read_rows(path)
 
 
 def test_messages_in_parquet(tmp_path: Path) -> None:

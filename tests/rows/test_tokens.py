@@ -28,8 +28,11 @@ from mint_train.groups.token_file import GroupWriter, StoredGroups
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.encoding import BatchTokenizer, can_batch, frozen
+from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
+from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.readers import open_data
+from mint_train.rows.row import Example
 from mint_train.sdk import Datum, types
 
 ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n} it is", "rejected": f"not {n}, no"} for n in range(10)]
@@ -217,6 +220,24 @@ def test_a_chunk_is_encoded_in_one_call_per_kind_of_text(
     for again, datums in zip(found, expected, strict=True):
         assert [d.model_input.to_ints() for d in again] == [d.model_input.to_ints() for d in datums]
     assert len(calls) == 3 * (1 if has_template else 2)
+
+
+@pytest.mark.parametrize("form", ["recipe", "template", "raw"])
+def test_each_datum_of_a_row_is_encoded_in_the_call_for_its_chunk(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
+    def flatten(row: dict[str, str], renderer: Renderer) -> list[Datum]:
+        return [renderer.datum(row["prompt"], row[side]) for side in ("chosen", "rejected")]
+
+    expected = [flatten(row, Renderer(tokenizer, None, Rendering(form))) for row in ROWS]
+    renderer = Renderer(GuardedTokenizer(tokenizer, "split"), None, Rendering(form))
+    monkeypatch.setattr(type(tokenizer), "encode", lambda *_, **__: pytest.fail("a text was encoded alone"))
+    examples = [Example(row, Source("x", line)) for line, row in enumerate(ROWS)]
+    (chunk,) = renderer.tokenizer.encoded([examples], lambda row: flatten(row, renderer))
+    found = [flatten(example.value, renderer) for example in chunk]
+    assert [[one.model_input for one in row] for row in found] == [
+        [one.model_input for one in row] for row in expected
+    ]
 
 
 def test_a_tokenizer_of_its_own_kind_is_asked_text_by_text(tokenizer: Any) -> None:

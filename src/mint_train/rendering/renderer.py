@@ -75,6 +75,11 @@ class Renderer:
         own = self.tokenizer
         return own if isinstance(own, GuardedTokenizer) else GuardedTokenizer(own, "allow")
 
+    @property
+    def _notes(self) -> bool:
+        """Whether texts are noted alone, to be encoded together."""
+        return getattr(self.tokenizer, "notes", False) is True
+
     def prompt_tokens(self, prompt: RenderedPrompt) -> list[int]:
         """Return the token ids of a prompt, up to where the assistant's answer begins.
 
@@ -198,7 +203,7 @@ class Renderer:
             self.completion_tokens(completion, name)
             for completion, name in zip(completions, names, strict=True)
         ]
-        if self._guarded.notes:
+        if self._notes:
             return [MADE_UP] * len(completions)
         self._refuse_alike(len(tokens), answers, names)
         return build_datums(tokens, answers, self.max_length)
@@ -209,7 +214,7 @@ class Renderer:
         """Build datums of whole conversations."""
         self._markers.check(texts_of([prompt, *completions]))
         asked = self._templates.asked(prompt, completions, names)
-        if self._guarded.notes:
+        if self._notes:
             return [MADE_UP] * len(completions)
         rendered = [self._templates.placed(one) for one in asked]
         start = rendered[0].spans[0][0]

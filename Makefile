@@ -13,6 +13,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 EDITABLE := $(addprefix --editable ,$(PLUGINS))
 DEFINITIONS := pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
+# for --quantize; apart, as PEFT imports it wherever it is installed, and each start takes seconds longer
+QUANTIZE := $(VENV)/quantize
 # the trainer that speeds are compared with; nothing else needs it
 TRL := .cache/trl
 BUILD_DOCS := $(BIN)/sphinx-build --fail-on-warning --quiet docs build/docs
@@ -97,6 +99,7 @@ $(VENV)/installed-run: $(VENV)/created $(DEFINITIONS)
 
 $(VENV)/installed-dev: $(VENV)/created $(DEFINITIONS)
 	$(call timed,install,$(INSTALL) --editable ".[plot]" $(EDITABLE) --group dev)
+	$(call timed,install bitsandbytes,$(INSTALL) --no-deps --target $(QUANTIZE) bitsandbytes)
 	@touch $@ $(VENV)/installed-run
 
 $(TRL)/installed: $(VENV)/created constraints.txt

@@ -1,7 +1,8 @@
 """The page's model without a GPU: memory while it is loaded, and a DPO step in float32 and bfloat16.
 
-    python benchmarks/laptop.py [--pairs 4] [--tokens 512] [--steps 2]
+    python benchmarks/laptop.py [--pairs 4] [--tokens 512] [--steps 2] [--quantize int8 nf4]
 
+With --quantize each dtype is measured with quantised weights too, which needs bitsandbytes.
 The shape of Qwen3-0.6B with random weights, saved in bfloat16 as the hub has it, LoRA rank 16, a prompt of a
 quarter of each sequence. Each dtype runs in a fresh process. Memory is told apart: pages of the model's file,
 which the system may drop and read again, and memory of the process itself, as a copy of the weights would be.
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -36,17 +38,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         options.folder = folder
         subprocess.run([sys.executable, __file__, "--dtype=saved", f"--folder={folder}"], check=True)
-        results = {dtype: in_fresh_process(dtype, options) for dtype in DTYPES}
-    for dtype, one in results.items():
+        results = {case: in_fresh_process(case, options) for case in product(DTYPES, ("", *options.quantize))}
+    exact = results["float32", ""]
+    for case, one in results.items():
+        apart = [abs(a - b) for a, b in zip(exact["logprobs"], one["logprobs"], strict=True)]
         print(
-            f"{dtype:8} weights {one['weights']:.2f} GB; peak while loading: own memory {one['own']:.2f} GB, "
-            f"pages of the file {one['file']:.2f} GB; a step {one['cpu']:.1f} CPU s, {one['wall']:.1f} s, "
-            f"peak {one['peak']:.2f} GB"
+            f"{' '.join(case):13} weights {one['weights']:.2f} GB; peak while loading: own memory "
+            f"{one['own']:.2f} GB, pages of the file {one['file']:.2f} GB; a step {one['cpu']:.1f} CPU s, "
+            f"{one['wall']:.1f} s, peak {one['peak']:.2f} GB"
         )
-    full, half = (results[dtype] for dtype in DTYPES)
-    print(f"{half['cpu'] / full['cpu']:.2f} of float32's CPU seconds in bfloat16")
-    apart = [abs(a - b) for a, b in zip(full["logprobs"], half["logprobs"], strict=True)]
-    print(f"logprobs differ by {max(apart):.2g} nats at most, {statistics.mean(apart):.2g} on average")
+        print(
+            f"{'':13} {one['cpu'] / exact['cpu']:.2f} of float32's CPU seconds; logprobs differ by "
+            f"{max(apart):.2g} nats at most, {statistics.mean(apart):.2g} on average"
+        )
     return 0
 
 
@@ -56,18 +60,21 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512, help="of each sequence")
-    parser.add_argument("--steps", type=int, default=2, help="after one to warm up")
+    parser.add_argument("--steps", type=int, default=2, help="after one pair to warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    for name in ("--dtype", "--folder"):
+    parser.add_argument("--quantize", nargs="*", choices=("int8", "nf4"), default=[])
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    for name in ("--dtype", "--kind", "--folder"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def in_fresh_process(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
+def in_fresh_process(case: tuple[str, str], options: argparse.Namespace) -> dict[str, Any]:
     flags = [
         f"--{name}={getattr(options, name)}" for name in ("folder", "pairs", "tokens", "steps", "threads")
     ]
-    command = [sys.executable, __file__, f"--dtype={dtype}", *flags]
+    flags += ["--gradient-checkpointing"] * options.gradient_checkpointing
+    command = [sys.executable, __file__, f"--dtype={case[0]}", f"--kind={case[1]}", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -82,23 +89,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.dtype == "saved":
         bench.make_base(QWEN3_600M, torch.bfloat16).save_pretrained(options.folder)
         return {}
-    from transformers import AutoModelForCausalLM
-
     from mint_train.backends.local.engine import Engine
+    from mint_train.backends.local.load import load_model
 
     before = memory()
     with watched_memory() as peaks:
-        # as `load_base` does; a model of random weights has no tokenizer
-        base: Any = AutoModelForCausalLM.from_pretrained(
-            options.folder, dtype=getattr(torch, options.dtype), use_safetensors=True
-        ).eval()
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in base.parameters())
-    engine = Engine(bench.adapt(base))
+        base = load_model(options.folder, getattr(torch, options.dtype), options.kind or None)
+    after = memory()
+    engine = Engine(bench.adapt(base), gradient_checkpointing=options.gradient_checkpointing)
     optimizer = torch.optim.AdamW(engine.trained, lr=LEARNING_RATE, weight_decay=0)
     sequences = sequences_of(Case(options.tokens, options.pairs), QWEN3_600M)
     logprobs = torch.cat([values[values != 0] for values in engine.forward(sequences[:2])]).tolist()
+    engine.forward_backward(sequences[:2], dpo_loss)
     walls, cpus = [], []
-    for _ in range(1 + options.steps):
+    for _ in range(options.steps):
         began, cpu = time.perf_counter(), time.process_time()
         optimizer.zero_grad(set_to_none=True)
         engine.forward_backward(sequences, dpo_loss)
@@ -106,11 +110,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         walls.append(time.perf_counter() - began)
         cpus.append(time.process_time() - cpu)
     return {
-        "weights": weights / 1e9,
+        "weights": sum(after[kind] - before[kind] for kind in after),
         "own": peaks["RssAnon"] - before["RssAnon"],
         "file": peaks["RssFile"] - before["RssFile"],
-        "wall": statistics.median(walls[1:]),
-        "cpu": statistics.median(cpus[1:]),
+        "wall": statistics.median(walls),
+        "cpu": statistics.median(cpus),
         "peak": bench.peak_gb(),
         "logprobs": logprobs,
     }

@@ -114,6 +114,7 @@ FILE_ONLY = [
     ("keep_adapters", True),
     ("second_adapter", False),
     ("dtype", "bfloat16"),
+    ("quantize", "int8"),
     ("max_tokens_in_flight", 4096),
     ("gradient_checkpointing", True),
 ]
@@ -134,6 +135,7 @@ OTHER_VALUES = {
     "keep_adapters": False,
     "second_adapter": True,
     "dtype": "float32",
+    "quantize": "nf4",
     "gradient_checkpointing": False,
     "adam_eps": 1e-7,
     "from_optimizer": False,

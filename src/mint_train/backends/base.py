@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mint_train.errors import OptionError
+from mint_train.run_folder.description import QuantizationDescription
 from mint_train.run_folder.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -178,6 +179,17 @@ class TrainingClient(Forwards, Protocol):
 
         Returns:
             Values as JSON has them: equal ones stand for equal logprobs. None where that is not known.
+        """
+        ...
+
+    def quantization(self, data: Sequence[Datum]) -> QuantizationDescription | None:
+        """Compare the base model's logprobs with those of its unquantised weights.
+
+        Returns:
+            the difference on the trained tokens of `data`; None where this client has quantised nothing.
+
+        Raises:
+            MintTrainError: the unquantised weights cannot be loaded, or the computation fails.
         """
         ...
 

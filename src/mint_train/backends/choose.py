@@ -6,6 +6,7 @@ from mint_train.backends.base import Backend
 from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.mint.backend import MintBackend
 from mint_train.backends.ranks import Led, refuse_several_processes
+from mint_train.errors import OptionError
 from mint_train.settings.model import Settings
 
 BACKENDS = {kind.name: kind for kind in (MintBackend, LocalBackend)}
@@ -15,7 +16,8 @@ def choose_backend(settings: Settings) -> Backend:
     """Return the backend that the settings name, else the service if there is a key, else this machine.
 
     Raises:
-        OptionError: `torchrun` has started several processes, and the backend does not train in them.
+        OptionError: a service computes, and `--quantize` is asked of it; or `torchrun` has started several
+            processes, and the backend does not train in them.
     """
     if settings.backend != "auto":
         backend: Backend = BACKENDS[settings.backend](settings, f"--backend {settings.backend}")
@@ -23,6 +25,11 @@ def choose_backend(settings: Settings) -> Backend:
         backend = MintBackend(settings, "MINT_API_KEY is set")
     else:
         backend = LocalBackend(settings, "MINT_API_KEY is not set")
+    if backend.remote and settings.quantize is not None:
+        raise OptionError(
+            f"--quantize {settings.quantize}: a service decides how it keeps weights ({backend.reason}); "
+            "leave the option out, or train on this machine with --backend local"
+        )
     if backend.remote:
         refuse_several_processes(f"Training on a service ({backend.reason})")
     elif Led.leader is None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
@@ -118,7 +118,7 @@ def flag_names(name: str, default: bool) -> str:
 
 def plain_type(annotation: Any) -> Any:
     """Take `None` out of an optional annotation."""
-    if get_origin(annotation) is UnionType:
+    if get_origin(annotation) in (UnionType, Union):  # the latter of a `Literal`
         return next(part for part in get_args(annotation) if part is not NoneType)
     return annotation
 

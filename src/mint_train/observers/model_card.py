@@ -155,6 +155,10 @@ def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[s
     yield "steps", f"{step} of {run.steps}"
     for name in ("batch_size", "accumulate", "lr", "schedule", "rank", "max_length", "seed"):
         yield name.replace("_", " "), plain(str(run.settings[name]))
+    kind, off = run.settings.get("quantize"), run.quantization
+    if kind:
+        moved = f"; that moved logprobs by {off.mean:.2g} nats on average" if off else ""
+        yield "base model in training", f"{kind} weights{moved}"
     if run.processes > 1:
         yield "processes", str(run.processes)
 

@@ -101,6 +101,15 @@ class StartDescription(Part):
     """Whether the optimiser's moments are taken too."""
 
 
+class QuantizationDescription(Part):
+    """How far logprobs are from those of the unquantised model, without adapter: absolute, nats per token."""
+
+    texts: int
+    tokens: int
+    mean: float
+    largest: float
+
+
 class RunDescription(Part):
     """A run as `run.json` holds it."""
 
@@ -131,6 +140,8 @@ class RunDescription(Part):
     """How many processes of this machine compute together; after a resume, how many now."""
     start: StartDescription | None = None
     """The adapter that the run begins with; None for a fresh one."""
+    quantization: QuantizationDescription | None = None
+    """What `--quantize` changes, measured on the first rows; None for weights that are not quantised."""
     gradients: str
     """How gradients reach the backend; "exact" if no service comes between."""
     steps: int

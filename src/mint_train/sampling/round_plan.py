@@ -21,7 +21,7 @@ from mint_train.settings.rounds import RoundsSettings
 PLAN_FILE = "rounds.json"
 SCORES_FILE = "rounds.jsonl"
 POLICY_FIELDS = (
-    *("backend", "base_url", "dtype", "special_tokens"),
+    *("backend", "base_url", "dtype", "quantize", "special_tokens"),
     *("render", "chat_template", "chat_template_kwargs"),
 )
 JUDGE_FIELDS = ("judge", "judge_options", "judge_timeout")

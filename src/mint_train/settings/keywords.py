@@ -84,6 +84,7 @@ class SettingsKeywords(PolicyKeywords, total=False):
     keep_adapters: bool
     second_adapter: bool
     dtype: Literal["auto", "float32", "bfloat16"]
+    quantize: Literal["int8", "nf4"] | None
     max_tokens_in_flight: int | None
     gradient_checkpointing: bool
     output: str | Path | None
@@ -124,6 +125,7 @@ class SampledKeywords(JudgingKeywords, total=False):
     backend: Literal["auto", "mint", "local"]
     base_url: str | None
     dtype: Literal["auto", "float32", "bfloat16"]
+    quantize: Literal["int8", "nf4"] | None
     columns: Mapping[str, str] | str
     on_bad_row: Literal["fail", "skip"]
     max_row_bytes: int

@@ -23,6 +23,7 @@ from mint_train.settings.fields import (
     without_credentials,
 )
 
+Quantization = Literal["int8", "nf4"]
 MINT_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 DEFAULT_STEPS = 3
 SECRET_FIELDS = frozenset({"api_key"})
@@ -243,6 +244,11 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="Embedded backend: dtype of the base model; auto: bfloat16 on CUDA, else float32.",
+    )
+    quantize: Quantization | None = Field(
+        default=None,
+        description="Embedded backend: keep the base model's linear layers in 8 bits (int8) or 4 (nf4): "
+        "less memory, and logprobs a little off; needs bitsandbytes.",
     )
     max_tokens_in_flight: int | None = Field(
         default=None,

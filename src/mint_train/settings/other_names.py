@@ -16,6 +16,8 @@ OTHER_NAMES = {
     "gradient-accumulation-steps": "--accumulate",
     "label-smoothing": "--set label_smoothing=NUMBER",
     "learning-rate": "--lr",
+    "load-in-4bit": "--quantize nf4",
+    "load-in-8bit": "--quantize int8",
     "log-path": "--output",
     "logging-steps": "not needed, as every step is recorded",
     "lora-r": "--rank",

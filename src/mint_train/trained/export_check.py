@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from mint_train.backends.base import TrainingClient
+from mint_train.backends.choose import choose_backend
 from mint_train.backends.forward_logprobs import forward_logprobs
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.batches.groups import Group
@@ -75,7 +76,9 @@ def check_export(trained: Trained, form: Form, adapter: Path, written: Path) -> 
         base = text_logprobs(groups, exported)  # a fresh adapter changes nothing
         exported = with_exported(exported, shape, form, written)
         theirs = text_logprobs(groups, exported)
-        policy = trained.backend.open_client(folder, echo_problem, trains=False)
+        # an adapter is exported for the weights that the base model's files hold, whatever it was trained on
+        backend = choose_backend(trained.settings.model_copy(update={"quantize": None}))
+        policy = backend.open_client(folder, echo_problem, trains=False)
         try:
             policy.load_state_with_optimizer(trained.checkpoint.state).result()
             own = text_logprobs(groups, policy)

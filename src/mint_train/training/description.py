@@ -70,6 +70,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         model=run.backend.model,
         processes=run.backend.processes,
         start=run.start_from,
+        quantization=prepared.quantization,
         gradients=prepared.client.gradients.form,
         steps=prepared.steps,
         settings=recorded_settings(run.settings, run.folder.path),

@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.closing import closed_on_failure
 from mint_train.batches.batch import Batch
+from mint_train.batches.datums import input_length
 from mint_train.errors import DataError, ServiceError, counted
 from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.completions import PromptRenderer, render_prompts
@@ -25,6 +27,7 @@ from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.special_tokens import TAKEN
 from mint_train.rendering.turn_markers import markers_note
+from mint_train.run_folder.description import QuantizationDescription
 from mint_train.run_folder.folder import SKIPPED_FILE
 from mint_train.training.budget import TokenBudget
 from mint_train.training.references import add_reference
@@ -32,6 +35,8 @@ from mint_train.training.run import Run
 from mint_train.training.watching import Watcher
 
 SHOWN_LEFT_OUT = 5
+QUANTIZATION_TEXTS, QUANTIZATION_TOKENS = 8, 1024
+"""Groups and tokens that show what quantised weights change: two forwards take part of a step's time."""
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts to reach a service; the first pause is 2 s, and each one doubles."""
 
@@ -51,6 +56,8 @@ class Prepared:
     """Completes the prompts of `--sample-prompts`."""
     ahead: LogprobsAhead | None = None
     """Computes reference logprobs while steps are taken."""
+    quantization: QuantizationDescription | None = None
+    """What quantised weights change; None where there are none, and where a resume has it recorded."""
 
     @property
     def steps(self) -> int:
@@ -111,16 +118,34 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     expected = expect_tokens(run, dataset, held_out, watcher)
     refuse_unpaid(run, expected)
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
+    quantization = quantization_of(run, client, dataset)
     ahead = None
     if run.loss.reference is not None:
         dataset, held_out, ahead = add_reference(run, client, expected, dataset, held_out)
     if run.loss.vocabulary:
         client.give_vocabulary(run.loss.vocabulary)
-    prepared = Prepared(client, dataset, held_out, expected, watcher, ahead)
+    prepared = Prepared(client, dataset, held_out, expected, watcher, ahead, quantization)
     with nullcontext() if ahead is None else closed_on_failure(ahead):
         for line in [*data_lines(run, prepared), *overlaps]:
             run.observers.notice(line)
     return prepared
+
+
+def quantization_of(run: Run, client: TrainingClient, dataset: Dataset) -> QuantizationDescription | None:
+    """Measure on some rows how far quantised weights move logprobs, and tell the user."""
+    if run.settings.quantize is None or run.recorded is not None:
+        return None
+    texts = [datum for group in dataset.groups[:QUANTIZATION_TEXTS] for datum in group.datums]
+    lengths = accumulate(map(input_length, texts))
+    fitting = [text for text, length in zip(texts, lengths, strict=True) if length <= QUANTIZATION_TOKENS]
+    found = client.quantization(fitting or texts[:1])
+    if found is not None:
+        run.observers.notice(
+            f"Weights in {run.settings.quantize}: the logprobs of {counted(found.tokens, 'token')} of "
+            f"{counted(found.texts, 'text')} are {found.mean:.2g} nats off on average, "
+            f"{found.largest:.2g} at most."
+        )
+    return found
 
 
 def expect_tokens(

@@ -65,6 +65,7 @@ class LocalBackend:
         asked = (model or settings.model, LoraShape.of(settings), settings.seed)
         options: dict[str, Any] = {
             "dtype": settings.dtype,
+            "quantize": settings.quantize,
             "max_tokens_in_flight": settings.max_tokens_in_flight,
             "gradient_checkpointing": settings.gradient_checkpointing,
         }
@@ -85,7 +86,9 @@ class LocalBackend:
 
         settings = self.settings
         shape = LoraShape.of(settings)
-        client = open_local_client(settings.model, shape, settings.seed, folder, dtype=settings.dtype)
+        client = open_local_client(
+            settings.model, shape, settings.seed, folder, dtype=settings.dtype, quantize=settings.quantize
+        )
         base, adapted = LocalSampler(client, adapter=False), LocalSampler(client, adapter=True)
         if checkpoint is not None:
             client.load_state(checkpoint.state).result()

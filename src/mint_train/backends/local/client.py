@@ -19,8 +19,10 @@ from mint_train.backends.local.adapter import name_base_without_path
 from mint_train.backends.local.engine import LossFunction, OutOfMemoryError, TokenSequence
 from mint_train.backends.local.identity import base_identity
 from mint_train.backends.local.inputs import Limits, token_sequences
+from mint_train.backends.local.quantized import difference, quantization_of, unquantized
 from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
 from mint_train.errors import BackendError
+from mint_train.run_folder.description import QuantizationDescription
 from mint_train.run_folder.files import whole_folder
 from mint_train.sdk import Datum, types
 
@@ -98,6 +100,21 @@ class LocalTrainingClient:
     def base_identity(self) -> Mapping[str, Any] | None:
         """Return what decides the logprobs of the base model."""
         return base_identity(self.model)
+
+    def quantization(self, data: Sequence[Datum]) -> QuantizationDescription | None:
+        """Compare the base model's logprobs with those of the weights in its files."""
+        if quantization_of(self.model) is None:
+            return None
+        from mint_train.backends.local.load import load_weights
+
+        sequences = token_sequences(data, self.limits)
+        original = load_weights(str(self.model.get_base_model().name_or_path), "auto")
+        with model_errors():
+            found = self.engine.forward(sequences, adapter=False)
+            with unquantized(self.model, original):
+                expected = self.engine.forward(sequences, adapter=False)
+        masks = [sequence.loss_mask for sequence in sequences]
+        return difference(*([v[m] for v, m in zip(one, masks, strict=True)] for one in (found, expected)))
 
     def give_vocabulary(self, names: Sequence[str]) -> None:
         """Give, from now on, quantities over the vocabulary too; the adapter of now is their reference."""

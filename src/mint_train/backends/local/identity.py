@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import peft
 import torch
 from transformers import PreTrainedModel
+
+from mint_train.backends.local.quantized import quantization_of
 
 FILES = ("*.safetensors", "config.json")
 
@@ -30,12 +33,14 @@ def base_identity(adapted: peft.PeftModel) -> Mapping[str, Any] | None:
     )
     if weights is None:
         return None
+    kind = quantization_of(model)
     on_cuda = model.device.type == "cuda"
     return {
         "weights": weights,
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(model.device) if on_cuda else platform.machine(),
         "processor": None if on_cuda else torch.backends.cpu.get_cpu_capability(),
+        **({} if kind is None else {"quantized": [kind, version("bitsandbytes")]}),
         "threads": torch.get_num_threads(),
         "versions": [torch.__version__, peft.__version__],
     }

@@ -18,7 +18,8 @@ from mint_train.backends.local.group import Group, LostProcessError
 from mint_train.backends.local.packing import TokenSequence, divide_sequences
 from mint_train.backends.local.part import Opening, Part, Share, Values, raise_failure
 from mint_train.errors import BackendError
-from mint_train.sdk import types
+from mint_train.run_folder.description import QuantizationDescription
+from mint_train.sdk import Datum, types
 
 END = "end"
 """The request after which a process ends."""
@@ -168,6 +169,10 @@ class LeadingClient(LocalTrainingClient):
         """Return what decides the logprobs of the base model; shares of a batch round otherwise."""
         identity = super().base_identity()
         return identity and {**identity, "processes": self.leader.group.count}
+
+    def quantization(self, data: Sequence[Datum]) -> QuantizationDescription | None:
+        """Compare the base model's logprobs with those of its unquantised weights, in process 0 alone."""
+        return self.leader.part.held[self.number].client.quantization(data)
 
     def optim_step(self, adam_params: types.AdamParams) -> Future[types.OptimStepResponse]:
         """Sum the gradients over the processes, and update the adapter in each."""

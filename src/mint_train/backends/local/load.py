@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from mint_train.backends.local.adapter import LoraShape, add_adapter
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
+from mint_train.backends.local.quantized import quantize_layers, require_bitsandbytes
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, PeftConfig
 from mint_train.errors import BackendError, UserError
 from mint_train.run_folder.files import files_for_all
 from mint_train.run_folder.folder import holds_run
+from mint_train.settings.model import Quantization
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """Errors that transformers raises for missing, broken and incompatible files."""
@@ -36,6 +38,7 @@ def open_local_client(
     folder: Path,
     *,
     dtype: Dtype = "auto",
+    quantize: Quantization | None = None,
     max_tokens_in_flight: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> LocalTrainingClient:
@@ -47,6 +50,7 @@ def open_local_client(
         seed: seed of the adapter's initial weights.
         folder: where the client saves states and the adapter.
         dtype: dtype of the frozen weights; auto means bfloat16 on CUDA and float32 elsewhere.
+        quantize: how the frozen linear layers are quantised; None leaves them.
         max_tokens_in_flight: most tokens whose activations are kept at once; None: as memory allows.
         gradient_checkpointing: recompute activations in the backward.
 
@@ -58,7 +62,7 @@ def open_local_client(
     if model is None:
         model = str(folder / "base_model")
         write_starter_model(Path(model))
-    base, tokenizer = load_base(model, dtype)
+    base, tokenizer = load_base(model, dtype, quantize)
     adapted = add_adapter(base, lora, seed)
     with model_errors():
         engine = Engine(
@@ -96,22 +100,54 @@ def write_starter_model(folder: Path) -> None:
         raise BackendError(f"the base model cannot be written to {folder}: {reason}") from error
 
 
-def load_base(name: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    name: str, dtype: Dtype, quantize: Quantization | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer from safetensors, without running the model's own code.
 
     Raises:
-        UserError: one of them cannot be loaded; the message says which and why.
+        UserError: one of them cannot be loaded, with the reason; or bitsandbytes is missing.
+        OptionError: the model has no layers that can be quantised.
     """
     tokenizer = load_tokenizer(name)
+    return load_model(name, computing_dtype(dtype), quantize), tokenizer
+
+
+def load_model(name: str, dtype: torch.dtype, quantize: Quantization | None) -> PreTrainedModel:
+    """Load a causal language model onto the device that computes.
+
+    Raises:
+        UserError: it cannot be loaded, or bitsandbytes is missing.
+        OptionError: it has no layers that can be quantised.
+    """
+    device = torch.device(computing_device())
+    if quantize is None:
+        base: Any = load_weights(name, dtype)
+    else:
+        require_bitsandbytes(quantize)
+        # in the dtype of their files, weights are pages of these files and take no memory of their own
+        base = load_weights(name, "auto" if dtype is torch.float32 else dtype)
+        quantize_layers(base, quantize, device, dtype)
+        for parameter in base.parameters():
+            parameter.data = parameter.data.to(dtype)
+    base.to(device)
+    base.eval()
+    return cast("PreTrainedModel", base)
+
+
+def load_weights(name: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """Load a causal language model in a dtype, or in that of its files.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=computing_dtype(dtype), use_safetensors=True, trust_remote_code=False
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
         raise cannot_load(name, "model", error) from error
-    base.to(computing_device())
-    base.eval()
-    return base, tokenizer
+    return cast("PreTrainedModel", base)
 
 
 def computing_device() -> str:

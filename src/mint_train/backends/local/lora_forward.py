@@ -15,6 +15,8 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import nn
 
+from mint_train.backends.local.quantized import QuantizedLinear
+
 
 class LoraWeights(NamedTuple):
     """A layer's LoRA: ``down`` ``[rank, in]``, ``up`` ``[out, rank]`` and the factor of its output."""
@@ -25,11 +27,11 @@ class LoraWeights(NamedTuple):
 
 
 def plain_lora(module: nn.Module) -> LoraWeights | None:
-    """Return the adapter of a PEFT layer, or None unless it is plain LoRA over a plain linear layer.
+    """Return the adapter of a PEFT layer, or None unless it is plain LoRA over a frozen linear layer.
 
     Plain means: one active adapter, not merged, no active dropout, no bias of its own, no variant (DoRA).
     """
-    if not isinstance(module, PeftLinear) or type(module.base_layer) is not nn.Linear:
+    if not isinstance(module, PeftLinear) or not _is_frozen(module.base_layer):
         return None
     active = [name for name in module.active_adapters if name in module.lora_A]
     if module.merged or len(active) != 1 or active[0] in module.lora_variant:
@@ -37,11 +39,17 @@ def plain_lora(module: nn.Module) -> LoraWeights | None:
     (name,) = active
     down, up, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
     dropping = isinstance(dropout, nn.Dropout) and dropout.p > 0 and dropout.training
-    if dropping or up.bias is not None or module.base_layer.weight.requires_grad:
+    if dropping or up.bias is not None:
         return None
     return LoraWeights(
         cast(torch.Tensor, down.weight), cast(torch.Tensor, up.weight), float(module.scaling[name])
     )
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    if isinstance(layer, QuantizedLinear):
+        return True
+    return type(layer) is nn.Linear and not layer.weight.requires_grad
 
 
 @contextmanager
@@ -73,13 +81,14 @@ def _forward(
 ) -> torch.Tensor:
     if args or kwargs:
         return type(layer).forward(layer, x, *args, **kwargs)
-    base = layer.base_layer
-    weights = (lora.down, lora.up, base.weight, base.bias, lora.scale)
-    return cast(torch.Tensor, _LoraLinear.apply(x, *weights))
+    return cast(torch.Tensor, _LoraLinear.apply(x, lora.down, lora.up, layer.base_layer, lora.scale))
 
 
 class _LoraLinear(torch.autograd.Function):
-    """``x @ (weight + scale * up @ down).T + bias`` with a frozen weight, for any leading dimensions."""
+    """``x @ (weight + scale * up @ down).T + bias`` with a frozen layer, for any leading dimensions.
+
+    The layer is kept for the backward, not its weight: a quantised one computes that when it is asked.
+    """
 
     @staticmethod
     def forward(
@@ -87,28 +96,27 @@ class _LoraLinear(torch.autograd.Function):
         x: torch.Tensor,
         down: torch.Tensor,
         up: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        base: nn.Linear,
         scale: float,
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         # The adapter is float32 even if the base is bfloat16; products are computed in the base's dtype.
         down_here, up_here = down.to(x.dtype), up.to(x.dtype)
         inner = rows @ down_here.T
-        out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        out = rows @ base.weight.T if base.bias is None else torch.addmm(base.bias, rows, base.weight.T)
         out.addmm_(inner, up_here.T, alpha=scale)
-        ctx.save_for_backward(x, inner, down, up, weight)
-        ctx.scale = scale
+        ctx.save_for_backward(x, inner, down, up)
+        ctx.base, ctx.scale = base, scale
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, inner, down, up, weight = ctx.saved_tensors
+        x, inner, down, up = ctx.saved_tensors
         rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grad_inner = (grad_rows @ up.to(x.dtype)).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_rows @ weight).addmm_(grad_inner, down.to(x.dtype)).view(x.shape)
+            grad_x = (grad_rows @ ctx.base.weight).addmm_(grad_inner, down.to(x.dtype)).view(x.shape)
         grad_down = (grad_inner.T @ rows).to(down.dtype)
         grad_up = (grad_rows.T @ inner).mul_(ctx.scale).to(up.dtype)
-        return grad_x, grad_down, grad_up, None, None, None
+        return grad_x, grad_down, grad_up, None, None

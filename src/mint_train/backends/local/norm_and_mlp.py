@@ -53,7 +53,9 @@ def _lean_forward(module: nn.Module) -> Forward | None:
 
 def _agree(module: nn.Module, forward: Forward) -> bool:
     """Return whether `forward` agrees with the module's own forward on random rows."""
-    weight = next(module.parameters())
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        weight = cast(torch.Tensor, cast(Any, module).gate_proj.weight)
     tolerance = AGREEMENT.get((weight.device.type, weight.dtype))
     if tolerance is None:
         return False

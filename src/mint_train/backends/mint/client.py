@@ -101,6 +101,9 @@ class MintTrainingClient:
         """Return what decides the logprobs of the base model, as far as the service says it."""
         return self.session.base_identity(self.settings)
 
+    def quantization(self, data: Sequence[Datum]) -> None:
+        """Return None: how a service keeps weights is its own business."""
+
     def give_vocabulary(self, names: Sequence[str]) -> None:
         """Refuse: a service answers with the logprobs of target tokens."""
         raise BackendError(f"a service gives logprobs of target tokens, and not {', '.join(names)}")

@@ -13,7 +13,7 @@ from mint_train.cli.options import Command, complete_folder, parse_assignments, 
 from mint_train.cli.start_up import load_libraries
 
 POLICY_SETTINGS = (
-    *("model", "backend", "base_url", "dtype"),
+    *("model", "backend", "base_url", "dtype", "quantize"),
     *("columns", "on_bad_row", "max_row_bytes"),
     *("special_tokens", "render", "chat_template", "chat_template_kwargs"),
 )

@@ -12,14 +12,25 @@ from typing import Any
 
 import pytest
 import torch
+from engine_models import (
+    assert_same_gradients,
+    entangled_loss,
+    gradients_of,
+    make_model,
+    make_sequences,
+    plain_gradients,
+    random_tokens,
+)
 from run_files import checkpoints, description, metrics
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import mint_train
+from mint_train.backends.local.engine import Engine
 from mint_train.backends.local.memory import counted_saved_bytes
 from mint_train.backends.local.quantized import QuantizedLinear
+from mint_train.backends.local.scoring import ScoringMode
 from mint_train.run_folder.records import STATE_FILE
 
 INSTALLED = Path(sys.prefix, "quantize")
@@ -122,6 +133,21 @@ def test_a_layer_keeps_nothing_for_its_backward(kind: Any, shape: tuple[int, int
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(x.grad, 2 * expected @ weight)
     assert (weight - plain.weight).abs().max() < 0.2 * plain.weight.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_gradients_are_those_of_the_dequantised_weights(kind: Any) -> None:
+    quantised, plain = make_model("qwen3"), make_model("qwen3")
+    for path, layer in list(plain.named_modules()):
+        if path.endswith(".base_layer"):
+            packed = QuantizedLinear(layer, kind, torch.device("cpu"), torch.float32)
+            quantised.set_submodule(path, packed)
+            layer.weight.data = packed.weight
+    engine = Engine(quantised, max_tokens_in_flight=1000, min_shared_tokens=2)
+    sequences = make_sequences(random_tokens([9, 17, 5]))
+    assert engine.mode is ScoringMode.PACKED
+    found = gradients_of(quantised, lambda: engine.forward_backward(sequences, entangled_loss))
+    assert_same_gradients(found, plain_gradients(plain, sequences))
 
 
 def test_the_run_says_how_far_logprobs_are_off(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -289,11 +289,12 @@ def test_what_cannot_be_quantised_is_one_line(
     assert message in err
 
 
+@pytest.mark.parametrize("asked", [(), ("--dry-run",)])
 def test_without_bitsandbytes_it_says_what_to_install(
-    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    status, _, err = run_cli("--loss", "dpo", "--backend", "local", "--quantize", "nf4")
+    status, _, err = run_cli("--loss", "dpo", "--backend", "local", "--quantize", "nf4", *asked)
     assert status == 2
     assert err == "mint-train: --quantize nf4 needs the package bitsandbytes: pip install bitsandbytes\n"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from mint_train.backends.base import Backend
 from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.mint.backend import MintBackend
 from mint_train.backends.ranks import Led, refuse_several_processes
-from mint_train.errors import OptionError
-from mint_train.settings.model import Settings
+from mint_train.errors import OptionError, UserError
+from mint_train.settings.model import Quantization, Settings
 
 BACKENDS = {kind.name: kind for kind in (MintBackend, LocalBackend)}
 
@@ -16,8 +18,8 @@ def choose_backend(settings: Settings) -> Backend:
     """Return the backend that the settings name, else the service if there is a key, else this machine.
 
     Raises:
-        OptionError: a service computes, and `--quantize` is asked of it; or `torchrun` has started several
-            processes, and the backend does not train in them.
+        UserError: `--quantize` is given, and a service computes, or bitsandbytes is not installed.
+        OptionError: `torchrun` has started several processes, and the backend does not train in them.
     """
     if settings.backend != "auto":
         backend: Backend = BACKENDS[settings.backend](settings, f"--backend {settings.backend}")
@@ -25,13 +27,25 @@ def choose_backend(settings: Settings) -> Backend:
         backend = MintBackend(settings, "MINT_API_KEY is set")
     else:
         backend = LocalBackend(settings, "MINT_API_KEY is not set")
-    if backend.remote and settings.quantize is not None:
-        raise OptionError(
-            f"--quantize {settings.quantize}: a service decides how it keeps weights ({backend.reason}); "
-            "leave the option out, or train on this machine with --backend local"
-        )
+    if settings.quantize is not None:
+        refuse_unquantizable(settings.quantize, backend)
     if backend.remote:
         refuse_several_processes(f"Training on a service ({backend.reason})")
     elif Led.leader is None:
         refuse_several_processes("A Python program")
     return backend
+
+
+def refuse_unquantizable(kind: Quantization, backend: Backend) -> None:
+    """Refuse to quantise what another machine holds, or without the library that quantises.
+
+    Raises:
+        UserError: the message says what to do.
+    """
+    if backend.remote:
+        raise OptionError(
+            f"--quantize {kind}: a service decides how it keeps weights ({backend.reason}); leave the option "
+            "out, or train on this machine with --backend local"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"--quantize {kind} needs the package bitsandbytes: pip install bitsandbytes")

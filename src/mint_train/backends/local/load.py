@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from mint_train.backends.local.adapter import LoraShape, add_adapter
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
-from mint_train.backends.local.quantized import quantize_layers, require_bitsandbytes
+from mint_train.backends.local.quantized import quantize_layers
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, PeftConfig
 from mint_train.errors import BackendError, UserError
@@ -106,7 +106,7 @@ def load_base(
     """Load a causal language model and its tokenizer from safetensors, without running the model's own code.
 
     Raises:
-        UserError: one of them cannot be loaded, with the reason; or bitsandbytes is missing.
+        UserError: one of them cannot be loaded; the message says which and why.
         OptionError: the model has no layers that can be quantised.
     """
     tokenizer = load_tokenizer(name)
@@ -117,14 +117,13 @@ def load_model(name: str, dtype: torch.dtype, quantize: Quantization | None) -> 
     """Load a causal language model onto the device that computes.
 
     Raises:
-        UserError: it cannot be loaded, or bitsandbytes is missing.
+        UserError: it cannot be loaded.
         OptionError: it has no layers that can be quantised.
     """
     device = torch.device(computing_device())
     if quantize is None:
         base: Any = load_weights(name, dtype)
     else:
-        require_bitsandbytes(quantize)
         # in the dtype of their files, weights are pages of these files and take no memory of their own
         base = load_weights(name, "auto" if dtype is torch.float32 else dtype)
         quantize_layers(base, quantize, device, dtype)

@@ -6,9 +6,9 @@ quantised form is kept in between. Activations, adapters, embeddings and the out
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import OptionError
 from mint_train.run_folder.description import QuantizationDescription
 from mint_train.settings.model import Quantization
 
@@ -93,16 +93,6 @@ def _nf4(weight: torch.Tensor) -> Dequantized:
 QUANTIZERS: dict[Quantization, Callable[[torch.Tensor], Dequantized]] = {"int8": _int8, "nf4": _nf4}
 
 
-def require_bitsandbytes(kind: Quantization) -> None:
-    """Refuse to quantise without the library that does.
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"--quantize {kind} needs the package bitsandbytes: pip install bitsandbytes")
-
-
 def quantize_layers(
     model: PreTrainedModel, kind: Quantization, device: torch.device, dtype: torch.dtype
 ) -> None:
@@ -123,6 +113,13 @@ def quantize_layers(
     for path in paths:
         layer = cast(nn.Linear, model.get_submodule(path))
         model.set_submodule(path, QuantizedLinear(layer, kind, device, dtype))
+    return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what a C library such as glibc keeps of freed memory."""
+    with suppress(OSError, AttributeError, TypeError):  # where it does not have the function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear]]:

@@ -23,6 +23,10 @@ from mint_train.settings.model import Quantization
 NF4_BLOCK = 64
 """Weights that share a scale, as in QLoRA (arXiv 2305.14314)."""
 INT8_LARGEST = 127
+M_MMAP_THRESHOLD = -3
+"""The option of glibc's `mallopt` that fixes from which size on a block is mapped on its own."""
+LARGE_BLOCK = 2**21
+"""Bytes."""
 
 Dequantized: TypeAlias = Callable[[], torch.Tensor]
 
@@ -110,16 +114,20 @@ def quantize_layers(
             f"--quantize {kind}: {type(model).__name__} has no linear layers that can be quantised; leave "
             "the option out"
         )
+    unmap_freed_blocks()
     for path in paths:
         layer = cast(nn.Linear, model.get_submodule(path))
         model.set_submodule(path, QuantizedLinear(layer, kind, device, dtype))
-    return_freed_memory()
 
 
-def return_freed_memory() -> None:
-    """Give back to the system what a C library such as glibc keeps of freed memory."""
+def unmap_freed_blocks() -> None:
+    """Let a C library such as glibc give large blocks back to the system once they are freed.
+
+    Otherwise it keeps those of dequantised weights for others, and activations between them leave gaps into
+    which no weight fits: the peak of a step would be higher than without quantisation.
+    """
     with suppress(OSError, AttributeError, TypeError):  # where it does not have the function
-        ctypes.CDLL(None).malloc_trim(0)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear]]:

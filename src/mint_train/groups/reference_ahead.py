@@ -122,7 +122,7 @@ class LogprobsAhead(ReferenceLogprobs):
         if self.settled:
             return
         try:
-            self._adapter.open()  # once more, as what the thread met may have passed
+            self._adapter.open()  # again: what the thread met may have passed
         except ServiceError:
             raise
         except MintTrainError as refused:

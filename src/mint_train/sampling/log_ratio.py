@@ -25,7 +25,7 @@ from mint_train.trained.find import Trained, find_trained
 class LogRatio:
     """Log-ratios of a run's policy to the one before its first step.
 
-    Both policies are closed when it is no longer referenced, and at the latest when the program ends.
+    Both policies are closed when nothing refers to it any more, or when the program ends.
     """
 
     def __init__(self, run: str) -> None:

@@ -26,7 +26,7 @@ class LostProcessError(BackendError):
 
 
 class Group:
-    """All processes of a run. Every method but `leave` is called in each of them, in the same order."""
+    """All processes of a run. Every method but `close` is called in each of them, in the same order."""
 
     def __init__(self, ranks: Ranks) -> None:
         """Join the group: the device, the threads and the connections of this process.
@@ -86,10 +86,9 @@ class Group:
         with self.reached():
             dist.all_reduce(tensor)
 
-    def leave(self) -> None:
-        """Close the connections."""
-        if not self.lost:
-            dist.destroy_process_group()
+    def close(self) -> None:
+        """Close the connections and end torch's threads; one that outlives Python could abort the process."""
+        dist.destroy_process_group()
 
     @contextmanager
     def reached(self) -> Iterator[None]:

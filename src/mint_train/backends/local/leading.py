@@ -85,7 +85,7 @@ class Leader:
         if self.between and not self.group.lost:
             with suppress(LostProcessError):
                 self.group.hand_out([(END, [], ())] * self.group.count)
-        self.group.leave()
+        self.group.close()
 
 
 class SharedEngine:

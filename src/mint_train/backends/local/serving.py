@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mint_train.backends.local.group import Group
@@ -42,11 +42,9 @@ def serve(ranks: Ranks) -> int:
     handle_signals(signal.SIG_DFL)  # nothing has begun
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     try:
-        group = Group(ranks)
-        handle_signals(signal.SIG_IGN)
-        with tempfile.TemporaryDirectory() as scratch:
+        with closing(Group(ranks)) as group, tempfile.TemporaryDirectory() as scratch:
+            handle_signals(signal.SIG_IGN)
             answer(Part(group, Path(scratch)))
-        group.leave()
     except MintTrainError as error:
         return error.exit_status
     except Exception as error:  # what nobody foresaw, and process 0 cannot know

@@ -82,7 +82,8 @@ def in_fresh_process(case: tuple[str, str], options: argparse.Namespace) -> dict
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Load the model and take steps; `saved` only makes it."""
     import torch
-    from gpu_models import LEARNING_RATE, QWEN3_600M, Bench, Case, dpo_loss, sequences_of
+    from gpu_models import LEARNING_RATE, Bench, Case, dpo_loss, sequences_of
+    from model_shapes import QWEN3_600M
 
     torch.set_num_threads(options.threads)
     bench = Bench(tiny=True)

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from local_losses import make_rows
+from model_shapes import QWEN3_600M, SMALL
 
 RANK, LEARNING_RATE, SEED = 16, 1e-4, 0
 EPOCHS = 3
 """The cost of reference logprobs, computed once, is divided by the steps of this many epochs."""
-VOCABULARY = 32_768
+SHAPES = {"26M": SMALL, "qwen3-0.6b": QWEN3_600M}
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Write a Qwen3-shaped model of 26 M random parameters, a tokenizer and the rows of a loss."""
+    """Write a Qwen3 model with random weights, a tokenizer and the rows of a loss."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -25,18 +26,7 @@ def prepare(options: argparse.Namespace) -> None:
     tokenizer = make_tokenizer([turn["value"] for row in rows for turn in turns(row)])
     tokenizer.save_pretrained(options.folder)
     torch.manual_seed(SEED)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1024,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        tie_word_embeddings=True,
-        max_position_embeddings=4096,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(Qwen3Config(**SHAPES[options.shape]))
     model.save_pretrained(options.folder)
     # TRL drops a pair whose prompt alone fills the length, so take pairs that both sides can train on.
     fitting = [texts(row) for row in rows]
@@ -67,7 +57,7 @@ def make_tokenizer(corpus: list[str]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=SMALL["vocab_size"],
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

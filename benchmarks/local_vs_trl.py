@@ -1,6 +1,7 @@
 """Time and memory of a training step: this project beside TRL, with the same model, rows and loss.
 
     python benchmarks/local_vs_trl.py --trl-python VENV/bin/python [--loss dpo|simpo|orpo|kto|ranking|grpo]
+        [--shape 26M|qwen3-0.6b]
 
 Both sides have the same adapter at step 1. SimPO and ORPO run beside TRL's CPOTrainer and ORPOTrainer; TRL's
 ORPO has the NLL of the prompts in its loss, so ours has it here. KTO's completions have a prompt each, and
@@ -29,6 +30,7 @@ from local_losses import LOSSES, REFERENCED, Facts, LossOf, Step, loss_function,
 from local_models import (
     EPOCHS,
     LEARNING_RATE,
+    SHAPES,
     load_model,
     lora_config,
     peak_memory,
@@ -78,6 +80,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--trl-python", default=sys.executable, help="an interpreter that has trl")
     parser.add_argument("--loss", choices=LOSSES, default="dpo")
+    parser.add_argument("--shape", choices=SHAPES, default="26M", help="of the model")
     parser.add_argument("--sides", nargs="+", choices=SIDES, help="by default all that the loss has")
     parser.add_argument("--pairs", type=int, default=20, help="pairs in the data set")
     parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")

@@ -24,7 +24,7 @@ define timed
 @echo '$(1) ...'; start=$$(date +%s); $(2) && echo "took $$(( $$(date +%s) - start )) s: $(1)"
 endef
 
-.PHONY: help run test every-test lint types tests servers fast fix docs wheels benchmark clean
+.PHONY: help run test every-test lint types tests servers fast fix docs wheels benchmark given-data clean
 help:
 	@echo "make run        install into $(VENV), with all losses and plots, and train DPO on this machine"
 	@echo "make test       everything that must hold: lint, types, docs, and all tests"
@@ -36,7 +36,7 @@ help:
 	@echo "make fix        format, and repair what the linter can"
 	@echo "make docs       build the documentation site; a warning is an error"
 	@echo "make wheels     build every distribution into dist"
-	@echo "make benchmark  a training step beside TRL's, which gets an environment of its own"
+	@echo "make benchmark  a training step on DATA=FILE beside TRL's, which gets its own environment"
 	@echo "make clean      remove what these made, the environments included"
 
 run: $(VENV)/installed-run
@@ -81,8 +81,11 @@ docs: $(VENV)/installed-dev
 wheels: $(VENV)/installed-dev
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir dist . $(PLUGINS)
 
-benchmark: $(VENV)/installed-dev $(TRL)/installed
-	$(BIN)/python benchmarks/local_vs_trl.py --trl-python $(TRL)/bin/python
+benchmark: given-data $(VENV)/installed-dev $(TRL)/installed
+	$(BIN)/python benchmarks/local_vs_trl.py --data $(DATA) --trl-python $(TRL)/bin/python
+
+given-data:
+	@test -f "$(DATA)" || { echo "give a JSON file of pairs in ShareGPT form: make benchmark DATA=FILE"; exit 2; }
 
 clean:
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

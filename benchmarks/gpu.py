@@ -113,7 +113,8 @@ def importable(name: str) -> bool:
 def check(bench: Any, name: str) -> bool:
     """Compare logprobs and gradients with a plain float32 forward on the CPU; print and judge."""
     import torch
-    from gpu_models import TINY, Case, dpo_loss, plain_logprobs, sequences_of
+    from gpu_models import Case, dpo_loss, plain_logprobs, sequences_of
+    from model_shapes import TINY
 
     from mint_train.backends.local.engine import Engine
 

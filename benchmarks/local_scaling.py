@@ -1,6 +1,6 @@
 """Step time and memory of the embedded backend from 1 to 64 pairs, with a fixed `--max-tokens-in-flight`.
 
-    python benchmarks/local_scaling.py [--figure docs/figures/local-scaling.svg]
+    python benchmarks/local_scaling.py --data dpo_en_demo.json [--figure docs/figures/local-scaling.svg]
 
 Model, pairs and step are those of `local_vs_trl.py`, without a reference. Each count runs in a fresh
 process. Times are CPU seconds over all threads, which depend less on other programs than wall time.
@@ -50,8 +50,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = Path(__file__).resolve().parent.parent / "../shared/data/dpo_en_demo.json"
-    parser.add_argument("--data", default=str(data), help="pairs in ShareGPT form")
+    parser.add_argument("--data", required=True, help="pairs in ShareGPT form")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="pairs per step")
     parser.add_argument("--max-tokens-in-flight", type=int, default=1024)
     parser.add_argument("--max-length", type=int, default=512)

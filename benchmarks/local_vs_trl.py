@@ -1,7 +1,7 @@
 """Time and memory of a training step: this project beside TRL, with the same model, rows and loss.
 
-    python benchmarks/local_vs_trl.py --trl-python VENV/bin/python [--loss dpo|simpo|orpo|kto|ranking|grpo]
-        [--shape 26M|qwen3-0.6b]
+    python benchmarks/local_vs_trl.py --data dpo_en_demo.json --trl-python VENV/bin/python
+        [--loss dpo|simpo|orpo|kto|ranking|grpo] [--shape 26M|qwen3-0.6b]
 
 Both sides have the same adapter at step 1. SimPO and ORPO run beside TRL's CPOTrainer and ORPOTrainer; TRL's
 ORPO has the NLL of the prompts in its loss, so ours has it here. KTO's completions have a prompt each, and
@@ -74,10 +74,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    root = Path(__file__).resolve().parent.parent
-    parser.add_argument(
-        "--data", default=str(root / "../shared/data/dpo_en_demo.json"), help="pairs in ShareGPT form"
-    )
+    parser.add_argument("--data", required=True, help="pairs in ShareGPT form")
     parser.add_argument("--trl-python", default=sys.executable, help="an interpreter that has trl")
     parser.add_argument("--loss", choices=LOSSES, default="dpo")
     parser.add_argument("--shape", choices=SHAPES, default="26M", help="of the model")

@@ -35,7 +35,8 @@ def main() -> int:
     print(f"| {' | '.join(HEADS)} |\n|{' ---: |' * len(HEADS)}")
     table = []
     with tempfile.TemporaryDirectory() as folder:
-        options.folder, options.pairs, options.loss = folder, max(options.counts), "dpo"
+        options.folder, options.pairs = folder, max(options.counts)
+        options.loss, options.shape = "dpo", "26M"
         prepare(options)
         for count in options.counts:
             options.count = count
@@ -65,7 +66,7 @@ def parse_options() -> argparse.Namespace:
 
 def in_fresh_process(options: argparse.Namespace) -> dict[str, Any]:
     result = Path(options.folder) / "result.json"
-    names = ("folder", "count", "max_tokens_in_flight", "max_length", "steps", "threads")
+    names = ("data", "folder", "count", "max_tokens_in_flight", "max_length", "steps", "threads")
     flags = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, __file__, f"--result={result}", *flags]

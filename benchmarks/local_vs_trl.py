@@ -100,7 +100,7 @@ def in_fresh_process(side: str, options: argparse.Namespace) -> dict[str, Any]:
     result = Path(options.folder) / f"{side}.json"
     passed = {
         name: getattr(options, name)
-        for name in ("folder", "loss", "max_length", "batch_size", "steps", "threads")
+        for name in ("data", "folder", "loss", "max_length", "batch_size", "steps", "threads")
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in passed.items()]
     python = sys.executable if side == "ours" else options.trl_python

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mint_train.backends.local import logprobs as logprobs_module
-from mint_train.backends.local import norm_and_mlp
+from mint_train.backends.local import norm_and_mlp, swiglu
 from mint_train.backends.local.engine import Engine, TokenSequence
 from mint_train.backends.local.scoring import ScoringMode
 
@@ -183,12 +183,28 @@ def test_replaced_modules_agree_over_several_blocks(
     name: str, norms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One or two rows of 32 numbers per block.
-    monkeypatch.setattr(norm_and_mlp, "CACHED_BYTES", 128)
+    monkeypatch.setattr(swiglu, "CACHED_BYTES", 128)
     model = model_of(name)
     found = [type(module).__name__ for module in norm_and_mlp.lean_forwards(model)]
     assert sum("Norm" in kind for kind in found) == norms
     assert sum("MLP" in kind for kind in found) == (0 if name == "gemma2-softcap" else 2)
     assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))
+
+
+def test_of_each_mlp_only_gate_and_up_are_kept_for_the_backward() -> None:
+    model = model_of("qwen3")
+    engine = Engine(model, max_tokens_in_flight=1000)
+    width, layers = model.config.intermediate_size, model.config.num_hidden_layers
+    saved: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 3 and tensor.shape[-1] == width:
+            saved.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        engine.forward_backward(make_sequences(LAYOUTS["pairs"]), entangled_loss)
+    assert len(set(saved)) == 2 * layers
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2-softcap", "granite-scaled"])

@@ -8,15 +8,15 @@ output on random input, so no list of architectures is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-CACHED_BYTES = 2**18
-"""Bytes of one operand per block and core, so that a few operands fit a core's L2 cache."""
+from mint_train.backends.local.lora_forward import fused_forward
+from mint_train.backends.local.swiglu import SwiGlu, as_rows, cached_blocks
 
 CHECKED_ROWS = 5
 AGREEMENT = {
@@ -74,17 +74,11 @@ def _norm_forward(module: nn.Module, eps: float, x: torch.Tensor) -> torch.Tenso
 
 
 def _gated_forward(module: Any, x: torch.Tensor) -> torch.Tensor:
-    return cast(torch.Tensor, module.down_proj(_SwiGlu.apply(module.gate_proj(x), module.up_proj(x))))
-
-
-def _blocks(rows: torch.Tensor) -> Iterator[slice]:
-    """Yield blocks of rows that fit a CPU's cache; on other devices, all rows."""
-    if rows.device.type != "cpu":
-        yield slice(0, len(rows))
-        return
-    step = max(1, torch.get_num_threads() * CACHED_BYTES // (rows.element_size() * rows.shape[1]))
-    for start in range(0, len(rows), step):
-        yield slice(start, min(start + step, len(rows)))
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    fused = fused_forward(module.down_proj)
+    if fused is not None:
+        return fused.of_swiglu(gate, up)
+    return cast(torch.Tensor, module.down_proj(SwiGlu.apply(gate, up)))
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -92,10 +86,10 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+        rows = as_rows(x)
         out = torch.empty_like(rows)
         inverse = rows.new_empty(len(rows), 1)
-        for block in _blocks(rows):
+        for block in cached_blocks(rows):
             part, result, factor = rows[block], out[block], inverse[block]
             torch.mean(torch.mul(part, part, out=result), 1, keepdim=True, out=factor)
             factor.add_(eps).rsqrt_()
@@ -106,36 +100,12 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
-        rows, grad_rows = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
+        rows, grad_rows = as_rows(x), as_rows(grad)
         grad_x = torch.empty_like(rows)
-        for block in _blocks(rows):
+        for block in cached_blocks(rows):
             factor, result = inverse[block], grad_x[block]
             normed = rows[block] * factor
             torch.mul(grad_rows[block], weight, out=result)
             along = (result * normed).mean(1, keepdim=True)
             result.addcmul_(normed, along, value=-1).mul_(factor)
         return grad_x.view(x.shape), None, None
-
-
-class _SwiGlu(torch.autograd.Function):
-    """``silu(gate) * up``; the backward recomputes ``silu(gate)`` instead of saving it."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        gates, ups = (states.reshape(-1, states.shape[-1]) for states in (gate, up))
-        out = torch.empty_like(gates)
-        for block in _blocks(gates):
-            torch.mul(nn.functional.silu(gates[block]), ups[block], out=out[block])
-        ctx.save_for_backward(gate, up)
-        return out.view(gate.shape)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        gate, up = ctx.saved_tensors
-        gates, ups, grads = (states.reshape(-1, gate.shape[-1]) for states in (gate, up, grad))
-        grad_gate, grad_up = torch.empty_like(gates), torch.empty_like(ups)
-        for block in _blocks(gates):
-            torch.mul(grads[block], nn.functional.silu(gates[block]), out=grad_up[block])
-            inner = grads[block] * ups[block]
-            torch.ops.aten.silu_backward(inner, gates[block], grad_input=grad_gate[block])
-        return grad_gate.view(gate.shape), grad_up.view(up.shape)

@@ -80,6 +80,15 @@ class Renderer:
         """Whether texts are noted alone, to be encoded together."""
         return getattr(self.tokenizer, "notes", False) is True
 
+    def _check_markers(self, value: Any) -> None:
+        """Look for turn markers in the texts of a value, unless they are noted alone.
+
+        Raises:
+            SpecialTokenError: there is one, and `--special-tokens fail` refuses it.
+        """
+        if not self._notes:
+            self._markers.check(texts_of(value))
+
     def prompt_tokens(self, prompt: RenderedPrompt) -> list[int]:
         """Return the token ids of a prompt, up to where the assistant's answer begins.
 
@@ -92,7 +101,7 @@ class Renderer:
         if self.rendering.form == "raw":
             return raw_prompt_tokens(given, self.tokenizer)
         conversation = as_conversation(given)
-        self._markers.check(texts_of(conversation))
+        self._check_markers(conversation)
         if self.rendering.form == "template":
             return self._templates.prompt_tokens(conversation)
         return self._recipe_prompt(conversation)
@@ -144,7 +153,7 @@ class Renderer:
         if self.rendering.form == "raw":
             return raw_completion_tokens(given, self.tokenizer, name)
         text = completion_text(given, name)
-        self._markers.check([text])
+        self._check_markers(text)
         return build_completion_tokens(text, self.tokenizer)
 
     def token_offsets(self, completion: str, name: str = CLOSER) -> list[tuple[int, int]]:
@@ -212,7 +221,7 @@ class Renderer:
         self, prompt: Conversation, completions: Sequence[Any], names: Sequence[str]
     ) -> list[Datum]:
         """Build datums of whole conversations."""
-        self._markers.check(texts_of([prompt, *completions]))
+        self._check_markers([prompt, *completions])
         asked = self._templates.asked(prompt, completions, names)
         if self._notes:
             return [MADE_UP] * len(completions)

@@ -7,7 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from uuid import uuid4
 
 from tokenizers import Tokenizer
@@ -87,6 +87,16 @@ class GuardedTokenizer:
         """Whether texts are noted alone, and the tokens that come back are made up."""
         return isinstance(self._encoder, BatchTokenizer) and self._encoder.notes
 
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's own; named here, as each row asks for it."""
+        return self._tokenizer.chat_template
+
+    @cached_property
+    def eos_token_id(self) -> int | None:
+        """The tokenizer's own; kept, as each completion asks for it and transformers is slow to say."""
+        return cast("int | None", self._tokenizer.eos_token_id)
+
     def encoded(self, chunks: Iterable[Chunk], flatten: Callable[[Any], object]) -> Iterator[Chunk]:
         """Yield each chunk once its texts are encoded, where the tokenizer can do that ahead."""
 
@@ -110,7 +120,8 @@ class GuardedTokenizer:
         Raises:
             SpecialTokenError: with "fail", or where this tokenizer cannot split.
         """
-        marked, met = self._mark(text)
+        # what a text holds is looked for once, when its tokens are taken
+        marked, met = (text, []) if self.notes else self._mark(text)
         if not met or self._allowed(*met[0]):
             return list(self._encoder.encode(text, add_special_tokens=add_special_tokens, **more))
         return self._encode_marked(marked, add_special_tokens)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-CPU_BLOCK = (2048, 1040)
+CPU_BLOCK = (1024, 1040)
 """Rows and tokens per block on a CPU, chosen so that a block stays in cache between its product and its
 softmax. The width is not a power of two, because rows would then compete for the same cache lines."""
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from local_losses import make_rows
-from model_shapes import QWEN3_600M, SMALL
+from model_shapes import QWEN3_600M, SHAPE_26M
 
 RANK, LEARNING_RATE, SEED = 16, 1e-4, 0
 EPOCHS = 3
 """The cost of reference logprobs, computed once, is divided by the steps of this many epochs."""
-SHAPES = {"26M": SMALL, "qwen3-0.6b": QWEN3_600M}
+SHAPES = {"26M": SHAPE_26M, "qwen3-0.6b": QWEN3_600M}
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
 
@@ -57,7 +57,7 @@ def make_tokenizer(corpus: list[str]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=SMALL["vocab_size"],
+        vocab_size=SHAPE_26M["vocab_size"],
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

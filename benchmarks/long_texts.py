@@ -19,17 +19,8 @@ import sys
 import time
 from typing import Any
 
-SHAPE_26M: dict[str, Any] = {
-    "vocab_size": 32_768,
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 32_768,
-}
+from model_shapes import SHAPE_26M
+
 CASES = {"a pair of 1,024": 1024, "a pair of 4,096": 4096, "ranking, shared": 0, "ranking, not shared": 0}
 PROMPT, COMPLETION, COMPLETIONS = 2048, 128, 8
 MEMORY_BAR, RANKING_BAR = 2.0, 0.3

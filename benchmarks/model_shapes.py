@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SMALL: dict[str, Any] = {
+SHAPE_26M: dict[str, Any] = {
     "vocab_size": 32_768,
     "hidden_size": 512,
     "intermediate_size": 1024,
@@ -12,11 +12,10 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 64,
-    "max_position_embeddings": 4096,
+    "max_position_embeddings": 32_768,
     "tie_word_embeddings": True,
 }
-"""26M parameters."""
-QWEN3_600M = SMALL | {
+QWEN3_600M = SHAPE_26M | {
     "vocab_size": 151_936,
     "hidden_size": 1024,
     "intermediate_size": 3072,

@@ -89,7 +89,7 @@ def measure(case: str, form: str) -> dict[str, float]:
     """Take one step to warm up and one that counts."""
     import torch
     from gpu_models import Bench
-    from long_texts import SHAPE_26M
+    from model_shapes import SHAPE_26M
 
     from mint_train.backends.local.client import LocalTrainingClient
     from mint_train.backends.local.engine import Engine
@@ -150,7 +150,7 @@ def service(rounds: int) -> bool:
 def served(folder: Path) -> Iterator[Any]:
     """Start a server, and give what trains on it in a form and returns the lines of its steps."""
     import torch
-    from long_texts import SHAPE_26M
+    from model_shapes import SHAPE_26M
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from mint_train.backends.local.starter_model import make_starter_tokenizer

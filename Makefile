@@ -82,7 +82,7 @@ wheels: $(VENV)/installed-dev
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir dist . $(PLUGINS)
 
 benchmark: given-data $(VENV)/installed-dev $(TRL)/installed
-	$(BIN)/python benchmarks/local_vs_trl.py --data $(DATA) --trl-python $(TRL)/bin/python
+	$(BIN)/python benchmarks/local_vs_trl.py --data "$(DATA)" --trl-python $(TRL)/bin/python
 
 given-data:
 	@test -f "$(DATA)" || { echo "give a JSON file of pairs in ShareGPT form: make benchmark DATA=FILE"; exit 2; }

@@ -178,7 +178,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_tensor_has_a_number_per_token_and_entry_of_the_vocabulary() -> None:
-    tokens, vocabulary, width = 3000, 8000, 4
+    tokens, vocabulary, width = 3000, 5000, 4
     hidden = drawn(tokens, width, seed=1).float().requires_grad_()
     head = Head(drawn(vocabulary, width, seed=3).float())
     reference = States(drawn(tokens, width, seed=2).float(), head)

@@ -10,12 +10,13 @@ from mint_train.errors import RowError
 from mint_train.rows.columns import value_text
 from mint_train.rows.conversations import as_messages
 from mint_train.rows.form import Answers, Form
+from mint_train.rows.grades import RANK_KEYS, SCORE_KEYS, find_grades
 from mint_train.rows.messages import ChatMessage, are_messages, chat_message, chat_messages, is_message
 from mint_train.rows.prompts import closed, dialogue, is_dialogue
 from mint_train.rows.row import kind
 from mint_train.rows.trees import ComparedTurn, compared_turns
-from mint_train.rows.values import as_number, from_json, given, grade, number, text
-from mint_train.rows.verdicts import VERDICTS, ColumnRefusedError, Survey, better_of, shown
+from mint_train.rows.values import as_number, from_json, given, number, text
+from mint_train.rows.verdicts import VERDICTS, Survey, better_of
 
 STEMS = (
     "completion", "response", "answer", "output", "conversation", "conv", "summary", "human_ref", "candidate",
@@ -35,10 +36,6 @@ TEXT_KEYS = (
     "summary",
     "message",
 )
-RANK_KEYS = ("rank", "ranking")
-SCORE_KEYS = ("overall_score", "score", "rating", "reward", "pm_score", "quality")
-RANK_COLUMNS = ("ranks", "rank", "ranking", "rankings")
-SCORE_COLUMNS = ("scores", "score", "ratings", "rating", "rewards")
 
 
 def read_answer(value: object, field: str) -> str | list[ChatMessage]:
@@ -147,28 +144,28 @@ def scores_of_sides(row: Mapping[str, Any], sides: tuple[str, str]) -> list[str]
 def by_figures(
     row: Mapping[str, Any], fields: tuple[str, str], sides: tuple[str, str]
 ) -> tuple[int | None, list[str]]:
-    """Return which answer a column of its own or a score calls better, and the columns.
+    """Return which answer is better by columns such as `winner_model_a`, or by scores, and those columns.
 
     Raises:
-        RowError: there are neither.
+        RowError: the row has neither.
     """
     for stem in ("winner_model", "winner"):
         names = [f"{stem}_{side}" for side in sides]
         if all(as_number(row.get(name)) is not None for name in names):
-            won = [as_number(row[name]) == 1 for name in names]
-            rest = [name for name in ("winner_tie", "winner_tie (bothbad)") if name in row]
-            return (None if won[0] == won[1] else int(won[1])), [*rest, *names] if won[0] == won[
-                1
-            ] else names + rest
+            ties = [name for name in ("winner_tie", "winner_tie (bothbad)") if name in row]
+            first_won, second_won = (as_number(row[name]) == 1 for name in names)
+            if first_won == second_won:
+                return None, [*ties, *names]  # a refusal names the first column, which says that it is a tie
+            return int(second_won), [*names, *ties]
     if names := scores_of_sides(row, sides):
-        one, other = (number(row[name], name) for name in names)
-        return (None if one == other else int(other > one)), names
+        first, second = (number(row[name], name) for name in names)
+        return (None if first == second else int(second > first)), names
     candidates = [name for name in row if name not in fields and isinstance(row[name], int | float | str)]
-    shown = ", ".join(candidates[-4:])
+    likely = ", ".join(candidates[-4:])
     raise RowError(
         VERDICTS[0],
         f"missing; nothing says which of {fields[0]} and {fields[1]} is better; name its column with "
-        f"--columns winner=COLUMN{f' (the row has {shown})' if shown else ''}",
+        f"--columns winner=COLUMN{f' (the row has {likely})' if likely else ''}",
     )
 
 
@@ -278,66 +275,3 @@ def text_of_item(item: object, field: str) -> object:
     if isinstance(item, Mapping) and "text" in item and "content" not in item:
         return item["text"]
     return item
-
-
-def find_grades(
-    row: Mapping[str, Any], field: str, items: Sequence[Any], survey: Survey, implicit: bool
-) -> tuple[list[float], frozenset[str]]:
-    """Return how good each item is, and the columns that say so.
-
-    Raises:
-        RowError: nothing says so, or a grade is wrong.
-    """
-    if all(isinstance(item, Mapping) for item in items):
-        for keys, sign in ((RANK_KEYS, -1.0), (SCORE_KEYS, 1.0)):
-            for key in keys:
-                if any(item.get(key) is not None for item in items):
-                    named = [(item.get(key), f"{field}[{index}].{key}") for index, item in enumerate(items)]
-                    return [sign * grade(value, name) for value, name in named], frozenset()
-    for columns, sign in ((RANK_COLUMNS, -1.0), (SCORE_COLUMNS, 1.0)):
-        for column in columns:
-            values = from_json(row.get(column))
-            if values is not None and column in ("scores", "ranks") and not isinstance(values, list):
-                raise RowError(column, f"must be a list of numbers, not {kind(values)}")
-            if isinstance(values, list):
-                if len(values) != len(items):
-                    raise RowError(column, f"holds {len(values)} for {len(items)} completions")
-                return [sign * grade(value, f"{column}[{n}]") for n, value in enumerate(values)], frozenset(
-                    {column}
-                )
-    for column in VERDICTS:
-        if isinstance(from_json(row.get(column)), list):
-            raise RowError(column, f"is a list that labels {field} one by one, which does not rank them")
-        if (chosen := as_number(row.get(column))) is not None and not isinstance(row[column], bool):
-            index = choice(row, column, len(items), survey, int(chosen))
-            return [float(n == index) for n in range(len(items))], frozenset({column})
-    if implicit and all(not isinstance(item, Mapping) or is_message(item) for item in items):
-        return [float(index) for index in reversed(range(len(items)))], frozenset()
-    tried = ", ".join((*RANK_KEYS, *SCORE_KEYS[:3]))
-    raise RowError(
-        field,
-        f"nothing says how good each of its items is: none of {tried} in them, and no list beside them; name "
-        "one with --columns scores=COLUMN, or --columns ranks=COLUMN where the lowest is the best",
-    )
-
-
-def choice(row: Mapping[str, Any], column: str, count: int, survey: Survey, chosen: int) -> int:
-    """Return the index of the item that a verdict chooses; the column shows whether it counts from 0 or 1.
-
-    Raises:
-        ColumnRefusedError: it shows neither.
-    """
-    numbers = {as_number(value) for value in survey.of(column, row).values()}
-    if 0 in numbers and all(number is not None and number < count for number in numbers):
-        return chosen
-    if (
-        0 not in numbers
-        and count in numbers
-        and all(number is not None and number <= count for number in numbers)
-    ):
-        return chosen - 1
-    raise ColumnRefusedError(
-        column,
-        f"holds {shown(survey.of(column, row))}, which does not show whether it counts from 0 or 1; give the "
-        "list's own scores with --columns scores=COLUMN",
-    )

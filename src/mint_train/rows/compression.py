@@ -17,7 +17,7 @@ GZIP = b"\x1f\x8b"
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
 SUFFIXES = (".gz", ".zst")
 BUFFER = 1 << 18
-"""Bytes that are decompressed at once."""
+"""Bytes that are read at once."""
 MAX_ROW_BYTES = 16_000_000
 """Bytes of a row, decompressed, above which it is not read unless more are allowed."""
 

@@ -21,7 +21,15 @@ from mint_train.rows.conversations import (
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.meaning import unread_columns, written_list
 from mint_train.rows.messages import ChatMessage
-from mint_train.rows.prompts import PROMPTS, SYSTEM_FIELDS, TOOL_FIELDS, kind_of_prompt, with_beside
+from mint_train.rows.prompts import (
+    PROMPTS,
+    REPLY_TREES,
+    SYSTEM_FIELDS,
+    TOOL_FIELDS,
+    TURN_LISTS,
+    kind_of_prompt,
+    with_beside,
+)
 from mint_train.rows.suggestions import ambiguous, begins_with_assistant, no_answers, no_prompt
 from mint_train.rows.values import from_json, text
 from mint_train.rows.verdicts import VERDICTS, Survey
@@ -135,13 +143,13 @@ class Forms:
     ) -> tuple[str, Prompt, list[Completion]]:
         """Read the prompt of single answers, and move what all of them begin with into it."""
         suiting = [prompt for prompt in self._prompts_with(present) if prompt.suits(row)]
-        suiting = [one for one in suiting if not set(one.needs) & read or one.name == "trees of replies"]
+        suiting = [one for one in suiting if one is REPLY_TREES or not set(one.needs) & read]
         if not suiting and answers.completions and isinstance(answers.completions[0], list):
             raise begins_with_assistant(row, self.prompts, answers.fields[0], read)
         if not suiting:
             raise no_prompt(row, self.prompts, read)
         found = suiting[0]
-        if found.name == "lists of the user's turns":
+        if found is TURN_LISTS:
             read.update(found.needs)
             return f"{found.name} with {form.name}", *interleaved(row["prompt"], answers)
         prompt = found.read(row)
@@ -279,18 +287,17 @@ def whole_conversations(
     shared, rest = split_shared(conversations, answers.fields)
     if not shared:
         raise begins_with_assistant(row, PROMPTS, answers.fields[0], read)
-    mentioned = row.get(form.needs[0])
-    dialogues = isinstance(mentioned, str) and kind_of_prompt(mentioned) == "dialogue"
-    kind = "Anthropic HH dialogues" if dialogues else "chat messages"
+    written = row.get(form.needs[0])
+    is_hh = isinstance(written, str) and kind_of_prompt(written) == "dialogue"
+    kind = "Anthropic HH dialogues" if is_hh else "chat messages"
+    several = len(rest) > 1
     name = (
         f"{kind}, {form.name} sharing their prompt"
-        if len(rest) > 1
+        if several
         else f"{kind} with {form.name}, the last one rated"
     )
     beside = {field: row[field] for field in BESIDE_CONVERSATIONS & row.keys()}
-    prompt = (
-        with_beside(beside, Conversation(shared).plain(), read) if beside else Conversation(shared).plain()
-    )
+    prompt = with_beside(beside, Conversation(shared).plain(), read)
     # a single user's text stays a list here: the row has it as a message
     prompt = shared if isinstance(prompt, str) else prompt
     return name, prompt, [as_completion(messages) for messages in rest]

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-HUB_PREFIXES = ("hf:", "hf-stream:")
+from mint_train.settings.data_items import HUB
 
 
 @cache
@@ -24,7 +24,7 @@ def known_columns(name: str) -> dict[str, str]:
     Args:
         name: as `--data` has it: `hf:org/name`, perhaps with a configuration and a split behind it.
     """
-    for prefix in HUB_PREFIXES:
+    for prefix in HUB:
         if name.startswith(prefix):
             reference = name.removeprefix(prefix).partition(":")[0]
             entry = known_data_sets().get("/".join(reference.split("/")[:2]).lower())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mint_train.errors import RowError
 from mint_train.rows.conversations import Prompt, add_system, as_conversation, says_nothing_new
-from mint_train.rows.form import Form
+from mint_train.rows.form import Form, suits_any
 from mint_train.rows.messages import ChatMessage, are_messages, chat_messages
 from mint_train.rows.row import kind
 from mint_train.rows.tool_calls import tool_list
@@ -99,13 +99,19 @@ def turns_of(value: list[str], field: str) -> list[ChatMessage]:
 
 
 def kind_of_prompt(value: object) -> str:
-    """Name the form of a prompt's value: "texts", "dialogue", "messages", "tree" or "text"."""
+    """Name the form of a prompt's value.
+
+    "text", "texts" (a list of them), "dialogue" (Anthropic's HH form), "messages", "tree" (a turn with its
+    replies), "input" (an object with messages, as OpenAI has it), or "other".
+    """
     if isinstance(value, str):
         if value[:1] in "[{" and (found := from_json(value)) is not value:
             return kind_of_prompt(found) if not isinstance(found, str) else "text"
         return "dialogue" if is_dialogue(value) else "text"
     if isinstance(value, Mapping):
-        return "tree" if "text" in value and "role" in value else "input" if "messages" in value else "other"
+        if "text" in value and "role" in value:
+            return "tree"
+        return "input" if "messages" in value else "other"
     if isinstance(value, list):
         return "texts" if value and all(isinstance(item, str) for item in value) else "messages"
     return "other"
@@ -149,65 +155,56 @@ def read_messages_of_input(row: Mapping[str, Any]) -> Prompt:
     return prompt
 
 
-def read_context(row: Mapping[str, Any]) -> Prompt:
-    """Read `context` as the messages of a prompt."""
-    return as_prompt(chat_messages(from_json(row["context"]), "context"), "context")
+def messages_field(name: str, field: str, suits: Callable[[Mapping[str, Any]], bool] = suits_any) -> Form:
+    """Make the form of a prompt whose messages stand in one field."""
+    return Form(
+        name, (field,), lambda row: as_prompt(chat_messages(from_json(row[field]), field), field), suits
+    )
 
 
-def has_no_other(*fields: str) -> Any:
-    """Return what recognises a row without any of some fields."""
-    return lambda row: not any(given(row, field) for field in fields)
+def has_none_of(row: Mapping[str, Any], *fields: str) -> bool:
+    """Return whether a row has nothing in any of some fields."""
+    return not any(given(row, field) for field in fields)
 
 
-def read_input(row: Mapping[str, Any]) -> Prompt:
-    """Read `input` alone, a text."""
-    return read_value(row["input"], "input")
-
-
-OTHERS = ("prompt", "instruction", "question", "query", "messages", "conversations", "problem")
+PROMPT_FIELDS = ("prompt", "instruction", "question", "query", "messages", "conversations", "problem")
 """Fields that hold a prompt by their name; a context or an input beside one belongs to it."""
+TURN_LISTS = prompt_field("lists of the user's turns", "prompt", "texts")
+"""The form whose answers may be lists of turns too, which are then read together with the prompt."""
+REPLY_TREES = prompt_field("trees of replies", "prompt", "tree")
+"""The form whose field holds the answers too."""
 PROMPTS = (
     prompt_field("text prompts", "prompt", "text", "other"),
     prompt_field("chat messages", "prompt", "messages"),
     prompt_field("Anthropic HH dialogues", "prompt", "dialogue"),
-    prompt_field("lists of the user's turns", "prompt", "texts"),
-    prompt_field("trees of replies", "prompt", "tree"),
-    Form(
-        "ShareGPT conversations",
-        ("conversations",),
-        lambda row: as_prompt(
-            chat_messages(from_json(row["conversations"]), "conversations"), "conversations"
-        ),
-    ),
+    TURN_LISTS,
+    REPLY_TREES,
+    messages_field("ShareGPT conversations", "conversations"),
     prompt_field("Alpaca instructions", "instruction", "text", "other", "dialogue"),
     prompt_field("questions", "question", "text", "dialogue", "messages"),
     prompt_field("questions", "query", "text", "dialogue", "messages"),
     prompt_field("questions", "problem", "text"),
-    Form(
-        "messages",
-        ("messages",),
-        lambda row: as_prompt(chat_messages(from_json(row["messages"]), "messages"), "messages"),
-    ),
+    messages_field("messages", "messages"),
     Form("OpenAI inputs", ("input",), read_messages_of_input, one_of("input", "input")),
-    Form(
+    messages_field(
         "messages of a context",
-        ("context",),
-        read_context,
-        lambda row: are_messages(from_json(row["context"])) and has_no_other(*OTHERS, "input")(row),
+        "context",
+        lambda row: are_messages(from_json(row["context"])) and has_none_of(row, *PROMPT_FIELDS, "input"),
     ),
     Form(
         "text inputs",
         ("input",),
-        read_input,
+        lambda row: read_value(row["input"], "input"),
         lambda row: (
-            has_no_other(*OTHERS)(row) and kind_of_prompt(row["input"]) in ("text", "dialogue", "messages")
+            has_none_of(row, *PROMPT_FIELDS)
+            and kind_of_prompt(row["input"]) in ("text", "dialogue", "messages")
         ),
     ),
     Form(
         "text histories",
         ("history",),
         lambda row: read_value(row["history"], "history"),
-        lambda row: isinstance(row["history"], str) and has_no_other(*OTHERS, "input")(row),
+        lambda row: isinstance(row["history"], str) and has_none_of(row, *PROMPT_FIELDS, "input"),
     ),
 )
 """Every form of a prompt: text, or messages that leave the turn to the assistant."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO
 
 from mint_train.errors import DataError, MintTrainError, unusable_text
-from mint_train.rows.compression import MAX_ROW_BYTES, SUFFIXES, open_plain
+from mint_train.rows.compression import BUFFER, MAX_ROW_BYTES, SUFFIXES, open_plain
 from mint_train.rows.file_kinds import what_address
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.json_rows import read_json
@@ -187,21 +186,30 @@ def copy_stream(name: str, stream: IO[bytes]) -> DataSource:
     Raises:
         MintTrainError: it cannot be read, or the disk refuses.
     """
+    return copy_pieces(name, iter(partial(stream.read, BUFFER), b""))
+
+
+def copy_pieces(name: str, pieces: Iterable[bytes], unit: str = "line") -> DataSource:
+    """Write what can be read only once to a temporary file, which goes when the source does.
+
+    Args:
+        name: what an error calls it.
+        pieces: its bytes.
+        unit: what a row's number counts.
+
+    Raises:
+        MintTrainError: it cannot be read, or the disk refuses.
+    """
     copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
     try:
-        shutil.copyfileobj(stream, copy)
+        copy.writelines(pieces)
         copy.flush()
     except OSError as error:
-        raise cannot_copy(name, error) from error
-    return DataSource(name, (Path(copy.name),), copy)
-
-
-def cannot_copy(name: str, error: OSError) -> MintTrainError:
-    """Return the error that says why what can be read only once cannot be kept."""
-    folder = tempfile.gettempdir()
-    return MintTrainError(
-        f"{name} cannot be copied to {folder}: {error.strerror or error}; TMPDIR names another folder"
-    )
+        raise MintTrainError(
+            f"{name} cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}; TMPDIR names "
+            "another folder"
+        ) from error
+    return DataSource(name, (Path(copy.name),), copy, unit)
 
 
 def waits_for_writer(name: str | Path | None) -> bool:
@@ -215,18 +223,8 @@ def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:
     Raises:
         DataError: it cannot be reached or read.
     """
-    return copy_lines(name, map(as_json_line, read_hub(name, reference, streaming=streaming)))
-
-
-def copy_lines(name: str, lines: Iterable[bytes]) -> DataSource:
-    """Write rows that can be read only once to a temporary file of JSON Lines."""
-    copy = tempfile.NamedTemporaryFile(prefix="mint-train-")  # noqa: SIM115 - the source keeps it
-    try:
-        copy.writelines(lines)
-        copy.flush()
-    except OSError as error:
-        raise cannot_copy(name, error) from error
-    return DataSource(name, (Path(copy.name),), copy, "row")
+    lines = map(as_json_line, read_hub(name, reference, streaming=streaming))
+    return copy_pieces(name, lines, unit="row")
 
 
 def open_item(item: DataItem, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
@@ -238,7 +236,7 @@ def open_item(item: DataItem, most_bytes: int = MAX_ROW_BYTES) -> DataSource:
     if item.rows is None:
         source = open_data(item.name, most_bytes)
     else:
-        source = copy_lines(item.name, given_rows(item.rows, item.name))
+        source = copy_pieces(item.name, given_rows(item.rows, item.name), unit="row")
     return replace(source, most_bytes=most_bytes, weight=item.weight, columns=item.columns)
 
 

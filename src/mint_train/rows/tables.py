@@ -98,26 +98,20 @@ def read_table(
     """
     if not path.is_file():
         raise no_such_file(path, name)
+    from mint_train.rows.arrow_tables import plain_rows  # pyarrow, which other forms of files do without
+
     # the library takes a pattern, and a file's name may hold [ or *
-    rows = read_plain(path, builder, name) or load_rows(
-        name, builder, data_files=[glob.escape(str(path.resolve()))], streaming=True
-    )
-    for number, values in enumerate(rows, start=1):
+    files = [glob.escape(str(path.resolve()))]
+    # it takes twenty times as long as pyarrow alone
+    rows = plain_rows(path, builder) or load_rows(builder, data_files=files, streaming=True)
+    for number, values in enumerate(readable(rows, name), start=1):
         source = Source(name, number, "row")
         large = size_of(values) > most_bytes
         yield BadRow(source, too_large(most_bytes)) if large else Row(values, source)
 
 
-def read_plain(path: Path, builder: str, name: str) -> Iterator[dict[str, Any]] | None:
-    """Return the rows of a file without the `datasets` library, which takes twenty times as long, or None."""
-    from mint_train.rows.arrow_tables import plain_rows  # pyarrow, which other forms of files do without
-
-    rows = plain_rows(path, builder)
-    return None if rows is None else readable(rows, name)
-
-
 def readable(rows: Iterator[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
-    """Iterate rows; whatever a library raises becomes one line.
+    """Iterate rows that a library reads, without absent keys; whatever it raises becomes one line.
 
     Raises:
         DataError: naming what was to be read.
@@ -155,23 +149,16 @@ def read_hub(name: str, reference: str, *, streaming: bool) -> Iterator[dict[str
     config = None
     if not Path(path).exists() and len(parts) == 3:
         path, config = "/".join(parts[:2]), parts[2]
-    return load_rows(name, path, name=config, split=split or DEFAULT_SPLIT, streaming=streaming)
+    rows = load_rows(path, name=config, split=split or DEFAULT_SPLIT, streaming=streaming)
+    return readable(rows, name)
 
 
-def load_rows(label: str, path: str, **arguments: Any) -> Iterator[dict[str, Any]]:
-    """Iterate what `datasets.load_dataset` loads; whatever it raises becomes one line.
-
-    Raises:
-        DataError: naming what was to be read.
-    """
+def load_rows(path: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Iterate what `datasets.load_dataset` loads."""
     import datasets
 
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the error below
-    try:
-        rows = datasets.load_dataset(path, **{"split": DEFAULT_SPLIT} | arguments)
-        yield from map(without_absent, undecoded(rows))
-    except Exception as error:
-        raise DataError(f"{label}: cannot be read: {type(error).__name__}: {one_line(error)}") from error
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the error
+    yield from undecoded(datasets.load_dataset(path, **{"split": DEFAULT_SPLIT} | arguments))
 
 
 def undecoded(rows: Any) -> Any:

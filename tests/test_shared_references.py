@@ -151,6 +151,6 @@ def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_not_shared(tmp_path: Path) -> None:
-    store = ReferenceStore.of(None)
+    store = ReferenceStore()
     store.keep(tmp_path / "nowhere.arrow", print)
     assert not store.fetch(tmp_path / "nowhere.arrow", print)

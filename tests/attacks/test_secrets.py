@@ -16,7 +16,8 @@ from run_files import run_description
 from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import check_key, hide_key_in_logs, open_session
 from mint_train.errors import MintTrainError, OptionError, UserError
-from mint_train.losses.trust import check_address, check_loss_files, check_run_folder, file_sha256
+from mint_train.losses.trust import check_address, check_loss_files, check_run_folder
+from mint_train.run_folder.files import file_sha256
 from mint_train.settings.fields import without_credentials
 from mint_train.settings.merge import load_settings
 
@@ -127,9 +128,10 @@ def test_a_loss_file_is_run_only_if_it_is_known_and_the_user_s_own(
     monkeypatch.chdir(here)
     for path in ("mine.py", "../theirs.py", "run/theirs.py"):
         Path(path).write_text("raise SystemExit")
-        digests = {path: file_sha256(path), str(Path(path).resolve()): file_sha256(path)}
+        digest = file_sha256(Path(path))
+        digests = {path: digest, str(Path(path).resolve()): digest}
         for name in (path if "/" in path else f"./{path}", str(Path(path).resolve())):
-            known = digests | {name: file_sha256(path)}
+            known = digests | {name: digest}
             if path == "mine.py":
                 check_loss_files(name, known, run)
             else:
@@ -148,9 +150,7 @@ def test_eval_of_a_stranger_s_folder_runs_none_of_its_files(
     run.mkdir()
     (run / "loss.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     settings = load_settings({"loss": "run/loss.py", "backend": "local"}).public()
-    described = run_description(
-        settings=settings, loss_files={"run/loss.py": file_sha256(str(run / "loss.py"))}
-    )
+    described = run_description(settings=settings, loss_files={"run/loss.py": file_sha256(run / "loss.py")})
     (run / "run.json").write_text(described.to_json())
     (run / "checkpoints.jsonl").write_text('{"step": 1, "state": "x", "sampler": null, "loss_state": {}}\n')
     for command in ("eval", "resume", "sample"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
 from mint_train.errors import OptionError, UserError
 from mint_train.run_folder.description import RunDescription, StartDescription
+from mint_train.run_folder.files import file_sha256
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, STATE_FILE
 from mint_train.settings.model import Settings, option_name
@@ -155,13 +155,13 @@ def describe(settings: Settings, path: str) -> StartDescription:
     Raises:
         UserError: the weights are missing or unreadable.
     """
-    sha256 = None if path.startswith(ON_THE_SERVICE) else digest(path)
+    sha256 = None if path.startswith(ON_THE_SERVICE) else adapter_sha256(path)
     name = str(settings.from_checkpoint)
     return StartDescription(name=name, path=path, sha256=sha256, optimizer=settings.from_optimizer)
 
 
-def digest(path: str) -> str:
-    """Return the SHA-256 of an adapter's weights.
+def adapter_sha256(path: str) -> str:
+    """Return the SHA-256 of an adapter's weights, hexadecimal.
 
     Raises:
         UserError: they are missing or unreadable.
@@ -169,8 +169,7 @@ def digest(path: str) -> str:
     files = [Path(path) / name for name in (STATE_FILE, ADAPTER_WEIGHTS)]
     weights = next((file for file in files if file.is_file()), files[0])
     try:
-        with weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(weights)
     except OSError as error:
         raise UserError(f"--from: {weights} cannot be read: {error.strerror or error}") from error
 
@@ -183,7 +182,7 @@ def load_start(client: TrainingClient, start: StartDescription) -> None:
         BackendError: it cannot be loaded.
     """
     with closed_on_failure(client):
-        if start.sha256 is not None and digest(start.path) != start.sha256:
+        if start.sha256 is not None and adapter_sha256(start.path) != start.sha256:
             raise UserError(f"{start.path} has changed since this run began with it; restore it")
         load = client.load_state_with_optimizer if start.optimizer else client.load_state
         load(start.path).result()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from mint_train.backends.base import Sample
 from mint_train.errors import DataError, JudgeError, RowError
-from mint_train.groups.prompts import Located, Prompts
+from mint_train.groups.prompts import LocatedPrompt, Prompts
 from mint_train.judging.judge import Judge, Scores
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
@@ -73,7 +73,7 @@ class PromptRenderer:
 class Written:
     """A prompt with what the policy wrote."""
 
-    prompt: Located
+    prompt: LocatedPrompt
     texts: Sequence[str]
     samples: Sequence[Sample]
 
@@ -89,10 +89,10 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Readable:
-    """Prompts as token ids."""
+class RenderedPrompts:
+    """Prompts as token ids, and those that the model cannot read."""
 
-    prompts: Sequence[Located]
+    prompts: Sequence[LocatedPrompt]
     tokens: Sequence[list[int]]
     left_out: Sequence[str]
     """Why each prompt that is left out is, with its file and line."""
@@ -104,7 +104,7 @@ class Readable:
         return [f"Left out, as the model cannot read it: {why}" for why in self.left_out]
 
 
-def render_prompts(renderer: PromptRenderer, prompts: Prompts, window: int | None) -> Readable:
+def render_prompts(renderer: PromptRenderer, prompts: Prompts, window: int | None) -> RenderedPrompts:
     """Render prompts as training does; those that fill the model's window are left out.
 
     Args:
@@ -132,14 +132,14 @@ def render_prompts(renderer: PromptRenderer, prompts: Prompts, window: int | Non
         tokens.append(rendered)
     if not kept:
         raise DataError(f"no prompt can be completed: {left_out[0]}")
-    return Readable(kept, tokens, left_out, stop)
+    return RenderedPrompts(kept, tokens, left_out, stop)
 
 
 class ToJudge(Protocol):
     """Completions of a prompt that a judge is to score."""
 
     @property
-    def prompt(self) -> Located:
+    def prompt(self) -> LocatedPrompt:
         """The prompt, with its row."""
         ...
 
@@ -159,22 +159,22 @@ def score(judge: Judge, written: Sequence[ToJudge]) -> Iterator[Scores]:
         JudgeError: the judge failed.
         DataError: a row lacks what the judge needs, with its file and line.
     """
-    asked = [one.candidates() for one in written]
-    full = [candidates for candidates in asked if candidates.completions]
+    batch = [prompt.candidates() for prompt in written]
+    not_empty = [candidates for candidates in batch if candidates.completions]
     try:
-        found = iter(judge.score(full) if full else [])
+        scores = iter(judge.score(not_empty) if not_empty else [])
     except RowError as error:
-        raise DataError(f"{faulty(judge, written)}: {error}") from None
-    for one, candidates in zip(written, asked, strict=True):
-        yield one.all_scores(next(found) if candidates.completions else [])
+        raise DataError(f"{refused_row(judge, written)}: {error}") from None
+    for prompt, candidates in zip(written, batch, strict=True):
+        yield prompt.all_scores(next(scores) if candidates.completions else [])
 
 
-def faulty(judge: Judge, written: Sequence[ToJudge]) -> str:
-    """Return the file and line of the first row that a judge refuses."""
-    for one in written:
+def refused_row(judge: Judge, written: Sequence[ToJudge]) -> str:
+    """Return the file and line of the first row that a judge refuses when it gets each by itself."""
+    for completed in written:
         with suppress(JudgeError):
             try:
-                judge.score([one.candidates()])
+                judge.score([completed.candidates()])
             except RowError:
-                return str(one.prompt.source)
+                return str(completed.prompt.source)
     return str(written[0].prompt.source)

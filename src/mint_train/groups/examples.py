@@ -22,8 +22,11 @@ from mint_train.rows.row import BadRow, Example, Row
 from mint_train.rows.row_weights import split_weight, weighted
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
 from mint_train.settings.data_items import DataItems, parse_data
+from mint_train.settings.model import Settings
 
 OnBadRow = Literal["fail", "skip"]
+SURVEYED_ROWS = 1000
+"""Rows without a column of verdicts after which none is expected."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,11 @@ class Part:
         """Name the source, its rows and their forms in one line."""
         total = sum(self.forms.values()) or self.count
         rows = f"{self.data}: {total:,} row{'s' if total != 1 else ''}"
+        if not self.forms:
+            return rows
         if len(self.forms) == 1:
             return f"{rows}: {next(iter(self.forms))}"
-        return ": ".join(
-            [rows, *([", ".join(f"{n:,} {form}" for form, n in self.forms.items())] * bool(self.forms))]
-        )
+        return f"{rows}: {', '.join(f'{count:,} {form}' for form, count in self.forms.items())}"
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,10 @@ class Examples:
         """
         if self.positions is None:
             return chain.from_iterable(self.parts)
-        kept = self.positions
-        return (one for position, one in enumerate(chain.from_iterable(self.parts)) if position in kept)
+        chosen = self.positions
+        return (
+            example for position, example in enumerate(chain.from_iterable(self.parts)) if position in chosen
+        )
 
     def reading_file(self, part: Part) -> Path | None:
         """Return where the reading of a part is kept; None where it is read anew."""
@@ -181,6 +186,17 @@ def read_examples(
         for part in data.parts
     )
     return Examples(data, tuple(parts), on_bad_row)
+
+
+def read_training_rows(settings: Settings, loss: Loss) -> Examples:
+    """Read every row that settings name to train on, held-out ones among them.
+
+    Raises:
+        OptionError: the settings name no data, and the loss has no rows of its own.
+        DataError: the data or a row of it is wrong.
+    """
+    data = find_data(settings.data, loss, settings.max_row_bytes)
+    return read_examples(data, loss, settings.columns, settings.on_bad_row)
 
 
 def read_part(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Part:
@@ -257,10 +273,6 @@ def survey_columns(data: DataSource, loss: Loss, columns: Mapping[str, str]) -> 
         if number >= SURVEYED_ROWS and not survey.values:
             break
     return survey
-
-
-SURVEYED_ROWS = 1000
-"""Rows without a column of verdicts after which none is expected."""
 
 
 def read_rows(

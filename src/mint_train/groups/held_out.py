@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 
 from mint_train.errors import OptionError, counted
-from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.examples import Examples, read_examples, read_training_rows
 from mint_train.groups.reading_cache import choice_file, keep, read_kept
 from mint_train.losses.loss import Loss
 from mint_train.rows.conversations import texts_of
@@ -46,7 +46,7 @@ def split_examples(
         if settings.eval_every is not None:
             raise OptionError("--eval-every needs held-out rows: give --eval-data or --eval-fraction")
         return examples, {}
-    positions = held_out_before(examples, settings.eval_fraction)
+    positions = held_out_positions(examples, settings.eval_fraction)
     if not 0 < len(positions) < len(examples):
         raise OptionError(
             f"--eval-fraction {settings.eval_fraction}: of {counted(len(examples), 'row')} it holds out "
@@ -68,8 +68,8 @@ def read_sets(settings: Settings, loss: Loss, eval_data: Mapping[str, DataSource
     }
 
 
-def held_out_before(examples: Examples, share: float) -> frozenset[int]:
-    """Choose the examples to hold out, as `hold_out` does, or find that done before."""
+def held_out_positions(examples: Examples, share: float) -> frozenset[int]:
+    """Return which examples are held out: what `hold_out` chose before on this data, if that is kept."""
     readings = [examples.reading_file(part) for part in examples.parts]
     if None in readings:
         return hold_out(examples, share)
@@ -115,6 +115,16 @@ def as_prompt_value(prompt: object) -> object:
     return prompt
 
 
+def held_out_or_trained(settings: Settings, loss: Loss) -> Examples:
+    """Return the examples of the first held-out set, or those to train on where nothing is held out.
+
+    Raises:
+        MintTrainError: the rows are wrong.
+    """
+    held_out = open_held_out(settings, loss)
+    return next(iter(held_out.values())) if held_out else read_training_rows(settings, loss)
+
+
 def open_held_out(settings: Settings, loss: Loss) -> dict[str, Examples]:
     """Return the held-out examples alone, by the name of their set; none where the settings name none.
 
@@ -125,7 +135,4 @@ def open_held_out(settings: Settings, loss: Loss) -> dict[str, Examples]:
     eval_data = find_held_out(settings)
     if settings.eval_fraction is None:
         return read_sets(settings, loss, eval_data)
-    rows = read_examples(
-        find_data(settings.data, loss, settings.max_row_bytes), loss, settings.columns, settings.on_bad_row
-    )
-    return split_examples(settings, loss, rows, eval_data)[1]
+    return split_examples(settings, loss, read_training_rows(settings, loss), eval_data)[1]

@@ -15,7 +15,7 @@ from mint_train.batches.groups import Group
 from mint_train.errors import ContractError, Source
 from mint_train.groups.build import chunks, flatten_chunk, related
 from mint_train.groups.completions import PromptRenderer, render_prompts
-from mint_train.groups.examples import Examples, find_data, read_examples
+from mint_train.groups.examples import Examples, read_training_rows
 from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.order import Order
@@ -98,18 +98,16 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
         UserError: the data cannot be read at all, or no row of it is good.
     """
     lenient = settings.model_copy(update={"on_bad_row": "skip"})
-    every = read_examples(
-        find_data(settings.data, loss, settings.max_row_bytes), loss, settings.columns, "skip"
-    )
-    examples, held_out = split_examples(lenient, loss, every, find_held_out(settings))
+    all_rows = read_training_rows(lenient, loss)
+    examples, held_out = split_examples(lenient, loss, all_rows, find_held_out(settings))
     report = DataReport(
-        every.describe(),
+        all_rows.describe(),
         loss.datum_names,
         settings.max_length,
         settings.special_tokens,
-        list(every.bad_rows),
+        list(all_rows.bad_rows),
         rendering=Rendering.of(settings),
-        unread=every.unread,
+        unread=all_rows.unread,
     )
     report.notes = [*loss.options_notes(), *rendering_notes(tokenizer, report.rendering)]
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
@@ -165,7 +163,7 @@ def inspect_trained(
     seen: dict[bytes, Source] = {}
     first: list[Group] = []
     by_path: Counter[str] = Counter()
-    for group, form in look(examples, loss, tokenizer, report):
+    for group, form in checked_groups(examples, loss, tokenizer, report):
         digest = digest_of(group)
         if digest in seen:
             report.repeated.append((group.source, seen[digest]))
@@ -183,7 +181,7 @@ def inspect_held_out(
 ) -> int:
     """Add to a report what is wrong with held-out rows, and which are trained on too; count their tokens."""
     own = DataReport("", (), report.max_length, report.special_tokens, [], rendering=report.rendering)
-    for group, _ in look(held_out, loss, tokenizer, own):
+    for group, _ in checked_groups(held_out, loss, tokenizer, own):
         if (trained := seen.get(digest_of(group))) is not None:
             report.leaked.append((group.source, trained))
     report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
@@ -192,10 +190,10 @@ def inspect_held_out(
     return sum(own.group_tokens)
 
 
-def look(
+def checked_groups(
     examples: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport
 ) -> Iterator[tuple[Group, str | None]]:
-    """Yield the groups that keep the contract, with their forms; count them, and note all others."""
+    """Yield the groups that keep the contract, each with its row's form; count them and note all others."""
     cutting = Renderer(tokenizer, report.max_length, report.rendering)
     whole_renderer = Renderer(tokenizer, None, report.rendering)
 

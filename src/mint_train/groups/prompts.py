@@ -32,7 +32,7 @@ class PromptRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class LocatedPrompt:
     """A prompt with the file and the line of its row."""
 
     prompt: Prompt
@@ -45,7 +45,7 @@ class Located:
 class Prompts:
     """The distinct prompts of a file, in its order."""
 
-    rows: Sequence[Located]
+    rows: Sequence[LocatedPrompt]
     repeated: int
     """Rows whose prompt stands in an earlier one; they are left out."""
     bad_rows: Sequence[BadRow]
@@ -100,10 +100,10 @@ def read_prompts(data: Any, settings: Settings) -> Prompts:
     )
     source = open_items(items, settings.max_row_bytes)
     examples = read_examples(source, reader, settings.columns, settings.on_bad_row)
-    found: dict[str, Located] = {}
+    found: dict[str, LocatedPrompt] = {}
     for example in examples:
         value: PromptRow = example.value
-        located = Located(value.prompt, value.row, example.source, example.weight)
+        located = LocatedPrompt(value.prompt, value.row, example.source, example.weight)
         found.setdefault(repr(prompt_columns(value.prompt)), located)
     rows = list(found.values())
     return Prompts(

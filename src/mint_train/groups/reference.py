@@ -15,7 +15,7 @@ import torch
 
 from mint_train.backends.base import Backend, Forwards, TrainingClient
 from mint_train.backends.forward_logprobs import LOGPROBS, forward_parts, requests_of
-from mint_train.backends.start import digest as digest_of_adapter
+from mint_train.backends.start import adapter_sha256
 from mint_train.batches.groups import Group, Groups
 from mint_train.groups.reference_blocks import BLOCK, blocks_of, groups_of
 from mint_train.groups.reference_file import is_whole, read_file, write_file
@@ -199,7 +199,7 @@ def open_reference(
     if reference in (None, INITIAL):
         yield initial
         return
-    saved = str(reference).startswith(ON_THE_SERVICE) or (Path(str(reference)) / STATE_FILE).exists()
+    saved = is_state(str(reference))
     client = backend.open_client(folder, warn, model=None if saved else reference, trains=False)
     try:
         if saved:
@@ -207,6 +207,13 @@ def open_reference(
         yield client
     finally:
         client.close()
+
+
+def is_state(reference: str) -> bool:
+    """Return whether a reference is a saved state, on the service or on this machine, not a base model."""
+    if reference == INITIAL:
+        return False
+    return reference.startswith(ON_THE_SERVICE) or (Path(reference) / STATE_FILE).exists()
 
 
 def store_of(
@@ -221,15 +228,14 @@ def store_of(
         start: the adapter that the run begins with; None for a fresh one, which changes nothing.
     """
     base = client.base_identity()
-    state = reference != INITIAL and (
-        reference.startswith(ON_THE_SERVICE) or (Path(reference) / STATE_FILE).exists()
-    )
-    if base is None or not (state or (reference == INITIAL and start is not None)):
-        return ReferenceStore.of(base)
-    if state:
-        sha256 = None if reference.startswith(ON_THE_SERVICE) else digest_of_adapter(reference)
+    if base is None:
+        return ReferenceStore()
+    if is_state(reference):
+        sha256 = None if reference.startswith(ON_THE_SERVICE) else adapter_sha256(reference)
+    elif reference == INITIAL and start is not None:
+        sha256 = start.sha256
     else:
-        sha256 = start.sha256 if start else None
+        return ReferenceStore.of(base)
     if sha256 is None:  # a state on the service, where another one may get its name
         return ReferenceStore()
     shape = [settings.rank, settings.lora_alpha, sorted(settings.lora_targets)]

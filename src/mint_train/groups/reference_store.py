@@ -32,10 +32,8 @@ class ReferenceStore:
         self._told = False
 
     @classmethod
-    def of(cls, identity: Mapping[str, Any] | None) -> ReferenceStore:
-        """Return the store of a reference, by all that decides its logprobs; None where that is not known."""
-        if identity is None:
-            return cls()
+    def of(cls, identity: Mapping[str, Any]) -> ReferenceStore:
+        """Return the store of a reference, given all that decides its logprobs, as JSON has it."""
         here = Path(__file__).parents[1]
         parts = {
             "reference": dict(identity),

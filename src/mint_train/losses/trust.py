@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mint_train.errors import OptionError, UserError
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.run_folder.files import file_sha256
 from mint_train.settings.fields import without_credentials
 from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import VARIABLES
@@ -19,12 +19,14 @@ ADDRESS_VARIABLE = VARIABLES["base_url"]
 
 def loss_file_digests(plugins: Iterable[NamedPlugin]) -> dict[str, str]:
     """Return the SHA-256 of each file among the plugins of a loss, by its path."""
-    return {plugin.origin: file_sha256(plugin.origin) for plugin in plugins if Path(plugin.origin).is_file()}
+    files = {plugin.origin: Path(plugin.origin) for plugin in plugins}
+    return {origin: file_sha256(path) for origin, path in files.items() if path.is_file()}
 
 
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def is_users_own(path: Path, folder: Path) -> bool:
+    """Return whether a file is below the current folder, and not in a folder that may be somebody else's."""
+    path = path.resolve()
+    return path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
 
 
 def check_run_folder(
@@ -82,13 +84,11 @@ def check_loss_file(name: str, digests: Mapping[str, str], folder: Path, *, trus
         UserError: it is not the file that the run was trained with.
         OptionError: it is outside the current folder, or came with the run folder.
     """
-    if digests.get(name) != file_sha256(name):
+    if digests.get(name) != file_sha256(Path(name)):
         raise UserError(
             f"{name} has changed since {folder} was trained with it; restore it, or start a new run"
         )
-    path = Path(name).resolve()
-    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
-    if not own and not trust_loss:
+    if not trust_loss and not is_users_own(Path(name), folder):
         raise OptionError(
             f"{folder} names {name} as its loss, whose code would be run; it is not one of the current "
             "folder's own files: read it, and add --trust-loss"
@@ -120,9 +120,8 @@ def refuse_foreign(name: str, folder: Path, *, trusted: bool) -> None:
     Raises:
         OptionError: it is outside the current folder, came with the rounds, or is an address.
     """
-    path = Path(name).resolve()
-    own = path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
-    if not trusted and ("://" in name or (path.is_file() and not own)):
+    path = Path(name)
+    if not trusted and ("://" in name or (path.is_file() and not is_users_own(path, folder))):
         raise OptionError(
             f"{folder} names {name} for its loss or its judge, which would be run or asked; it is not one of "
             "the current folder's own files: look at it, and add --trust-loss"

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sample, Sampling
-from mint_train.groups.completions import JUDGED_AT_ONCE, Readable, ToJudge, Written, render_prompts, score
-from mint_train.groups.prompts import Located, Prompts
+from mint_train.groups.completions import (
+    JUDGED_AT_ONCE,
+    RenderedPrompts,
+    ToJudge,
+    Written,
+    render_prompts,
+    score,
+)
+from mint_train.groups.prompts import LocatedPrompt, Prompts
 from mint_train.judging.judge import Judge, Scores
 from mint_train.observers.progress import Progress
 from mint_train.sampling.journal import Journal
@@ -24,7 +31,7 @@ def decided_by(policy: Policy, prompts: Prompts, sampling: Sampling) -> dict[str
 
 def write_all(
     policy: Policy, prompts: Prompts, sampling: Sampling, journal: Path, tell: Progress
-) -> tuple[list[Written], Readable]:
+) -> tuple[list[Written], RenderedPrompts]:
     """Write completions for all prompts; what the journal holds is not written again.
 
     Args:
@@ -53,7 +60,7 @@ def write_all(
     return written, readable
 
 
-def sampled_tokens(written: Sequence[Written], readable: Readable) -> dict[str, int]:
+def sampled_tokens(written: Sequence[Written], readable: RenderedPrompts) -> dict[str, int]:
     """Count the tokens of prompts, each once, and of what was written for them, by kind."""
     completed = sum(len(sample.tokens) for one in written for sample in one.samples)
     return {"prompts": sum(map(len, readable.tokens)), "sampled": completed}
@@ -87,7 +94,7 @@ def judge_all(
     return [kept.entries[index] for index in range(len(written))]
 
 
-def own_seed(seed: int, prompt: Located) -> int:
+def own_seed(seed: int, prompt: LocatedPrompt) -> int:
     """Return a seed of a prompt's own."""
     digest = hashlib.blake2b(f"{seed} {prompt.prompt!r}".encode(), digest_size=4).digest()
     return int.from_bytes(digest)

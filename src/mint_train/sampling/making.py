@@ -13,7 +13,7 @@ import pluggy
 
 from mint_train.backends.base import Sampling
 from mint_train.errors import JudgeError, MintTrainError, PluginError, counted
-from mint_train.groups.completions import Readable, Written
+from mint_train.groups.completions import RenderedPrompts, Written
 from mint_train.groups.prompts import Prompts
 from mint_train.judging.judge import Judge, Scores, as_options
 from mint_train.observers.progress import Progress
@@ -98,7 +98,7 @@ class Made:
     scores: Sequence[Scores]
     without_row: int
     """Prompts that gave no row."""
-    readable: Readable
+    readable: RenderedPrompts
     retokenised: int
     """Completions whose text becomes other tokens than those that the policy wrote."""
 

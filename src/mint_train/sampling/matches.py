@@ -12,7 +12,7 @@ from typing import Any
 from mint_train.backends.base import Sampling
 from mint_train.errors import JudgeError, MintTrainError
 from mint_train.groups.completions import Written
-from mint_train.groups.prompts import Located, Prompts
+from mint_train.groups.prompts import LocatedPrompt, Prompts
 from mint_train.judging.judge import Judge, Scores
 from mint_train.observers.progress import Progress
 from mint_train.rows.candidates import Candidates, prompt_columns
@@ -28,7 +28,7 @@ from mint_train.sampling.win_rate import Outcome, WinRate, win_rate
 class Match:
     """A completion of each policy for one prompt, in one order."""
 
-    prompt: Located
+    prompt: LocatedPrompt
     texts: Sequence[str]
 
     def candidates(self) -> Candidates:

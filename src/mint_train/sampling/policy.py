@@ -13,7 +13,7 @@ from typing import Any
 from mint_train.backends.base import Sampler
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.peft_folder import ADAPTER_CONFIG
-from mint_train.backends.start import digest, find_start, run_and_step, same
+from mint_train.backends.start import adapter_sha256, find_start, run_and_step, same
 from mint_train.errors import OptionError
 from mint_train.groups.completions import PromptRenderer
 from mint_train.rendering.options import Rendering
@@ -132,7 +132,7 @@ def describe(trained: Trained, checkpoint: Checkpoint | None, tokenizer: Any) ->
     model = trained.backend.model  # a folder, perhaps by a path from the current one
     weights = None if checkpoint is None else checkpoint.sampler or checkpoint.state
     if checkpoint is not None and not trained.backend.remote:
-        weights = digest(checkpoint.state)
+        weights = adapter_sha256(checkpoint.state)
     return {
         "backend": trained.backend.name,
         "base_url": trained.settings.base_url,

@@ -144,13 +144,12 @@ def evaluators_of(
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
     tokenizer, sets = client.get_tokenizer(), list[tuple[str, Evaluator]]()
-    with open_reference(trained.backend, loss.reference, client, folder, echo_problem) as judge:
-        store = partial(store_of, judge, settings, str(loss.reference), trained.start)
+    name = str(loss.reference)
+    with open_reference(trained.backend, loss.reference, client, folder, echo_problem) as reference_client:
+        store = partial(store_of, reference_client, settings, name, trained.start)
         kept = KeptReference(folder / REFERENCE_FOLDER, store)
-        reference = Reference(
-            str(loss.reference), judge, kept, echo_problem, sent, not trained.backend.remote
-        )
-        for name, examples in held_out.items():
+        reference = Reference(name, reference_client, kept, echo_problem, sent, not trained.backend.remote)
+        for held_out_name, examples in held_out.items():
             dataset = build_dataset(
                 examples,
                 loss,
@@ -160,10 +159,10 @@ def evaluators_of(
                 Rendering.of(settings),
             )
             count = count_trained_on(trained, loss, tokenizer, examples, dataset)
-            if note := overlap_note(count, len(dataset.groups), name):
+            if note := overlap_note(count, len(dataset.groups), held_out_name):
                 echo_problem(note)
             groups: Groups = dataset.groups
             if loss.reference is not None:  # asked for before a checkpoint replaces the untrained adapter
                 groups = reference.all_of(groups)
-            sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, name)))
+            sets.append((str(examples.data), Evaluator(loss, groups, settings.batch_size, held_out_name)))
     return sets

@@ -17,8 +17,7 @@ from mint_train.backends.peft_folder import PeftConfig
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, UserError
 from mint_train.groups.build import build_dataset
-from mint_train.groups.examples import find_data, read_examples
-from mint_train.groups.held_out import open_held_out
+from mint_train.groups.held_out import held_out_or_trained
 from mint_train.losses.loss import Loss
 from mint_train.observers.model_card import GGUF_FILE
 from mint_train.observers.terminal import echo_problem
@@ -142,12 +141,7 @@ def some_groups(settings: Settings, loss: Loss, client: TrainingClient) -> Seque
     Raises:
         MintTrainError: the rows cannot be read.
     """
-    held_out = open_held_out(settings, loss)
-    if held_out:
-        examples = next(iter(held_out.values()))
-    else:
-        data = find_data(settings.data, loss, settings.max_row_bytes)
-        examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
+    examples = held_out_or_trained(settings, loss)
     some = examples.only(frozenset(range(min(ROWS, len(examples)))))
     rendering = Rendering.of(settings)
     tokenizer = client.get_tokenizer()

@@ -9,8 +9,7 @@ from typing import Any
 
 from mint_train.backends.base import Sampling
 from mint_train.groups.build import build_dataset
-from mint_train.groups.examples import find_data, read_examples
-from mint_train.groups.held_out import open_held_out
+from mint_train.groups.held_out import held_out_or_trained
 from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
@@ -81,10 +80,7 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[in
     loss = trained.open_loss()
     if data is not None:
         settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
-    examples = next(iter(open_held_out(settings, loss).values()), None)
-    if examples is None:
-        rows = find_data(settings.data, loss, settings.max_row_bytes)
-        examples = read_examples(rows, loss, settings.columns, settings.on_bad_row)
+    examples = held_out_or_trained(settings, loss)
     groups = build_dataset(
         examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
     ).groups

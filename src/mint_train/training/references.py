@@ -49,10 +49,11 @@ def add_reference(
         held_out: the held-out sets.
     """
     name = str(run.loss.reference)
-    with open_reference(run.backend, name, client, run.folder.path, run.observers.warn) as judge:
+    with open_reference(run.backend, name, client, run.folder.path, run.observers.warn) as reference_client:
         why_first = reason_to_compute_first(run, name)
         policy = None if why_first else client.keep_reference()
-        reference = replace(reference_of(run, name, judge), policy=policy or judge)
+        reference = reference_of(run, name, reference_client)
+        reference = replace(reference, policy=policy or reference_client)
         trained = reference.of(dataset.groups)
         given = reference.all_of if policy is None else reference.of
         evaluated = {name: replace(part, groups=given(part.groups)) for name, part in held_out.items()}
@@ -75,11 +76,11 @@ def add_reference(
         return replace(dataset, groups=trained), evaluated, ahead
 
 
-def reference_of(run: Run, name: str, judge: TrainingClient) -> Reference:
-    """Return a run's reference, which `judge` gives, and where its logprobs are kept."""
-    store = cache(partial(store_of, judge, run.settings, name, run.start_from))
+def reference_of(run: Run, name: str, client: TrainingClient) -> Reference:
+    """Return a run's reference, whose policy a client has, and where its logprobs are kept."""
+    store = cache(partial(store_of, client, run.settings, name, run.start_from))
     kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
-    return Reference(name, judge, kept, run.observers.warn, sent, not run.backend.remote)
+    return Reference(name, client, kept, run.observers.warn, sent, not run.backend.remote)
 
 
 def logprobs_ahead(run: Run, reference: Reference, groups: Groups, blocks: Sequence[int]) -> LogprobsAhead:

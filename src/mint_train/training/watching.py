@@ -13,7 +13,7 @@ import torch
 
 from mint_train.backends.base import Sample, Sampling, TrainingClient
 from mint_train.errors import MintTrainError, OptionError, ServiceError
-from mint_train.groups.completions import JUDGED_AT_ONCE, PromptRenderer, Readable, Written, score
+from mint_train.groups.completions import JUDGED_AT_ONCE, PromptRenderer, RenderedPrompts, Written, score
 from mint_train.groups.prompts import Prompts, read_prompts
 from mint_train.groups.step_count import is_due
 from mint_train.judging.judge import Judge, JudgeFunction, open_judge
@@ -90,7 +90,7 @@ class Watcher:
 
     watching: Watching
     renderer: PromptRenderer
-    readable: Readable
+    readable: RenderedPrompts
     """The prompts as tokens."""
     folder: Path
     """The run's."""

@@ -235,8 +235,8 @@ def test_an_attachment_that_does_not_fit_is_refused_with_file_and_line(value: An
         check_groups([group_of(attach(build_datum(*GOOD, None), old=value))])
 
 
-def test_lists_of_different_lengths_are_refused() -> None:
-    for inputs, targets, weights in ((2, 3, 3), (4, 3, 3)):
+def test_lists_that_are_empty_or_of_different_lengths_are_refused() -> None:
+    for inputs, targets, weights in ((2, 3, 3), (4, 3, 3), (0, 0, 0)):
         wrong = ArrayDatum(np.arange(inputs), np.arange(targets), np.ones(weights, dtype=np.float32))
         with pytest.raises(ContractError, match=r"^rows\.jsonl:7: .*as many of each"):
             check_groups([group_of(wrong)])

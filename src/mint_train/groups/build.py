@@ -22,7 +22,8 @@ from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import Examples
 from mint_train.groups.flattened import check_groups
 from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, put_away, token_key
-from mint_train.groups.token_file import GroupWriter, StoredGroups
+from mint_train.groups.token_file import StoredGroups
+from mint_train.groups.token_writer import GroupWriter
 from mint_train.losses.loss import Loss
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer

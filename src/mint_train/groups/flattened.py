@@ -36,9 +36,9 @@ def in_range(tokens: np.ndarray) -> bool:
 
 
 def is_even(group: Group, number: int) -> bool:
-    """Return whether a datum has as many inputs and weights as targets."""
+    """Return whether a datum has targets, and as many inputs and weights."""
     arrays = group.arrays[number]
-    return len(arrays.inputs) == len(arrays.targets) == len(arrays.weights)
+    return len(arrays.inputs) == len(arrays.targets) == len(arrays.weights) > 0
 
 
 def problems(groups: Sequence[Group]) -> Iterator[ContractError]:
@@ -55,7 +55,7 @@ def problems(groups: Sequence[Group]) -> Iterator[ContractError]:
             if not is_even(group, number):
                 yield ContractError(
                     f"{where} has {len(arrays.inputs)} inputs, {len(arrays.targets)} targets and "
-                    f"{len(arrays.weights)} weights; it needs as many of each"
+                    f"{len(arrays.weights)} weights; it needs as many of each, and at least one"
                 )
             if not np.isfinite(arrays.weights).all():
                 yield ContractError(f"{where} has a weight that is not a finite number")

@@ -1,14 +1,14 @@
-"""Groups of datums on disk: an Arrow file that is written in chunks and read group by group."""
+"""Read groups of datums from an Arrow file, group by group."""
 
 from __future__ import annotations
 
 import bisect
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,112 +17,9 @@ from mint_train.batches.datums import ArrayDatum, Attachment, DatumArrays
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import BackendError, Source
 from mint_train.groups.arrow_arrays import (
-    list_array,
-    map_array,
-    number_array,
-    string_array,
     valid_mask,
     view_numbers,
 )
-
-DATUM = pa.struct(
-    {
-        # inputs and the last target: 4 bytes a token where the targets are the inputs shifted by one
-        "tokens": pa.list_(pa.int32()),
-        "targets": pa.list_(pa.int32()),
-        # how many leading weights are 0.0 where all others are 1.0
-        "untrained": pa.int32(),
-        "weights": pa.list_(pa.float32()),
-        "numbers": pa.map_(pa.string(), pa.float64()),
-        "sequences": pa.map_(pa.string(), pa.list_(pa.float64())),
-    }
-)
-SCHEMA = pa.schema(
-    {
-        "path": pa.string(),
-        "line": pa.int64(),
-        "unit": pa.string(),
-        "weight": pa.float64(),
-        "datums": pa.list_(DATUM),
-    }
-)
-BYTES_AT_ONCE = 2**23
-"""Of groups, that are written together."""
-
-
-class GroupWriter:
-    """Appends chunks of groups to an Arrow file."""
-
-    def __init__(self, path: Path) -> None:
-        self._writer = pa.ipc.new_file(str(path), SCHEMA)
-        self._waiting: list[pa.RecordBatch] = []
-        self.count = 0
-
-    def write(self, groups: Sequence[Group]) -> None:
-        """Append a chunk."""
-        encoded = [encode_datum(*pair) for group in groups for pair in with_attached(group)]
-        columns = {name: [value[name] for value in encoded] for name in DATUM.names}
-        datums = pa.StructArray.from_arrays(
-            [
-                list_array(columns["tokens"], pa.int32()),
-                list_array(columns["targets"], pa.int32()),
-                number_array(columns["untrained"], pa.int32()),
-                list_array(columns["weights"], pa.float32()),
-                map_array(columns["numbers"], lambda values: number_array(values, pa.float64())),
-                map_array(columns["sequences"], lambda values: list_array(values, pa.float64())),
-            ],
-            fields=list(DATUM),
-        )
-        offsets = np.cumsum([0, *(len(group.datums) for group in groups)])
-        sources = [group.source for group in groups]
-        self._waiting.append(
-            pa.record_batch(
-                [
-                    string_array([source.path for source in sources]),
-                    number_array([source.line for source in sources], pa.int64()),
-                    string_array([source.unit for source in sources]),
-                    number_array([group.weight for group in groups], pa.float64()),
-                    pa.ListArray.from_arrays(number_array(offsets, pa.int32()), datums),
-                ],
-                schema=SCHEMA,
-            )
-        )
-        self.count += len(groups)
-        if sum(batch.nbytes for batch in self._waiting) >= BYTES_AT_ONCE:
-            self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        """Write the chunks that wait as one: a reader needs about as long for any chunk."""
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
-            self._waiting = []
-
-    def close(self) -> None:
-        """Write what waits, and the end of the file, without which it cannot be read."""
-        self._write_waiting()
-        self._writer.close()
-
-
-def with_attached(group: Group) -> Iterator[tuple[DatumArrays, Mapping[str, Attachment]]]:
-    """Yield the arrays of each datum of a group with what is attached to it."""
-    attached: Sequence[Mapping[str, Attachment]] = group.attached or ({},) * len(group.datums)
-    return zip(group.arrays, attached, strict=True)
-
-
-def encode_datum(arrays: DatumArrays, attached: Mapping[str, Attachment]) -> dict[str, Any]:
-    """Turn a datum into a value of `DATUM`."""
-    inputs, targets, weights = arrays.inputs, arrays.targets, arrays.weights
-    shifted = len(inputs) == len(targets) and np.array_equal(inputs[1:], targets[:-1])
-    untrained = arrays.prompt_length - 1
-    plain = bool((weights[untrained:] == 1).all())
-    return {
-        "tokens": np.append(inputs, targets[-1:]) if shifted else inputs,
-        "targets": None if shifted else targets,
-        "untrained": untrained if plain else None,
-        "weights": None if plain else weights,
-        "numbers": [(name, value) for name, value in attached.items() if not isinstance(value, Sequence)],
-        "sequences": [(name, value) for name, value in attached.items() if isinstance(value, Sequence)],
-    }
 
 
 class ListColumn:
@@ -183,7 +80,7 @@ class StoredDatum(NamedTuple):
 
 
 def decode_datums(stored: Sequence[StoredDatum]) -> Iterator[DatumArrays]:
-    """Yield what `encode_datum` encoded."""
+    """Yield the arrays of datums."""
     all_tokens = joined([datum.tokens for datum in stored], np.int64)
     for datum, tokens, plain in zip(stored, all_tokens, plain_weights(stored), strict=True):
         if datum.targets is None:

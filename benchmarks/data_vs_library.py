@@ -2,8 +2,9 @@
 
     python benchmarks/data_vs_library.py --texts dpo_en_demo.json [--characters 120] [--render template]
 
-Both sides take turns in one process. Rows and tokenizer are those of `data_vs_trl.py`; the library gets the
-texts that our side asked its tokenizer for.
+Both sides take turns in one process, each with a tokenizer that is loaded anew: a tokenizer keeps the words
+that it has met. Rows and tokenizer are those of `data_vs_trl.py`; the library gets the texts that our side
+asked its tokenizer for.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def measure(rows: Path, folder: Path, render: Any, cache: Path) -> tuple[float, 
         examples = read_examples(open_data(rows), loss)
         build_dataset(examples, loss, tokenizer, 1024, rendering=Rendering(render))
         ours = time.perf_counter() - began, time.process_time() - cpu
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     began, cpu = time.perf_counter(), time.process_time()
     tokenizer.backend_tokenizer.encode_batch_fast(asked, add_special_tokens=False)
     library = time.perf_counter() - began, time.process_time() - cpu

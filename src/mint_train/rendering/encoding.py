@@ -19,6 +19,8 @@ Asked = tuple[str, bool]
 Known = dict[Asked, list[int]]
 Rendered = dict[Hashable, str]
 """By what the chat template was given, as `frozen` makes it."""
+Parts = dict[str, list[str]]
+"""The parts of a text that is encoded part by part."""
 OWN_WAYS = ("apply_chat_template", "__call__", "encode", "_encode_plus")
 """Methods by which a few tokenizers do something else than the `tokenizers` library."""
 
@@ -48,6 +50,7 @@ class BatchTokenizer:
         self._known: Known = {}
         self.rendered: Rendered = {}
         """What the chat template wrote when the texts were noted."""
+        self._parts: Parts = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -68,11 +71,12 @@ class BatchTokenizer:
             flatten: what is done with each of them, called here to note the texts that it asks for.
         """
         self._tokenizer("")  # the library takes over that nothing is cut, nor padded
-        ahead: deque[tuple[Chunk, Rendered, Future[Known]]] = deque()
+        ahead: deque[tuple[Chunk, Rendered, Parts, Future[Known]]] = deque()
         with ThreadPoolExecutor(1) as worker:  # the library needs no interpreter while it encodes
             for chunk in chunks:
                 noted = self._note(flatten, chunk)
-                ahead.append((chunk, self.rendered, worker.submit(self._encode_all, noted)))
+                known = worker.submit(self._encode_all, noted)
+                ahead.append((chunk, self.rendered, self._parts, known))
                 if len(ahead) > 1:
                     yield self._take(*ahead.popleft())
             if ahead:
@@ -80,7 +84,7 @@ class BatchTokenizer:
 
     def _note(self, flatten: Callable[[Any], object], examples: Iterable[Any]) -> list[Asked]:
         """Return the texts that flattening the examples asks for."""
-        self._noted, self.rendered = {}, {}
+        self._noted, self.rendered, self._parts = {}, {}, {}
         for example in examples:
             try:
                 flatten(example)
@@ -102,9 +106,9 @@ class BatchTokenizer:
                 known |= {(text, special): one.ids for text, one in zip(texts, encoded, strict=True)}
         return known
 
-    def _take(self, chunk: Chunk, rendered: Rendered, known: Future[Known]) -> Chunk:
+    def _take(self, chunk: Chunk, rendered: Rendered, parts: Parts, known: Future[Known]) -> Chunk:
         """Answer from now on with what a chunk asks for; return the chunk."""
-        self.rendered, self._known = rendered, known.result()
+        self.rendered, self._parts, self._known = rendered, parts, known.result()
         return chunk
 
     def encode(self, text: str, add_special_tokens: bool = True, **more: Any) -> list[int]:
@@ -120,13 +124,14 @@ class BatchTokenizer:
             return list(self._known[asked])
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
-    def encode_parts(self, parts: Sequence[str]) -> list[int]:
-        """Encode the parts of a text that its special tokens keep apart."""
+    def encode_cut(self, text: str, cut: Callable[[str], list[str]]) -> list[int]:
+        """Encode the parts that `cut` makes of a text, which its special tokens keep apart."""
         if self._noted is not None:
+            parts = self._parts[text] = cut(text)
             self._noted.update(dict.fromkeys((part, False) for part in parts))
             return [len(self._noted) % len(self)]
         tokens: list[int] = []
-        for part in parts:
+        for part in self._parts.get(text) or cut(text):
             tokens += self._known.get((part, False)) or self.encode(part, add_special_tokens=False)
         return tokens
 

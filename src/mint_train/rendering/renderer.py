@@ -16,7 +16,7 @@ from mint_train.rendering.recipe import build_completion_tokens, build_prompt_to
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rendering.text_only import completion_text, text_messages
 from mint_train.rendering.turn_markers import TurnMarkers
-from mint_train.rendering.turns import Rendered, TemplateRenderer, weights_of, written
+from mint_train.rendering.turns import TemplateRenderer, weights_of, written
 from mint_train.rows.conversations import (
     Completion,
     Conversation,
@@ -231,15 +231,11 @@ class Renderer:
             if one.tokens[: one.spans[0][0]] != rendered[0].tokens[:start]:
                 problem = "its trained turn follows other turns than that of"
                 raise RowError(name, f"{problem} {names[0]}; train all turns, with --train-turns all")
-        self._refuse_alike(start, [one.tokens[start:] for one in rendered], names)
-        return [self._weighted(one) for one in rendered]
-
-    def _weighted(self, rendered: Rendered) -> Datum:
-        """Build a datum with the weights of its turns."""
-        start, end = rendered.spans[0]
-        if end == len(rendered.tokens):
-            return build_datum(rendered.tokens[:start], rendered.tokens[start:], self.max_length)
-        return build_weighted_datum(rendered.tokens, weights_of(rendered), self.max_length)
+        answers = [one.tokens[start:] for one in rendered]
+        self._refuse_alike(start, answers, names)
+        if all(one.spans[0][1] == len(one.tokens) for one in rendered):
+            return build_datums(rendered[0].tokens[:start], answers, self.max_length)
+        return [build_weighted_datum(one.tokens, weights_of(one), self.max_length) for one in rendered]
 
     def _refuse_alike(self, prompt: int, answers: Sequence[list[int]], names: Sequence[str]) -> None:
         """Refuse completions that differ, but not in what is left of them."""

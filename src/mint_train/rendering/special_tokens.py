@@ -120,8 +120,7 @@ class GuardedTokenizer:
         Raises:
             SpecialTokenError: with "fail", or where this tokenizer cannot split.
         """
-        # what a text holds is looked for once, when its tokens are taken
-        marked, met = (text, []) if self.notes else self._mark(text)
+        marked, met = self._mark_taken(text)
         if not met or self._allowed(*met[0]):
             return list(self._encoder.encode(text, add_special_tokens=add_special_tokens, **more))
         return self._encode_marked(marked, add_special_tokens)
@@ -140,7 +139,7 @@ class GuardedTokenizer:
         Raises:
             SpecialTokenError: with "fail", or where this tokenizer cannot split.
         """
-        marked, met = self._mark(conversation)
+        marked, met = self._mark_taken(conversation)
         if not met or self._allowed(*met[0]):
             rendered = self._encoder.apply_chat_template(
                 conversation, tokenize=tokenize, return_dict=return_dict, **more
@@ -184,7 +183,7 @@ class GuardedTokenizer:
             return self._encode_marked(text, add_special_tokens=False)
         if self._cutter is None or not isinstance(self._encoder, BatchTokenizer):
             return list(self._encoder.encode(text, add_special_tokens=False))
-        return self._encoder.encode_parts(self._cutter.parts(text))
+        return self._encoder.encode_cut(text, self._cutter.parts)
 
     def shown(self, text: str) -> str:
         """Return what `render` returned as a user reads it."""
@@ -201,6 +200,10 @@ class GuardedTokenizer:
         if self._policy == "fail":
             advice = "take it out, or give --special-tokens split, which trains it unchanged"
             raise special_token_error(text, marker, advice, "turn marker")
+
+    def _mark_taken(self, value: Any) -> tuple[Any, list[tuple[str, str]]]:
+        """Do what `_mark` does where tokens are taken; where texts are noted, return the value as it is."""
+        return (value, []) if self.notes else self._mark(value)
 
     def _mark(self, value: Any) -> tuple[Any, list[tuple[str, str]]]:
         """Put placeholders for the special tokens of every text in a value, but not for the template's own.

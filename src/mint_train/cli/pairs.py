@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
-from mint_train.judging.judge import open_judge
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.sampling.making import Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import open_policy, reading_settings
-
-Asked = tuple[tuple[str, Mapping[str, Any], float], RowWriter, Sampling, Mapping[str, Any]]
-"""A judge with its options and its time limit, the row writer, the sampling, and the rest of `Making`."""
 
 
 def choose_writer(forms: Mapping[str, Any]) -> RowWriter:
@@ -35,31 +30,29 @@ def choose_writer(forms: Mapping[str, Any]) -> RowWriter:
     return RowWriter(asked[0], {})
 
 
-def make_and_print(data: str, name: str | None, given: Mapping[str, Any], asked: Asked) -> None:
+def make_and_print(data: str, name: str | None, given: Mapping[str, Any], making: Making) -> None:
     """Make the rows, and print what they are made of.
 
     Args:
         data: where the prompts are.
         name: the policy; None for the base model.
         given: settings on the command line.
-        asked: the judge, the row writer and how is sampled.
+        making: the judge, the row writer, how completions are drawn, and the file to write.
 
     Raises:
         MintTrainError: what was given is wrong, or the backend or the judge failed.
     """
-    judge_asked, writer, sampling, rest = asked
-    judge = open_judge(*judge_asked)
     prompts = read_prompts(data, reading_settings(given))
     for line in about(prompts):
         say(line)
     with open_policy(name, given, echo_problem) as policy, shown_progress() as tell:
-        made = make_rows(policy, prompts, Making(judge, writer, sampling, **rest), tell)
-    notes = [writer.note() if made.rows else None, judge.note()]
+        made = make_rows(policy, prompts, making, tell)
+    notes = [making.writer.note() if made.rows else None, making.judge.note()]
     for line in [*made.readable.lines(), *made.lines(), *filter(None, notes)]:
         say(line)
     require_rows(made)
-    say(f"Written to {rest['output']}.")
-    echo(f"Next: {command_line('--loss', 'LOSS', '--data', rest['output'])}")
+    say(f"Written to {making.output}.")
+    echo(f"Next: {command_line('--loss', 'LOSS', '--data', making.output)}")
 
 
 def about(prompts: Prompts) -> list[str]:

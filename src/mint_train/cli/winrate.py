@@ -7,11 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from mint_train.backends.base import Sampling
 from mint_train.cli.pairs import about
 from mint_train.errors import command_line
 from mint_train.groups.prompts import read_prompts
-from mint_train.judging.judge import open_judge
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo, echo_problem, say
@@ -21,7 +19,7 @@ from mint_train.settings.prices import describe_tokens
 
 
 def compare_and_print(
-    names: Sequence[str], data: str, given: Mapping[str, Any], asked: tuple[Any, Sampling, Mapping[str, Any]]
+    names: Sequence[str], data: str, given: Mapping[str, Any], comparing: Comparing
 ) -> None:
     """Compare two policies, and print a table of how often the first one wins.
 
@@ -29,24 +27,22 @@ def compare_and_print(
         names: the two policies.
         data: where the prompts are.
         given: settings on the command line.
-        asked: a judge with its options and its time limit, the sampling, and the rest of `Comparing`.
+        comparing: the judge, how completions are drawn, and the file to write.
 
     Raises:
         MintTrainError: what was given is wrong, or a backend or the judge failed.
     """
-    judge_asked, sampling, rest = asked
-    judge = open_judge(*judge_asked)
     prompts = read_prompts(data, reading_settings(given))
     for line in about(prompts):
         say(line)
     with shown_progress() as tell:
         policies = [open_policy(name, given, echo_problem) for name in names]
-        compared = compare_policies(policies, prompts, Comparing(judge, sampling, **rest), tell)
-    for line in [*compared.notes, *filter(None, [judge.note()])]:
+        compared = compare_policies(policies, prompts, comparing, tell)
+    for line in [*compared.notes, *filter(None, [comparing.judge.note()])]:
         say(line)
     print_table(names, compared)
     say(f"Tokens: {describe_tokens(compared.tokens)}.")
-    say(f"Each comparison is in {rest['output']}.")
+    say(f"Each comparison is in {comparing.output}.")
     if compared.run is not None:
         echo(f"Next: {command_line('plot', compared.run)}, whose page shows the win rate too")
 

@@ -44,7 +44,7 @@ def make_group(
 
 
 def make_batch(*groups: Group) -> Batch:
-    """Make a batch whose attached values are float64."""
+    """Make a batch of groups."""
     return Batch(groups)
 
 

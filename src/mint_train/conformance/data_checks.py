@@ -19,7 +19,6 @@ from mint_train.losses.loss_options import option_rows
 from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
 
-NONSENSE = "no_such_option"
 WRONG_VALUES: tuple[tuple[str, Any], ...] = (
     ("null", None),
     ("a number", 7),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from mint_train.conformance.material import Material, require_that
+from mint_train.conformance.material import Material, gradients_or_zeros, require_that
 
 SPREADS = (0.1, 1.0, 3.0, 10.0, 30.0)
 TOLERANCE = 1e-6
@@ -39,7 +39,4 @@ def gradients_and_states(material: Material) -> Iterator[tuple[torch.Tensor, dic
         }
         state: dict[str, float] = {}
         value, _ = material.loss.evaluate(batch, logprobs, state, vocabulary)
-        leaves = [*logprobs, *vocabulary.values()]
-        found = torch.autograd.grad(value, leaves, allow_unused=True)
-        parts = [torch.zeros_like(o) if g is None else g for o, g in zip(leaves, found, strict=True)]
-        yield torch.cat(parts), state
+        yield torch.cat(gradients_or_zeros(value, [*logprobs, *vocabulary.values()])), state

@@ -143,11 +143,7 @@ class Material:
     def gradients(self, batch: Batch, logprobs: Logprobs) -> Logprobs:
         """Differentiate the loss by each datum's logprobs; zeros where it does not depend on them."""
         value, _ = self.evaluate(batch, logprobs)
-        found = torch.autograd.grad(value, logprobs, allow_unused=True)
-        return [
-            torch.zeros_like(own) if gradient is None else gradient
-            for own, gradient in zip(logprobs, found, strict=True)
-        ]
+        return gradients_or_zeros(value, logprobs)
 
     @cached_property
     def trained(self) -> list[torch.Tensor]:
@@ -171,6 +167,15 @@ class Material:
                 return f"datum {number} of the group at {group.source}"
             number -= len(group.datums)
         return f"datum {number}"
+
+
+def gradients_or_zeros(value: torch.Tensor, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Differentiate a value by each tensor; zeros where it does not depend on it."""
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for leaf, gradient in zip(leaves, found, strict=True)
+    ]
 
 
 def in_dtype(group: Group, dtype: torch.dtype) -> Group:

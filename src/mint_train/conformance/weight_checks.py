@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from mint_train.batches.groups import Group
-from mint_train.conformance.material import Logprobs, Material, require_that
+from mint_train.conformance.material import Logprobs, Material, gradients_or_zeros, require_that
 from mint_train.errors import LossError
 
 TOLERANCE = 1e-7
@@ -55,7 +55,5 @@ def evaluated(
         value, _ = material.evaluate(material.batch(groups), flat)
     except LossError as error:
         require_that(False, str(error))
-    found = torch.autograd.grad(value, flat, allow_unused=True)
-    whole = [torch.zeros_like(o) if g is None else g for o, g in zip(flat, found, strict=True)]
-    parts = iter(whole)
+    parts = iter(gradients_or_zeros(value, flat))
     return float(value.detach()), [torch.cat([next(parts) for _ in of_group]) for of_group in own]

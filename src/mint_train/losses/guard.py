@@ -177,11 +177,11 @@ def check_linear(
     Raises:
         LossError: the gradients differ by more than rounding, or the loss has begun to keep a state.
     """
-    given, real = (torch.cat([gradient.flatten() for gradient in one]) for one in (known, found))
+    sent, real = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (known, found))
     problem = ""
     if state:
         problem = f"keeps {', '.join(state)} as state"
-    elif not torch.allclose(given, real, rtol=ROUNDING, atol=ROUNDING * float(real.abs().max())):
+    elif not torch.allclose(sent, real, rtol=ROUNDING, atol=ROUNDING * float(real.abs().max())):
         problem = "its gradient changes with the logprobs"
     if problem:
         raise LossError(f'the loss "{loss}" has the trait LINEAR, but {problem}: leave the trait out')

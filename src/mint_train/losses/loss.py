@@ -98,7 +98,8 @@ class Loss:
             value = Metric(".6f", better="lower", shown=True)
             described = {f"{term.name}/loss": value for term in self.terms}
         for term in self.terms:
-            described = {**described, **{k: v for k, v in term.metrics.items() if k not in described}}
+            for name, metric in term.metrics.items():
+                described.setdefault(name, metric)
         return described
 
     @property

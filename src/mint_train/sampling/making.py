@@ -103,10 +103,15 @@ class Made:
     """Completions whose text becomes other tokens than those that the policy wrote."""
 
     @property
+    def known_scores(self) -> list[float]:
+        """The scores of all completions that have one."""
+        return [score for scores in self.scores for score in scores if score is not None]
+
+    @property
     def mean(self) -> float | None:
         """The mean score of all completions that have one."""
-        found = [score for scores in self.scores for score in scores if score is not None]
-        return sum(found) / len(found) if found else None
+        known = self.known_scores
+        return sum(known) / len(known) if known else None
 
     @property
     def tokens(self) -> Mapping[str, int]:
@@ -127,13 +132,12 @@ class Made:
 
     def lines(self) -> list[str]:
         """Say what was sampled and judged, a line each."""
-        found = [score for scores in self.scores for score in scores if score is not None]
-        samples = [one for each in self.written for one in each.samples]
-        cut = sum(not one.ended for one in samples)
+        samples = [sample for each in self.written for sample in each.samples]
+        cut = sum(not sample.ended for sample in samples)
         other = (
             f", {self.retokenised:,} that become other tokens when they are read" if self.retokenised else ""
         )
-        left_out = len(samples) - len(found) - self.empty
+        left_out = len(samples) - len(self.known_scores) - self.empty
         mean = "none" if self.mean is None else f"{self.mean:.4g}"
         made = f"{counted(len(self.written), 'prompt')}, {counted(len(samples), 'completion')}"
         return [

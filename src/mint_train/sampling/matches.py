@@ -57,7 +57,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ClosedPolicy:
     """What is known of a policy that is closed again."""
 
     name: str
@@ -94,7 +94,7 @@ def compare_policies(
     output, judge = comparing.output, comparing.judge
     journals = fresh_journals(output, ("a.samples", "b.samples", "scores"), overwrite=comparing.overwrite)
     sides: list[dict[str, Written]] = []
-    compared: list[State] = []
+    closed: list[ClosedPolicy] = []
     decided: dict[str, Any] = {}
     notes: list[str] = []
     tokens = Counter[str]()
@@ -102,7 +102,7 @@ def compare_policies(
         with opened as policy:
             written, readable = write_all(policy, prompts, comparing.sampling, journal, tell)
             decided[side] = decided_by(policy, prompts, comparing.sampling)
-        compared.append(State(policy.name, policy.run, policy.step))
+        closed.append(ClosedPolicy(policy.name, policy.run, policy.step))
         sides.append({str(one.prompt.source): one for one in written})
         notes += readable.lines()
         tokens.update(sampled_tokens(written, readable))
@@ -119,14 +119,14 @@ def compare_policies(
         path.unlink(missing_ok=True)
     rate = win_rate(outcomes_of(known))
     found = Compared(rate, len(known), len(rows) - len(known), list(dict.fromkeys(notes)), tokens)
-    return kept_for_report(found, compared, prompts, comparing)
+    return kept_for_report(found, closed, prompts, comparing)
 
 
 def kept_for_report(
-    compared: Compared, states: Sequence[State], prompts: Prompts, comparing: Comparing
+    compared: Compared, policies: Sequence[ClosedPolicy], prompts: Prompts, comparing: Comparing
 ) -> Compared:
     """Keep a win rate in the folder of A's run, where A is of one."""
-    first, second = states
+    first, second = policies
     if first.run is None:
         return compared
     rate = compared.rate

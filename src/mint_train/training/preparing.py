@@ -116,7 +116,7 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
     overlaps = overlap_lines(run, dataset, held_out)
     watcher = watcher_of(run, client)
     expected = expect_tokens(run, dataset, held_out, watcher)
-    refuse_unpaid(run, expected)
+    check_budget_and_prices(run, expected)
     run.folder.write_skipped([bad.describe() for bad in dataset.bad_rows])
     quantization = quantization_of(run, client, dataset)
     ahead = None
@@ -166,7 +166,7 @@ def expect_tokens(
     )
 
 
-def refuse_unpaid(run: Run, expected: ExpectedTokens) -> None:
+def check_budget_and_prices(run: Run, expected: ExpectedTokens) -> None:
     """Refuse a budget without room for the next step, and prices that lack a kind of the run's tokens.
 
     Raises:
@@ -204,14 +204,10 @@ def watcher_of(run: Run, client: TrainingClient) -> Watcher | None:
 
 def flattened(run: Run, examples: Examples, client: TrainingClient) -> Dataset:
     """Return the groups of some examples, checked."""
-    settings = run.settings
+    settings, tokenizer = run.settings, client.get_tokenizer()
+    rendering = Rendering.of(settings)
     return build_dataset(
-        examples,
-        run.loss,
-        client.get_tokenizer(),
-        settings.max_length,
-        settings.special_tokens,
-        Rendering.of(run.settings),
+        examples, run.loss, tokenizer, settings.max_length, settings.special_tokens, rendering
     )
 
 

@@ -90,11 +90,11 @@ class Run:
         """
         settings, start_from = find_start(settings)
         prices = read_prices(settings)
-        with open_observers(settings, loss, *shown(settings, program)) as observers:
+        with open_observers(settings, loss, *programs_observers(settings, program)) as observers:
             sources = open_sources(settings, loss, observers)
             examples, held_out = read_sources(settings, loss, *sources)
             watching = Watching.of(settings, program.judge if program else None)
-            backend = announce(settings, loss, observers)
+            backend = choose_and_announce(settings, loss, observers)
             path, made = settings.output, settings.output is None
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
@@ -137,14 +137,14 @@ class Run:
                 for chosen in (settings, before)
             )
             refuse_other_options(recorded, loss, as_before)
-            with open_observers(settings, loss, *shown(settings, program)) as observers:
+            with open_observers(settings, loss, *programs_observers(settings, program)) as observers:
                 checkpoint = folder.last_checkpoint()
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
                 refuse_changed_template(recorded, settings)
                 examples, held_out = read_sources(settings, loss, *sources)
                 watching = watch_again(recorded, settings, path, program, trusted=trust_loss)
-                backend = announce(settings, loss, observers, "as when the run began")
+                backend = choose_and_announce(settings, loss, observers, "as when the run began")
                 run = cls(settings, loss, observers, backend, folder, examples, held_out, watching)
                 run = replace(run, start_from=recorded.start, recorded=recorded, checkpoint=checkpoint)
                 yield replace(run, prices=read_prices(settings), counts=TokenCounts(path))
@@ -177,10 +177,10 @@ def read_prices(settings: Settings) -> Prices | None:
     return None if settings.price_file is None else Prices.read(settings.price_file)
 
 
-def shown(settings: Settings, program: Program | None) -> tuple[bool, Sequence[object]]:
-    """Return whether a run prints nothing, and which observers a program brings.
+def programs_observers(settings: Settings, program: Program | None) -> tuple[bool, Sequence[object]]:
+    """Return whether a run prints nothing at all, and which observers a program brings.
 
-    The command line prints with `--quiet` where the results are; a program is given them.
+    With `--quiet` the command line still prints where the results are; a Python program gets them returned.
     """
     if program is None:
         return False, ()
@@ -205,14 +205,14 @@ def read_sources(
     return examples, held_out
 
 
-def announce(settings: Settings, loss: Loss, observers: Observers, why: str = "") -> Backend:
+def choose_and_announce(settings: Settings, loss: Loss, observers: Observers, why: str = "") -> Backend:
     """Choose the backend, and tell the user which one and why before anything slow begins.
 
     Args:
         settings: they name the backend, or leave it to the environment.
-        loss: what is trained.
+        loss: the loss that is trained.
         observers: they tell the user.
-        why: the reason to tell; by default that of the settings.
+        why: the reason that the user is told; by default the backend's own.
 
     Raises:
         OptionError: the loss needs what this backend does not give.

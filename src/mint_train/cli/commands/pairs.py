@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
 from mint_train.cli.start_up import load_libraries
+
+if TYPE_CHECKING:
+    from mint_train.backends.base import Sampling
+    from mint_train.judging.judge import Judge
 
 POLICY_SETTINGS = (
     *("model", "backend", "base_url", "dtype", "quantize"),
@@ -123,6 +127,22 @@ def sampling_options(command: click.Command) -> click.Command:
     return settings_options(command, POLICY_SETTINGS, others=False)
 
 
+def judge_and_sampling(
+    given: dict[str, Any], options: Mapping[str, Any], samples: int
+) -> tuple[Judge, Sampling]:
+    """Open the judge, and return how completions are drawn; what both are made of is taken out of `given`.
+
+    Raises:
+        UserError: no judge has this name, it is broken, or an option of it is wrong.
+    """
+    from mint_train.backends.base import Sampling
+    from mint_train.judging.judge import open_judge
+
+    drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
+    judge = open_judge(given.pop("judge"), options, given.pop("judge_timeout"))
+    return judge, Sampling(samples=samples, **drawn)
+
+
 @click.command("pairs", cls=Command, short_help="Make rows of what a policy writes and a judge scores.")
 @click.argument("data", metavar="PROMPTS")
 @click.option(
@@ -157,17 +177,14 @@ def make_rows(data: str, policy: str | None, samples: int, options: dict[str, An
     PROMPTS is anything that --data takes. A command that was stopped goes on where it was.
     """
     load_libraries("Loading torch, transformers and the policy ...")
-    from mint_train.backends.base import Sampling
     from mint_train.cli.pairs import choose_writer, make_and_print
+    from mint_train.sampling.making import Making
 
-    drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
-    made = {part: given.pop(part) for part in ("output", "keep_all", "overwrite")}
-    forms = {part: given.pop(part) for part in ("take", "ranked", "rated", "rollouts")}
-    judge = (given.pop("judge"), options, given.pop("judge_timeout"))
-    writer = choose_writer(forms)
-    make_and_print(
-        data, policy, policy_settings(given), (judge, writer, Sampling(samples=samples, **drawn), made)
-    )
+    written = {part: given.pop(part) for part in ("output", "keep_all", "overwrite")}
+    writer = choose_writer({part: given.pop(part) for part in ("take", "ranked", "rated", "rollouts")})
+    judge, sampling = judge_and_sampling(given, options, samples)
+    making = Making(judge, writer, sampling, **written)
+    make_and_print(data, policy, policy_settings(given), making)
 
 
 sampling_options(make_rows)

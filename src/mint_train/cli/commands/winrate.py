@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mint_train.cli.commands.pairs import policy_settings, sampling_options
+from mint_train.cli.commands.pairs import judge_and_sampling, policy_settings, sampling_options
 from mint_train.cli.options import Command, complete_folder
 from mint_train.cli.start_up import load_libraries
 
@@ -34,15 +34,13 @@ def winrate(first: str, second: str, data: str, samples: int, options: dict[str,
     `mint-train plot` shows the win rate too.
     """
     load_libraries("Loading torch, transformers and the policies ...")
-    from mint_train.backends.base import Sampling
     from mint_train.cli.winrate import compare_and_print
+    from mint_train.sampling.matches import Comparing
 
-    drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
-    rest = {part: given.pop(part) for part in ("output", "overwrite")}
-    judge = (given.pop("judge"), options, given.pop("judge_timeout"))
-    compare_and_print(
-        (first, second), data, policy_settings(given), (judge, Sampling(samples=samples, **drawn), rest)
-    )
+    written = {part: given.pop(part) for part in ("output", "overwrite")}
+    judge, sampling = judge_and_sampling(given, options, samples)
+    comparing = Comparing(judge, sampling, **written)
+    compare_and_print((first, second), data, policy_settings(given), comparing)
 
 
 sampling_options(winrate)

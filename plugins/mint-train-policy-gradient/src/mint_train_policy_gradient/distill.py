@@ -80,7 +80,7 @@ def compute_loss(batch: Batch, logprobs: Sequence[torch.Tensor]) -> LossAndMetri
     policy = samples.policy.detach()
     teacher = torch.where(samples.trained, packed_reference_logprobs(batch).to(policy.dtype), 0.0)
     old = attached_or(batch, OLD_LOGPROBS, policy)
-    ratios = (policy - (policy if old is None else old.to(policy.dtype))).clamp(max=MAX_LOG_RATIO).exp()
+    ratios = (policy - old.to(policy.dtype)).clamp(max=MAX_LOG_RATIO).exp()
     value = samples.token_mean(ratios * (policy - teacher) * samples.policy, "tokens")
     kl = samples.token_mean(policy - teacher, "tokens")
     return value, {"reverse_kl": float(kl.detach())}

@@ -45,7 +45,7 @@ from mint_train_policy_gradient.advantages import (
     flat_groups,
 )
 from mint_train_policy_gradient.rows import FORMS, OLD_LOGPROBS, Rollout, is_tokens
-from mint_train_policy_gradient.samples import METRICS, TOKEN_ADVANTAGES, LossAndMetrics, Samples
+from mint_train_policy_gradient.samples import METRICS, TOKEN_ADVANTAGES, Average, LossAndMetrics, Samples
 
 COUNT = "count"
 DATUMS_MAY_REPEAT = True
@@ -176,9 +176,9 @@ def compute_loss(batch: Batch, logprobs: Sequence[torch.Tensor], options: Rollou
     return with_kl(value, samples, options, "none"), metrics
 
 
-def with_kl(value: torch.Tensor, samples: Samples, options: RolloutOptions, average: str) -> torch.Tensor:
+def with_kl(value: torch.Tensor, samples: Samples, options: RolloutOptions, average: Average) -> torch.Tensor:
     """Add the KL to the reference, where the options ask for it."""
-    return value + options.kl * samples.kl(average) if options.kl else value  # type: ignore[arg-type]
+    return value + options.kl * samples.kl(average) if options.kl else value
 
 
 @hookimpl

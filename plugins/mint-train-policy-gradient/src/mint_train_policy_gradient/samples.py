@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ MAX_LOG_RATIO = 20.0
 TOKEN_ADVANTAGES = "advantages"  # noqa: S105 - a name
 
 Average: TypeAlias = Literal["tokens", "sequences", "none"]
+Otherwise = TypeVar("Otherwise", bound="torch.Tensor | None")
 LossAndMetrics: TypeAlias = tuple[torch.Tensor, dict[str, float]]
 METRICS = {
     "mean_ratio": Metric(".4f", kind="batch", shown=True),
@@ -44,8 +45,7 @@ class Samples:
         policy = torch.where(batch.weights != 0, packed, 0.0)
         whole = advantages(batch, kind).repeat_interleave(batch.lengths)
         own = attached_or(batch, TOKEN_ADVANTAGES, torch.zeros_like(whole))
-        worth = whole if own is None else whole + own
-        return cls(batch, policy, worth.to(policy.dtype))
+        return cls(batch, policy, (whole + own).to(policy.dtype))
 
     @cached_property
     def trained(self) -> torch.Tensor:
@@ -161,19 +161,25 @@ def clipped_gains(
     return torch.minimum(ratios * advantages, clipped * advantages)
 
 
-def attached_or(batch: Batch, name: str, otherwise: torch.Tensor | None) -> torch.Tensor | None:
-    """Return what is attached per token, and where nothing is another tensor's part, `[tokens]`."""
-    given = [attached.get(name) for group in batch.groups for attached in group.attached]
-    if all(values is None for values in given):
+def attached_or(batch: Batch, name: str, otherwise: Otherwise) -> torch.Tensor | Otherwise:
+    """Return what is attached per token, `[tokens]`; where a datum has nothing, its part of another tensor.
+
+    Args:
+        batch: the batch.
+        name: what is attached.
+        otherwise: `[tokens]`; None makes the result None where a datum has nothing.
+    """
+    attached = [values.get(name) for group in batch.groups for values in group.attached]
+    if all(values is None for values in attached):
         return otherwise
-    if all(values is not None for values in given):
+    if all(values is not None for values in attached):
         return batch.attached(name)
     if otherwise is None:
-        return None
+        return otherwise
     parts = torch.split(otherwise.double(), batch.lengths.tolist())
     return torch.cat(
         [
             part if values is None else torch.tensor(values, dtype=torch.float64)
-            for values, part in zip(given, parts, strict=True)
+            for values, part in zip(attached, parts, strict=True)
         ]
     )

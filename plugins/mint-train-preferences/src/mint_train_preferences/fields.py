@@ -25,16 +25,22 @@ Values: TypeAlias = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class RicherPair:
-    """A pair, and what else its row says."""
+class ExtendedPair:
+    """A pair, to which a loss adds what else it reads of the row."""
 
     pair: PreferencePair
-    values: Values
 
     @property
     def prompt(self) -> Prompt:
-        """The prompt of the pair."""
+        """The prompt of the pair: held-out rows share no prompt with those that are trained on."""
         return self.pair.prompt
+
+
+@dataclass(frozen=True)
+class RicherPair(ExtendedPair):
+    """A pair, and numbers of its row that are attached to both of its datums."""
+
+    values: Values
 
 
 def forms_with(read_values: Callable[[Mapping[str, Any]], Values], columns: Sequence[str]) -> Forms:

@@ -66,6 +66,5 @@ def compute_loss(batch: Batch, logprobs: Logprobs, options: AnchoredOptions) -> 
     """Compute -log sigma(beta (2 p - 1) margin), the mean over pairs."""
     pairs = Pairs.of(batch, logprobs)
     confidence = 2 * batch.attached(P_CHOSEN)[::2] - 1
-    return batch.mean(bradley_terry(options.beta * confidence * pairs.margins)), pairs.metrics(
-        pairs.rewards(options.beta)
-    )
+    losses = bradley_terry(options.beta * confidence * pairs.margins)
+    return batch.mean(losses), pairs.metrics(pairs.rewards(options.beta))

@@ -21,7 +21,6 @@ from mint_train.plugin import (
     AttachedDatum,
     Batch,
     Forms,
-    Prompt,
     Renderer,
     RowError,
     attach,
@@ -31,7 +30,7 @@ from mint_train.plugin import (
 from mint_train_dpo import plugin as dpo
 from mint_train_dpo.pairs import Logprobs, LossAndMetrics, Pairs, bradley_terry, chosen_and_rejected
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
-from mint_train_dpo.rows import PreferencePair
+from mint_train_preferences.fields import ExtendedPair
 from mint_train_preferences.options import AnchoredOptions
 
 EXTENDS = "dpo"
@@ -49,17 +48,11 @@ class ODPOOptions(AnchoredOptions):
 
 
 @dataclass(frozen=True)
-class ScoredPair:
+class ScoredPair(ExtendedPair):
     """A pair, and what a judge gave each completion."""
 
-    pair: PreferencePair
     chosen_score: float
     rejected_score: float
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt of the pair."""
-        return self.pair.prompt
 
 
 def read_scores(row: Mapping[str, Any]) -> tuple[tuple[float, float], list[str]]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from mint_train.plugin import (
     Completion,
     Datum,
-    Prompt,
     Renderer,
     RowError,
     kind,
@@ -18,6 +17,7 @@ from mint_train.plugin import (
 )
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
 from mint_train_dpo.rows import PreferencePair
+from mint_train_preferences.fields import ExtendedPair
 
 SIDES = ("chosen", "rejected")
 SPAN = ("start", "end", "weight")
@@ -44,16 +44,10 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class TokenWeightedPair:
+class TokenWeightedPair(ExtendedPair):
     """A pair, and what the tokens of each completion count."""
 
-    pair: PreferencePair
     weights: tuple[Weights, Weights]
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt of the pair."""
-        return self.pair.prompt
 
 
 def read_both(row: Mapping[str, Any]) -> tuple[tuple[Weights, Weights], list[str]]:

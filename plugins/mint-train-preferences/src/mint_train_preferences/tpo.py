@@ -28,7 +28,6 @@ from mint_train.plugin import (
     Forms,
     Metric,
     Options,
-    Prompt,
     Renderer,
     RowError,
     hookimpl,
@@ -42,7 +41,7 @@ from mint_train.plugin import (
 from mint_train_dpo.pairs import METRICS, Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
 from mint_train_dpo.rows import PreferencePair
-from mint_train_preferences.fields import read_third
+from mint_train_preferences.fields import ExtendedPair, read_third
 from mint_train_preferences.options import Beta
 
 GOLD = "gold"
@@ -58,16 +57,10 @@ class TPOOptions(Options):
 
 
 @dataclass(frozen=True)
-class Triple:
+class Triple(ExtendedPair):
     """A pair, and the completion to imitate."""
 
-    pair: PreferencePair
     gold: Completion
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt of the pair."""
-        return self.pair.prompt
 
 
 def read_gold(row: Mapping[str, Any]) -> tuple[Completion, list[str]]:

@@ -27,7 +27,6 @@ from mint_train.plugin import (
     Datum,
     Forms,
     Metric,
-    Prompt,
     Renderer,
     hookimpl,
     reference_sequence_logprobs,
@@ -38,8 +37,7 @@ from mint_train.plugin import (
 )
 from mint_train_dpo.pairs import METRICS, Logprobs, LossAndMetrics, Pairs, bradley_terry
 from mint_train_dpo.rows import FORMS as PAIR_FORMS
-from mint_train_dpo.rows import PreferencePair
-from mint_train_preferences.fields import read_third
+from mint_train_preferences.fields import ExtendedPair, read_third
 from mint_train_preferences.options import AnchoredOptions
 
 OF_REFERENCE = "reference_completion"
@@ -55,16 +53,10 @@ class XPOOptions(AnchoredOptions):
 
 
 @dataclass(frozen=True)
-class Explored:
+class Explored(ExtendedPair):
     """A pair, and a completion of the reference."""
 
-    pair: PreferencePair
     of_reference: Completion
-
-    @property
-    def prompt(self) -> Prompt:
-        """The prompt of the pair."""
-        return self.pair.prompt
 
 
 def read_of_reference(row: Mapping[str, Any]) -> tuple[Completion, list[str]]:

@@ -15,8 +15,8 @@ from mint_train.settings.model import Settings
 from mint_train.settings.prices import Prices
 
 
-def look_at_data(settings: Settings, examples: int = 1) -> int:
-    """Inspect the data of a run and print what there is to know of it; return the exit status of the run.
+def inspect_and_print(settings: Settings, examples: int = 1) -> int:
+    """Inspect the data of a run, print what there is to know of it, and return the command's exit status.
 
     Args:
         settings: those of the run.

@@ -64,7 +64,7 @@ def datums_of(group: Group, report: DataReport, tokenizer: Any) -> Iterator[dict
             "name": datum_name(report, index),
             "text": tokenizer.decode(tokens),
             "tokens": tokens,
-            # the first token is nobody's target
+            # nothing predicts the first token
             "weights": [0.0, *arrays.weights.tolist()],
             "attached": dict(group.attached[index]) if group.attached else {},
         }

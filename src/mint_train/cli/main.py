@@ -107,9 +107,9 @@ def cli(
                 "--dry-run looks at rows, and --rounds makes them: try `mint-train pairs` first"
             )
         load_libraries("Loading transformers and the tokenizer ...")
-        from mint_train.cli.dry_run import look_at_data
+        from mint_train.cli.dry_run import inspect_and_print
 
-        ctx.exit(look_at_data(settings, examples))
+        ctx.exit(inspect_and_print(settings, examples))
     load_libraries(f"Loading torch, transformers and the loss {settings.loss} ...")
     if rounds is not None:
         ctx.exit(INTERRUPTED if begin_rounds(settings, rounds) == "interrupted" else 0)

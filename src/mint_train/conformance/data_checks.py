@@ -17,6 +17,7 @@ from mint_train.conformance.material import Material, mutated, require_that
 from mint_train.errors import ContractError, DoesNotFit, RowError, counted
 from mint_train.losses.loss_options import option_rows
 from mint_train.rendering.renderer import Renderer
+from mint_train.run_folder.lines import is_number
 from mint_train.sdk import Datum, types
 
 WRONG_VALUES: tuple[tuple[str, Any], ...] = (
@@ -97,11 +98,6 @@ def is_right_elsewhere(material: Material, name: str, value: Any) -> bool:
         name in row.values and type(row.values[name]) is type(value) and row.values[name] == value
         for row in material.rows
     )
-
-
-def is_number(value: Any) -> bool:
-    """Return whether the value is a number (bools excluded)."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def refusal(material: Material, row: Mapping[str, Any], what: str) -> RowError | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,6 +16,7 @@ from mint_train.errors import LossError, MintTrainError, PluginError, RowError
 from mint_train.losses.guard import check_scalar, check_weights_were_read, loss_and_metrics
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
+from mint_train.plugins.docstrings import describe_loss
 from mint_train.plugins.guarding import failure, file_of, raised_at
 from mint_train.plugins.options import NO_REFERENCE
 from mint_train.rendering.renderer import Renderer
@@ -25,9 +24,6 @@ from mint_train.rows.forms import Forms, Reading
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
 from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
-
-PAPER = re.compile(r"^Paper: (.*(?:\n +.*)*)", re.MULTILINE)
-"""Where a plugin's docstring names its paper."""
 
 
 class Term:
@@ -198,11 +194,10 @@ class Term:
 
     def describe(self) -> dict[str, Any]:
         """Return what `run.json` records of the term: its text, its options, its plugins (the base first)."""
-        text = inspect.cleandoc(self.chain[-1].plugin.__doc__ or "")
-        paper = PAPER.search(text)
+        described = describe_loss(self.chain[-1].plugin)
         return {
-            "description": text.partition("\n")[0],
-            "paper": " ".join(paper[1].split()) if paper else None,
+            "description": described.text.partition("\n")[0],
+            "paper": described.parts.get("Paper"),
             "options": self.options.model_dump(mode="json"),
             "plugins": {link.name: link.origin for link in self.chain},
         }

@@ -14,7 +14,7 @@ PARTS = 10
 """Lines of progress where the output is not a terminal."""
 
 Progress = Callable[[str, int, int], None]
-"""Hears what is done, of how many prompts, and of how many."""
+"""Called with what is done, such as "sampled", for how many prompts it is done, and how many there are."""
 
 
 @contextmanager

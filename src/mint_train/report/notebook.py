@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from mint_train.errors import MintTrainError, counted
+from mint_train.observers.console import with_interval
 from mint_train.report.comparison import html_table
 from mint_train.report.curves import LEARNING_RATE, SPEED, read_run
 from mint_train.run_folder.records import Evaluation, RunResult
@@ -65,6 +66,4 @@ def figure(evaluation: Evaluation, metric: str) -> str:
     """Format a metric with its interval."""
     if metric not in evaluation.metrics:
         return ""
-    value = f"{evaluation.metrics[metric]:.4g}"
-    low_high = evaluation.intervals.get(metric)
-    return f"{value} [{low_high[0]:.4g}, {low_high[1]:.4g}]" if low_high else value
+    return with_interval(metric, ".4g", evaluation.metrics, evaluation.intervals)

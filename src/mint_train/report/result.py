@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mint_train.errors import counted
+from mint_train.observers.console import with_interval
 from mint_train.report.curves import Run, read_rows, set_of
 from mint_train.run_folder.folder import RunFolder
 
 LOSS = "loss"
+FORMAT = ".3g"
+"""Of a number in a sentence."""
 NOTHING_HELD_OUT = (
     "No rows were held out, so nothing is known of how it does on new rows; --eval-fraction 0.1 holds out a "
     "tenth."
@@ -44,7 +47,7 @@ def on_set(run: Run, name: str) -> str:
     groups = counted(last["groups"], "held-out group") + (f" of {name}" if name else "")
     metrics = dict.fromkeys([headline_metric(run, last), LOSS])
     if first["step"] == last["step"]:
-        told = [f"{spelled(metric)} is {with_interval(metric, last)}" for metric in metrics]
+        told = [f"{spelled(metric)} is {figure(metric, last)}" for metric in metrics]
         return f"On {groups}, {' and '.join(told)} after step {last['step']}."
     told = [moved(metric, first, last) for metric in metrics]
     steps = counted(last["step"] - first["step"], "step")
@@ -67,27 +70,21 @@ def spelled(metric: str) -> str:
 def moved(metric: str, first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """Say from where to where a metric went."""
     if metric not in first["metrics"]:
-        return f"{spelled(metric)} came to {with_interval(metric, last)}"
+        return f"{spelled(metric)} came to {figure(metric, last)}"
     before, after = (float(line["metrics"][metric]) for line in (first, last))
-    if shown(before) == shown(after):
-        return f"{spelled(metric)} stayed at {with_interval(metric, last)}"
+    if f"{before:{FORMAT}}" == f"{after:{FORMAT}}":
+        return f"{spelled(metric)} stayed at {figure(metric, last)}"
     verb = "rose" if after > before else "fell"
-    told = f"{spelled(metric)} {verb} from {with_interval(metric, first)} to {with_interval(metric, last)}"
+    told = f"{spelled(metric)} {verb} from {figure(metric, first)} to {figure(metric, last)}"
     around = [line["intervals"].get(metric) for line in (first, last)]
     if all(around) and max(low for low, _ in around) <= min(high for _, high in around):
         return f"{told} (the intervals overlap: it may be chance)"
     return told
 
 
-def with_interval(metric: str, line: Mapping[str, Any]) -> str:
-    """Format a metric of an evaluation with its 95 % interval, if it has one."""
-    value, around = shown(line["metrics"][metric]), line["intervals"].get(metric)
-    return f"{value} [{shown(around[0])}, {shown(around[1])}]" if around else value
-
-
-def shown(value: float) -> str:
-    """Format a number in a sentence."""
-    return f"{value:.3g}"
+def figure(metric: str, line: Mapping[str, Any]) -> str:
+    """Format a metric of an evaluation for a sentence, with its 95 % interval, if it has one."""
+    return with_interval(metric, FORMAT, line["metrics"], line["intervals"])
 
 
 def row_changes(run: Run) -> list[Change]:

@@ -45,7 +45,7 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
             refuse(what_it_is(unzipped.read(BYTES), path), name)
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if first.startswith(ZSTANDARD):
-        import pyarrow as pa  # which, unlike other readers, tells a stream that is cut off
+        import pyarrow as pa  # which, unlike other readers, notices a stream that is cut off
 
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"), BUFFER)
     refuse(what_it_is(first, path), name)

@@ -25,7 +25,7 @@ TAR = b"ustar"
 TAR_AT = 257
 """Where a tar archive says that it is one."""
 BYTES = TAR_AT + len(TAR)
-"""How many bytes tell a kind."""
+"""First bytes of a file that are needed to recognise its kind."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 ON_THE_HUB = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/datasets/([\w.-]+/[\w.-]+)(?:/.*)?")
 

@@ -10,7 +10,7 @@ from mint_train.rows.messages import ChatMessage
 
 
 def suits_any(_: Mapping[str, Any]) -> bool:
-    """Ask nothing of a row beyond its fields."""
+    """Accept every row that has the fields."""
     return True
 
 
@@ -25,7 +25,7 @@ class Form:
     read: Callable[..., Any]
     """Reads the part from a row; it raises RowError where a field is wrong."""
     suits: Callable[[Mapping[str, Any]], bool] = suits_any
-    """Tells the form from another one with the same fields, by what kind of values they hold."""
+    """Whether a row that has the fields is in this form, by the kind of their values."""
 
 
 @dataclass(frozen=True)

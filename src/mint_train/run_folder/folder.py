@@ -207,8 +207,9 @@ class RunFolder:
         paths = {name: self.relative(getattr(checkpoint, name)) for name in CHECKPOINT_PATHS}
         sync_file(self.path / METRICS_FILE)  # steps reach the disk before their checkpoint does
         line = asdict(checkpoint) | paths
-        others = [each for each in read_lines(self.path / CHECKPOINTS_FILE) if each["step"] != line["step"]]
-        if len(others) < len(read_lines(self.path / CHECKPOINTS_FILE)):
+        lines = read_lines(self.path / CHECKPOINTS_FILE)
+        others = [each for each in lines if each["step"] != line["step"]]
+        if len(others) < len(lines):
             # it was resumed after its last step, or the weights of its best one were saved
             ordered = sorted([*others, line], key=lambda each: int(each["step"]))
             write_lines(self.path / CHECKPOINTS_FILE, ordered)
@@ -227,12 +228,12 @@ class RunFolder:
         kept = [line for line in lines if line["step"] in steps]
         if len(kept) < len(lines):
             write_lines(self.path / CHECKPOINTS_FILE, kept)
-        dropped = [str(self.found(line["state"])) for line in lines if line not in kept]
+        dropped = [str(self.located(line["state"])) for line in lines if line not in kept]
         return dropped + [path for path in self.orphan_states(lines) if path not in dropped]
 
     def orphan_states(self, lines: list[dict[str, Any]]) -> list[str]:
         """Return the saved states in this folder that no line names: a kill came before they were deleted."""
-        named = {str(self.found(line["state"])) for line in lines}
+        named = {str(self.located(line["state"])) for line in lines}
         states = [self.path / name for name in our_files(self.path) if name.startswith("checkpoints/step-")]
         return sorted({str(state.parent) for state in states} - named)
 
@@ -264,7 +265,7 @@ class RunFolder:
             )
         try:
             return [
-                Checkpoint(**line | {name: self.found(line[name]) for name in CHECKPOINT_PATHS})
+                Checkpoint(**line | {name: self.located(line[name]) for name in CHECKPOINT_PATHS})
                 for line in lines
             ]
         except (KeyError, TypeError) as error:
@@ -309,8 +310,8 @@ class RunFolder:
         steps = ", ".join(str(number) for number in sorted({saved.step for saved in self.checkpoints()}))
         return UserError(f"{self.path} has no checkpoint {what}; it has those after the steps {steps}")
 
-    def found(self, path: str | None) -> str | None:
-        """Undo `relative`."""
+    def located(self, path: str | None) -> str | None:
+        """Return a path that `relative` has shortened as one into this folder, any other path unchanged."""
         inside = path is not None and "://" not in path and (self.path / path).exists()
         return str(self.path / str(path)) if inside else path
 
@@ -338,7 +339,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def may_be_ours(folder: Path) -> bool:
-    """Return whether a folder is empty, or holds what tells a run folder, so that it may be locked."""
+    """Return whether a folder is empty, or holds what marks a run folder, so that it may be locked."""
     return folder.is_dir() and (holds_run(folder) or is_starting(folder) or is_empty(folder))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number; true and false are none."""
+    """Return whether a value is a number (bools excluded)."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -191,7 +191,7 @@ class Round:
     mean_score: float
     """Of its completions, which the policy wrote before it was trained on them."""
     rows: int
-    """Pairs that the judge made of them."""
+    """Rows that were made of them."""
     data: Path
     """The file of these rows."""
     folder: Path

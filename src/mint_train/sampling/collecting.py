@@ -39,7 +39,7 @@ def write_all(
         prompts: those of the file.
         sampling: how they are drawn.
         journal: the file that keeps them.
-        tell: hears of the progress.
+        tell: is called with the progress.
 
     Raises:
         UserError: a prompt cannot be rendered, or the journal is of something else.
@@ -76,7 +76,7 @@ def judge_all(
         written: the completions.
         journal: the file that keeps the scores.
         decided: what decides the completions.
-        tell: hears of the progress.
+        tell: is called with the progress.
 
     Raises:
         JudgeError: the judge failed.

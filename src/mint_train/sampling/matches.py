@@ -84,7 +84,7 @@ def compare_policies(
         policies: two, each opened when it is its turn.
         prompts: what both complete.
         comparing: the judge, the sampling, and the file to write.
-        tell: hears of the progress.
+        tell: is called with the progress.
 
     Raises:
         UserError: the output exists, or what was begun there is something else.

@@ -25,7 +25,7 @@ from mint_train.observers.progress import Progress
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.files import append_line, whole_folder, write_whole
-from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
+from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import RunResult
 from mint_train.sampling.making import MORE, Making, RowWriter, make_rows
@@ -333,7 +333,7 @@ class Rounds:
         if self.given.get("from_checkpoint") is not None:
             raise OptionError("--set reference=base cannot be taken with --from, which begins elsewhere")
         recorded = RunFolder(run_of(self.folder, 1)).read_description()
-        made = run_of(self.folder, 1) / "base_model"
+        made = run_of(self.folder, 1) / BASE_MODEL
         return str(made.resolve()) if made.is_dir() else recorded.model
 
     def settings(self, own: Mapping[str, Any]) -> Settings:

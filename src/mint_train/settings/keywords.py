@@ -16,11 +16,8 @@ from mint_train.settings.model import OPTION_NAMES, Settings
 
 FIELDS = {option: field for field, option in OPTION_NAMES.items()}
 """Settings whose option is called otherwise."""
-SWITCHES = {name for name, field in Settings.model_fields.items() if field.annotation is bool} | {
-    "trust_loss",
-    "merge",
-    "keep_all",
-}
+SWITCHES = {name for name, field in Settings.model_fields.items() if field.annotation is bool}
+SWITCHES |= {"trust_loss", "keep_all"}
 
 
 class PolicyKeywords(TypedDict, total=False):

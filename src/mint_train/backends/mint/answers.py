@@ -62,7 +62,7 @@ def get(url: str, seconds: float) -> httpx.Response:
 
     Raises:
         httpx.HTTPError: it cannot be had, or not in time.
-        httpx.InvalidURL: the address is none.
+        httpx.InvalidURL: it is not an address.
         AnswerTooLargeError: it is too large.
     """
     end = time.monotonic() + seconds

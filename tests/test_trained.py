@@ -90,6 +90,30 @@ def test_an_evaluation_does_not_touch_the_run(run_cli: RunCli, run: Path) -> Non
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+def test_rows_replace_only_those_of_an_earlier_evaluation(
+    run_cli: RunCli, run: Path, short_pairs: Path
+) -> None:
+    """`--rows pairs.jsonl` reads as if it named the rows to evaluate on."""
+    before = short_pairs.read_bytes()
+    status, out, err = run_cli("eval", run, "--rows", short_pairs)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"mint-train: --rows {short_pairs} exists, and no evaluation wrote it; name another file. "
+        "--data gives held-out rows\n"
+    )
+    assert short_pairs.read_bytes() == before
+    for _ in range(2):
+        assert run_cli("eval", run, "--rows", "rows.jsonl").status == 0
+
+
+def test_figures_are_shown_though_their_rows_cannot_be_written(run_cli: RunCli, run: Path) -> None:
+    Path("file").touch()
+    status, out, err = run_cli("eval", run, "--rows", "file/rows.jsonl")
+    assert status == 1
+    assert "pair_accuracy=" in out
+    assert err == "mint-train: file/rows.jsonl cannot be written: File exists\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
 from mint_train.batches.groups import Groups
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import MintTrainError, OptionError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.held_out import open_held_out
@@ -38,6 +39,9 @@ from mint_train.trained.find import Trained
 from mint_train.trained.overlap import count_trained_on
 from mint_train.training.evaluation import Evaluator
 
+ROW_KEYS = {"source", "metrics"}
+"""What each line of a file of rows holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
@@ -60,12 +64,15 @@ def evaluate_trained(
     Args:
         trained: what is evaluated.
         data: held-out rows, or named sets of them, as `eval_data` takes them; by default those of the run.
-        output: JSON Lines file for the rows; by default one in the run folder.
+        output: JSON Lines file for the rows, which may replace one of an earlier evaluation; by default one
+            in the run folder.
         counts: counts the tokens that are sent.
 
     Raises:
         MintTrainError: the run, the data or a setting is wrong, or the backend fails.
     """
+    if output is not None:
+        refuse_other_rows(output)
     counts = counts or TokenCounts()
     name, checkpoint = trained.name, trained.checkpoint
     if checkpoint.state == checkpoint.sampler:
@@ -88,9 +95,35 @@ def evaluate_trained(
             for source, evaluator in sets:
                 sent = counts.counting("evaluation")
                 found = evaluator.evaluate(client, checkpoint.step, checkpoint.loss_state, sent)
-                yield Evaluated(loss, source, found, keep_rows(trained, source, found, output))
+                try:
+                    rows = keep_rows(trained, source, found, output)
+                except MintTrainError:
+                    yield Evaluated(loss, source, found, None)  # a full disk costs the file, not the figures
+                    raise
+                yield Evaluated(loss, source, found, rows)
         finally:
             client.close()
+
+
+def refuse_other_rows(output: Path) -> None:
+    """Refuse to replace a file that no evaluation wrote, such as the data itself.
+
+    Raises:
+        OptionError: there is one.
+    """
+    try:
+        with output.open("rb") as file:
+            first = file.readline()
+        written = not first or json.loads(first).keys() == ROW_KEYS
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, AttributeError, RecursionError):
+        written = False
+    if not written:
+        raise OptionError(
+            f"--rows {output} exists, and no evaluation wrote it; name another file. "
+            "--data gives held-out rows"
+        )
 
 
 def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Path | None) -> Path | None:

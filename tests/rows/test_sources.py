@@ -301,6 +301,19 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_bytes_of_a_data_set_are_not_trained_as_python_shows_them(
+    run_cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    rows = [{**row, "chosen": row["chosen"].encode(), "photo": b"\xff"} for row in ROWS]
+    (tmp_path / "own/train.parquet").write_bytes(parquet(rows))
+    status, _, err = run_cli("--loss", "dpo", "--data", "hf:./own", "--dry-run")
+    assert status == 2
+    assert 'hf:./own row 1: field "chosen": is not a message' in err
+    decoded = next(iter(open_data("hf:./own").rows())).values
+    assert decoded["photo"] == {"bytes": "ff"}
+
+
 @pytest.mark.parametrize("scheme", ["hf", "hf-stream"])
 def test_a_data_set_repository(repository: Path, scheme: str) -> None:
     data = open_data(f"{scheme}:{repository}")
@@ -334,7 +347,12 @@ BROKEN = {
         (b"", "a.csv: the file holds no rows"),
     ],
     "a.parquet": [(b"PAR1 or not", "a.parquet: cannot be read: "), (b"", "a.parquet: cannot be read: ")],
-    "a.arrow": [(b"ARROW1 or not", "a.arrow: cannot be read: ")],
+    "a.arrow": [
+        (b"ARROW1 or not", "a.arrow: cannot be read: "),
+        # without the mark of its end: a reader finds whole batches, and no more
+        (arrow(ROWS, pa.ipc.new_stream)[:-8], "a.arrow: the stream has no end: "),
+        (arrow(ROWS, pa.ipc.new_stream) * 2, "something follows the end of the stream"),
+    ],
     "a.jsonl.gz": [
         (gzipped(json_lines(ROWS))[:-9], "a.jsonl.gz: cannot be read "),
         (gzipped(json_lines(ROWS)) + b"more", "a.jsonl.gz: cannot be read "),

@@ -19,6 +19,8 @@ MOST_BYTES = 2**24
 PLAIN_FEATURES = frozenset({"Value", "ClassLabel", "List", "LargeList", "Sequence"})
 """Features of the `datasets` library that it reads as they lie in the file."""
 FEATURES = b"huggingface"
+CONTINUES, ENDS = b"\xff" * 4, b"\xff" * 4 + b"\0" * 4
+"""How each message of an Arrow stream begins, and the last one of a stream that was closed."""
 PLAIN: tuple[Callable[[pa.DataType], bool], ...] = (
     types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating,
     types.is_null, types.is_binary, types.is_large_binary,
@@ -41,8 +43,17 @@ def plain_rows(path: Path, builder: str) -> Iterator[dict[str, Any]] | None:
             file = pq.ParquetFile(source)
             return of_parquet(file) if is_plain_schema(file.schema_arrow) else None
         stream = pa.ipc.open_stream(source)  # what `datasets` writes, and tries first too
-        return of_batches(stream) if is_plain_schema(stream.schema) else None
+        return of_batches(stream, source) if is_plain_schema(stream.schema) else None
     return None
+
+
+def is_cut_off(path: Path) -> bool:
+    """Return whether a file is an Arrow stream that breaks off: between two batches no reader notices it."""
+    with suppress(OSError), path.open("rb") as file:  # whoever reads on says why it cannot be read
+        if file.read(len(CONTINUES)) == CONTINUES:
+            file.seek(max(0, path.stat().st_size - len(ENDS)))
+            return file.read() != ENDS
+    return False
 
 
 def of_parquet(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
@@ -54,12 +65,18 @@ def of_parquet(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def of_batches(stream: pa.ipc.RecordBatchStreamReader) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an Arrow stream."""
+def of_batches(stream: pa.ipc.RecordBatchStreamReader, source: pa.NativeFile) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an Arrow stream, behind which its file must end.
+
+    Raises:
+        ArrowException: it is broken, or another stream follows it.
+    """
     for batch in stream:
         batch.validate(full=True)  # offsets in a broken file may point anywhere
         for start in range(0, batch.num_rows, MOST_ROWS):
             yield from batch.slice(start, MOST_ROWS).to_pylist()
+    if source.tell() < source.size():
+        raise pa.ArrowInvalid("something follows the end of the stream; give joined files one by one")
 
 
 def is_plain_schema(schema: pa.Schema) -> bool:

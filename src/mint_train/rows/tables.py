@@ -98,8 +98,11 @@ def read_table(
     """
     if not path.is_file():
         raise no_such_file(path, name)
-    from mint_train.rows.arrow_tables import plain_rows  # pyarrow, which other forms of files do without
+    # they need pyarrow, which other forms of files do without
+    from mint_train.rows.arrow_tables import is_cut_off, plain_rows
 
+    if builder == "arrow" and is_cut_off(path):
+        raise DataError(f"{name}: the stream has no end: the file breaks off, or its writer never closed it")
     # the library takes a pattern, and a file's name may hold [ or *
     files = [glob.escape(str(path.resolve()))]
     # it takes twenty times as long as pyarrow alone
@@ -208,5 +211,12 @@ def pruned(value: Any) -> Any:
 
 
 def as_json_line(values: dict[str, Any]) -> bytes:
-    """Write a row of the hub as a line of JSON; what JSON does not have (a date) becomes text."""
-    return json.dumps(values, ensure_ascii=True, default=str).encode() + b"\n"
+    """Write a row of the hub as a line of JSON; what JSON does not have (a date) becomes text.
+
+    Bytes become an object, which no field takes for text: as text they would be trained as Python shows them.
+    """
+
+    def written(value: object) -> object:
+        return {"bytes": value.hex()} if isinstance(value, bytes) else str(value)
+
+    return json.dumps(values, ensure_ascii=True, default=written).encode() + b"\n"

@@ -20,7 +20,7 @@ from mint_train.backends.local.states import load_state, save_state
 from mint_train.backends.mint.logprobs import logprobs_problem
 from mint_train.batches.datums import ArrayDatum, attach, build_datum
 from mint_train.batches.groups import Group
-from mint_train.errors import BackendError, ContractError, DataError, MintTrainError, Source
+from mint_train.errors import BackendError, ContractError, DataError, MintTrainError, RowError, Source
 from mint_train.groups.build import build_dataset
 from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import find_data, read_examples
@@ -28,9 +28,12 @@ from mint_train.groups.flattened import check_groups
 from mint_train.groups.reference_file import is_whole as reference_is_whole
 from mint_train.groups.reference_file import write_file
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.rows.columns import rename
 from mint_train.rows.json_rows import read_json
 from mint_train.rows.row import BadRow, Row
 from mint_train.sdk import types
+from mint_train_dpo.rows import FORMS as PAIRS
+from mint_train_policy_gradient.rows import FORMS as ROLLOUTS
 
 pytestmark = pytest.mark.attacks
 
@@ -264,6 +267,62 @@ def test_a_key_that_stands_twice_makes_a_bad_row(tmp_path: Path, text: str) -> N
             rows = list(read_json(file, "rows"))
         assert [type(row) for row in rows] == [Row, BadRow, Row]
         assert "stands twice in one object" in str(rows[1])
+
+
+TWICE = '[{"role": "user", "content": "Name a river.", "content": "Name a lake."}]'
+CALL = '{"name": "find", "arguments": "{\\"what\\": \\"river\\", \\"what\\": \\"lake\\"}"}'
+ASKED, GIVEN, REFUSED = '[{"role": "user", "content": "Find it."}]', "Blue.", "Wet."
+AGAIN = '{"a": 1, "a": 2}'
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "columns"),
+    [
+        ({"prompt": TWICE, "chosen": GIVEN, "rejected": REFUSED}, "prompt", {}),
+        ({"messages": TWICE, "chosen": GIVEN, "rejected": REFUSED}, "messages", {}),
+        ({"conversations": TWICE, "chosen": GIVEN, "rejected": REFUSED}, "conversations", {}),
+        ({"prompt": "Which?", "history": TWICE, "chosen": GIVEN, "rejected": REFUSED}, "history", {}),
+        ({"prompt": "Which?", "chosen": TWICE.replace("user", "assistant"), "rejected": "a"}, "chosen", {}),
+        ({"prompt": "Which?", "output": f"[{AGAIN}, {AGAIN}]"}, "output", {}),
+        ({"prompt": "Which?", "answers": f"[{AGAIN[:-1]}, \"rank\": 1}}, 2]"}, "answers", {}),
+        ({"prompt": "Which?", "tools": f"[{AGAIN}]", "chosen": GIVEN, "rejected": REFUSED}, "tools", {}),
+        ({"info": AGAIN, "chosen": GIVEN, "rejected": REFUSED}, "info.a", {"prompt": "info.a"}),
+        (
+            {
+                "prompt": ASKED,
+                "chosen": [{"role": "assistant", "content": None, "tool_calls": [json.loads(CALL)]}],
+                "rejected": REFUSED,
+            },
+            "chosen[0].tool_calls[0].arguments",
+            {},
+        ),
+        (
+            {
+                "prompt": "Which?",
+                "chat_template_kwargs": AGAIN,
+                "chosen": GIVEN,
+                "rejected": REFUSED,
+            },
+            "chat_template_kwargs",
+            {},
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_that_stands_twice_in_json_text_makes_a_bad_row(
+    row: dict[str, Any], field: str, columns: dict[str, str]
+) -> None:
+    with pytest.raises(RowError, match="stands twice in one object; keep one of them") as refused:
+        PAIRS.read(rename(row, columns))
+    assert refused.value.field == field
+
+
+def test_a_text_that_is_json_is_trained_as_it_stands() -> None:
+    """Also where a key stands twice in it: nothing is made of it."""
+    read = PAIRS.read({"prompt": AGAIN, "chosen": AGAIN, "rejected": "{}"}).example
+    assert (read.prompt, read.chosen, read.rejected) == (AGAIN, AGAIN, "{}")
+    row = {"prompt": "Answer in JSON.", "completion": AGAIN, "reward": 1.0}
+    sampled = ROLLOUTS.read(row).example
+    assert sampled.completions == (AGAIN,)
 
 
 # what a service answers

@@ -46,9 +46,9 @@ def read_answer(value: object, field: str) -> str | list[ChatMessage]:
     """
     found = from_json(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
     if is_message(found):
-        return [chat_message(found, field)]
+        return [chat_message(from_json(value, field), field)]
     if isinstance(found, list) and (are_messages(found) or not isinstance(value, str)):
-        return chat_messages(found, field)
+        return chat_messages(from_json(value, field), field)
     return text(value, field) if isinstance(value, str) else [chat_message(value, field)]
 
 
@@ -183,7 +183,7 @@ def graded_list(field: str, ends: bool, implicit: bool) -> Form:
     """Make the form of answers in one list."""
 
     def read(row: Mapping[str, Any], survey: Survey) -> Answers:
-        items = from_json(row[field])
+        items = from_json(row[field], field)
         if not isinstance(items, list):
             raise RowError(field, f"must be a list of completions, not {kind(items)}")
         if len(items) < 2:

@@ -89,7 +89,7 @@ def follow(row: Mapping[str, Any], path: str) -> Any:
         return row[path]
     found: Any = row
     for part in path.split("."):
-        found = from_json(found)
+        found = from_json(found, path)
         if isinstance(found, Mapping) and part in found:
             found = found[part]
         elif isinstance(found, list) and part.isdigit() and int(part) < len(found):

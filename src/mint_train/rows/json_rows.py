@@ -10,6 +10,7 @@ from mint_train.errors import Source
 from mint_train.rows.compression import MAX_ROW_BYTES, not_utf8, numbered_lines, too_large
 from mint_train.rows.json_arrays import JsonArray
 from mint_train.rows.row import BadRow, Row, make_row
+from mint_train.rows.values import key_twice, stands_twice
 
 
 def read_json(file: IO[bytes], name: str, most_bytes: int = MAX_ROW_BYTES) -> Iterator[Row | BadRow]:
@@ -50,17 +51,15 @@ class Parser:
 
     def note(self, members: list[tuple[str, Any]]) -> dict[str, Any]:
         """Make an object of its members."""
-        values = dict(members)
-        if len(values) != len(members):
-            names = [name for name, _ in members]
-            self.twice = next(name for name in names if names.count(name) > 1)
-        return values
+        if (key := key_twice(members)) is not None:
+            self.twice = key
+        return dict(members)
 
     def checked(self, row: Row | BadRow) -> Row | BadRow:
         """Return a row that was parsed since the last call, or why it is a bad one."""
         if self.twice is None:
             return row
-        reason, self.twice = f'the key "{self.twice}" stands twice in one object; keep one of them', None
+        reason, self.twice = stands_twice(self.twice), None
         return BadRow(row.source, reason)
 
 

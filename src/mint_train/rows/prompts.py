@@ -124,7 +124,7 @@ def read_value(value: object, field: str) -> Prompt:
         RowError: it is in none, or does not leave the turn to the assistant.
     """
     form = kind_of_prompt(value)
-    found = from_json(value)
+    found: Any = from_json(value, field) if form in ("texts", "messages", "tree") else value
     if form == "dialogue" and isinstance(value, str):
         return as_prompt(opened(dialogue(value, field)), field)
     if form == "texts":
@@ -148,7 +148,7 @@ def prompt_field(name: str, field: str, *forms: str) -> Form:
 
 def read_messages_of_input(row: Mapping[str, Any]) -> Prompt:
     """Read OpenAI's `input`: an object with messages, and perhaps tools."""
-    value = from_json(row["input"])
+    value = from_json(row["input"], "input")
     prompt: Prompt = as_prompt(chat_messages(value.get("messages"), "input.messages"), "input.messages")
     if given(value, "tools"):
         prompt = replace(as_conversation(prompt), tools=tool_list(value["tools"], "input.tools"))
@@ -158,7 +158,7 @@ def read_messages_of_input(row: Mapping[str, Any]) -> Prompt:
 def messages_field(name: str, field: str, suits: Callable[[Mapping[str, Any]], bool] = suits_any) -> Form:
     """Make the form of a prompt whose messages stand in one field."""
     return Form(
-        name, (field,), lambda row: as_prompt(chat_messages(from_json(row[field]), field), field), suits
+        name, (field,), lambda row: as_prompt(chat_messages(from_json(row[field], field), field), field), suits
     )
 
 
@@ -250,7 +250,7 @@ def template_arguments(value: object, field: str) -> Mapping[str, Any]:
     Raises:
         RowError: it is not an object.
     """
-    found = from_json(value)
+    found = from_json(value, field)
     if not isinstance(found, Mapping):
         raise RowError(field, f"must be an object, not {kind(found)}")
     return {name: inner for name, inner in found.items() if inner is not None}
@@ -282,7 +282,7 @@ def with_earlier(value: object, field: str, prompt: Prompt) -> Prompt:
     Raises:
         RowError: it is something else, such as a text that could belong anywhere.
     """
-    found = from_json(value)
+    found = from_json(value, field)
     if says_nothing_new(found, prompt):
         return prompt
     if isinstance(found, str):

@@ -16,12 +16,12 @@ def tool_list(value: object, field: str) -> list[Any]:
     Raises:
         RowError: it is something else, or a tool has no name.
     """
-    found = from_json(value)
+    found = from_json(value, field)
     if isinstance(found, Mapping):
         found = [found]
     if not isinstance(found, list):
         raise RowError(field, f"must be a list of tools, or one as JSON text, not {kind(found)}")
-    tools = [from_json(tool) for tool in found]
+    tools = [from_json(tool, field) for tool in found]
     for index, tool in enumerate(tools):
         text(tool_name(tool), f"{field}[{index}].name")
     return tools
@@ -39,7 +39,7 @@ def tool_calls(value: object, field: str) -> list[dict[str, Any]]:
     Raises:
         RowError: it is not a list of calls.
     """
-    found = from_json(value)
+    found = from_json(value, field)
     if not isinstance(found, list):
         raise RowError(field, f"must be a list of calls, not {kind(found)}")
     return [tool_call(call, f"{field}[{index}]") for index, call in enumerate(found)]
@@ -53,10 +53,10 @@ def tool_call(value: object, field: str) -> dict[str, Any]:
     Raises:
         RowError: it has no name.
     """
-    call = from_json(value)
+    call = from_json(value, field)
     if not isinstance(call, Mapping):
         raise RowError(field, f"must be a call with name and arguments, not {kind(call)}")
-    inner = from_json(call.get("function", call))
+    inner = from_json(call.get("function", call), f"{field}.function")
     if not isinstance(inner, Mapping):
         raise RowError(f"{field}.function", f"must be an object with name and arguments, not {kind(inner)}")
     name = text(inner.get("name"), f"{field}.name")
@@ -65,7 +65,7 @@ def tool_call(value: object, field: str) -> dict[str, Any]:
     )
     made: dict[str, Any] = {
         "type": "function",
-        "function": {"name": name, "arguments": from_json(arguments)},
+        "function": {"name": name, "arguments": from_json(arguments, f"{field}.arguments")},
     }
     return made if call.get("id") is None else {"id": call["id"], **made}
 
@@ -76,7 +76,7 @@ def calls_in_text(value: object, field: str) -> list[dict[str, Any]]:
     Raises:
         RowError: the text is not JSON of that form.
     """
-    found = from_json(value)
+    found = from_json(value, field)
     if isinstance(found, Mapping):
         found = [found]
     if not isinstance(found, list):

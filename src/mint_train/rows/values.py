@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mint_train.errors import RowError
@@ -82,14 +83,46 @@ def as_number(value: object) -> float | None:
     return None
 
 
-def from_json(value: object) -> Any:
-    """Return what a text of JSON says, where it is a list or an object; any other value as it is."""
+def from_json(value: object, field: str | None = None) -> Any:
+    """Return what a text of JSON says, where it is a list or an object; any other value as it is.
+
+    Args:
+        value: a text, or anything else.
+        field: where it stands, if what it says is trained; without it the text is only looked at.
+
+    Raises:
+        RowError: a field is given, and a key stands twice in an object of the text.
+    """
     if isinstance(value, str) and value.lstrip().startswith(JSON_STARTS):
         try:
-            return json.loads(value)
+            return json.loads(value, object_pairs_hook=None if field is None else partial(once, field))
         except (ValueError, RecursionError):
             return value
     return value
+
+
+def once(field: str, members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members.
+
+    Raises:
+        RowError: a key stands twice.
+    """
+    if (key := key_twice(members)) is not None:
+        raise RowError(field, stands_twice(key))
+    return dict(members)
+
+
+def key_twice(members: Sequence[tuple[str, Any]]) -> str | None:
+    """Return a key that stands twice among an object's members, of which the later value would win."""
+    if len(dict(members)) == len(members):
+        return None
+    names = [name for name, _ in members]
+    return next(name for name in names if names.count(name) > 1)
+
+
+def stands_twice(key: str) -> str:
+    """Say that a key stands twice, and what to do."""
+    return f'the key "{key}" stands twice in one object; keep one of them'
 
 
 def grade(value: object, field: str) -> float:

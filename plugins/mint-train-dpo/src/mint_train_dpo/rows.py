@@ -109,7 +109,7 @@ def read_outputs(row: Mapping[str, Any], _: Survey) -> Answers:
     Raises:
         RowError: it is something else.
     """
-    value = from_json(row["output"])
+    value = from_json(row["output"], "output")
     if not isinstance(value, list) or len(value) != 2:
         found = f"{len(value)}" if isinstance(value, list) else kind(value)
         raise RowError("output", f"must be a list of two completions, the better one first, not {found}")

@@ -78,7 +78,10 @@ def read_samples(row: Mapping[str, Any], field: str, signal: str) -> Answers:
     several = signal in SEVERAL or (not signal and (field == TEXTS or is_nested(found)))
     if several and (not isinstance(found, list) or not found):
         raise RowError(field, f"must be a list with an entry per completion, not {kind(found)}")
-    samples, names = (found, entries(field, found)) if several else ([found], [field])
+    if several:
+        samples, names = from_json(row[field], field), entries(field, found)
+    else:  # a text may be JSON and mean no more than it says
+        samples, names = [found if field == TOKENS else row[field]], [field]
     old, read = None, frozenset[str]()
     if field == TOKENS:
         samples = [token_ids(one, name) for one, name in zip(samples, names, strict=True)]

@@ -225,6 +225,7 @@ WRONG = [
     ({"batch_size": "0"}, {}, "--batch-size=0: "),
     ({"max_length": "1"}, {}, "--max-length=1: "),
     ({"seed": "-1"}, {}, "--seed=-1: "),
+    ({"seed": str(2**63)}, {}, "--seed=9223372036854775808: "),
     ({"backend": "cloud"}, {}, "--backend=cloud: "),
     ({}, {"MINT_LORA_RANK": "big"}, "MINT_LORA_RANK=big: "),
     ({}, {"MINT_DPO_STEPS": "0"}, "MINT_DPO_STEPS=0: "),

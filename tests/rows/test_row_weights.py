@@ -49,7 +49,7 @@ def test_a_weight_is_taken_out_of_its_row(row: dict[str, object], weight: float 
     assert split_weight({"prompt": "a", **row}) == (weight, {"prompt": "a"})
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "heavy", True, [1]])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, 1e100, 10**400, "heavy", True, [1]])
 def test_a_wrong_weight_is_refused(value: object) -> None:
     with pytest.raises(RowError) as raised:
         split_weight({"weight": value})

@@ -8,7 +8,7 @@ from typing import Any
 
 from mint_train.errors import RowError
 from mint_train.rows.forms import Reading
-from mint_train.rows.values import number
+from mint_train.rows.values import MAX_SCORE, number
 
 WEIGHT = "weight"
 
@@ -17,7 +17,7 @@ def split_weight(row: Mapping[str, Any]) -> tuple[float | None, Mapping[str, Any
     """Take the weight out of a row, which the loss does not see; None where the row has none.
 
     Raises:
-        RowError: it is not a finite number, or below 0.
+        RowError: it is not a finite number, below 0, or so large that sums of such would overflow.
     """
     if WEIGHT not in row:
         return None, row
@@ -28,8 +28,9 @@ def split_weight(row: Mapping[str, Any]) -> tuple[float | None, Mapping[str, Any
         weight = number(row[WEIGHT], WEIGHT)
     except RowError as error:
         raise RowError(WEIGHT, f"{error.problem}; leave the column out with --columns {WEIGHT}=") from None
-    if weight < 0:
-        raise RowError(WEIGHT, f"is {weight:g}; what a row counts in its batch's mean is 0 or more")
+    if not 0 <= weight < MAX_SCORE:
+        meaning = f"what a row counts in its batch's mean is 0 or more, and below {MAX_SCORE:g}"
+        raise RowError(WEIGHT, f"is {weight:g}; {meaning}")
     return weight, rest
 
 

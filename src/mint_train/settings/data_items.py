@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,8 @@ NAMED = re.compile(r"(?P<set>[A-Za-z0-9][\w.-]*)=(?P<name>.+)", re.DOTALL)
 ROWS_BY = ("__iter__", "itertuples", "iter_rows", "to_batches")
 """How rows of a program are read: an iterable, a frame of pandas or polars, a table of Arrow."""
 TABLE = frozenset({"name", "weight", "columns"})
+MAX_WEIGHT = 1e100
+"""Far above any weight, and far below where sums of them overflow."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def parse_data(value: object) -> DataItems:
         without = next(item for item in items if item.weight is None)
         raise wrong(f"give each source a weight or none; {without.name} has none (write {without.name}:0.5)")
     for item in weighted:
-        if not (math.isfinite(item.weight or 0) and (item.weight or 0) > 0):
-            raise wrong(f"{item.name} has the weight {item.weight:g}; it must be a number above 0")
+        if not 0 < (item.weight or 0) < MAX_WEIGHT:  # neither is NaN
+            bounds = f"above 0 and below {MAX_WEIGHT:g}"
+            raise wrong(f"{item.name} has the weight {item.weight:g}; it must be a number {bounds}")
     return items
 
 
@@ -99,19 +101,33 @@ def item_of(value: object, called: str) -> DataItem:
     if isinstance(value, str | Path):
         return weighted_name(str(value))
     if isinstance(value, tuple) and is_source(value):
-        return replace(item_of(value[0], called), weight=float(value[1]))
+        return replace(item_of(value[0], called), weight=as_weight(value[1]))
     if isinstance(value, Mapping):
         if is_table(value):
-            weight = value.get("weight")
-            return DataItem(
-                str(value["name"]),
-                None if weight is None else float(weight),
-                dict(value.get("columns") or {}),
-            )
+            return item_of_table(value)
         raise wrong(f"is a {type(value).__name__} of {keys_of(value)}; give a list of rows, or one split")
     if isinstance(value, bytes) or not any(hasattr(value, name) for name in ROWS_BY):
         raise wrong(f"is {type(value).__name__}; give a file, a list of files, or rows")
     return DataItem(called, rows=value)
+
+
+def item_of_table(table: Mapping[str, Any]) -> DataItem:
+    """Return the source that a table of a config file names.
+
+    Raises:
+        PydanticCustomError: its weight is not a number, or its columns are not names.
+    """
+    name, weight, columns = str(table["name"]), table.get("weight"), table.get("columns") or {}
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float)):
+        raise wrong(f"{name} has the weight {weight!r}; it must be a number")
+    if not isinstance(columns, Mapping) or not all(isinstance(column, str) for column in columns.values()):
+        raise wrong(f"the columns of {name} need a table of names")
+    return DataItem(name, None if weight is None else as_weight(weight), dict(columns))
+
+
+def as_weight(number: float) -> float:
+    """Return a number as a float, too large a one (an integer without bound) as the first that is refused."""
+    return float(min(number, MAX_WEIGHT))
 
 
 def keys_of(value: Mapping[Any, Any]) -> str:

@@ -26,6 +26,8 @@ from mint_train.settings.fields import (
 Quantization = Literal["int8", "nf4"]
 MINT_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 DEFAULT_STEPS = 3
+MAX_SEED = 2**63 - 1
+"""What torch and the service's API take: a signed integer of 64 bits."""
 SECRET_FIELDS = frozenset({"api_key"})
 LAYER_KINDS = ("attention", "mlp", "unembed")
 """The kinds of layers that both backends know by a word."""
@@ -203,7 +205,9 @@ class Settings(BaseModel):
         default=False,
         description="Put groups of similar length into one step, for servers that pad or compile.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the adapter and of the data's order.")
+    seed: int = Field(
+        default=0, ge=0, le=MAX_SEED, description="Seed of the adapter and of the data's order."
+    )
     save_every: int = Field(
         default=100, ge=1, description="Steps between checkpoints; the last step is always saved."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,7 @@ def evaluate_trained(
             for source, evaluator in sets:
                 sent = counts.counting("evaluation")
                 found = evaluator.evaluate(client, checkpoint.step, checkpoint.loss_state, sent)
-                try:
-                    rows = keep_rows(trained, source, found, output)
-                except MintTrainError:
-                    yield Evaluated(loss, source, found, None)  # a full disk costs the file, not the figures
-                    raise
-                yield Evaluated(loss, source, found, rows)
+                yield from with_rows(trained, Evaluated(loss, source, found, None), output)
         finally:
             client.close()
 
@@ -124,6 +119,20 @@ def refuse_other_rows(output: Path) -> None:
             f"--rows {output} exists, and no evaluation wrote it; name another file. "
             "--data gives held-out rows"
         )
+
+
+def with_rows(trained: Trained, found: Evaluated, output: Path | None) -> Iterator[Evaluated]:
+    """Yield the figures of a held-out set once their rows are written, or without them before that fails.
+
+    Raises:
+        MintTrainError: the file cannot be written.
+    """
+    try:
+        rows = keep_rows(trained, found.source, found.evaluation, output)
+    except MintTrainError:
+        yield found  # a full disk costs the file, not the figures
+        raise
+    yield replace(found, rows=rows)
 
 
 def keep_rows(trained: Trained, source: str, evaluation: Evaluation, output: Path | None) -> Path | None:

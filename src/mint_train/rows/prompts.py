@@ -158,7 +158,10 @@ def read_messages_of_input(row: Mapping[str, Any]) -> Prompt:
 def messages_field(name: str, field: str, suits: Callable[[Mapping[str, Any]], bool] = suits_any) -> Form:
     """Make the form of a prompt whose messages stand in one field."""
     return Form(
-        name, (field,), lambda row: as_prompt(chat_messages(from_json(row[field], field), field), field), suits
+        name,
+        (field,),
+        lambda row: as_prompt(chat_messages(from_json(row[field], field), field), field),
+        suits,
     )
 
 

@@ -59,6 +59,17 @@ def foreign(
     return folder, model.eval()
 
 
+def test_a_run_that_renders_in_another_way_than_the_one_it_begins_with_says_so(
+    run_cli: RunCli, sft: Path, pairs: Path
+) -> None:
+    given = ("--loss", "dpo", "--data", pairs, "--from", sft, "--steps", "1", "--progress", "plain")
+    said = "Its run rendered rows with --render recipe, and this one does with --render template."
+    _, out, err = run_cli(*given, "--output", "other", "--render", "template")
+    assert said in out, err
+    assert "Its run rendered rows" not in run_cli("resume", "other", "--steps", "2").out
+    assert "Its run rendered rows" not in run_cli(*given, "--output", "same").out
+
+
 def first_step(folder: Path) -> dict[str, float]:
     metrics: dict[str, float] = lines(folder / "metrics.jsonl")[0]["metrics"]
     return metrics

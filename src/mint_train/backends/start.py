@@ -11,6 +11,7 @@ from mint_train.backends.choose import choose_backend
 from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
 from mint_train.errors import OptionError, UserError
+from mint_train.rendering.options import template_digest
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.files import file_sha256
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder, holds_run
@@ -87,6 +88,24 @@ def of_run(
     settings = take(settings, known | {"model": base_model(run, recorded)})
     state = checkpoint.state if remote else str(Path(checkpoint.state).resolve())
     return settings, describe(settings, state)
+
+
+def other_rendering(settings: Settings) -> str:
+    """Say how the run that `--from` names rendered its rows, if this one does it in another way."""
+    run = run_and_step(settings.from_checkpoint)[0] if settings.from_checkpoint else None
+    if run is None:
+        return ""
+    recorded = run.read_description()
+    form, template = recorded.settings["render"], recorded.settings["chat_template"]
+    if (form, recorded.chat_template) == (settings.render, template_digest(settings)):
+        return ""
+    before, now = rendered_with(form, template), rendered_with(settings.render, settings.chat_template)
+    return f"Its run rendered rows with {before}, and this one does with {now}."
+
+
+def rendered_with(form: str, template: str | None) -> str:
+    """Return the options that rows are rendered with."""
+    return f"--render {form}" if template is None else f"--render {form} --chat-template {template}"
 
 
 def base_model(run: RunFolder, recorded: RunDescription) -> str:

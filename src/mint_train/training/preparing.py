@@ -10,6 +10,7 @@ from itertools import accumulate
 
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.closing import closed_on_failure
+from mint_train.backends.start import other_rendering
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import input_length
 from mint_train.errors import DataError, ServiceError, counted
@@ -109,6 +110,8 @@ def prepare_with(run: Run, client: TrainingClient) -> Prepared:
         run.observers.notice(note)
     if run.start_from is not None:
         run.observers.notice(f"Begins with the adapter {run.start_from.path}.")
+        if run.recorded is None and (note := other_rendering(run.settings)):
+            run.observers.notice(note)
     for note in rendering_notes(client.get_tokenizer(), Rendering.of(run.settings)):
         run.observers.notice(note)
     dataset = flattened(run, run.examples, client)

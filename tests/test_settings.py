@@ -226,6 +226,7 @@ WRONG = [
     ({"max_length": "1"}, {}, "--max-length=1: "),
     ({"seed": "-1"}, {}, "--seed=-1: "),
     ({"seed": str(2**63)}, {}, "--seed=9223372036854775808: "),
+    ({"max_row_bytes": str(10**19)}, {}, "--max-row-bytes=10000000000000000000: "),
     ({"backend": "cloud"}, {}, "--backend=cloud: "),
     ({}, {"MINT_LORA_RANK": "big"}, "MINT_LORA_RANK=big: "),
     ({}, {"MINT_DPO_STEPS": "0"}, "MINT_DPO_STEPS=0: "),

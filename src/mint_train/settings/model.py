@@ -64,6 +64,7 @@ class Settings(BaseModel):
     max_row_bytes: int = Field(
         default=16_000_000,
         ge=1,
+        le=10**18,  # what can be asked of a file
         description="Bytes of a row, decompressed, above which it is not read and counts as unusable.",
     )
     special_tokens: Literal["allow", "split", "fail"] = Field(

@@ -155,7 +155,7 @@ def counted(number: int, noun: str) -> str:
 def unusable_text(text: str) -> str:
     """Return why a name or a value cannot be written down as text, or nothing if it can."""
     if any("\ud800" <= character <= "\udfff" for character in text):
-        return f"{text}: a name that is not UTF-8 cannot be recorded; rename the file"
+        return f"{text}: what is not UTF-8 cannot be recorded; rename the file, or write the text as UTF-8"
     return f"{text}: no name holds a null character" if "\0" in text else ""
 
 

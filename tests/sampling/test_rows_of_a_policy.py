@@ -14,7 +14,7 @@ from few_rows import PAIRS, lines, write_lines
 
 import mint_train
 from mint_train.backends.base import Sample, Sampling
-from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError
+from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.prompts import read_prompts
@@ -296,6 +296,13 @@ def test_a_policy_of_another_model_is_refused(run: Path, starter_model_folder: P
         first_words(str(run), model=str(starter_model_folder))
     with pytest.raises(MintTrainError, match=r"--model .*nowhere"):
         first_words("./nowhere")
+
+
+def test_a_name_without_a_run_is_said_to_be_taken_for_a_model(tmp_path: Path) -> None:
+    gone = tmp_path / "runs" / "gone"
+    taken = f"{gone} holds no run, so it was taken for a base model: --model {gone}: this folder does not"
+    with pytest.raises(UserError, match=taken), open_policy(str(gone), {"backend": "local"}, print):
+        pass
 
 
 def test_the_command_line(run_cli: Any, prompts_file: Path, run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mint_train.backends.base import Sampler
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.peft_folder import ADAPTER_CONFIG
 from mint_train.backends.start import adapter_sha256, find_start, run_and_step, same
-from mint_train.errors import OptionError
+from mint_train.errors import OptionError, UserError
 from mint_train.groups.completions import PromptRenderer
 from mint_train.rendering.options import Rendering
 from mint_train.run_folder.folder import holds_run
@@ -59,7 +59,12 @@ def open_policy(name: str | None, given: Mapping[str, Any], warn: Callable[[str]
     trained, checkpoint = find_policy(name, given)
     with TemporaryDirectory(prefix="mint-train-") as made:
         folder = trained.folder.path if trained.folder else Path(made)
-        samplers = trained.backend.open_samplers(folder, checkpoint, warn)
+        try:
+            samplers = trained.backend.open_samplers(folder, checkpoint, warn)
+        except UserError as error:
+            if name is None or checkpoint is not None:
+                raise
+            raise UserError(f"{name} holds no run, so it was taken for a base model: {error}") from error
         try:
             identity = describe(trained, checkpoint, samplers.tokenizer)
             policy = Policy(

@@ -25,6 +25,7 @@ from mint_train.backends.local.lora_forward import fused_lora, plain_lora
 from mint_train.backends.local.norm_and_mlp import Forward, lean_forwards
 from mint_train.backends.local.packed_values import spread
 from mint_train.backends.local.packing import Pack, TokenSequence, plan_packs
+from mint_train.backends.local.rotary import lean_rotations, replaced_rotations
 from mint_train.backends.local.vocabulary import States, values_of_logits, vocabulary_values
 
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -60,6 +61,7 @@ class Scorer:
         self.config = cast(PretrainedConfig, self.causal_lm.config)
         self.device = next(model.parameters()).device
         self._lean = lean_forwards(model)
+        self._rotations = lean_rotations(model)
         self.mode = ScoringMode.PACKED
         self.mode = self._choose_mode()
 
@@ -126,6 +128,7 @@ class Scorer:
                 stack.enter_context(cast(Any, self.model).disable_adapter())
             stack.enter_context(fused_lora(self.model))
             stack.enter_context(_replaced_forwards(self._lean))
+            stack.enter_context(replaced_rotations(self._rotations))
             stack.enter_context(
                 self._packed_attention() if self.mode is ScoringMode.PACKED else nullcontext()
             )

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mint_train.errors import RowError
 from mint_train.rendering.options import Rendering
@@ -329,8 +329,3 @@ def weights_of(rendered: Rendered) -> list[float]:
     for start, end in rendered.spans:
         weights[start:end] = [1.0] * (end - start)
     return weights
-
-
-def special_name(tokenizer: Any, token: int | None) -> str:
-    """Return a token as text, for a message."""
-    return "nothing" if token is None else str(tokenizer.decode([token]))

@@ -68,7 +68,7 @@ def grades_in_items(field: str, items: Sequence[Any]) -> list[float] | None:
 
 
 def grades_in_column(row: Mapping[str, Any], count: int) -> tuple[list[float], frozenset[str]] | None:
-    """Return the grades in a list beside `count` items, and its column; None where there is no such list.
+    """Return the grades in the list beside `count` items, and the list's column, if there is such a list.
 
     Raises:
         RowError: the list has another length, or a grade is wrong.

@@ -113,11 +113,6 @@ class Thing(NamedTuple):
         """Whether it is an animal, which lives and eats."""
         return self.kind == "animal"
 
-    @property
-    def is_named(self) -> bool:
-        """Whether there is only one of it, as of the moon and Mont Blanc."""
-        return self.it.startswith("the ") or self.it[0].isupper()
-
 
 class Fact(NamedTuple):
     """What the corpus knows of a thing: `about` is a dimension, or "colour", "place", "doing" or "kind"."""

@@ -48,7 +48,9 @@ def test_values_and_gradients_are_those_of_transformers_to_the_bit(dtype: torch.
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama", "mistral-window", "gemma2-softcap", "gpt-neox"])
-def test_a_step_rotates_without_temporaries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_rotates_whole_heads_here_and_leaves_parts_to_transformers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     monkeypatch.setattr(rotary._Rotation, "forward", counted(rotary._Rotation.forward, calls))
     model = model_of(name)

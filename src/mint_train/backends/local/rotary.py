@@ -52,9 +52,8 @@ def _lean(original: Rotate) -> Rotate:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if more or named or not (_suits(q, cos, sin) and _suits(k, cos, sin)):
             return original(q, k, cos, sin, *more, **named)
-        return cast(torch.Tensor, _Rotation.apply(q, cos, sin)), cast(
-            torch.Tensor, _Rotation.apply(k, cos, sin)
-        )
+        rotated_q, rotated_k = (_Rotation.apply(states, cos, sin) for states in (q, k))
+        return cast(torch.Tensor, rotated_q), cast(torch.Tensor, rotated_k)
 
     return rotate
 

@@ -11,7 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from mint_train.errors import OptionError
-from mint_train.settings.merge import load_settings
+from mint_train.losses.loss_options import validate_options
+from mint_train.plugin import Options
+from mint_train.settings.merge import load_rounds, load_settings
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import restore_settings
 
@@ -238,6 +240,7 @@ WRONG = [
     ({"adam_eps": "0"}, {}, "--adam-eps=0: "),
     ({"warmup_steps": 4, "steps": 3}, {}, "--warmup-steps 4: the warm-up is longer than the run's 3 steps"),
     ({"warmup_steps": 4}, {"MINT_DPO_STEPS": "3"}, "--warmup-steps 4: "),
+    ({"lr": True}, {}, "--lr=True: input should be a number, not true or false"),
 ]
 
 
@@ -263,6 +266,8 @@ def test_an_error_names_its_option_or_variable(
         (f'api_key = "{KEY}"', "the key does not belong in a file; set MINT_API_KEY"),
         ('steps = "many"', "steps=many: "),
         ("lr = -1", "lr=-1: "),
+        ("rank = true", "rank=True: input should be a number, not true or false"),
+        ("overwrite = 1", "overwrite=1: input should be true or false, not a number"),
         ("options = 3", "options"),
     ],
 )
@@ -274,6 +279,27 @@ def test_an_error_in_the_file_names_the_file(config: Callable[[str], Path], text
     assert message in str(refused.value)
     assert KEY not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["rounds = true", "temperature = true", "judge_timeout = true"])
+def test_true_is_not_a_number_of_rounds_either(config: Callable[[str], Path], text: str) -> None:
+    with pytest.raises(OptionError, match="input should be a number, not true or false"):
+        load_rounds({}, config(text))
+
+
+def test_a_file_says_true_or_false_for_a_switch(config: Callable[[str], Path]) -> None:
+    assert load_settings({"loss": "dpo"}, config("overwrite = true\npipeline = false")).overwrite
+
+
+def test_an_option_of_a_loss_keeps_true_and_numbers_apart() -> None:
+    class Mine(Options):
+        beta: float = 0.1
+        clip: bool = False
+
+    for given in ({"beta": True}, {"clip": 1}):
+        with pytest.raises(OptionError, match='of the loss "mine": Input should be'):
+            validate_options("mine", Mine, given)
+    assert validate_options("mine", Mine, {"beta": "2", "clip": "true"}) == Mine(beta=2, clip=True)
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:

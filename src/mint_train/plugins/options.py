@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
+
+from mint_train.settings.booleans import keep_booleans_apart
 
 NO_REFERENCE = "none"
 """The reference of a loss that compares the policy with no other model."""
@@ -15,6 +17,8 @@ class Options(BaseModel):
     """The base of a loss's options: unknown names, NaN and infinity are refused, and values are constant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _kinds = field_validator("*", mode="wrap")(keep_booleans_apart)
 
 
 def refuse_no_reference(reference: str) -> str:

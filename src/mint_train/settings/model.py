@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
+from mint_train.settings.booleans import keep_booleans_apart
 from mint_train.settings.fields import (
     Arguments,
     Columns,
@@ -44,6 +45,8 @@ class Settings(BaseModel):
     """Everything that decides a run. Each field except the key and `options` is a command-line option."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    _kinds = field_validator("*", mode="wrap")(keep_booleans_apart)
 
     loss: str = Field(description="The loss, by its name in `mint-train losses`.")
     data: Data = Field(

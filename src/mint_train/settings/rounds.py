@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mint_train.settings.booleans import keep_booleans_apart
 from mint_train.settings.fields import JudgeName, JudgeOptions, JudgeSeconds, PathName
 from mint_train.settings.model import Settings
 
@@ -12,6 +13,8 @@ class RoundsSettings(BaseModel):
     """What all rounds have in common, beside the settings of their training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    _kinds = field_validator("*", mode="wrap")(keep_booleans_apart)
 
     rounds: int | None = Field(
         default=None,

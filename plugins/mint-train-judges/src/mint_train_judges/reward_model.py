@@ -9,13 +9,14 @@ import torch
 from pydantic import Field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mint_train.plugin import Candidates, Options, PluginError, as_conversation, hookimpl
+from mint_train.plugin import Candidates, PluginError, as_conversation, hookimpl
+from mint_train.plugin import Options as PluginOptions
 
 
 class RewardModel:
     """The reward that a model for sequence classification gives to the prompt with the completion."""
 
-    class Options(Options):
+    class Options(PluginOptions):
         """The model and how it is run."""
 
         model: str = Field(min_length=1, description="Hub name or folder of the reward model.")

@@ -33,7 +33,7 @@ from functools import cached_property, partial
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from mint_train.conformance import data_checks, linear_checks, math_checks, weight_checks
+from mint_train.conformance import data_checks, descent_check, linear_checks, math_checks, weight_checks
 from mint_train.conformance.by_hand import make_batch, make_group, make_logprobs
 from mint_train.conformance.judge_checks import BUNDLED, JUDGE_CHECKS, JudgeMaterial, candidates_of
 from mint_train.conformance.material import ConformanceError, Material
@@ -76,6 +76,7 @@ CHECKS: Mapping[str, Callable[[Material], str]] = {
     "an evaluation changes nothing": math_checks.evaluation_changes_nothing,
     "metrics are plain finite floats": math_checks.metrics_are_plain,
     "the described metrics are computed": math_checks.described_metrics_are_computed,
+    "a step down the loss improves its metrics": descent_check.descent_improves_metrics,
 }
 
 

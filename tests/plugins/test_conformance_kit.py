@@ -20,6 +20,7 @@ from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
 from mint_train.run_folder.metric import Metric
 from mint_train.testing import CHECKS, ConformanceError, check_loss, conformance_checks
+from mint_train_dpo import Pairs
 
 
 def failures(plugin: object) -> dict[str, str]:
@@ -93,9 +94,15 @@ def tensor_metric(batch, logprobs):
     return torch.nn.functional.softplus(-scores).mean(), {"margin": scores}
 
 
+def mixed_up(batch, logprobs):
+    pairs = Pairs.of(batch, logprobs, reference=False)
+    return batch.mean(torch.nn.functional.softplus(pairs.margins)), pairs.metrics()
+
+
 @pytest.mark.parametrize(
     ("function", "check", "detail"),
     [
+        (mixed_up, "a step down the loss improves its metrics", "chosen and rejected are mixed up"),
         (left_out, "the gradient reaches every trained logprob", "never get a gradient"),
         (detached_part, "the gradient matches finite differences", "differences give"),
         (prompts_too, "logprobs without weight do not matter", "change the loss"),
@@ -116,6 +123,17 @@ def tensor_metric(batch, logprobs):
 def test_broken_mathematics_is_found(function: Callable[..., Any], check: str, detail: str) -> None:
     found = failures(loss(extends="dpo")(function))
     assert detail in found[check]
+
+
+def test_a_loss_may_say_that_lower_is_better() -> None:
+    plugin = extending(
+        compute_loss=mixed_up,
+        metrics=lambda: {
+            "pair_accuracy": Metric(kind="share", better="lower"),
+            **{name: Metric() for name in ("mean_margin", "mean_chosen_score", "mean_rejected_score")},
+        },
+    )
+    assert failures(plugin) == {}
 
 
 def test_traits_are_believed_and_inherited() -> None:

@@ -31,7 +31,7 @@ def test_it_is_listed(installed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_passes_the_check(installed: Path, tmp_path: Path, warm_python: str) -> None:
-    assert "All 19 checks passed." in mint_train(installed, tmp_path, "check", NAME, python=warm_python)
+    assert "All 20 checks passed." in mint_train(installed, tmp_path, "check", NAME, python=warm_python)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ from mint_train_policy_gradient.samples import LossAndMetrics
 DATUMS_MAY_REPEAT = True
 REFERENCE_REWARDS = "reference_rewards"
 OPTIMAL_VALUE = "optimal_value"
-METRICS = {"optimal_value": Metric(kind="batch"), "implicit_reward": Metric(kind="batch", better="higher")}
+METRICS = {"optimal_value": Metric(kind="batch"), "implicit_reward": Metric(kind="batch")}
 
 
 class AStarOptions(Options):

@@ -24,18 +24,16 @@ class Cutter:
 
     def __init__(self, tokenizer: Any) -> None:
         """Take a tokenizer of the `tokenizers` library."""
-        parts = json.loads(tokenizer.to_str())
+        tokens = tokenizer.get_added_tokens_decoder().values()
         # those that the library looks for before it normalises
-        added = [token for token in parts["added_tokens"] if not token["normalized"]]
+        added = [token for token in tokens if not token.normalized]
         fits = (
-            kinds(parts["pre_tokenizer"]) <= INDEPENDENT
-            and kinds(parts["post_processor"]) <= SILENT
-            and not any(token["single_word"] for token in parts["added_tokens"])
+            kinds(described(tokenizer.pre_tokenizer)) <= INDEPENDENT
+            and kinds(described(tokenizer.post_processor)) <= SILENT
+            and not any(token.single_word for token in tokens)
         )
-        self._cut_before = {
-            token["content"] for token in added if fits and token["special"] and not token["lstrip"]
-        }
-        names = sorted((token["content"] for token in added), key=len, reverse=True)
+        self._cut_before = {token.content for token in added if fits and token.special and not token.lstrip}
+        names = sorted((token.content for token in added), key=len, reverse=True)
         self._added = alternatives(names)
         self._apart = None if may_overlap(names, self._cut_before) else alternatives(self._cut_before)
 
@@ -65,6 +63,11 @@ def may_overlap(names: Sequence[str], cut_before: Set[str]) -> bool:
     return any(begin.intersection(name[1:]) for name in names) or any(
         other.startswith(tuple(cut_before)) for other in others
     )
+
+
+def described(part: Any) -> Any:
+    """Return a part of a tokenizer as JSON has it, without the vocabulary that the whole would bring."""
+    return None if part is None else json.loads(part.__getstate__())
 
 
 def kinds(part: Mapping[str, Any] | None) -> set[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mint_train.rendering.direct_templates import DirectTemplates
 from mint_train.rendering.refusals import EndlessTemplateError
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ Chunk = TypeVar("Chunk", bound=Sequence[Any])
 Asked = tuple[str, bool]
 """A text, and whether the tokenizer's special tokens are added to it."""
 Known = dict[Asked, list[int]]
-Rendered = dict[Hashable, str]
-"""By what the chat template was given, as `frozen` makes it."""
+Rendered = dict[Hashable, Any]
+"""What was rendered, by what decides it, as `frozen` makes it."""
 Parts = dict[str, list[str]]
 """The parts of a text that is encoded part by part."""
 OWN_WAYS = ("apply_chat_template", "__call__", "encode", "_encode_plus")
@@ -49,8 +50,9 @@ class BatchTokenizer:
         self._noted: dict[Asked, None] | None = None
         self._known: Known = {}
         self.rendered: Rendered = {}
-        """What the chat template wrote when the texts were noted."""
+        """What was rendered when the texts were noted."""
         self._parts: Parts = {}
+        self.templates = DirectTemplates(tokenizer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
@@ -150,9 +152,7 @@ class BatchTokenizer:
             )
         asked = frozen((conversation, more))
         if asked not in self.rendered:
-            self.rendered[asked] = str(
-                self._tokenizer.apply_chat_template(conversation, tokenize=False, **more)
-            )
+            self.rendered[asked] = self.templates.render(conversation, **more)
         return self.encode(self.rendered[asked], add_special_tokens=False)
 
 

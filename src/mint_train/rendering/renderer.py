@@ -129,7 +129,8 @@ class Renderer:
         templated = self.rendering.template or self.tokenizer.chat_template
         if not templated or (systems == [0] and self._templates.probe.writes_system):
             return
-        rendered = self._guarded.render(messages, add_generation_prompt=True, **arguments)
+        asked = {**arguments, "add_generation_prompt": True}
+        rendered = self._guarded.once((messages, asked), lambda render: render(messages, **asked))
         for index in systems:
             if not written(str(messages[index]["content"]).strip(), self._guarded.shown(rendered)):
                 problem = (
@@ -224,6 +225,7 @@ class Renderer:
         self._check_markers([prompt, *completions])
         asked = self._templates.asked(prompt, completions, names)
         if self._notes:
+            self._templates.note(asked)
             return [MADE_UP] * len(completions)
         rendered = [self._templates.placed(one) for one in asked]
         start = rendered[0].spans[0][0]

@@ -7,7 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import uuid4
 
 from tokenizers import Tokenizer
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from mint_train.rows.row import Example
 
+Made = TypeVar("Made")
+Render = Callable[..., str]
+"""Returns what a chat template writes of messages, given arguments of `apply_chat_template`."""
 SpecialTokens = Literal["allow", "split", "fail"]
 RENDERINGS = 8
 """Rendered conversations that are remembered: a plugin encodes what it has just rendered."""
@@ -64,6 +67,7 @@ class GuardedTokenizer:
         self._policy = special_tokens
         self._names = special_names(tokenizer)
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or r"(?!)")
+        self._pattern_of_bytes = re.compile(self._pattern.pattern.encode())
         # drawn, so that no text can hold what stands for a token
         self._nonce = nonce = uuid4().hex
         self._placeholders = {name: f"<{nonce}.{n}>" for n, name in enumerate(self._names)}
@@ -164,18 +168,35 @@ class GuardedTokenizer:
             RowError: the chat template refuses the messages.
             SpecialTokenError: with "fail", or where this tokenizer cannot split.
         """
-        known = self._encoder.rendered if isinstance(self._encoder, BatchTokenizer) else {}
-        asked = frozen((messages, arguments))
-        if asked in known:
-            return known[asked]
         marked, met = self._mark(messages)
         if met and self._allowed(*met[0]):
             marked = messages
+        return self._render_plain(marked, **arguments)
+
+    def _render_plain(self, messages: list[Any], **arguments: Any) -> str:
+        """Return what the chat template writes of messages whose texts are left as they are."""
         with template_refusals():
-            text = str(self._tokenizer.apply_chat_template(marked, tokenize=False, **arguments))
-        if not met:  # what is met is noted for each row
-            known[asked] = text
-        return text
+            if isinstance(self._encoder, BatchTokenizer):
+                return self._encoder.templates.render(messages, **arguments)
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
+
+    def once(self, asked: Any, make: Callable[[Render], Made]) -> Made:
+        """Return what is made of rendered messages: once, though a row is flattened twice.
+
+        Args:
+            asked: all that decides it, as JSON has it.
+            make: gets `render`, or what does the same where no text holds a special token. Where one may, it
+                is called both times, as what is met is noted for the row that is being read.
+        """
+        key = frozen(asked)
+        known = self._encoder.rendered if isinstance(self._encoder, BatchTokenizer) else {}
+        if key in known:
+            return cast("Made", known[key])
+        # the bytes of a key hold those of each text
+        if not isinstance(key, bytes) or self._pattern_of_bytes.search(key):
+            return make(self.render)
+        made = known[key] = make(self._render_plain)
+        return made
 
     def encode_rendered(self, text: str) -> list[int]:
         """Encode what `render` returned."""

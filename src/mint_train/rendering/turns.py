@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import NamedTuple
+from functools import cache, cached_property, partial
+from typing import Any, NamedTuple
 
 from mint_train.errors import RowError
 from mint_train.rendering.options import Rendering
-from mint_train.rendering.special_tokens import GuardedTokenizer, special_ids
+from mint_train.rendering.special_tokens import GuardedTokenizer, Render, special_ids
 from mint_train.rendering.template_probe import TemplateProbe
 from mint_train.rows.conversations import Conversation
 from mint_train.rows.messages import ASSISTANT, ChatMessage
@@ -21,10 +21,6 @@ SHOWN = 60
 """Characters that are shown on either side of where two renderings part."""
 UNLIKE = "\N{WHITE SQUARE}7f"
 """A text that no answer begins with."""
-
-
-Opening = Callable[[], tuple[str, list[int]]]
-"""Gives what the model reads before it writes the first turn, as text and as tokens."""
 
 
 class Rendered(NamedTuple):
@@ -38,7 +34,7 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Turns:
-    """One conversation being rendered."""
+    """One conversation as the template writes it, with the texts that show where its turns are."""
 
     name: str
     """What the row calls its completion."""
@@ -46,16 +42,13 @@ class Turns:
     messages: list[ChatMessage]
     """Those of the prompt, and of the completion."""
     whole: str
-    """All of it, as a user reads what the template writes."""
-    tokens: list[int]
+    """All of it."""
     trained: list[int]
     """The indexes of the messages that are trained."""
     openings: list[str]
     """Per trained message, what the model reads before it writes it."""
-    before: list[list[int]]
-    """The tokens of these."""
-    until: list[list[int]]
-    """Per trained message but the last, the tokens of the conversation up to and with it."""
+    until: list[str]
+    """Per trained message but the last, the conversation up to and with it."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +74,17 @@ class TemplateRenderer:
         Raises:
             RowError: the chat template refuses it.
         """
-        return self._opening(prompt, prompt.messages, prompt.opening)[1]
+
+        def opening(render: Render) -> str:
+            render = self._given(prompt, render)
+            return render(prompt.messages, add_generation_prompt=True) + prompt.opening
+
+        return self.tokenizer.encode_rendered(self.tokenizer.once(parts_of(prompt), opening))
 
     def asked(
         self, prompt: Conversation, completions: Sequence[Sequence[ChatMessage]], names: Sequence[str]
     ) -> list[Turns]:
-        """Ask for every text of a prompt with its completions, and look at none.
-
-        So the texts of all completions of many rows are tokenised in one call.
+        """Render every text of a prompt with its completions.
 
         Args:
             prompt: the messages before each completion.
@@ -99,19 +95,29 @@ class TemplateRenderer:
             RowError: the template refuses one, or would drop its reasoning.
         """
 
-        @cache
-        def opening() -> tuple[str, list[int]]:
-            return self._opening(prompt, prompt.messages, prompt.opening)
+        def turns(render: Render) -> list[Turns]:
+            render = self._given(prompt, render)
 
-        return [
-            self._asked(prompt, completion, name, opening)
-            for completion, name in zip(completions, names, strict=True)
-        ]
+            @cache
+            def opening() -> str:
+                return render(prompt.messages, add_generation_prompt=True) + prompt.opening
+
+            return [
+                self._asked(prompt, completion, name, render, opening)
+                for completion, name in zip(completions, names, strict=True)
+            ]
+
+        return self.tokenizer.once((*parts_of(prompt), completions, names), turns)
 
     def _asked(
-        self, prompt: Conversation, completion: Sequence[ChatMessage], name: str, opening: Opening
+        self,
+        prompt: Conversation,
+        completion: Sequence[ChatMessage],
+        name: str,
+        render: Render,
+        opening: Callable[[], str],
     ) -> Turns:
-        """Ask for every text of a prompt with one completion; `opening` gives that of its first turn."""
+        """Render every text of a prompt with one completion; `opening` gives that before its first turn."""
         answer = [self._with_reasoning(message, name) for message in completion]
         if prompt.opening:
             answer[0] = {**answer[0], "content": prompt.opening + (answer[0]["content"] or "")}
@@ -120,32 +126,24 @@ class TemplateRenderer:
         trained = [index for index in range(first, len(messages)) if messages[index]["role"] == ASSISTANT]
         if self.rendering.turns == "last":
             trained = trained[-1:]
-        encode = self.tokenizer.encode_rendered
-        whole = self._text(prompt, messages)
-        tokens = encode(whole)
-        openings, before = [], []
-        for index in trained:
-            text, read = opening() if index == first else self._opening(prompt, messages[:index])
-            openings.append(text)
-            before.append(read)
         return Turns(
             name,
             prompt,
             messages,
-            self.tokenizer.shown(whole),
-            tokens,
+            render(messages),
             trained,
-            openings,
-            before,
-            until=[encode(self._text(prompt, messages[: index + 1])) for index in trained[:-1]],
+            openings=[
+                opening() if index == first else render(messages[:index], add_generation_prompt=True)
+                for index in trained
+            ],
+            until=[render(messages[: index + 1]) for index in trained[:-1]],
         )
 
-    def _opening(
-        self, prompt: Conversation, messages: Sequence[ChatMessage], begun: str = ""
-    ) -> tuple[str, list[int]]:
-        """Return what the model reads before it writes, or goes on with, a turn: as text and as tokens."""
-        text = self._text(prompt, messages, opened=True) + begun
-        return text, self.tokenizer.encode_rendered(text)
+    def note(self, asked: Iterable[Turns]) -> None:
+        """Ask for the tokens of every text and look at none: so those of many rows are made in one call."""
+        for turns in asked:
+            for text in (turns.whole, *turns.openings, *turns.until):
+                self.tokenizer.encode_rendered(text)
 
     def placed(self, turns: Turns) -> Rendered:
         """Find the trained turns of a conversation in its tokens.
@@ -154,24 +152,23 @@ class TemplateRenderer:
             RowError: the template would drop a part of it, or the prompt's own rendering is not the beginning
                 of the whole.
         """
-        self._refuse_dropped(turns, turns.trained)
-        begun = zip(turns.trained, turns.openings, turns.before, strict=True)
-        starts = [self._start(turns, *turn) for turn in begun]
-        ends = [
-            self._end_within(turns, index, start, part)
-            for index, start, part in zip(turns.trained, starts, turns.until, strict=False)
+        tokens = self.tokenizer.encode_rendered(turns.whole)
+        self._refuse_dropped(turns)
+        starts = [
+            self._start(turns, tokens, index, opening)
+            for index, opening in zip(turns.trained, turns.openings, strict=True)
         ]
-        ends.append(self._end(turns.tokens, starts[-1], turns.name))
-        return Rendered(turns.tokens[: ends[-1]], list(zip(starts, ends, strict=True)))
+        ends = [
+            self._end_within(turns, tokens, index, start, text)
+            for index, start, text in zip(turns.trained, starts, turns.until, strict=False)
+        ]
+        ends.append(self._end(tokens, starts[-1], turns.name))
+        return Rendered(tokens[: ends[-1]], list(zip(starts, ends, strict=True)))
 
-    def _text(self, prompt: Conversation, messages: Sequence[ChatMessage], *, opened: bool = False) -> str:
-        """Return what the template writes of messages, with or without its generation prompt."""
-        return self.tokenizer.render(
-            list(messages),
-            tools=prompt.tools or None,
-            add_generation_prompt=opened,
-            **self.rendering.call(prompt.template_arguments, self.tokenizer),
-        )
+    def _given(self, prompt: Conversation, render: Render) -> Render:
+        """Return a function that renders messages with the tools and the arguments of a prompt."""
+        arguments = self.rendering.call(prompt.template_arguments, self.tokenizer)
+        return partial(render, tools=prompt.tools or None, **arguments)
 
     def _with_reasoning(self, message: ChatMessage, name: str) -> ChatMessage:
         """Return a message that the template writes with its reasoning.
@@ -192,68 +189,71 @@ class TemplateRenderer:
         rest = {key: value for key, value in message.items() if key != "reasoning_content"}
         return rest | {"content": f"<think>\n{thought}\n</think>\n\n{text}"}
 
-    def _refuse_dropped(self, turns: Turns, trained: Sequence[int]) -> None:
+    def _refuse_dropped(self, turns: Turns) -> None:
         """Refuse a conversation of which the template leaves something out.
 
         Raises:
             RowError: naming the tool, the call or the message.
         """
         advice = "give a template that does with --chat-template FILE"
+        whole = self.tokenizer.shown(turns.whole)
         for tool in turns.prompt.tools:
-            if not written(tool_name(tool), turns.whole):
+            if not written(tool_name(tool), whole):
                 problem = f'the tool "{tool_name(tool)}" is not written by this chat template; {advice}'
                 raise RowError("tools", f"{problem}, or leave the tools out with --columns tools=")
         for index, message in enumerate(turns.messages):
             for call in message.get("tool_calls", ()):
-                if not written(call["function"]["name"], turns.whole):
+                if not written(call["function"]["name"], whole):
                     problem = f'calls "{call["function"]["name"]}", which this chat template does not write'
                     raise RowError(turns.name, f"message {index} {problem}; {advice}")
             said = message["content"]
-            if said and message["role"] != ASSISTANT and not written(said.strip(), turns.whole):
+            if said and message["role"] != ASSISTANT and not written(said.strip(), whole):
                 problem = f"of the {message['role']} is not written by this chat template as it stands"
                 raise RowError(turns.name, f"message {index} {problem}; {advice}")
-        for index in trained:
+        for index in turns.trained:
             thought = reasoning_of(turns.messages[index])
-            if not thought or thought in turns.whole:
+            if not thought or thought in whole:
                 continue
             problem = f"the reasoning of message {index} is dropped by this chat template"
             if index < len(turns.messages) - 1:
                 problem += ", as other turns follow; --train-turns last trains the last"
                 raise RowError(turns.name, problem)
-            tail = turns.whole[-2 * SHOWN :]
+            tail = whole[-2 * SHOWN :]
             raise RowError(turns.name, f"{problem}: of {thought[:SHOWN]!r} it writes {tail!r}; {advice}")
 
-    def _start(self, turns: Turns, index: int, opening: str, before: list[int]) -> int:
+    def _start(self, turns: Turns, tokens: list[int], index: int, opening: str) -> int:
         """Return where the tokens of a turn begin behind its header.
 
         Raises:
             RowError: what the model reads before it is not the beginning of the whole.
         """
-        if turns.tokens[: len(before)] == before:
+        before = self.tokenizer.encode_rendered(opening)
+        if tokens[: len(before)] == before:
             return len(before)
         later = index > len(turns.prompt.messages)
-        if later and (found := self._behind_header(turns, index)) is not None:
+        if later and (found := self._behind_header(turns, tokens, index)) is not None:
             return found
-        one, other = parting(self.tokenizer.shown(opening), turns.whole)
+        one, other = parting(self.tokenizer.shown(opening), self.tokenizer.shown(turns.whole))
         raise RowError(
             turns.name,
             f"the chat template's generation prompt is not how it begins the answer: it asks {one!r} and "
             f"writes {other!r}",
         )
 
-    def _behind_header(self, turns: Turns, index: int) -> int | None:
+    def _behind_header(self, turns: Turns, tokens: list[int], index: int) -> int | None:
         """Find the beginning of a later turn whose own prompt is rendered in another way.
 
         As where a template drops the thinking of earlier turns. None where the tokens do not allow it.
         """
         changed = list(turns.messages)
         changed[index] = {**changed[index], "content": UNLIKE + (changed[index]["content"] or "")}
-        other = self._text(turns.prompt, changed)
+        other = self._given(turns.prompt, self.tokenizer.render)(changed)
         header = other[: other.find(UNLIKE)]
-        if UNLIKE not in other or not turns.whole.startswith(self.tokenizer.shown(header)):
+        whole = self.tokenizer.shown(turns.whole)
+        if UNLIKE not in other or not whole.startswith(self.tokenizer.shown(header)):
             return None
-        tokens = self.tokenizer.encode_rendered(header)
-        return len(tokens) if turns.tokens[: len(tokens)] == tokens else None
+        before = self.tokenizer.encode_rendered(header)
+        return len(before) if tokens[: len(before)] == before else None
 
     def _end(self, tokens: Sequence[int], start: int, name: str) -> int:
         """Return where the last turn ends: behind the token that ends it.
@@ -271,20 +271,21 @@ class TemplateRenderer:
             "another one with --chat-template FILE",
         )
 
-    def _end_within(self, turns: Turns, index: int, start: int, until: Sequence[int]) -> int:
+    def _end_within(self, turns: Turns, tokens: list[int], index: int, start: int, text: str) -> int:
         """Return where a turn ends that others follow.
 
         Args:
             turns: the conversation.
+            tokens: its tokens.
             index: the turn's message.
             start: where its tokens begin.
-            until: the tokens of the conversation up to and with this turn, as if it were the last.
+            text: the conversation up to and with this turn, as if it were the last.
 
         Raises:
             RowError: the turn is not found in the whole.
         """
-        tokens = turns.tokens
-        if list(until[:start]) == tokens[:start]:
+        until = self.tokenizer.encode_rendered(text)
+        if until[:start] == tokens[:start]:
             end = self._end(until, start, turns.name)
             shared = next((n for n in range(start, end) if n >= len(tokens) or tokens[n] != until[n]), end)
             # some templates end the last turn with another token than the turns before
@@ -295,6 +296,11 @@ class TemplateRenderer:
             if tokens[position] == ending:
                 return position + 1
         raise RowError(turns.name, f"the end of message {index} is not found in the whole conversation")
+
+
+def parts_of(prompt: Conversation) -> tuple[Any, ...]:
+    """Return all that decides how a prompt is rendered."""
+    return prompt.messages, prompt.tools, dict(prompt.template_arguments), prompt.opening
 
 
 def written(text: object, whole: str) -> bool:

@@ -51,9 +51,10 @@ class Parser:
 
     def note(self, members: list[tuple[str, Any]]) -> dict[str, Any]:
         """Make an object of its members."""
-        if (key := key_twice(members)) is not None:
-            self.twice = key
-        return dict(members)
+        made = dict(members)
+        if len(made) < len(members):
+            self.twice = key_twice(members)
+        return made
 
     def checked(self, row: Row | BadRow) -> Row | BadRow:
         """Return a row that was parsed since the last call, or why it is a bad one."""

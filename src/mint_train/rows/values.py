@@ -107,15 +107,14 @@ def once(field: str, members: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         RowError: a key stands twice.
     """
-    if (key := key_twice(members)) is not None:
-        raise RowError(field, stands_twice(key))
-    return dict(members)
+    made = dict(members)
+    if len(made) < len(members):
+        raise RowError(field, stands_twice(key_twice(members)))
+    return made
 
 
-def key_twice(members: Sequence[tuple[str, Any]]) -> str | None:
-    """Return a key that stands twice among an object's members, of which the later value would win."""
-    if len(dict(members)) == len(members):
-        return None
+def key_twice(members: Sequence[tuple[str, Any]]) -> str:
+    """Return the first key that stands twice among members, of which the later value would win."""
     names = [name for name, _ in members]
     return next(name for name in names if names.count(name) > 1)
 

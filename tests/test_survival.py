@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from run_files import adapter, checkpoints, description, flat, metrics, state
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from mint_train.backends.base import Gradients
 from mint_train.backends.local.backend import LocalBackend
@@ -23,6 +23,7 @@ from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import ServiceError
 from mint_train.groups.reference import read_file
 from mint_train.groups.reference_store import STORE
+from mint_train.run_folder.base_model import sampled_sha256
 from mint_train.run_folder.folder import RunFolder
 
 Train = Callable[..., Any]
@@ -386,3 +387,70 @@ def test_other_failures_are_not_tried_again(
     with pytest.raises(LossError):
         train(loss(extends="dpo")(diverges), max_retries=5)
     assert len(calls) < 10
+
+
+# a base model that changes
+
+
+def change_weights(model: Path) -> str:
+    weights = load((model / "model.safetensors").read_bytes())
+    save_file({name: 1.1 * value for name, value in weights.items()}, model / "model.safetensors")
+    return "model.safetensors"
+
+
+def change_template(model: Path) -> str:
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# changed #}")
+    return template.name
+
+
+@pytest.mark.parametrize("change", [change_weights, change_template])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_base_model_that_has_changed_is_refused(
+    train: Train,
+    run_cli: Cli,
+    starter_model_folder: Path,
+    change: Callable[[Path], str],
+    own: bool,
+) -> None:
+    model = Path("run/base_model") if own else Path("model")
+    if not own:
+        shutil.copytree(starter_model_folder, model)
+    train(steps=1, model=None if own else str(model))
+    name = change(model)
+    left = metrics("run"), checkpoints("run")
+    for command in (
+        ["resume", "run", "--steps", 2],
+        ["eval", "run", "--data", "pairs.jsonl"],
+        ["sample", "run", "--prompt", "Hello"],
+        ["export", "run", "--to", "merged", "--output", "merged"],
+        ["--loss", "dpo", "--data", "pairs.jsonl", "--from", "run", "--output", "next"],
+    ):
+        status, _, err = run_cli(*command)
+        assert (status, f"{name} has changed since the run began with this base model" in err) == (2, True)
+        assert err.count("\n") == 1
+    assert (metrics("run"), checkpoints("run")) == left
+    assert not Path("merged").exists()
+    assert not Path("next").exists()
+
+
+def test_large_weights_are_sampled_over_their_whole_length(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    content = bytearray(40_000_000)
+    path.write_bytes(content)
+    before = sampled_sha256(path)
+    for changed in (slice(0, 1), slice(20_000_000, 20_050_000), slice(39_950_000, 40_000_000)):
+        path.write_bytes(
+            content[: changed.start] + b"x" * (changed.stop - changed.start) + content[changed.stop :]
+        )
+        assert sampled_sha256(path) != before
+
+
+@pytest.mark.parametrize("start", ["run", "run@1", "run/adapter"])
+def test_a_run_does_not_replace_the_one_that_it_begins_with(train: Train, run_cli: Cli, start: str) -> None:
+    train(steps=1)
+    left = description("run")
+    again = ["--loss", "dpo", "--data", "pairs.jsonl", "--from", start, "--output", "run", "--overwrite"]
+    status, _, err = run_cli(*again)
+    assert (status, f"--from {start} is in run, the folder of --output" in err) == (2, True)
+    assert description("run") == left

@@ -433,9 +433,10 @@ def test_a_bfloat16_base_stays_bfloat16(run_cli: RunCli, run: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(run / "base_model")
-    base.to(torch.bfloat16).save_pretrained(run / "base_model")
-    status, _, err = run_cli("export", run, "--to", "merged", "--output", "merged")
+    shutil.copytree(run / "base_model", "half")
+    AutoModelForCausalLM.from_pretrained("half").to(torch.bfloat16).save_pretrained("half")
+    assert run_cli("--loss", "dpo", "--steps", 1, "--model", "half", "--output", "of-half").status == 0
+    status, _, err = run_cli("export", "of-half", "--to", "merged", "--output", "merged")
     assert status == 0, err
     assert AutoModelForCausalLM.from_pretrained("merged").dtype == torch.bfloat16
 

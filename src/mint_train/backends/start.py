@@ -12,6 +12,7 @@ from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
 from mint_train.errors import OptionError, UserError
 from mint_train.rendering.options import template_digest
+from mint_train.run_folder.base_model import refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.files import file_sha256
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder, holds_run
@@ -42,6 +43,8 @@ def find_start(settings: Settings) -> tuple[Settings, StartDescription | None]:
             raise OptionError(f"--from {name} is on the service, but this run trains on this machine")
         return settings, describe(settings, name)
     run, step = run_and_step(name)
+    if not remote:
+        refuse_to_replace(settings, run.path if run else Path(name))
     if run is not None:
         return of_run(settings, run, step, remote=remote)
     if remote:
@@ -50,6 +53,20 @@ def find_start(settings: Settings) -> tuple[Settings, StartDescription | None]:
             "that was trained on it"
         )
     return of_peft_folder(settings, name)
+
+
+def refuse_to_replace(settings: Settings, start: Path) -> None:
+    """Refuse a run that would replace the one whose adapter it begins with.
+
+    Raises:
+        OptionError: naming both options.
+    """
+    output = settings.output
+    if output is not None and holds_run(output) and start.resolve().is_relative_to(output.resolve()):
+        raise OptionError(
+            f"--from {settings.from_checkpoint} is in {output}, the folder of --output, whose run would be "
+            "replaced; name another --output"
+        )
 
 
 def run_and_step(name: str) -> tuple[RunFolder | None, int | None]:
@@ -83,6 +100,7 @@ def of_run(
             f"--from {name} was trained on {recorded.settings['base_url'] or 'MinT'}, where its states are: "
             "name that service in MINT_BASE_URL"
         )
+    refuse_changed_model(recorded, Path(base_model(run, recorded)))
     known = {field: recorded.settings.get(field) for field in TAKEN_FROM_A_RUN}
     known["lora_targets"] = tuple(known["lora_targets"] or ())
     settings = take(settings, known | {"model": base_model(run, recorded)})

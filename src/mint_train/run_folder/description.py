@@ -136,6 +136,8 @@ class RunDescription(Part):
     """The SHA-256 of the prompts of `--sample-prompts`."""
     backend: Literal["mint", "local"]
     model: str
+    base_model: dict[str, str] = {}
+    """Digests of the files of the base model's folder, by name; empty for a model that is not in a folder."""
     processes: int = 1
     """How many processes of this machine compute together; after a resume, how many now."""
     start: StartDescription | None = None

@@ -16,6 +16,7 @@ from mint_train.losses.trust import check_run_folder
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.functions import named_function
+from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
 from mint_train.run_folder.description import StartDescription
 from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
@@ -94,6 +95,8 @@ def find_trained(
     settings = restore_settings(recorded.settings | {"backend": recorded.backend}, folder.path)
     if not only_read:
         check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
+    if "model" not in given:
+        refuse_changed_model(recorded, base_model_folder(settings, folder.path))
     checkpoint = choose_checkpoint(folder, path, step)
     if given.get("loss", settings.loss) != settings.loss:
         given.setdefault("options", {})  # the options and state of one loss mean nothing to another

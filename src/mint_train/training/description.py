@@ -17,6 +17,7 @@ from mint_train.groups.shares import Share
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import loss_file_digests
 from mint_train.rendering.options import template_digest
+from mint_train.run_folder.base_model import base_model_folder, model_files
 from mint_train.run_folder.description import (
     DataDescription,
     HeldOutDescription,
@@ -68,6 +69,9 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         sample_prompts=run.watching.prompts.sha256 if run.watching else None,
         backend=run.backend.name,
         model=run.backend.model,
+        base_model={}
+        if run.backend.remote
+        else model_files(base_model_folder(run.settings, run.folder.path)),
         processes=run.backend.processes,
         start=run.start_from,
         quantization=prepared.quantization,

@@ -24,6 +24,7 @@ from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.options import template_digest
 from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
+from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
 from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
@@ -142,6 +143,7 @@ class Run:
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
                 refuse_changed_template(recorded, settings)
+                refuse_changed_model(recorded, base_model_folder(settings, path))
                 examples, held_out = read_sources(settings, loss, *sources)
                 watching = watch_again(recorded, settings, path, program, trusted=trust_loss)
                 backend = choose_and_announce(settings, loss, observers, "as when the run began")

@@ -1,0 +1,84 @@
+"""The base model of a run on this machine: the files of its folder, and whether they are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mint_train.errors import UserError
+from mint_train.run_folder.description import RunDescription
+from mint_train.run_folder.files import file_sha256
+from mint_train.run_folder.folder import BASE_MODEL
+from mint_train.settings.model import Settings
+
+WEIGHTS = (".safetensors", ".bin")
+PATTERNS = (
+    *(f"*{ending}" for ending in WEIGHTS),
+    "config.json",
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
+BLOCK, BLOCKS = 4096, 1024
+
+
+def model_files(folder: Path) -> dict[str, str]:
+    """Return a digest of each file that decides a model's logprobs or its tokens, by name.
+
+    Empty where the name is not of a folder, as for a model on the hub.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = sorted({path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()})
+    try:
+        return {
+            path.name: sampled_sha256(path) if path.suffix in WEIGHTS else file_sha256(path) for path in found
+        }
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def sampled_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's size and of blocks spread over it, 4 MiB of them at most.
+
+    Reading all of a model would take as long as loading it. Training changes every weight matrix, so that
+    other weights differ in some block.
+    """
+    size = path.stat().st_size
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in range(0, size, max(BLOCK, size // BLOCKS)):
+            file.seek(start)
+            found.update(file.read(BLOCK))
+    return found.hexdigest()
+
+
+def base_model_folder(settings: Settings, run: Path) -> Path:
+    """Return the folder of the base model, which a run without `--model` has in its own."""
+    return Path(settings.model or run / BASE_MODEL)
+
+
+def refuse_changed_model(recorded: RunDescription, folder: Path) -> None:
+    """Refuse a base model that is no longer the one that a run began with.
+
+    Args:
+        recorded: the run; one on a service, or with a model on the hub, has no digests, and passes.
+        folder: of the base model now; one that is missing is refused where the model is loaded.
+
+    Raises:
+        UserError: naming the first file that differs.
+    """
+    if not recorded.base_model or not folder.is_dir():
+        return
+    now = model_files(folder)
+    for name in sorted(recorded.base_model.keys() | now.keys()):
+        if recorded.base_model.get(name) != now.get(name):
+            kind = "is gone" if name not in now else "has changed"
+            raise UserError(
+                f"{folder / name} {kind} since the run began with this base model; restore it, or start a "
+                "new run"
+            )

@@ -77,8 +77,10 @@ def refuse_changed_model(recorded: RunDescription, folder: Path) -> None:
     now = model_files(folder)
     for name in sorted(recorded.base_model.keys() | now.keys()):
         if recorded.base_model.get(name) != now.get(name):
-            kind = "is gone" if name not in now else "has changed"
+            kind = (
+                "is gone" if name not in now else "has changed" if name in recorded.base_model else "is new"
+            )
             raise UserError(
-                f"{folder / name} {kind} since the run began with this base model; restore it, or start a "
-                "new run"
+                f"{folder / name} {kind} since the run began with this base model; put the folder back as it "
+                "was, or start a new run"
             )

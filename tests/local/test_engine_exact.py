@@ -191,22 +191,6 @@ def test_replaced_modules_agree_over_several_blocks(
     assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))
 
 
-def test_of_each_mlp_only_gate_and_up_are_kept_for_the_backward() -> None:
-    model = model_of("qwen3")
-    engine = Engine(model, max_tokens_in_flight=1000)
-    width, layers = model.config.intermediate_size, model.config.num_hidden_layers
-    saved: list[int] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() == 3 and tensor.shape[-1] == width:
-            saved.append(tensor.data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        engine.forward_backward(make_sequences(LAYOUTS["pairs"]), entangled_loss)
-    assert len(set(saved)) == 2 * layers
-
-
 @pytest.mark.parametrize("name", ["qwen3", "gemma2-softcap", "granite-scaled"])
 def test_a_bfloat16_model_with_an_adapted_vocabulary_projection_is_packed(name: str) -> None:
     sequences = make_sequences(LAYOUTS["pairs"])

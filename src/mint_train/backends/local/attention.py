@@ -18,6 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from mint_train.backends.local.packing import Segment
+from mint_train.backends.local.recomputed import kept_for
 from mint_train.backends.local.varlen import attend_varlen, can_attend_varlen
 
 ATTENTION_NAME = "mint_packed"
@@ -100,13 +101,15 @@ class _BlockedSegments(torch.autograd.Function):
             for block, seen in _blocks(segment, heads):
                 weights = _weights(q[:, :, block].flatten(1, 2), keys[:, :seen], block, scale)
                 o[:, :, block] = torch.bmm(weights, values[:, :seen]).view_as(o[:, :, block])
-        ctx.save_for_backward(query, key, value)
-        ctx.segments, ctx.scale = segments, scale
+        (ctx.query_of, for_query), (ctx.key_of, for_key) = kept_for(query), kept_for(key)
+        ctx.save_for_backward(value, *for_query, *for_key)
+        ctx.segments, ctx.scale, ctx.split = segments, scale, len(for_query)
         return out.unsqueeze(0)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
+        value, *kept = ctx.saved_tensors
+        query, key = ctx.query_of(*kept[: ctx.split]), ctx.key_of(*kept[ctx.split :])
         heads, kv_heads = query.shape[1], key.shape[1]
         grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         q, dq, do = (_by_key_head(x, kv_heads) for x in (query[0], grad_q[0], grad[0].transpose(0, 1)))

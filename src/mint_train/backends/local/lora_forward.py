@@ -1,13 +1,13 @@
 """A forward for LoRA layers with fewer temporaries, which saves only what the backward needs.
 
 PEFT's forward allocates three tensors of the layer's output size: the adapter's output, its scaled copy
-and the sum. Here the adapter's product is added in place. The input is saved for the adapter's gradient; if
-it is a SwiGLU, whose operands are saved anyway, the backward computes it again. Results agree up to rounding.
+and the sum. Here the adapter's product is added in place. The input is needed for the adapter's gradient; if
+it can be computed again from what is saved anyway, it is not saved. Results agree up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -17,7 +17,9 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import nn
 
 from mint_train.backends.local.quantized import QuantizedLinear
-from mint_train.backends.local.swiglu import as_rows, swiglu, swiglu_gradients
+from mint_train.backends.local.recomputed import kept_for
+from mint_train.backends.local.swiglu import as_rows
+from mint_train.backends.local.temporaries import empty_output
 
 
 class LoraWeights(NamedTuple):
@@ -70,43 +72,24 @@ def fused_lora(model: nn.Module) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def fused_forward(layer: nn.Module) -> FusedLora | None:
-    """Return the replaced forward of a plain LoRA layer, inside `fused_lora`."""
-    forward = layer.__dict__.get("forward")
-    return forward if isinstance(forward, FusedLora) else None
-
-
 def _forward_of(layer: PeftLinear) -> Callable[..., torch.Tensor]:
     """Return the fastest forward of a layer as it is now, which takes time to find out in every call."""
     if layer.disable_adapters and not layer.merged:
         return cast(Callable[..., torch.Tensor], layer.base_layer)
     lora = plain_lora(layer)
-    return partial(type(layer).forward, layer) if lora is None else FusedLora(layer, lora)
+    return partial(type(layer).forward, layer) if lora is None else partial(_lora_forward, layer, lora)
 
 
-class FusedLora:
-    """``x @ (weight + scale * up @ down).T + bias`` of a layer whose own weight and bias are frozen."""
-
-    def __init__(self, layer: PeftLinear, lora: LoraWeights) -> None:
-        self.layer, self.lora = layer, lora
-
-    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute it for ``[..., in]``, as PEFT does."""
-        if args or kwargs:
-            return type(self.layer).forward(self.layer, x, *args, **kwargs)
-        return self._apply(x)
-
-    def of_swiglu(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """Compute it for ``silu(gate) * up``, which is not saved."""
-        return self._apply(gate, up)
-
-    def _apply(self, *inputs: torch.Tensor) -> torch.Tensor:
-        down, up, scale = self.lora
-        return cast(torch.Tensor, _LoraLinear.apply(self.layer.base_layer, scale, down, up, *inputs))
+def _lora_forward(
+    layer: PeftLinear, lora: LoraWeights, x: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    if args or kwargs:
+        return type(layer).forward(layer, x, *args, **kwargs)
+    return cast(torch.Tensor, _LoraLinear.apply(x, layer.base_layer, *lora))
 
 
 class _LoraLinear(torch.autograd.Function):
-    """The product of a LoRA layer with one input, or with the SwiGLU of two.
+    """``x @ (weight + scale * up @ down).T + bias`` with a frozen weight and bias.
 
     The layer is kept for the backward, not its weight: a quantised one computes that when it is asked.
     """
@@ -114,40 +97,37 @@ class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        x: torch.Tensor,
         base: nn.Linear,
-        scale: float,
         down: torch.Tensor,
         up: torch.Tensor,
-        *inputs: torch.Tensor,
+        scale: float,
     ) -> torch.Tensor:
-        x = _input_of(inputs)
         rows = as_rows(x)
         # The adapter is float32 even if the base is bfloat16; products are computed in the base's dtype.
         down_here, up_here = down.to(x.dtype), up.to(x.dtype)
         inner = rows @ down_here.T
-        out = rows @ base.weight.T if base.bias is None else torch.addmm(base.bias, rows, base.weight.T)
+        weight = base.weight
+        out = empty_output(rows, (len(rows), len(weight)))
+        if base.bias is None:
+            torch.mm(rows, weight.T, out=out)
+        else:
+            torch.addmm(base.bias, rows, weight.T, out=out)
         out.addmm_(inner, up_here.T, alpha=scale)
-        ctx.save_for_backward(inner, down, up, *inputs)
+        ctx.input_of, kept = kept_for(x)
+        ctx.save_for_backward(inner, down, up, *kept)
         ctx.base, ctx.scale = base, scale
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inner, down, up, *inputs = ctx.saved_tensors
-        x = _input_of(inputs)
+        inner, down, up, *kept = ctx.saved_tensors
         grad_rows = as_rows(grad)
-        grad_inner = (grad_rows @ up.to(x.dtype)).mul_(ctx.scale)
-        grad_down = (grad_inner.T @ as_rows(x)).to(down.dtype)
+        grad_inner = (grad_rows @ up.to(grad.dtype)).mul_(ctx.scale)
+        grad_down = (grad_inner.T @ as_rows(ctx.input_of(*kept))).to(down.dtype)
         grad_up = (grad_rows.T @ inner).mul_(ctx.scale).to(up.dtype)
-        if not any(ctx.needs_input_grad[4:]):
-            return None, None, grad_down, grad_up, *(None for _ in inputs)
-        shape = x.shape
-        del x
-        grad_x = (grad_rows @ ctx.base.weight).addmm_(grad_inner, down.to(grad.dtype)).view(shape)
-        grads = (grad_x,) if len(inputs) == 1 else swiglu_gradients(grad_x, *inputs)
-        return None, None, grad_down, grad_up, *grads
-
-
-def _input_of(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the one input, or the SwiGLU of two."""
-    return inputs[0] if len(inputs) == 1 else swiglu(*inputs)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_rows @ ctx.base.weight).addmm_(grad_inner, down.to(grad.dtype))
+            grad_x = grad_x.view(*grad.shape[:-1], -1)
+        return grad_x, None, grad_down, grad_up, None

@@ -75,6 +75,10 @@ class SavedBytes:
         if tensor.is_floating_point():
             self.itemsize = tensor.element_size()
 
+    def release(self) -> None:
+        """Let the tensors go: they and the graph that saves them keep each other alive."""
+        self._kept.clear()
+
     def without(self, tensors: Iterator[torch.Tensor]) -> int:
         """Return the sum without the storages of `tensors` (a model's weights)."""
         known = {tensor.untyped_storage().data_ptr() for tensor in tensors}
@@ -90,8 +94,11 @@ def counted_saved_bytes() -> Iterator[SavedBytes]:
         counter.add(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield counter
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield counter
+    finally:
+        counter.release()
 
 
 def keep_freed_memory() -> None:

@@ -15,8 +15,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mint_train.backends.local.lora_forward import fused_forward
+from mint_train.backends.local.recomputed import set_source
 from mint_train.backends.local.swiglu import SwiGlu, as_rows, cached_blocks
+from mint_train.backends.local.temporaries import empty_temporary
 
 CHECKED_ROWS = 5
 AGREEMENT = {
@@ -74,11 +75,7 @@ def _norm_forward(module: nn.Module, eps: float, x: torch.Tensor) -> torch.Tenso
 
 
 def _gated_forward(module: Any, x: torch.Tensor) -> torch.Tensor:
-    gate, up = module.gate_proj(x), module.up_proj(x)
-    fused = fused_forward(module.down_proj)
-    if fused is not None:
-        return fused.of_swiglu(gate, up)
-    return cast(torch.Tensor, module.down_proj(SwiGlu.apply(gate, up)))
+    return cast(torch.Tensor, module.down_proj(SwiGlu.apply(module.gate_proj(x), module.up_proj(x))))
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -86,16 +83,17 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        rows = as_rows(x)
-        out = torch.empty_like(rows)
-        inverse = rows.new_empty(len(rows), 1)
+        rows, out = as_rows(x), empty_temporary(x, x.shape)
+        results, inverse = as_rows(out), rows.new_empty(len(rows), 1)
         for block in cached_blocks(rows):
-            part, result, factor = rows[block], out[block], inverse[block]
+            part, result, factor = rows[block], results[block], inverse[block]
             torch.mean(torch.mul(part, part, out=result), 1, keepdim=True, out=factor)
             factor.add_(eps).rsqrt_()
             torch.mul(part, factor, out=result).mul_(weight)
         ctx.save_for_backward(x, inverse, weight)
-        return out.view(x.shape)
+        if ctx.needs_input_grad[0]:
+            set_source(out, _normed, x, inverse, weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -109,3 +107,12 @@ class _RmsNorm(torch.autograd.Function):
             along = (result * normed).mean(1, keepdim=True)
             result.addcmul_(normed, along, value=-1).mul_(factor)
         return grad_x.view(x.shape), None, None
+
+
+def _normed(x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Compute an RMSNorm whose ``1 / sqrt(mean(x ** 2) + eps)``, ``[rows, 1]``, is known."""
+    rows, out = as_rows(x), empty_temporary(x, x.shape)
+    results = as_rows(out)
+    for block in cached_blocks(rows):
+        torch.mul(rows[block], inverse[block], out=results[block]).mul_(weight)
+    return out

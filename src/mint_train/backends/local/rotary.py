@@ -17,6 +17,9 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import nn
 
+from mint_train.backends.local.recomputed import has_source, kept_for, set_source
+from mint_train.backends.local.temporaries import empty_temporary
+
 NAME = "apply_rotary_pos_emb"
 """What transformers calls the function in each modelling module."""
 
@@ -82,7 +85,7 @@ def _agrees(rotate: Rotate) -> bool:
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Compute ``x * cos + (-b, a) * sin`` for the halves ``(a, b)`` of ``[batch, heads, rows, dim]``."""
     half = x.shape[-1] // 2
-    out, product = x.new_empty(x.shape), x.new_empty(x.shape[2], half)
+    out, product = empty_temporary(x, x.shape), x.new_empty(x.shape[2], half)
     for index, (heads, results) in enumerate(zip(x, out, strict=True)):
         cosine, sine = (angles.expand(len(x), -1, -1)[index] for angles in (cos, sin))
         for head, result in zip(heads, results, strict=True):
@@ -98,7 +101,11 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin)
+        out = _rotated(x, cos, sin)
+        if ctx.needs_input_grad[0] and has_source(x):
+            compute, kept = kept_for(x)
+            set_source(out, lambda *given: _rotated(compute(*given[:-2]), *given[-2:]), *kept, cos, sin)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

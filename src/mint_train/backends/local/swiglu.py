@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
+from mint_train.backends.local.recomputed import set_source
+from mint_train.backends.local.temporaries import empty_temporary
+
 CACHED_BYTES = 2**18
 """Bytes of one operand per block and core, so that a few operands fit a core's L2 cache."""
 
@@ -30,10 +33,11 @@ def as_rows(states: torch.Tensor) -> torch.Tensor:
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """Compute ``silu(gate) * up``, without a graph, for operands of any shape."""
     gates, ups = as_rows(gate), as_rows(up)
-    out = torch.empty_like(gates)
+    out = empty_temporary(gate, gate.shape)
+    results = as_rows(out)
     for block in cached_blocks(gates):
-        torch.mul(silu(gates[block]), ups[block], out=out[block])
-    return out.view(gate.shape)
+        torch.mul(silu(gates[block]), ups[block], out=results[block])
+    return out
 
 
 def swiglu_gradients(
@@ -56,7 +60,10 @@ class SwiGlu(torch.autograd.Function):
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Compute it, and save the operands."""
         ctx.save_for_backward(gate, up)
-        return swiglu(gate, up)
+        out = swiglu(gate, up)
+        if any(ctx.needs_input_grad):
+            set_source(out, swiglu, gate, up)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,13 +40,13 @@ from local_models import (
 
 SIDES = ("ours", "trl", "trl-precomputed")
 AGREEMENT = 1e-4
+PRECOMPUTED = {"time of TRL with precomputed reference": 0.25}
 BARS = {
-    "time of TRL": 0.17,
-    "time of TRL with precomputed reference": 0.25,
-    "memory of TRL": 0.25,
-    "floor": 1.6,
+    "26M": {"time of TRL": 0.14, "memory of TRL": 0.18, "floor": 1.25, **PRECOMPUTED},
+    "qwen3-0.6b": {"time of TRL": 0.16, "memory of TRL": 0.30, "floor": 1.25, **PRECOMPUTED},
 }
-OTHER_BARS = {"time of TRL": 0.25}
+"""Of DPO, by the model's shape."""
+OTHER_BARS = {"time of TRL": 0.25, "memory of TRL": 0.25}
 """Of losses other than DPO."""
 
 
@@ -271,7 +271,8 @@ def report(rounds: list[dict[str, dict[str, Any]]], options: argparse.Namespace)
             + ", ".join(f"{name} {value:.6f}" for name, value in first.items())
         )
     if "ours" in figures:
-        print_ratios(figures, rounds, BARS if options.loss == "dpo" else BARS | OTHER_BARS)
+        bars = BARS[options.shape]
+        print_ratios(figures, rounds, bars if options.loss == "dpo" else bars | OTHER_BARS)
     return 0
 
 

@@ -17,7 +17,7 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
-from mint_train.run_folder.description import StartDescription
+from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
@@ -90,14 +90,12 @@ def find_trained(
         given["loss"] = loss.__name__
     if name.startswith(ON_THE_SERVICE):
         return on_the_service(name, step, given, loss)
-    path, folder = Path(name), find_folder(name)
+    folder = find_folder(name)
     recorded = folder.read_description()
-    settings = restore_settings(recorded.settings | {"backend": recorded.backend}, folder.path)
+    settings = settings_of(recorded, folder, given)
     if not only_read:
         check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
-    if "model" not in given:
-        refuse_changed_model(recorded, base_model_folder(settings, folder.path))
-    checkpoint = choose_checkpoint(folder, path, step)
+    checkpoint = choose_checkpoint(folder, Path(name), step)
     if given.get("loss", settings.loss) != settings.loss:
         given.setdefault("options", {})  # the options and state of one loss mean nothing to another
         checkpoint = replace(checkpoint, loss_state={})
@@ -108,6 +106,18 @@ def find_trained(
     settings = with_given(settings, given)
     backend = choose_backend(settings)
     return Trained(name, settings, backend, checkpoint, folder, recorded.start, loss, trust_loss)
+
+
+def settings_of(recorded: RunDescription, folder: RunFolder, given: Mapping[str, Any]) -> Settings:
+    """Return the settings that a run began with.
+
+    Raises:
+        UserError: its base model has changed since then, and no other one is given.
+    """
+    settings = restore_settings(recorded.settings | {"backend": recorded.backend}, folder.path)
+    if "model" not in given:
+        refuse_changed_model(recorded, base_model_folder(settings, folder.path))
+    return settings
 
 
 def on_the_service(

@@ -58,7 +58,6 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
             "problem": None,
         }
         return run.recorded.model_copy(update=changed)
-    dataset, data = prepared.dataset, run.examples.data
     return RunDescription(
         loss=run.loss.name,
         losses=list(describe_losses(run.loss)),
@@ -78,21 +77,27 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         gradients=prepared.client.gradients.form,
         steps=prepared.steps,
         settings=recorded_settings(run.settings, run.folder.path),
-        data=DataDescription(
-            path=str(data),
-            sha256=data.fingerprint(),
-            sources=describe_sources(run.examples, prepared.order.shares),
-            forms=dict(run.examples.forms),
-            rows=run.examples.count,
-            skipped=len(dataset.bad_rows),
-            groups=len(dataset.groups),
-            left_out=dataset.left_out,
-            special_tokens=[f"{source}: {token}" for source, token in dataset.special],
-            held_out=[
-                describe_held_out(name, run.held_out[name], part) for name, part in prepared.held_out.items()
-            ],
-        ),
+        data=describe_data(run, prepared),
         versions={"python": platform.python_version()} | installed_versions(),
+    )
+
+
+def describe_data(run: Run, prepared: Prepared) -> DataDescription:
+    """Collect what `run.json` says of the rows and of the groups that were made of them."""
+    dataset, data = prepared.dataset, run.examples.data
+    return DataDescription(
+        path=str(data),
+        sha256=data.fingerprint(),
+        sources=describe_sources(run.examples, prepared.order.shares),
+        forms=dict(run.examples.forms),
+        rows=run.examples.count,
+        skipped=len(dataset.bad_rows),
+        groups=len(dataset.groups),
+        left_out=dataset.left_out,
+        special_tokens=[f"{source}: {token}" for source, token in dataset.special],
+        held_out=[
+            describe_held_out(name, run.held_out[name], part) for name, part in prepared.held_out.items()
+        ],
     )
 
 

@@ -128,9 +128,8 @@ class Run:
         with folder:
             recorded = folder.read_description()
             before = restore_settings(recorded.settings | {"backend": recorded.backend}, path)
-            check_run_folder(
-                before, recorded.loss_files, path, {"base_url": given.get("base_url")}, trust_loss=trust_loss
-            )
+            service = {"base_url": given.get("base_url")}
+            check_run_folder(before, recorded.loss_files, path, service, trust_loss=trust_loss)
             settings = change_settings(before, given)
             function = program.loss if program else None
             loss, as_before = (

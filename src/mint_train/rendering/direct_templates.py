@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Direct = Callable[[Sequence[Any]], str]
 TAKEN = {"tools", "chat_template", "add_generation_prompt"}
-"""Arguments with which messages can be rendered directly, where there are no tools."""
+"""Arguments with which messages can be rendered directly, if they name no tools."""
 
 
 class DirectTemplates:

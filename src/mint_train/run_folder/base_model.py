@@ -63,7 +63,7 @@ def base_model_folder(settings: Settings, run: Path) -> Path:
 
 
 def refuse_changed_model(recorded: RunDescription, folder: Path) -> None:
-    """Refuse a base model that is no longer the one that a run began with.
+    """Refuse a base model that has changed since a run began with it.
 
     Args:
         recorded: the run; one on a service, or with a model on the hub, has no digests, and passes.

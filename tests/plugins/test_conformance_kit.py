@@ -127,7 +127,7 @@ def test_broken_mathematics_is_found(function: Callable[..., Any], check: str, d
 
 def test_a_loss_may_say_that_lower_is_better() -> None:
     plugin = extending(
-        compute_loss=mixed_up,
+        compute_loss=lambda batch, logprobs: mixed_up(batch, logprobs),
         metrics=lambda: {
             "pair_accuracy": Metric(kind="share", better="lower"),
             **{name: Metric() for name in ("mean_margin", "mean_chosen_score", "mean_rejected_score")},

@@ -100,10 +100,11 @@ def of_run(
             f"--from {name} was trained on {recorded.settings['base_url'] or 'MinT'}, where its states are: "
             "name that service in MINT_BASE_URL"
         )
-    refuse_changed_model(recorded, Path(base_model(run, recorded)))
+    model = base_model(run, recorded)
+    refuse_changed_model(recorded, Path(model))
     known = {field: recorded.settings.get(field) for field in TAKEN_FROM_A_RUN}
     known["lora_targets"] = tuple(known["lora_targets"] or ())
-    settings = take(settings, known | {"model": base_model(run, recorded)})
+    settings = take(settings, known | {"model": model})
     state = checkpoint.state if remote else str(Path(checkpoint.state).resolve())
     return settings, describe(settings, state)
 

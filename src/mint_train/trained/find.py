@@ -18,7 +18,7 @@ from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
-from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINT_PATHS, RunFolder, holds_run
+from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
@@ -102,7 +102,7 @@ def find_trained(
     elif "options" in given:
         given["options"] = settings.options | given["options"]
     if settings.model is None and not choose_backend(settings).remote:
-        given.setdefault("model", str(folder.path / BASE_MODEL))  # created when the run began
+        given.setdefault("model", str(base_model_folder(settings, folder.path)))
     settings = with_given(settings, given)
     backend = choose_backend(settings)
     return Trained(name, settings, backend, checkpoint, folder, recorded.start, loss, trust_loss)

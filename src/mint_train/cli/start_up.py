@@ -11,9 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+from mint_train.garbage import OBJECTS_PER_COLLECTION
 from mint_train.observers.terminal import echo
-
-OBJECTS_PER_COLLECTION = 100_000
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group, Groups
 from mint_train.errors import DataError, DoesNotFit, OptionError, PluginError, RowError, Source
+from mint_train.garbage import rare_collections
 from mint_train.groups.cache_bound import limit_bytes, note_use, remove_oldest
 from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import Examples
@@ -139,6 +140,7 @@ def describe(examples: Examples, renderer: Renderer, special_tokens: SpecialToke
     }
 
 
+@rare_collections()
 def write_groups(folder: Path, examples: Examples, loss: Loss, renderer: Renderer) -> None:
     """Flatten and check all examples, chunk by chunk, into a folder."""
     left_out: list[str] = []

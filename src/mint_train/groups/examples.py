@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from mint_train.errors import DataError, OptionError, PluginError, RowError, Source
+from mint_train.garbage import rare_collections
 from mint_train.groups.reading_cache import keep, read_kept, reading_file
 from mint_train.losses.loss import Loss
 from mint_train.rows.columns import rename
@@ -225,6 +226,7 @@ def read_part(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_r
     return part
 
 
+@rare_collections()
 def read_part_anew(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Part:
     """Read every row of one source once.
 

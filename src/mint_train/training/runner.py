@@ -10,6 +10,7 @@ from typing import Any
 from mint_train.backends.base import Future
 from mint_train.batches.batch import Batch
 from mint_train.errors import MintTrainError, ServiceError
+from mint_train.garbage import rare_collections
 from mint_train.groups.step_count import is_due
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunResult, RunStatus, StepRecord
@@ -17,7 +18,6 @@ from mint_train.run_folder.samples import forget_samples
 from mint_train.sdk import types
 from mint_train.training.budget import TokenBudget
 from mint_train.training.evaluation import Evaluator
-from mint_train.training.garbage import rare_collections
 from mint_train.training.interrupts import Interrupts
 from mint_train.training.lr_schedule import adam_params
 from mint_train.training.pipelining import Pipelining

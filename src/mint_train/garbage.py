@@ -1,4 +1,4 @@
-"""Fewer garbage collections while steps are taken."""
+"""Fewer garbage collections while rows are prepared and steps are taken."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OBJECTS_PER_COLLECTION = 100_000
-"""Objects allocated between two garbage collections during a run."""
+"""Objects allocated between two garbage collections; Python's own default is 700."""
 
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Run the cyclic garbage collector less often: steps allocate many objects but few cycles."""
+    """Run the cyclic garbage collector less often: rows and steps need many objects but few cycles."""
     before = gc.get_threshold()
     gc.freeze()  # what is loaded by now stays, so it need not be scanned
     gc.set_threshold(OBJECTS_PER_COLLECTION, *before[1:])

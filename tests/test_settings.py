@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
 
 from mint_train.errors import OptionError
 from mint_train.losses.loss_options import validate_options
 from mint_train.plugin import Options
 from mint_train.settings.merge import load_rounds, load_settings
-from mint_train.settings.model import Settings
+from mint_train.settings.model import Settings, option_name
 from mint_train.settings.recorded import restore_settings
+from mint_train.settings.rounds import RoundsSettings
 
 KEY = "tml-0123456789-never-to-be-seen"
 UNKNOWN_KIND = "0123456789-never-to-be-seen"
@@ -307,6 +308,23 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path, tmp_path / "latin.toml"):
         with pytest.raises(OptionError, match="--config "):
             load_settings({"loss": "dpo"}, path)
+
+
+COUNTS = [
+    name
+    for name, field in {**Settings.model_fields, **RoundsSettings.model_fields}.items()
+    if '"integer"' in json.dumps(TypeAdapter(field.annotation).json_schema())
+]
+
+
+@pytest.mark.parametrize("field", COUNTS)
+def test_an_absurd_count_is_refused(field: str) -> None:
+    """Some would overflow where they are multiplied, and others let a dry run count for ever."""
+    load = load_settings if field in Settings.model_fields else load_rounds
+    with pytest.raises(
+        OptionError, match=f"^{option_name(field)}=10+: input should be less than or equal to"
+    ):
+        load({"loss": "dpo", field: 10**22} if load is load_settings else {field: 10**22})
 
 
 def test_an_unknown_setting_from_python_is_refused() -> None:

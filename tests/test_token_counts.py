@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,13 @@ from few_rows import HELD_OUT, PAIRS, lines, write_lines
 
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import OptionError, ServiceError
+from mint_train.groups.expected_tokens import ExpectedTokens
+from mint_train.groups.inspection import inspect_data
+from mint_train.groups.order import Order
+from mint_train.groups.shares import Share
+from mint_train.losses.weighted_sum import open_loss
 from mint_train.run_folder.token_counts import TokenCounts
+from mint_train.settings.merge import load_settings
 from mint_train.settings.prices import TOKEN_KINDS, Cost, Prices, describe_tokens
 
 RunCli = Callable[..., Any]
@@ -197,3 +205,57 @@ def test_a_completion_s_length_is_no_budget(run_cli: RunCli) -> None:
     status, _, err = run_cli("--loss", "dpo", "--max-tokens", 9)
     assert status == 2
     assert err.endswith("which is not given; --token-budget bounds what a run sends\n")
+
+
+# what a run will send
+
+
+def expecting(dice: random.Random) -> ExpectedTokens:
+    """A run of any length, with weights or without."""
+    first, second = dice.randint(1, 9), dice.randint(1, 9)
+    groups = first + second
+    quota = dice.randint(1, groups - 1)
+    shares = (Share("a", 1, range(first), quota), Share("b", 1, range(first, groups), groups - quota))
+    every = dice.choice([None, 1, 2, 7])
+    asked = {"eval_every": every, "save_every": dice.randint(1, 9), "sample_tokens": 5}
+    settings = load_settings({"loss": "dpo", "batch_size": dice.randint(1, groups + 2)} | asked)
+    lengths = dice.choice([None, [dice.randint(1, 9) for _ in range(groups)]])
+    order = Order(groups, settings.batch_size, 3, lengths, dice.choice([(), shares]))
+    prompts = dice.choice([(), (3, 4)])
+    tokens = [dice.randint(1, 99) for _ in range(groups)]
+    return ExpectedTokens(settings, dice.randint(1, 60), order, tokens, 1000, prompts, dice.random() < 0.5)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_tokens_of_many_steps_are_those_of_each_step(seed: int) -> None:
+    run = expecting(random.Random(seed))
+    left = [run.of_step(step) for step in range(1, run.steps + 1)]
+    assert run.after(0) == sum(left, run.before_first_step())
+    for step in range(1, run.steps + 1):
+        assert run.after(step) == sum(left[step:], Counter())
+    enough = run.before_first_step().total()
+    assert run.steps_within(enough - 1) == 0
+    for step, sent in enumerate(left):
+        assert run.steps_within(enough) == run.steps_within(enough + sent.total() - 1) == step
+        enough += sent.total()
+    assert run.steps_within(enough) == run.steps_within(enough * 2) == run.steps
+
+
+@pytest.mark.parametrize("length", ["steps", "epochs"])
+def test_a_dry_run_does_not_look_at_each_of_a_billion_steps(
+    tokenizer: Any, short_pairs: Path, length: str
+) -> None:
+    asked = {"data": str(short_pairs), length: 10**9, "batch_size": 2, "token_budget": 10**18}
+    report = inspect_data(load_settings({"loss": "dpo", **asked}), open_loss("dpo", {}), tokenizer)
+    assert report.expected is not None
+    assert report.expected.steps == (10**9 if length == "steps" else 3 * 10**9), "5 rows are 3 steps"
+    epochs = report.expected.steps // 3
+    assert report.expected.after(0)["forward"] // epochs == sum(report.group_tokens)
+    assert report.expected.steps_within(10**18) == report.expected.steps
+
+
+def test_the_largest_batch_is_a_step(tokenizer: Any, short_pairs: Path) -> None:
+    asked = {"data": str(short_pairs), "batch_size": 10**9, "accumulate": 10**9}
+    report = inspect_data(load_settings({"loss": "dpo", **asked}), open_loss("dpo", {}), tokenizer)
+    assert report.expected is not None
+    assert (report.steps, report.expected.after(0)["forward"]) == (1, sum(report.group_tokens))

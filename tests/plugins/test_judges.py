@@ -76,6 +76,15 @@ def test_a_judge_that_hangs_is_given_up() -> None:
         free.set()
 
 
+def test_a_judge_may_have_any_time_but_none() -> None:
+    assert judging(lambda batch: [[0.0] * len(one.completions) for one in batch], time_limit=1e300).score(
+        BATCH
+    )
+    for none in (0.0, float("nan")):
+        with pytest.raises(OptionError, match=f"--judge-timeout {none:g}: it must be above 0"):
+            open_judge("length", time_limit=none)
+
+
 def test_a_timeout_of_the_judges_own_is_its_own_error() -> None:
     def late(_: object) -> None:
         raise TimeoutError("the socket")

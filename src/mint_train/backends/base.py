@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from mint_train.errors import OptionError
 from mint_train.run_folder.description import QuantizationDescription
 from mint_train.run_folder.records import Checkpoint
+from mint_train.settings.fields import MOST
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +62,17 @@ class Sampling:
         """Check the numbers.
 
         Raises:
-            OptionError: one of them is too small.
+            OptionError: one of them is too small or too large.
         """
         for name, least in (("samples", 1), ("max_tokens", 1), ("temperature", 0), ("seed", 0)):
             value = getattr(self, name)
             if not value >= least:
                 raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {least} or more")
+        for name in ("samples", "max_tokens"):
+            if getattr(self, name) > MOST:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: it must be at most {MOST}"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
@@ -117,10 +117,10 @@ def flag_names(name: str, default: bool) -> str:
 
 
 def plain_type(annotation: Any) -> Any:
-    """Take `None` out of an optional annotation."""
+    """Take `None` and bounds out of an annotation."""
     if get_origin(annotation) in (UnionType, Union):  # the latter of a `Literal`
-        return next(part for part in get_args(annotation) if part is not NoneType)
-    return annotation
+        annotation = next(part for part in get_args(annotation) if part is not NoneType)
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def click_type(annotation: Any) -> click.ParamType[Any] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mint_train.groups.order import Order
+from mint_train.groups.order import Order, epoch_order, steps_per_epoch
 from mint_train.groups.reference_blocks import first_uses, groups_of
-from mint_train.groups.step_count import is_due
+from mint_train.groups.step_count import is_due, times_due
 from mint_train.settings.model import Settings
 
 AT_MOST = ("reference", "sampled")
@@ -33,7 +34,7 @@ class ExpectedTokens:
 
     def before_first_step(self) -> Counter[str]:
         """Count what is sent before the first step, and the reference, which may be sent as steps need it."""
-        return Counter({"reference": self._of_reference() * self.referenced}) + self._due_after(0)
+        return Counter({"reference": self._of_reference() * self.referenced}) + self._sent(0, lambda _: 1)
 
     def _of_reference(self) -> int:
         blocks = first_uses(self.order, self.steps)
@@ -43,29 +44,59 @@ class ExpectedTokens:
     def of_step(self, step: int) -> Counter[str]:
         """Count what a step sends, with the evaluation and the samples that are due after it."""
         tokens = sum(self.trained[index] for index in self.order.step(step))
-        return Counter({"forward": tokens, "backward": tokens}) + self._due_after(step)
+        return self._sent(tokens, lambda every: is_due(step, self.steps, every))
 
     def after(self, step: int) -> Counter[str]:
         """Count what is sent after a step, or in all (0)."""
-        sent = Counter[str]() if step else self.before_first_step()
-        for each in range(step + 1, self.steps + 1):
-            sent += self.of_step(each)
-        return sent
+        rest = self._until(self.steps) - self._until(step)
+        return rest if step else self.before_first_step() + rest
 
     def steps_within(self, most: int) -> int:
         """Count the steps that `most` tokens are enough for."""
         left = most - self.before_first_step().total()
-        for step in range(1, self.steps + 1):
-            left -= self.of_step(step).total()
-            if left < 0:
-                return step - 1
-        return self.steps
+        epoch = steps_per_epoch(self.order.groups, self.order.batch_size)
 
-    def _due_after(self, step: int) -> Counter[str]:
-        asked, sent = self.settings, Counter[str]()
-        if is_due(step, self.steps, asked.eval_every):
-            sent["evaluation"] = self.held_out
-        if self.prompts and is_due(step, self.steps, asked.sample_every or asked.save_every):
-            sent["prompts"] = sum(self.prompts)
-            sent["sampled"] = len(self.prompts) * asked.sample_tokens
-        return sent
+        def sent(step: int) -> int:
+            return self._until(step).total()
+
+        # whole epochs first: what they send is known without their order
+        whole = bisect_right(range(0, self.steps + 1, epoch), left, key=sent) - 1
+        if whole < 0:
+            return 0
+        begun = range(whole * epoch, min((whole + 1) * epoch, self.steps + 1))
+        return begun[bisect_right(begun, left, key=sent) - 1]
+
+    def _until(self, step: int) -> Counter[str]:
+        """Count what the first steps send, as many as `step` says, without a look at each."""
+        epoch, taken = divmod(step, steps_per_epoch(self.order.groups, self.order.batch_size))
+        tokens = tokens_of_epochs(self.order, epoch, self.trained)
+        if taken:
+            listed = epoch_order(self.order, epoch)[: taken * self.order.batch_size]
+            tokens += sum(self.trained[index] for index in listed)
+        return self._sent(tokens, lambda every: times_due(step, self.steps, every))
+
+    def _sent(self, tokens: int, times: Callable[[int | None], int]) -> Counter[str]:
+        """Count what training on tokens sends, and what is due as often as `times` says of each `every`."""
+        asked = self.settings
+        samplings = times(asked.sample_every or asked.save_every)
+        return +Counter(
+            {
+                "forward": tokens,
+                "backward": tokens,
+                "evaluation": self.held_out * times(asked.eval_every),
+                "prompts": sum(self.prompts) * samplings,
+                "sampled": len(self.prompts) * asked.sample_tokens * samplings,
+            }
+        )
+
+
+def tokens_of_epochs(order: Order, epochs: int, tokens: Sequence[int]) -> int:
+    """Add up the tokens of the first epochs of an order, by those of each group."""
+    if not order.shares:
+        return epochs * sum(tokens)
+    total = 0
+    for share in order.shares:
+        passes, begun = divmod(epochs * share.per_epoch, len(share.groups))
+        total += passes * sum(tokens[index] for index in share.groups)
+        total += sum(tokens[index] for index in share.one_pass(order.seed, passes)[:begun])
+    return total

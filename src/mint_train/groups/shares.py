@@ -32,10 +32,14 @@ class Share:
         end, size = start + self.per_epoch, len(self.groups)
         found: list[int] = []
         for number in range(start // size, -(-end // size)):
-            order = list(self.groups)
-            random.Random(f"{seed}/{self.groups.start}/{number}").shuffle(order)  # noqa: S311 - an order
-            found += order[max(start - number * size, 0) : end - number * size]
+            found += self.one_pass(seed, number)[max(start - number * size, 0) : end - number * size]
         return found
+
+    def one_pass(self, seed: int, number: int) -> list[int]:
+        """Return all groups in the order of a pass, counted from 0."""
+        order = list(self.groups)
+        random.Random(f"{seed}/{self.groups.start}/{number}").shuffle(order)  # noqa: S311 - an order
+        return order
 
     def describe(self) -> str:
         """Say in one line what becomes of the source."""

@@ -31,6 +31,12 @@ def is_due(step: int, last: int, every: int | None) -> bool:
     return step in (0, last) or (every is not None and step % every == 0)
 
 
+def times_due(step: int, last: int, every: int | None) -> int:
+    """Count the times that something is due after a step from the first to `step`, as `is_due` has it."""
+    regularly = 0 if every is None else step // every
+    return regularly + (0 < step == last and (every is None or last % every != 0))
+
+
 def groups_per_step(settings: Settings) -> int:
     """Return how many groups a step trains on at most."""
     return settings.batch_size * settings.accumulate

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from threading import Thread
+from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 
 import pluggy
@@ -125,8 +125,11 @@ def open_judge(
 
     Raises:
         PluginError: no judge has this name, it is broken, or what it needs is not installed.
-        OptionError: an option is unknown or malformed, or the judge is neither a name nor a function.
+        OptionError: an option is unknown or malformed, the time is none, or the judge is neither a name nor a
+            function.
     """
+    if not time_limit > 0:  # nor is NaN
+        raise OptionError(f"--judge-timeout {time_limit:g}: it must be above 0")
     given = dict(options or {})
     if isinstance(judge, str):
         return Judge(create_plugin(JUDGE, judge, as_options(JUDGE, judge, given)), given, time_limit)
@@ -188,7 +191,7 @@ def within(seconds: float, function: Callable[[], Result]) -> Result:
 
     thread = Thread(target=call, daemon=True)
     thread.start()
-    thread.join(seconds)
+    thread.join(min(seconds, TIMEOUT_MAX))
     if problems:
         raise problems[0]
     if not results:

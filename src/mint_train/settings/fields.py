@@ -86,7 +86,10 @@ def absolute_source(value: object) -> object:
 
 
 PathName = Annotated[str | None, BeforeValidator(path_to_text)]
-Rank = Annotated[int, AfterValidator(refuse_full_training), Field(ge=1)]
+MOST = 10**9
+"""Above any count that makes sense, and small enough that products of two fit 64 bits."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Rank = Annotated[int, AfterValidator(refuse_full_training), Field(ge=1, le=MOST)]
 SOURCE_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "string"},

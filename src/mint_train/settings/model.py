@@ -9,8 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 
 from mint_train.settings.booleans import keep_booleans_apart
 from mint_train.settings.fields import (
+    MOST,
     Arguments,
     Columns,
+    Count,
     Data,
     FilePath,
     HeldOut,
@@ -103,16 +105,15 @@ class Settings(BaseModel):
         description="Fraction of --data to hold out and evaluate on instead: the same rows for every loss "
         "and seed.",
     )
-    eval_every: int | None = Field(default=None, ge=1, description="Steps between further evaluations.")
+    eval_every: Count | None = Field(default=None, description="Steps between further evaluations.")
     select_by: str | None = Field(
         default=None,
         min_length=1,
         description="Figure of the held-out rows whose best state is the run's result, and is never "
         "deleted: METRIC, SET/METRIC, with :max or :min where the loss does not say which is better.",
     )
-    patience: int | None = Field(
+    patience: Count | None = Field(
         default=None,
-        ge=1,
         description="Evaluations in a row without a better --select-by figure after which the run stops.",
     )
     sample_prompts: SourceName = Field(
@@ -120,13 +121,12 @@ class Settings(BaseModel):
         description="Prompts, in any form that --data takes, to complete before the first step, at each "
         "checkpoint and after the last step, so that it shows how the completions change.",
     )
-    sample_every: int | None = Field(
+    sample_every: Count | None = Field(
         default=None,
-        ge=1,
         description="Steps between completions of --sample-prompts; by default --save-every.",
     )
-    sample_tokens: int = Field(
-        default=256, ge=1, description="Maximum tokens of a completion of --sample-prompts."
+    sample_tokens: Count = Field(
+        default=256, description="Maximum tokens of a completion of --sample-prompts."
     )
     judge: JudgeName = None
     judge_options: JudgeOptions = Field(default_factory=dict)
@@ -159,16 +159,14 @@ class Settings(BaseModel):
     from_optimizer: bool = Field(
         default=False, description="Begin with the optimiser's moments of --from too, not its weights alone."
     )
-    steps: int | None = Field(
+    steps: Count | None = Field(
         default=None,
-        ge=1,
         description=f"Optimiser steps [MINT_<LOSS>_STEPS]; {DEFAULT_STEPS} on bundled rows, else one epoch.",
     )
-    epochs: int | None = Field(default=None, ge=1, description="Passes over the data, instead of --steps.")
-    batch_size: int = Field(default=8, ge=1, description="Groups (for DPO: pairs) per step.")
-    accumulate: int = Field(
+    epochs: Count | None = Field(default=None, description="Passes over the data, instead of --steps.")
+    batch_size: Count = Field(default=8, description="Groups (for DPO: pairs) per step.")
+    accumulate: Count = Field(
         default=1,
-        ge=1,
         description="Batches per step: each gives a loss, and the step uses their mean. For one loss over "
         "all of them, raise --batch-size instead.",
     )
@@ -181,6 +179,7 @@ class Settings(BaseModel):
     warmup_steps: int = Field(
         default=0,
         ge=0,
+        le=MOST,
         description="Steps W before the full learning rate: step s of them has --lr times s / (W + 1).",
     )
     adam_beta1: float = Field(
@@ -203,6 +202,7 @@ class Settings(BaseModel):
     max_length: int | None = Field(
         default=None,
         ge=2,
+        le=MOST,
         description="Maximum tokens of prompt and completion together; completions are cut to fit.",
     )
     group_by_length: bool = Field(
@@ -212,12 +212,11 @@ class Settings(BaseModel):
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="Seed of the adapter and of the data's order."
     )
-    save_every: int = Field(
-        default=100, ge=1, description="Steps between checkpoints; the last step is always saved."
+    save_every: Count = Field(
+        default=100, description="Steps between checkpoints; the last step is always saved."
     )
-    keep: int | None = Field(
+    keep: Count | None = Field(
         default=None,
-        ge=1,
         description="Number of newest checkpoints to keep, beside the best by --select-by; all by default.",
     )
     price_file: FilePath = Field(
@@ -228,12 +227,14 @@ class Settings(BaseModel):
     token_budget: int | None = Field(
         default=None,
         ge=1,
+        le=10**18,
         description="Tokens of all kinds that the run, or all of --rounds, may send: it stops at a "
         "checkpoint before the step that would pass them.",
     )
     max_retries: int = Field(
         default=5,
         ge=0,
+        le=MOST,
         description="Times in a row that the run rolls back to its last checkpoint when the service fails.",
     )
     trust_gradients: bool = Field(
@@ -258,9 +259,8 @@ class Settings(BaseModel):
         description="Embedded backend: keep the base model's linear layers in 8 bits (int8) or 4 (nf4): "
         "less memory, and logprobs a little off; needs bitsandbytes.",
     )
-    max_tokens_in_flight: int | None = Field(
+    max_tokens_in_flight: Count | None = Field(
         default=None,
-        ge=1,
         description="Embedded backend: tokens whose activations are kept at once; by default as many as "
         "fit in half of the free memory. A larger batch costs a second forward pass.",
     )

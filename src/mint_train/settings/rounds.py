@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mint_train.settings.booleans import keep_booleans_apart
-from mint_train.settings.fields import JudgeName, JudgeOptions, JudgeSeconds, PathName
+from mint_train.settings.fields import MOST, Count, JudgeName, JudgeOptions, JudgeSeconds, PathName
 from mint_train.settings.model import Settings
 
 
@@ -16,9 +16,8 @@ class RoundsSettings(BaseModel):
 
     _kinds = field_validator("*", mode="wrap")(keep_booleans_apart)
 
-    rounds: int | None = Field(
+    rounds: Count | None = Field(
         default=None,
-        ge=1,
         description="Rounds of sampling, judging and training; each begins where the last one ended.",
     )
     prompts: PathName = Field(
@@ -27,8 +26,8 @@ class RoundsSettings(BaseModel):
     judge: JudgeName = None
     judge_options: JudgeOptions = Field(default_factory=dict)
     judge_timeout: JudgeSeconds = 600.0
-    samples: int = Field(default=8, ge=2, description="With --rounds: completions per prompt.")
-    max_tokens: int = Field(default=256, ge=1, description="With --rounds: tokens of each, at most.")
+    samples: int = Field(default=8, ge=2, le=MOST, description="With --rounds: completions per prompt.")
+    max_tokens: Count = Field(default=256, description="With --rounds: tokens of each, at most.")
     temperature: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="With --rounds: 0 takes the most likely token."
     )

@@ -27,6 +27,7 @@ from mint_train.settings.data_items import DataItem
 from mint_train.settings.merge import load_settings
 
 ROWS = [{"prompt": f"Say {n}.", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(6)]
+WEIGTH = 'nothing of a source is called "weigth"; did you mean "weight"?'
 
 
 def data_of(value: Any) -> tuple[DataItem, ...]:
@@ -76,14 +77,56 @@ def test_sources_by_name_weight_and_value(given: Any, items: list[tuple[str, flo
         ([], "--data: is an empty list; give a file or rows"),
         (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}),
          "--data: is a DatasetDict of train; give a list of rows, or one split"),
-        (["a.jsonl", ROWS[0]], "--data: mixes names of files with dict; give (ROWS, WEIGHT) or names only"),
-        (3, "--data=3: is int; give a file, a list of files, or rows"),
+        ([{"name": "a", "weigth": 1}], f"--data: {WEIGTH}"),
+        ([{"nam": "a", "weight": 1}], '--data: nothing of a source is called "nam"; did you mean "name"?'),
+        (["b", {"name": "a", "colums": {}}],
+         '--data: nothing of a source is called "colums"; did you mean "columns"?'),
+        ({"name": "a", "weigth": 1}, f"--data: {WEIGTH}"),
+        ([{"name": 3, "weight": 1}], "--data: a source needs its name, as text"),
+        (["a.jsonl", ROWS[0]],
+         "--data: mixes names of files with a table; give (ROWS, WEIGHT) or names only"),
+        (3, "--data=3: is a number; give a file, a list of files, or rows"),
     ],
 )  # fmt: skip
 def test_what_names_no_source_is_refused(given: Any, said: str) -> None:
     with pytest.raises(OptionError) as refused:
         data_of(given)
     assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('data = [{name = "a", weigth = 1}]', f"data[0]: {WEIGTH}"),
+        ('data = ["b", {name = "a", weigth = 1}]', f"data[1]: {WEIGTH}"),
+        ('data = {name = "a", weigth = 1}', f"data: {WEIGTH}"),
+        ('data = [{weight = 1}]', "data[0]: a source needs its name, as text"),
+        ('data = [{name = 3}]', "data[0]: a source needs its name, as text"),
+        ('data = [{name = "a", form = "x"}]',
+         'data[0]: nothing of a source is called "form"; there are name, weight, columns'),
+        ('eval_data = {name = "a", weigth = 1}', f"eval_data: {WEIGTH}"),
+        ('eval_data = {easy = {name = "a", weigth = 1}}', f"eval_data.easy: {WEIGTH}"),
+        ('eval_data = [{name = "a", weigth = 1}]', f"eval_data[0]: {WEIGTH}"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_of_a_source_in_a_file_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """Such a table was taken for a row of training data that the file holds."""
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(OptionError) as refused:
+        load_settings({"loss": "dpo"}, path)
+    assert str(refused.value) == f"--config {path}: {said}"
+
+
+def test_tables_of_a_file_that_name_sources_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('data = [{name = "a"}, "b"]\neval_data = {easy = {name = "c"}, hard = "d"}')
+    read = load_settings({"loss": "dpo"}, path)
+    assert [item.name for item in read.data] == ["a", "b"]
+    assert {name: item.name for name, item in read.eval_data.items()} == {"easy": "c", "hard": "d"}
+    assert held_out_of({"weight": "c"}) == {"weight": DataItem("c")}
+    path.write_text('eval_data = {name = "c"}')
+    assert held_out_of({"name": "c"}) == load_settings({"loss": "dpo"}, path).eval_data
 
 
 def test_a_file_s_own_colon_and_equals_sign_are_its_name(

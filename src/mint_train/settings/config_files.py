@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.errors import OptionError, nearest
+from mint_train.settings.data_items import problem_in_file
 from mint_train.settings.model import SECRET_FIELDS, Settings
 from mint_train.settings.rounds import ROUNDS_FIELDS, RoundsSettings
 
@@ -39,6 +40,9 @@ def read_config(path: Path) -> dict[str, Any]:
     for table, owner in TABLES.items():
         if not isinstance(values.get(table, {}), dict):
             raise OptionError(f"--config {path}: the options of the {owner} belong in a table [{table}]")
+    for name in ("data", "eval_data"):
+        if problem := problem_in_file(name, values.get(name)):
+            raise OptionError(f"--config {path}: {problem}")
     return values
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from mint_train.errors import nearest
+
 STANDARD_INPUT = "-"
 HUB = {"hf:": False, "hf-stream:": True}
 """Prefixes of data sets on the hub: whether they are streamed."""
@@ -20,7 +22,8 @@ WEIGHTED = re.compile(r"(?P<name>.+):(?P<weight>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?
 NAMED = re.compile(r"(?P<set>[A-Za-z0-9][\w.-]*)=(?P<name>.+)", re.DOTALL)
 ROWS_BY = ("__iter__", "itertuples", "iter_rows", "to_batches")
 """How rows of a program are read: an iterable, a frame of pandas or polars, a table of Arrow."""
-TABLE = frozenset({"name", "weight", "columns"})
+TABLE = ("name", "weight", "columns")
+"""The keys of a source in a config file."""
 MAX_WEIGHT = 1e100
 """Far above any weight, and far below where sums of them overflow."""
 
@@ -73,10 +76,12 @@ def items_of(value: object, called: str) -> list[DataItem]:
         return []
     if isinstance(value, list) and not value:
         raise wrong("is an empty list; give a file or rows")
-    if isinstance(value, list | tuple) and any(map(is_source, value)):
+    if isinstance(value, list | tuple) and (any(map(is_source, value)) or is_meant_as_source(value[0])):
         odd = next((one for one in value if not is_source(one)), None)
+        if isinstance(odd, Mapping) and is_meant_as_source(odd):
+            raise wrong(problem_of_table(odd))
         if odd is not None:
-            raise wrong(f"mixes names of files with {type(odd).__name__}; give (ROWS, WEIGHT) or names only")
+            raise wrong(f"mixes names of files with {described(odd)}; give (ROWS, WEIGHT) or names only")
         several = len(value) > 1
         return [item_of(one, f"{called}[{index}]" if several else called) for index, one in enumerate(value)]
     return [item_of(value, called)]
@@ -91,7 +96,43 @@ def is_source(value: object) -> bool:
 
 def is_table(value: object) -> bool:
     """Return whether a value is a source as a table of a config file has it."""
-    return isinstance(value, Mapping) and isinstance(value.get("name"), str) and value.keys() <= TABLE
+    return isinstance(value, Mapping) and isinstance(value.get("name"), str) and value.keys() <= set(TABLE)
+
+
+def problem_of_table(table: Mapping[Any, Any]) -> str:
+    """Return why a table does not name a source, or nothing where it does."""
+    if (odd := next((key for key in table if key not in TABLE), None)) is not None:
+        hint = nearest(str(odd), TABLE) or f"; there are {', '.join(TABLE)}"
+        return f'nothing of a source is called "{odd}"{hint}'
+    return "" if is_table(table) else "a source needs its name, as text"
+
+
+def is_meant_as_source(value: object) -> bool:
+    """Return whether a mapping is hardly a row, but a source of which a key is misspelt or missing."""
+    if not isinstance(value, Mapping) or is_table(value):
+        return False
+    return not set(TABLE).isdisjoint(value) and all(nearest(str(key), TABLE) for key in value)
+
+
+def is_one_held_out(value: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping is a held-out source, and not several by the names of their sets."""
+    return is_table(value) or ("name" in value and is_meant_as_source(value))
+
+
+def problem_in_file(name: str, value: object) -> str:
+    """Return what is wrong with a setting of a config file, in which each table of data names a source.
+
+    Args:
+        name: `data` or `eval_data`.
+        value: what the file gives it.
+    """
+    named = {name: value} if isinstance(value, Mapping) else {}
+    if isinstance(value, list):
+        named = {f"{name}[{index}]": one for index, one in enumerate(value)}
+    elif name == "eval_data" and isinstance(value, Mapping) and not is_one_held_out(value):
+        named = {f"{name}.{key}": one for key, one in value.items()}
+    problems = {at: problem_of_table(one) for at, one in named.items() if isinstance(one, Mapping)}
+    return next((f"{at}: {problem}" for at, problem in problems.items() if problem), "")
 
 
 def item_of(value: object, called: str) -> DataItem:
@@ -105,9 +146,11 @@ def item_of(value: object, called: str) -> DataItem:
     if isinstance(value, Mapping):
         if is_table(value):
             return item_of_table(value)
-        raise wrong(f"is a {type(value).__name__} of {keys_of(value)}; give a list of rows, or one split")
+        if is_meant_as_source(value):
+            raise wrong(problem_of_table(value))
+        raise wrong(f"is {described(value)} of {keys_of(value)}; give a list of rows, or one split")
     if isinstance(value, bytes) or not any(hasattr(value, name) for name in ROWS_BY):
-        raise wrong(f"is {type(value).__name__}; give a file, a list of files, or rows")
+        raise wrong(f"is {described(value)}; give a file, a list of files, or rows")
     return DataItem(called, rows=value)
 
 
@@ -128,6 +171,12 @@ def item_of_table(table: Mapping[str, Any]) -> DataItem:
 def as_weight(number: float) -> float:
     """Return a number as a float, too large a one (an integer without bound) as the first that is refused."""
     return float(min(number, MAX_WEIGHT))
+
+
+def described(value: object) -> str:
+    """Say of what kind a value is, in the words of a config file where it has one."""
+    kinds: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", dict: "a table"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def keys_of(value: Mapping[Any, Any]) -> str:
@@ -157,7 +206,7 @@ def parse_held_out(value: object) -> HeldOutItems:
     Raises:
         PydanticCustomError: it is none of these, or one of several sets has no name or another one's.
     """
-    if isinstance(value, Mapping) and not is_table(value):
+    if isinstance(value, Mapping) and not is_one_held_out(value):
         sets = [(str(name), held_out_item(one, f"eval_data {name}".strip())) for name, one in value.items()]
     elif isinstance(value, str | Path):
         sets = [named_set(str(value))]

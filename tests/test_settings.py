@@ -298,7 +298,7 @@ def test_an_option_of_a_loss_keeps_true_and_numbers_apart() -> None:
         clip: bool = False
 
     for given in ({"beta": True}, {"clip": 1}):
-        with pytest.raises(OptionError, match='of the loss "mine": Input should be'):
+        with pytest.raises(OptionError, match='of the loss "mine": input should be'):
             validate_options("mine", Mine, given)
     assert validate_options("mine", Mine, {"beta": "2", "clip": "true"}) == Mine(beta=2, clip=True)
 

@@ -158,8 +158,8 @@ def test_the_budget_s_end_says_how_to_go_on(
     ("changed", "problem"),
     [
         ({"backwrd": 1}, 'nothing is called "backwrd"; did you mean "backward"?'),
-        ({"forward": "cheap"}, "per_million_tokens.forward: input should be a valid number"),
-        ({"forward": True}, "per_million_tokens.forward: input should be a valid number"),
+        ({"forward": "cheap"}, "per_million_tokens.forward: input should be a number"),
+        ({"forward": True}, "per_million_tokens.forward: input should be a number"),
         ({"forward": -1}, "per_million_tokens.forward: input should be greater than or equal to 0"),
         ({"backward": None}, 'no price for "backward", and there are such tokens'),
     ],

@@ -61,11 +61,11 @@ def test_what_is_wrong_with_a_call_is_said_in_keywords(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").touch()
     wrong: list[tuple[type[MintTrainError], str, dict[str, Any]]] = [
         (OptionError, r'pairs has no keyword "sampels"; did you mean "samples"', {"sampels": 3}),
-        (OptionError, "judge is int; give the name of a judge, or a function", {"judge": 3}),
+        (OptionError, "judge is a number; give the name of a judge, or a function", {"judge": 3}),
         (OptionError, "judge_options: the judge shortest is a function", {"judge_options": {"unit": "x"}}),
         (OptionError, "pair is for preferences, and form is rank", {"pair": "all", "form": "rank"}),
         (OptionError, r"own\.jsonl exists; .* or add overwrite=True", {"output": tmp_path / "own.jsonl"}),
-        (OptionError, "samples 0: it must be 1 or more", {"samples": 0}),
+        (OptionError, "samples 0: it must be a whole number, 1 or more", {"samples": 0}),
         (JudgeError, r'the judge "few" gave 1 score for \d completions of the prompt', {"judge": few}),
         (JudgeError, r'the judge "broken" .*ValueError: no such thing', {"judge": broken}),
         (JudgeError, "no row was made: .* take more samples, a higher temperature", {"samples": 1}),

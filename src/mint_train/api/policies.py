@@ -246,7 +246,7 @@ def open_parts(
     Returns:
         The judge, the sampling, and which of `keep_all` and `overwrite` are given.
     """
-    options = plain_options(known.pop("judge_options", {}))
+    options = plain_options(known.pop("judge_options", None), "judge_options")
     opened = open_judge(judge, options, known.pop("judge_timeout", TIME_LIMIT))
     sampling = Sampling(
         known.pop("samples", samples),

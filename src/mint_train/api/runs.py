@@ -26,6 +26,7 @@ from mint_train.sampling.rounds import (
     RoundsProgram,
 )
 from mint_train.sampling.shown_rounds import train_shown
+from mint_train.settings.data_items import described
 from mint_train.settings.keywords import (
     PolicyKeywords,
     SettingsKeywords,
@@ -81,7 +82,7 @@ def train(
         asked, own = split_rounds(settings)
         program = program_of(loss, observers, settings)
         if resume is not None:
-            given = {**own, "options": dict(options or {}), "loss": name_of(loss)}
+            given = {**own, "options": plain_options(options, "options"), "loss": name_of(loss)}
             return shown(resume_run(Path(resume), given, program))
         if asked is None:
             return shown(start_run(*opened_loss(loss, options, own), program))
@@ -91,8 +92,17 @@ def train(
 
 
 def name_of(loss: str | FunctionLoss) -> str:
-    """Return what a loss is called."""
-    return loss if isinstance(loss, str) else loss.__name__
+    """Return what a loss is called.
+
+    Raises:
+        OptionError: it is neither a name nor a function that is a loss.
+    """
+    if isinstance(loss, str | FunctionLoss):
+        return loss if isinstance(loss, str) else loss.__name__
+    raise OptionError(
+        f"loss is {described(loss)}; give the name of a loss, the path of its file as text, or a function "
+        "under @mint_train.loss"
+    )
 
 
 def split_rounds(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, dict[str, Any]]:
@@ -114,7 +124,7 @@ def judge_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
     if known.get("judge") is not None and not isinstance(known["judge"], str):
         known["judge"] = function_name(known["judge"])
     if "judge_options" in known:
-        known["judge_options"] = plain_options(known["judge_options"])
+        known["judge_options"] = plain_options(known["judge_options"], "judge_options")
     return known
 
 
@@ -145,7 +155,7 @@ def loaded_settings(
     Raises:
         OptionError: one is wrong.
     """
-    return load_settings({**settings, "options": dict(options or {}), "loss": name_of(loss)})
+    return load_settings({**settings, "options": plain_options(options, "options"), "loss": name_of(loss)})
 
 
 def opened_loss(
@@ -220,10 +230,11 @@ def evaluate(
     Raises:
         MintTrainError: the run or the data is wrong, or the backend fails.
     """
-    given: dict[str, Any] = {**settings, "options": None if options is None else dict(options)}
-    if isinstance(loss, str):
-        given["loss"] = loss
     with in_python():
+        own = None if options is None else plain_options(options, "options")
+        given: dict[str, Any] = {**settings, "options": own}
+        if isinstance(loss, str):
+            given["loss"] = loss
         function = None if isinstance(loss, str) else loss
         trained = find_trained(str(run), step, given, loss=function)
         return HeldOut(found.evaluation for found in evaluate_trained(trained, data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -62,17 +63,14 @@ class Sampling:
         """Check the numbers.
 
         Raises:
-            OptionError: one of them is too small or too large.
+            OptionError: one of them is not a number, too small or too large.
         """
         for name, least in (("samples", 1), ("max_tokens", 1), ("temperature", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not value >= least:
-                raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {least} or more")
-        for name in ("samples", "max_tokens"):
-            if getattr(self, name) > MOST:
-                raise OptionError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: it must be at most {MOST}"
-                )
+            value, whole = getattr(self, name), name != "temperature"
+            is_number = isinstance(value, Integral if whole else Real)
+            if not is_number or not value >= least or (least and value > MOST):  # nor is NaN
+                needed = f"a {'whole ' * whole}number, {least} or more" + f", at most {MOST}" * (least > 0)
+                raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {needed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from mint_train.losses.loss_options import option_rows
 from mint_train.rendering.renderer import Renderer
 from mint_train.run_folder.lines import is_number
 from mint_train.sdk import Datum, types
+from mint_train.settings.wrong_values import in_plain_words
 
 WRONG_VALUES: tuple[tuple[str, Any], ...] = (
     ("null", None),
@@ -41,7 +42,7 @@ def options_are_valid(material: Material) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        require_that(False, f'without options, "{name}": {first["msg"]}; give it a default')
+        require_that(False, f'without options, "{name}": {in_plain_words(first)}; give it a default')
     require_that(
         model.model_config.get("extra") == "forbid",
         f'{model.__name__} accepts an unknown option; set model_config = ConfigDict(extra="forbid")',

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_train.errors import Source
+from mint_train.errors import OptionError, Source
 from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import NamedPlugin
@@ -19,7 +19,7 @@ from mint_train.rows.forms import Forms
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.mixture import open_items
 from mint_train.rows.row import BadRow
-from mint_train.settings.data_items import DataItem, parse_data
+from mint_train.settings.data_items import DataItem, described, holds_rows, parse_data
 from mint_train.settings.model import Settings
 
 
@@ -69,7 +69,13 @@ class PromptsAlone:
 
 
 def as_rows(prompts: Any) -> Any:
-    """Return prompts of a program as rows: each text of a list of texts is a user's turn."""
+    """Return prompts of a program as rows: each text of a list of texts is a user's turn.
+
+    Raises:
+        OptionError: they are neither rows nor texts.
+    """
+    if not holds_rows(prompts):
+        raise OptionError(f"prompts is {described(prompts)}; give a file, rows, or texts")
     if isinstance(prompts, list | tuple) and prompts and all(isinstance(each, str) for each in prompts):
         return [{"prompt": each} for each in prompts]
     return prompts

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from numbers import Real
 from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.guarding import failure
 from mint_train.plugins.hookspecs import PROJECT, JudgeSpec, hookimpl
 from mint_train.rows.candidates import Candidates
+from mint_train.settings.data_items import described
 
 JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
 TIME_LIMIT = 600.0
@@ -128,8 +130,8 @@ def open_judge(
         OptionError: an option is unknown or malformed, the time is none, or the judge is neither a name nor a
             function.
     """
-    if not time_limit > 0:  # nor is NaN
-        raise OptionError(f"--judge-timeout {time_limit:g}: it must be above 0")
+    if not isinstance(time_limit, Real) or not time_limit > 0:  # nor is NaN
+        raise OptionError(f"--judge-timeout {time_limit}: it must be a number above 0")
     given = dict(options or {})
     if isinstance(judge, str):
         return Judge(create_plugin(JUDGE, judge, as_options(JUDGE, judge, given)), given, time_limit)
@@ -147,7 +149,7 @@ def function_name(judge: JudgeFunction) -> str:
     """
     if not callable(judge):
         raise OptionError(
-            f"judge is {type(judge).__name__}; give the name of a judge, or a function of a prompt and its "
+            f"judge is {described(judge)}; give the name of a judge, or a function of a prompt and its "
             "completions"
         )
     return str(getattr(judge, "__name__", type(judge).__name__))

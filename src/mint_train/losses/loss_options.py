@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 
 from mint_train.errors import OptionError, nearest
+from mint_train.settings.wrong_values import in_plain_words
 
 
 class NoOptions(BaseModel):
@@ -38,7 +39,7 @@ def validate_options(
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"]) or "options"
         given = "" if first["type"] == "missing" else f"={first['input']}"
-        raise OptionError(f'--set {option}{given} of the {kind} "{name}": {first["msg"]}') from None
+        raise OptionError(f'--set {option}{given} of the {kind} "{name}": {in_plain_words(first)}') from None
 
 
 def option_rows(model: type[BaseModel]) -> list[tuple[str, str]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidatorFunctionWrapHandler
+from pydantic import ValidationError, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
+
+BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""How pydantic calls it where a number, such as the 1 that it reads for true, is out of bounds."""
 
 
 def keep_booleans_apart(value: Any, read_as: ValidatorFunctionWrapHandler) -> Any:
@@ -16,9 +19,19 @@ def keep_booleans_apart(value: Any, read_as: ValidatorFunctionWrapHandler) -> An
     Raises:
         PydanticCustomError: one is true or false, and the other is a number.
     """
-    read = read_as(value)
+    try:
+        read = read_as(value)
+    except ValidationError as error:
+        if isinstance(value, bool) and error.errors()[0]["type"] in BOUNDS:
+            raise boolean_or_number("a number, not true or false") from None
+        raise
     both_count = isinstance(value, bool | int | float) and isinstance(read, bool | int | float)
     if both_count and isinstance(value, bool) != isinstance(read, bool):
         needed = "true or false, not a number" if isinstance(read, bool) else "a number, not true or false"
-        raise PydanticCustomError("boolean_or_number", "Input should be {needed}", {"needed": needed})
+        raise boolean_or_number(needed)
     return read
+
+
+def boolean_or_number(needed: str) -> PydanticCustomError:
+    """Say which of both is needed."""
+    return PydanticCustomError("boolean_or_number", "Input should be {needed}", {"needed": needed})

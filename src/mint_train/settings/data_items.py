@@ -149,9 +149,14 @@ def item_of(value: object, called: str) -> DataItem:
         if is_meant_as_source(value):
             raise wrong(problem_of_table(value))
         raise wrong(f"is {described(value)} of {keys_of(value)}; give a list of rows, or one split")
-    if isinstance(value, bytes) or not any(hasattr(value, name) for name in ROWS_BY):
+    if not holds_rows(value):
         raise wrong(f"is {described(value)}; give a file, a list of files, or rows")
     return DataItem(called, rows=value)
+
+
+def holds_rows(value: object) -> bool:
+    """Return whether a value of a program may be rows."""
+    return not isinstance(value, bytes | Mapping) and any(hasattr(value, name) for name in ROWS_BY)
 
 
 def item_of_table(table: Mapping[str, Any]) -> DataItem:

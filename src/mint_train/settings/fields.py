@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,14 +23,8 @@ from mint_train.settings.data_items import (
 
 
 def parse_columns(value: object) -> object:
-    """Parse `FIELD=COLUMN,...` into a dictionary; any other value is left to the model's own checks."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    for field, equals, _ in pairs:
-        if not equals or not field.strip():
-            raise PydanticCustomError("columns", "write it as FIELD=COLUMN, separated by commas")
-    return {field.strip(): column.strip() for field, _, column in pairs}
+    """Parse `FIELD=COLUMN,...` into a dictionary; the model checks the names of one that is given."""
+    return by_name(value, "FIELD=COLUMN")
 
 
 def refuse_full_training(rank: int) -> int:
@@ -45,13 +40,23 @@ def refuse_full_training(rank: int) -> int:
 
 def parse_arguments(value: object) -> object:
     """Parse `KEY=VALUE,...` into a dictionary, each value as JSON where it is JSON, else as text."""
-    if not isinstance(value, str):
+    parsed = by_name(value, "KEY=VALUE")
+    return {key: json_or_text(said) for key, said in parsed.items()} if isinstance(value, str) else parsed
+
+
+def by_name(value: object, form: str) -> Mapping[Any, Any]:
+    """Parse `KEY=VALUE,...` into a dictionary of texts; return a dictionary as it is.
+
+    Raises:
+        PydanticCustomError: it is neither; the message says in which form to write it.
+    """
+    if isinstance(value, Mapping):
         return value
-    pairs = [pair.partition("=") for pair in value.split(",")]
-    for key, equals, _ in pairs:
-        if not equals or not key.strip():
-            raise PydanticCustomError("arguments", "write it as KEY=VALUE, separated by commas")
-    return {key.strip(): json_or_text(said.strip()) for key, _, said in pairs}
+    pairs = [pair.partition("=") for pair in value.split(",")] if isinstance(value, str) else []
+    if not pairs or not all(equals and key.strip() for key, equals, _ in pairs):
+        problem = "write it as {form}, separated by commas, or give a table"
+        raise PydanticCustomError("by_name", problem, {"form": form})
+    return {key.strip(): said.strip() for key, _, said in pairs}
 
 
 def json_or_text(said: str) -> object:
@@ -60,6 +65,19 @@ def json_or_text(said: str) -> object:
         return json.loads(said)
     except ValueError:
         return said
+
+
+def parse_names(value: object) -> list[Any] | tuple[Any, ...]:
+    """Split names at their commas; the model checks those of a list.
+
+    Raises:
+        PydanticCustomError: it is neither.
+    """
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",")]
+    if isinstance(value, list | tuple):
+        return value
+    raise PydanticCustomError("names", "give names separated by commas, or a list of them")
 
 
 def absolute_path(value: object) -> object:
@@ -128,12 +146,7 @@ HeldOut = Annotated[
 Columns = Annotated[dict[str, str], BeforeValidator(parse_columns)]
 Arguments = Annotated[dict[str, Any], BeforeValidator(parse_arguments)]
 FilePath = Annotated[str | None, BeforeValidator(absolute_path)]
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(
-        lambda value: [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-    ),
-]
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
 SourceName = Annotated[str | None, BeforeValidator(absolute_source)]
 JudgeName = Annotated[
     str | None,

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from mint_train.errors import MintTrainError
+from mint_train.errors import MintTrainError, OptionError
+from mint_train.settings.data_items import described
 from mint_train.settings.model import OPTION_NAMES, Settings
 
 FIELDS = {option: field for field, option in OPTION_NAMES.items()}
@@ -139,8 +140,16 @@ class PairsKeywords(SampledKeywords, total=False):
     keep_all: bool
 
 
-def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as a file can keep them: a path as text."""
+def plain_options(options: object, called: str) -> dict[str, Any]:
+    """Return options as a file can keep them: a path as text; none for None.
+
+    Raises:
+        OptionError: they are not a dictionary; the message names the keyword that they are called by.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise OptionError(f"{called} is {described(options)}; give a table of options by name")
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 

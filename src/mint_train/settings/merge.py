@@ -16,6 +16,7 @@ from mint_train.settings.loss_names import loss_label
 from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
 from mint_train.settings.other_names import OTHER_NAMES
 from mint_train.settings.rounds import ONLY_ROUNDS, ROUNDS_FIELDS, RoundsSettings
+from mint_train.settings.wrong_values import in_plain_words, where_in
 
 KEY_VARIABLE = "MINT_API_KEY"
 VARIABLES = {
@@ -122,7 +123,7 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
     else:
         name = f"--config {config}: {field}"
     value = "" if field in SECRET_FIELDS else shown_value(first["input"])
-    return f"{name}{value}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{name}{where_in(first)}{value}: {in_plain_words(first)}"
 
 
 def shown_value(value: object) -> str:
@@ -191,5 +192,5 @@ def checked_rounds(values: Mapping[str, Any], named: Mapping[str, str]) -> Round
         first = error.errors()[0]
         field = str(first["loc"][0])
         name = named.get(field, option_name(field))
-        said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        raise OptionError(f"{name}{shown_value(first['input'])}: {said}") from None
+        value = shown_value(first["input"])
+        raise OptionError(f"{name}{where_in(first)}{value}: {in_plain_words(first)}") from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mint_train.errors import OptionError, nearest
 from mint_train.settings.config_files import YAML_ENDINGS, parse_config
+from mint_train.settings.wrong_values import in_plain_words
 
 TokenKind = Literal["reference", "forward", "backward", "evaluation", "prompts", "sampled"]
 """Forwards of the reference, forwards and backwards of training, forwards of held-out rows, prompts that are
@@ -66,7 +67,9 @@ class Prices(BaseModel):
         try:
             return cls(**values, path=path)
         except ValidationError as error:
-            raise OptionError(f"{where}: {problem_of(error.errors()[0])}") from None
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise OptionError(f"{where}: {key}: {in_plain_words(first)}") from None
 
     def require(self, kinds: Iterable[str]) -> None:
         """Refuse prices that lack one that is needed: such tokens must not count as free.
@@ -91,12 +94,6 @@ class Prices(BaseModel):
         self.require(used)
         prices: Mapping[str, float] = dict(self.per_million_tokens.items())
         return Cost(sum(prices[kind] * count for kind, count in used.items()) / MILLION, self.currency)
-
-
-def problem_of(error: Any) -> str:
-    """Say which key of a price file is wrong, and why."""
-    key = ".".join(str(part) for part in error["loc"])
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def describe_tokens(tokens: Mapping[str, int]) -> str:

@@ -13,6 +13,7 @@ from mint_train.errors import OptionError
 from mint_train.settings.data_items import absolute_item, relocated, written_data, written_held_out
 from mint_train.settings.merge import KEY_VARIABLE, choose_length, explain
 from mint_train.settings.model import Settings, option_name
+from mint_train.settings.wrong_values import in_plain_words
 
 MAY_CHANGE = frozenset(
     {
@@ -56,7 +57,9 @@ def restore_settings(recorded: Mapping[str, Any], folder: Path | None = None) ->
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise OptionError(f"the run's recorded settings are not valid: {field}: {first['msg']}") from None
+        raise OptionError(
+            f"the run's recorded settings are not valid: {field}: {in_plain_words(first)}"
+        ) from None
     if folder is None:
         return settings
     data = tuple(relocated(item, folder) for item in settings.data)

@@ -207,3 +207,8 @@ def test_a_bound_that_is_not_a_number_is_refused(
     with pytest.raises(UserError, match=f"MINT_TRAIN_CACHE_GB={given} is not a number of gigabytes"):
         build_dataset(read(data, dpo), dpo, tokenizer, 100)
     assert not list(own_cache.glob("*/groups.arrow"))
+    monkeypatch.delenv("MINT_TRAIN_CACHE_GB")
+    build_dataset(read(data, dpo), dpo, tokenizer, 100)
+    monkeypatch.setenv("MINT_TRAIN_CACHE_GB", given)
+    with pytest.raises(UserError, match=f"MINT_TRAIN_CACHE_GB={given}"):  # and nothing is to be written
+        build_dataset(read(data, dpo), dpo, tokenizer, 100)

@@ -84,17 +84,17 @@ def build_dataset(
         OptionError: nothing is left to train.
         DataError: an example does not suit the tokenizer, with file, line and field.
         ContractError: a group breaks the contract, with its file and line.
-        UserError: the cache cannot be written to.
+        UserError: the cache cannot be written to, or its limit is not a number.
     """
     renderer = Renderer(GuardedTokenizer(tokenizer, special_tokens), max_length, rendering or Rendering())
     key = token_key(describe(examples, renderer, special_tokens), loss, tokenizer)
-    kept, note = cache_folder() / key, ""
+    kept, note, limit = cache_folder() / key, "", limit_bytes()
     note_use(kept)
     if kept.exists() and not is_whole(kept, GROUPS_FILE, SUMMARY_FILE):
         note = f"The tokenised data in {kept} was broken; it is made anew."
         put_away(kept)
     if not kept.exists():
-        kept = write_kept(key, examples, loss, renderer)
+        kept = write_kept(key, examples, loss, renderer, limit)
     examples.data.check_unchanged()
     summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
@@ -107,9 +107,9 @@ def build_dataset(
     return Dataset(groups, summary["left_out"], bad_rows, special, markers, *sizes, summary["by_path"], note)
 
 
-def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer) -> Path:
-    """Write the groups of examples into the cache, whole or not at all, and return their folder."""
-    limit, folder = limit_bytes(), new_folder()
+def write_kept(key: str, examples: Examples, loss: Loss, renderer: Renderer, limit: float) -> Path:
+    """Write the groups of examples into the cache, of `limit` bytes, whole or not; return their folder."""
+    folder = new_folder()
     try:
         write_groups(folder, examples, loss, renderer)
         examples.data.check_unchanged(content=True)

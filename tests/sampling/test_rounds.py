@@ -17,7 +17,7 @@ from few_rows import lines, write_lines
 
 from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import facts, questions
-from mint_train.errors import DataError, OptionError, UserError
+from mint_train.errors import DataError, JudgeError, OptionError, UserError
 from mint_train.sampling.policy import open_policy
 from mint_train.sampling.round_plan import Plan, mixed_in
 from mint_train.sampling.rounds import Rounds
@@ -308,6 +308,24 @@ def test_prompts_that_change_between_rounds_are_refused(tmp_path: Path) -> None:
     write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Another one."}])
     with pytest.raises(DataError, match=r"prompts\.jsonl has changed since these rounds began"):
         Rounds.read(rounds.folder).train(shown, lambda _: None)
+
+
+def test_a_judge_is_mended_in_the_first_round_and_refused_later(tmp_path: Path) -> None:
+    judge = tmp_path / "judge_of_rounds.py"
+    judge.write_text("def score(completion): raise ValueError\n")
+    plan = plan_of(tmp_path, judge="function", judge_options={"file": str(judge)})
+    folder = begin(tmp_path, plan).folder
+    with pytest.raises(JudgeError, match=r"judge_of_rounds\.py:1"):
+        Rounds.read(folder, trusted=True).train(shown, lambda _: None)
+    judge.write_text("def score(completion): return len(completion)\n")
+    rounds = Rounds.read(folder, trusted=True)
+    rounds.sample(1, shown, lambda _: None)
+    rounds.train_round(1)
+    judge.write_text("def score(completion): return -len(completion)\n")
+    changed = r"judge_of_rounds\.py has changed since these rounds began; .* --from .*round-001"
+    with pytest.raises(OptionError, match=changed):
+        Rounds.read(folder, trusted=True).train(shown, lambda _: None)
+    assert not (folder / "round-002.jsonl").exists()
 
 
 def test_what_rounds_decide_is_refused(tmp_path: Path, unbroken: Path) -> None:

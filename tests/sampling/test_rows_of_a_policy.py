@@ -214,6 +214,23 @@ def test_what_is_judged_is_not_judged_again(
     assert [asked.count(question) for question in dict.fromkeys(asked)] == [1, 1, 2, 1]
 
 
+def test_a_judge_whose_file_has_changed_judges_again_what_was_sampled(
+    policy: Policy, prompts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, output = tmp_path / "changing_judge.py", tmp_path / "pairs.jsonl"
+    for body, rows in (("return 1", 0), ("return len(completion)", 4)):
+        file.write_text(f"def score(completion): {body}\n")
+        capsys.readouterr()
+        judge = open_judge("function", {"file": str(file)})
+        sampler = Killing(policy.sampler, 99)
+        made = make(replace(policy, sampler=sampler), prompts_file, output, judge=judge)
+        assert (made.rows > 0) == (rows > 0)
+    assert sampler.written == [], "what was sampled is kept"
+    said = capsys.readouterr().err
+    assert f"{file} has changed since {output}.scores was begun: all completions are judged again." in said
+    assert all(row["chosen_score"] > row["rejected_score"] for row in lines(output))
+
+
 def test_a_command_that_asks_for_something_else_does_not_go_on(
     policy: Policy, prompts_file: Path, tmp_path: Path
 ) -> None:

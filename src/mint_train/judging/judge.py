@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from numbers import Real
+from pathlib import Path
 from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.guarding import failure
 from mint_train.plugins.hookspecs import PROJECT, JudgeSpec, hookimpl
 from mint_train.rows.candidates import Candidates
+from mint_train.run_folder.files import file_sha256
 from mint_train.settings.data_items import described
 
 JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
@@ -53,6 +55,7 @@ class Judge:
         check_hooks(manager, link, JUDGE.name, JudgeSpec)
         manager.register(link.plugin)
         self.name, self.options, self.time_limit = link.name, dict(options or {}), time_limit
+        self.files = digests_of_files(self.options)
         self._hook = manager.hook
 
     def score(self, batch: Sequence[Candidates]) -> list[Scores]:
@@ -139,6 +142,19 @@ def open_judge(
     if given:
         raise OptionError(f"judge_options: the judge {name} is a function of this program, which has none")
     return Judge(NamedPlugin(name, FunctionJudge(judge), PROGRAM), None, time_limit)
+
+
+def digests_of_files(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each file that an option names, by its name: with it the scores change."""
+    return {str(name): file_sha256(Path(name)) for name in options.values() if is_file(name)}
+
+
+def is_file(value: object) -> bool:
+    """Return whether the value of an option is the path of a file."""
+    try:
+        return isinstance(value, str | Path) and Path(value).is_file()
+    except (OSError, ValueError):  # a text too long for a path, say
+        return False
 
 
 def function_name(judge: JudgeFunction) -> str:

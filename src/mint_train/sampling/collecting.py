@@ -20,7 +20,8 @@ from mint_train.groups.completions import (
 from mint_train.groups.prompts import LocatedPrompt, Prompts
 from mint_train.judging.judge import Judge, Scores
 from mint_train.observers.progress import Progress
-from mint_train.sampling.journal import Journal
+from mint_train.observers.terminal import echo_problem
+from mint_train.sampling.journal import Journal, as_json, whole_lines
 from mint_train.sampling.policy import Policy
 
 
@@ -83,7 +84,11 @@ def judge_all(
         DataError: a row lacks what the judge needs.
         UserError: the journal is of something else.
     """
-    kept = Journal(journal, {"judge": judge.name, "options": judge.options, **decided})
+    begun = {"judge": judge.name, "options": judge.options, **decided}
+    if judge.files:
+        begun["files"] = judge.files
+        drop_scores_of_other_files(journal, begun)
+    kept = Journal(journal, begun)
     tell("judged", len(kept.entries), len(written))
     left = [index for index in range(len(written)) if index not in kept.entries]
     for start in range(0, len(left), JUDGED_AT_ONCE):
@@ -92,6 +97,25 @@ def judge_all(
             kept.add(index, scores)
         tell("judged", len(kept.entries), len(written))
     return [kept.entries[index] for index in range(len(written))]
+
+
+def drop_scores_of_other_files(journal: Path, begun: Mapping[str, Any]) -> None:
+    """Delete the scores of a judge whose file has changed since it gave them; completions stay.
+
+    Args:
+        journal: the file that keeps the scores.
+        begun: what decides them, with the judge's files.
+
+    Raises:
+        UserError: the journal is broken.
+    """
+    first = next(iter(whole_lines(journal)), None)
+    if not isinstance(first, dict) or first.get("files") == begun["files"]:
+        return
+    if {**first, "files": None} == {**as_json(begun), "files": None}:
+        changed = ", ".join(begun["files"])
+        echo_problem(f"{changed} has changed since {journal} was begun: all completions are judged again.")
+        journal.unlink()
 
 
 def own_seed(seed: int, prompt: LocatedPrompt) -> int:

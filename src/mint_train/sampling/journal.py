@@ -29,7 +29,7 @@ class Journal:
         """
         self.path = path
         self.entries: dict[int, Any] = {}
-        decided = json.loads(json.dumps(dict(decided_by)))
+        decided = as_json(decided_by)
         lines = whole_lines(path)
         if not lines:
             make_parent(path)
@@ -52,6 +52,11 @@ class Journal:
         """
         append_line(self.path, {"prompt": prompt, "entry": entry})
         self.entries[prompt] = entry
+
+
+def as_json(decided_by: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides a journal's entries as it is read back."""
+    return dict(json.loads(json.dumps(dict(decided_by))))
 
 
 AGAIN = "begin again with --overwrite"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Plan:
     """Whether the judge is a function of a Python program, which must be given again to go on."""
     prompts_sha256: str = ""
     """Of the prompts when the rounds began."""
+    judge_files: Mapping[str, str] = field(default_factory=dict)
+    """By name, the SHA-256 of each file that the judge's options name."""
 
     @classmethod
     def of(cls, asked: RoundsSettings, seed: int, *, judge_is_function: bool = False) -> Plan:
@@ -154,6 +156,31 @@ def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str
         if own.get(name) and Path(own[name]).exists():
             found[name] = str(Path(own[name]).resolve())
     return found
+
+
+def keep_judge(folder: Path, files: Mapping[str, str], last: str | None) -> None:
+    """Record the judge's files in the first round, where a judge may still be mended; later refuse others.
+
+    Args:
+        folder: of the rounds.
+        files: by name, the SHA-256 of each file that the judge's options name now.
+        last: the run of the round before; None in the first round.
+
+    Raises:
+        OptionError: a file is not the one that the rounds began with.
+        UserError: the plan is broken.
+        MintTrainError: the disk refuses.
+    """
+    plan, given = read_plan(folder)
+    if last is None:
+        write_plan(folder, replace(plan, judge_files=files), given)
+        return
+    for name, digest in plan.judge_files.items():
+        if files.get(name) != digest:
+            raise OptionError(
+                f"{name} has changed since these rounds began; restore it, or start new rounds with "
+                f"--from {last}"
+            )
 
 
 def refuse_changes(folder: Path, changed: Sequence[str]) -> None:

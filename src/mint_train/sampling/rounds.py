@@ -39,6 +39,7 @@ from mint_train.sampling.round_plan import (
     files_found_anywhere,
     holds_rounds,
     is_done,
+    keep_judge,
     mixed_in,
     read_plan,
     read_scores,
@@ -58,7 +59,6 @@ PROMPTS_FILE = "prompts.jsonl"
 """The prompts, where a program gave them as rows."""
 REFERENCE, BASE, INITIAL = "reference", "base", "initial"
 """`--set reference=base`: the base model in every round; `initial` is the policy that a round begins with."""
-
 
 Shown = Callable[[], AbstractContextManager[Progress]]
 """Shows the progress of sampling and judging while it is entered."""
@@ -269,9 +269,9 @@ class Rounds:
         given = {field: getattr(settings, field) for field in POLICY_FIELDS}
         if number == 1:  # the base model of what it begins with, where that says so
             given["model"] = find_start(settings)[0].model
-        # each round draws other completions, by the seed
-        sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)
+        sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)  # other completions each
         judge, prompts = self.open_judge(), self.read_prompts()
+        keep_judge(self.folder, judge.files, name if number > 1 else None)
         part = rows_of(self.folder, number).with_suffix(".part")
         # a kill came while the rows were written, or between them and their scores, which belong together
         for left in (part, *self.folder.glob(f".{part.name}*")):

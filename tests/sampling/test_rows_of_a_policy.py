@@ -218,17 +218,26 @@ def test_a_judge_whose_file_has_changed_judges_again_what_was_sampled(
     policy: Policy, prompts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, output = tmp_path / "changing_judge.py", tmp_path / "pairs.jsonl"
-    for body, rows in (("return 1", 0), ("return len(completion)", 4)):
+    for body, tells_apart in (("return 1", False), ("return len(completion)", True)):
         file.write_text(f"def score(completion): {body}\n")
         capsys.readouterr()
         judge = open_judge("function", {"file": str(file)})
         sampler = Killing(policy.sampler, 99)
         made = make(replace(policy, sampler=sampler), prompts_file, output, judge=judge)
-        assert (made.rows > 0) == (rows > 0)
+        assert bool(made.rows) is tells_apart
     assert sampler.written == [], "what was sampled is kept"
     said = capsys.readouterr().err
     assert f"{file} has changed since {output}.scores was begun: all completions are judged again." in said
     assert all(row["chosen_score"] > row["rejected_score"] for row in lines(output))
+
+
+def test_a_file_that_is_no_earlier_output_is_not_overwritten(policy: Policy, prompts_file: Path) -> None:
+    before = prompts_file.read_bytes()
+    with pytest.raises(
+        OptionError, match=r"prompts\.jsonl exists without .*, so it is not an earlier output"
+    ):
+        make(policy, prompts_file, prompts_file, overwrite=True)
+    assert prompts_file.read_bytes() == before
 
 
 def test_a_command_that_asks_for_something_else_does_not_go_on(

@@ -66,14 +66,17 @@ def fresh_journals(output: Path, parts: Sequence[str], *, overwrite: bool) -> li
     """Return the paths of an output's journals, which are deleted where it is to begin again.
 
     Raises:
-        OptionError: the output exists.
+        OptionError: the output exists, and is not to be replaced, or has no journal, so it is another file.
     """
     journals = [Path(f"{output}.{part}") for part in parts]
+    if output.exists() and not overwrite:
+        raise OptionError(f"--output {output} exists; name another file, or add --overwrite")
+    if output.exists() and not journals[0].exists():
+        problem = f"exists without {journals[0]}, so it is not an earlier output"
+        raise OptionError(f"--output {output} {problem}; name another file")
     if overwrite:
         for path in journals:
             path.unlink(missing_ok=True)
-    elif output.exists():
-        raise OptionError(f"--output {output} exists; name another file, or add --overwrite")
     return journals
 
 

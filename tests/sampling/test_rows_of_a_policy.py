@@ -231,11 +231,9 @@ def test_a_judge_whose_file_has_changed_judges_again_what_was_sampled(
     assert all(row["chosen_score"] > row["rejected_score"] for row in lines(output))
 
 
-def test_a_file_that_is_no_earlier_output_is_not_overwritten(policy: Policy, prompts_file: Path) -> None:
+def test_the_prompts_are_not_overwritten(policy: Policy, prompts_file: Path) -> None:
     before = prompts_file.read_bytes()
-    with pytest.raises(
-        OptionError, match=r"prompts\.jsonl exists without .*, so it is not an earlier output"
-    ):
+    with pytest.raises(OptionError, match=r"prompts\.jsonl holds the prompts; name another file"):
         make(policy, prompts_file, prompts_file, overwrite=True)
     assert prompts_file.read_bytes() == before
 

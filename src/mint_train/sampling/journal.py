@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.errors import OptionError, UserError
+from mint_train.groups.prompts import Prompts
 from mint_train.run_folder.files import append_line, make_parent, write_whole
 
 
@@ -62,18 +63,18 @@ def as_json(decided_by: Mapping[str, Any]) -> dict[str, Any]:
 AGAIN = "begin again with --overwrite"
 
 
-def fresh_journals(output: Path, parts: Sequence[str], *, overwrite: bool) -> list[Path]:
+def fresh_journals(output: Path, parts: Sequence[str], prompts: Prompts, *, overwrite: bool) -> list[Path]:
     """Return the paths of an output's journals, which are deleted where it is to begin again.
 
     Raises:
-        OptionError: the output exists, and is not to be replaced, or has no journal, so it is another file.
+        OptionError: the output exists, and is not to be replaced or holds the prompts.
     """
     journals = [Path(f"{output}.{part}") for part in parts]
     if output.exists() and not overwrite:
         raise OptionError(f"--output {output} exists; name another file, or add --overwrite")
-    if output.exists() and not journals[0].exists():
-        problem = f"exists without {journals[0]}, so it is not an earlier output"
-        raise OptionError(f"--output {output} {problem}; name another file")
+    read = {Path(row.source.path) for row in prompts.rows}
+    if output.exists() and any(path.exists() and path.samefile(output) for path in read):
+        raise OptionError(f"--output {output} holds the prompts; name another file")
     if overwrite:
         for path in journals:
             path.unlink(missing_ok=True)

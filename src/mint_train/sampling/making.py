@@ -166,7 +166,7 @@ def make_rows(policy: Policy, prompts: Prompts, making: Making, tell: Progress) 
         UserError: the output exists, or what was begun there is something else.
         MintTrainError: the backend or the judge failed.
     """
-    journals = fresh_journals(making.output, ("samples", "scores"), overwrite=making.overwrite)
+    journals = fresh_journals(making.output, ("samples", "scores"), prompts, overwrite=making.overwrite)
     written, readable = write_all(policy, prompts, making.sampling, journals[0], tell)
     decided = decided_by(policy, prompts, making.sampling)
     scores = judge_all(making.judge, written, journals[1], decided, tell)

@@ -92,7 +92,9 @@ def compare_policies(
         MintTrainError: a backend failed.
     """
     output, judge = comparing.output, comparing.judge
-    journals = fresh_journals(output, ("a.samples", "b.samples", "scores"), overwrite=comparing.overwrite)
+    journals = fresh_journals(
+        output, ("a.samples", "b.samples", "scores"), prompts, overwrite=comparing.overwrite
+    )
     sides: list[dict[str, Written]] = []
     closed: list[ClosedPolicy] = []
     decided: dict[str, Any] = {}

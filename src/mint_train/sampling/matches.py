@@ -23,6 +23,9 @@ from mint_train.sampling.journal import fresh_journals
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.win_rate import Outcome, WinRate, win_rate
 
+JOURNALS = ("a.samples", "b.samples", "scores")
+"""What the names of an output's journals end with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -92,9 +95,7 @@ def compare_policies(
         MintTrainError: a backend failed.
     """
     output, judge = comparing.output, comparing.judge
-    journals = fresh_journals(
-        output, ("a.samples", "b.samples", "scores"), prompts, overwrite=comparing.overwrite
-    )
+    journals = fresh_journals(output, JOURNALS, prompts, overwrite=comparing.overwrite)
     sides: list[dict[str, Written]] = []
     closed: list[ClosedPolicy] = []
     decided: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from mint_train.backends.local.logprobs import precise
 from mint_train.backends.local.recomputed import set_source
 from mint_train.backends.local.swiglu import SwiGlu, as_rows, cached_blocks
 from mint_train.backends.local.temporaries import empty_temporary
@@ -22,6 +23,8 @@ from mint_train.backends.local.temporaries import empty_temporary
 CHECKED_ROWS = 5
 AGREEMENT = {
     ("cpu", torch.float32): 1e-5,
+    ("cpu", torch.bfloat16): 2e-2,
+    ("cpu", torch.float16): 2e-3,
     ("cuda", torch.float32): 1e-5,
     ("cuda", torch.bfloat16): 2e-2,
     ("cuda", torch.float16): 2e-3,
@@ -69,7 +72,7 @@ def _agree(module: nn.Module, forward: Forward) -> bool:
 
 def _norm_forward(module: nn.Module, eps: float, x: torch.Tensor) -> torch.Tensor:
     weight = cast(torch.Tensor, module.weight)
-    if x.device.type == "cpu" and x.dtype is torch.float32:
+    if x.device.type == "cpu":
         return cast(torch.Tensor, _RmsNorm.apply(x, weight, eps))
     return nn.functional.rms_norm(x, weight.shape, weight, eps)
 
@@ -79,15 +82,22 @@ def _gated_forward(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last dimension, with a frozen weight."""
+    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last dimension, with a frozen weight.
+
+    In 16 bits it is computed in float32, and rounded before it is multiplied by the weight, as transformers
+    does it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         rows, out = as_rows(x), empty_temporary(x, x.shape)
-        results, inverse = as_rows(out), rows.new_empty(len(rows), 1)
+        results, inverse = as_rows(out), rows.new_empty(len(rows), 1, dtype=precise(x.dtype))
         for block in cached_blocks(rows):
             part, result, factor = rows[block], results[block], inverse[block]
-            torch.mean(torch.mul(part, part, out=result), 1, keepdim=True, out=factor)
+            squares = (
+                torch.mul(part, part, out=result) if part.dtype is factor.dtype else part.to(factor).square_()
+            )
+            torch.mean(squares, 1, keepdim=True, out=factor)
             factor.add_(eps).rsqrt_()
             torch.mul(part, factor, out=result).mul_(weight)
         ctx.save_for_backward(x, inverse, weight)
@@ -105,7 +115,7 @@ class _RmsNorm(torch.autograd.Function):
             normed = rows[block] * factor
             torch.mul(grad_rows[block], weight, out=result)
             along = (result * normed).mean(1, keepdim=True)
-            result.addcmul_(normed, along, value=-1).mul_(factor)
+            torch.mul(result.to(factor).addcmul_(normed, along, value=-1), factor, out=result)
         return grad_x.view(x.shape), None, None
 
 

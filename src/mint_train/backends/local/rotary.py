@@ -62,9 +62,9 @@ def _lean(original: Rotate) -> Rotate:
 
 
 def _suits(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> bool:
-    """Return whether all of ``[batch, heads, rows, dim]`` is rotated, on a CPU in float32."""
+    """Return whether all of ``[batch, heads, rows, dim]`` is rotated, on a CPU and in one dtype."""
     return (
-        all(each.device.type == "cpu" and each.dtype is torch.float32 for each in (states, cos, sin))
+        all(each.device.type == "cpu" and each.dtype is states.dtype for each in (states, cos, sin))
         and states.dim() == cos.dim() + 1 == sin.dim() + 1 == 4
         and states.shape[-1] == cos.shape[-1] == sin.shape[-1]
     )

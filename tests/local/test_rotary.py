@@ -38,7 +38,7 @@ def rotated(module: ModuleType, dtype: torch.dtype, *, dim: int) -> list[torch.T
     return [*found, q.grad, k.grad]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_values_and_gradients_are_those_of_transformers_to_the_bit(dtype: torch.dtype) -> None:
     expected = rotated(modeling_qwen3, dtype, dim=8)
     with replaced_rotations(lean_rotations(model_of("qwen3"))):

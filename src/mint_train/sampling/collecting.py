@@ -113,7 +113,8 @@ def drop_scores_of_other_files(journal: Path, begun: Mapping[str, Any]) -> None:
     if not isinstance(first, dict) or first.get("files") == begun["files"]:
         return
     if {**first, "files": None} == {**as_json(begun), "files": None}:
-        changed = ", ".join(begun["files"])
+        before = first.get("files") or {}
+        changed = ", ".join(name for name, digest in begun["files"].items() if before.get(name) != digest)
         echo_problem(f"{changed} has changed since {journal} was begun: all completions are judged again.")
         journal.unlink()
 

@@ -269,7 +269,7 @@ class Rounds:
         given = {field: getattr(settings, field) for field in POLICY_FIELDS}
         if number == 1:  # the base model of what it begins with, where that says so
             given["model"] = find_start(settings)[0].model
-        sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)  # other completions each
+        sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)  # each round draws others
         judge, prompts = self.open_judge(), self.read_prompts()
         keep_judge(self.folder, judge.files, name if number > 1 else None)
         part = rows_of(self.folder, number).with_suffix(".part")

@@ -26,7 +26,6 @@ from mint_train.sampling.rounds import (
     RoundsProgram,
 )
 from mint_train.sampling.shown_rounds import train_shown
-from mint_train.settings.data_items import described
 from mint_train.settings.keywords import (
     PolicyKeywords,
     SettingsKeywords,
@@ -37,6 +36,7 @@ from mint_train.settings.keywords import (
 from mint_train.settings.merge import load_rounds, load_settings
 from mint_train.settings.model import Settings
 from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
+from mint_train.settings.wrong_values import described
 from mint_train.trained.evaluate import evaluate_trained
 from mint_train.trained.export import Exported, export_run
 from mint_train.trained.find import find_trained

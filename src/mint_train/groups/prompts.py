@@ -19,8 +19,9 @@ from mint_train.rows.forms import Forms
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.mixture import open_items
 from mint_train.rows.row import BadRow
-from mint_train.settings.data_items import DataItem, described, holds_rows, parse_data
+from mint_train.settings.data_items import DataItem, holds_rows, parse_data
 from mint_train.settings.model import Settings
+from mint_train.settings.wrong_values import described
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from mint_train.plugins.guarding import failure
 from mint_train.plugins.hookspecs import PROJECT, JudgeSpec, hookimpl
 from mint_train.rows.candidates import Candidates
 from mint_train.run_folder.files import file_sha256
-from mint_train.settings.data_items import described
+from mint_train.settings.wrong_values import described
 
 JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
 TIME_LIMIT = 600.0

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from mint_train.errors import nearest
+from mint_train.settings.wrong_values import described
 
 STANDARD_INPUT = "-"
 HUB = {"hf:": False, "hf-stream:": True}
@@ -176,12 +177,6 @@ def item_of_table(table: Mapping[str, Any]) -> DataItem:
 def as_weight(number: float) -> float:
     """Return a number as a float, too large a one (an integer without bound) as the first that is refused."""
     return float(min(number, MAX_WEIGHT))
-
-
-def described(value: object) -> str:
-    """Say of what kind a value is, in the words of a config file where it has one."""
-    kinds: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", dict: "a table"}
-    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def keys_of(value: Mapping[Any, Any]) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mint_train.errors import MintTrainError, OptionError
-from mint_train.settings.data_items import described
 from mint_train.settings.model import OPTION_NAMES, Settings
+from mint_train.settings.wrong_values import described
 
 FIELDS = {option: field for field, option in OPTION_NAMES.items()}
 """Settings whose option is called otherwise."""

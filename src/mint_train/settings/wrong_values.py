@@ -36,3 +36,9 @@ def in_plain_words(error: Mapping[str, Any]) -> str:
 def where_in(error: Mapping[str, Any]) -> str:
     """Return the key inside of a setting that an error is about, `.KEY`, or nothing."""
     return "".join(f".{part}" for part in error["loc"][1:] if isinstance(part, str) and part != "[key]")
+
+
+def described(value: object) -> str:
+    """Say of what kind a value is, in the words of a config file where it has one."""
+    kinds: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", dict: "a table"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

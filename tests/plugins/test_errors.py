@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mint_train import hookimpl, loss, sequence_logprobs
+from mint_train.batches.logprobs import packed_logprobs
 from mint_train.errors import LossError, PluginError
 from mint_train.losses.custom_loss import CustomLoss
 from mint_train.losses.loss import Loss
@@ -124,6 +125,63 @@ def test_a_datum_that_gets_no_gradient_is_named() -> None:
     custom = CustomLoss(Loss.of(NamedPlugin("mine", mine, "a test")), [batch], {})
     with pytest.raises(LossError, match=r"does not depend on the logprobs of datum 1 \(rows:1\)"):
         custom(batch.data, make_logprobs([[-1.0], [-2.0]]))
+
+
+def written_over(batch, logprobs):
+    with torch.no_grad():
+        logprobs[0].mul_(2)
+
+
+def data_written_over(batch, logprobs):
+    logprobs[1].data.add_(1)
+
+
+def packed_written_over(batch, logprobs):
+    packed_logprobs(logprobs).data.zero_()
+
+
+def entry_replaced(batch, logprobs):
+    logprobs[0] = logprobs[0] * 0.5
+
+
+def entry_removed(batch, logprobs):
+    logprobs.pop()
+
+
+def entries_swapped(batch, logprobs):
+    logprobs.reverse()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [written_over, data_written_over, packed_written_over, entry_replaced, entry_removed, entries_swapped],
+    ids=lambda change: change.__name__,
+)
+def test_a_loss_that_changes_its_logprobs_is_refused(change: Callable[..., None]) -> None:
+    @loss(extends="dpo")
+    def mine(batch, logprobs):
+        change(batch, logprobs)
+        return (
+            torch.stack([logprob.sum() for logprob in logprobs]).sum()
+            + sequence_logprobs(logprobs, batch).sum()
+        )
+
+    batch = make_batch(make_group([[3], [4]]))
+    custom = CustomLoss(Loss.of(NamedPlugin("mine", mine, "a test")), [batch], {})
+    with pytest.raises(LossError, match='the loss "mine" changes the logprobs that it is given, so it would'):
+        custom(batch.data, make_logprobs([[-1.0], [-1.0]]))
+
+
+def test_a_loss_that_changes_what_it_asked_of_the_vocabulary_is_refused() -> None:
+    @loss(extends="dpo", vocabulary=["entropy"])
+    def mine(batch, logprobs, vocabulary):
+        vocabulary["entropy"].data.neg_()
+        return sequence_logprobs(logprobs, batch).sum() + vocabulary["entropy"].sum()
+
+    batch = make_batch(make_group([[3], [4]]))
+    custom = CustomLoss(Loss.of(NamedPlugin("mine", mine, "a test")), [batch], {})
+    with pytest.raises(LossError, match='the loss "mine" changes the logprobs that it is given'):
+        custom(batch.data, make_logprobs([[-1.0], [-1.0], [1.0], [2.0]]))
 
 
 def test_a_loss_may_use_sums_and_single_tensors_together() -> None:

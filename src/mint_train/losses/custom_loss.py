@@ -11,7 +11,13 @@ import torch
 from mint_train.batches.batch import Batch
 from mint_train.batches.logprobs import PackedLogprobs
 from mint_train.errors import LossError
-from mint_train.losses.guard import check_gradients, check_linear, check_logprobs, check_state
+from mint_train.losses.guard import (
+    check_gradients,
+    check_linear,
+    check_logprobs,
+    check_state,
+    check_untouched,
+)
 from mint_train.losses.loss import Loss
 from mint_train.sdk import Datum
 
@@ -82,7 +88,8 @@ class CustomLoss:
         """Compute the loss, its gradients by the logprobs, and its metrics.
 
         Raises:
-            LossError: the value, a metric or a gradient is detached or not finite.
+            LossError: the value, a metric or a gradient is detached or not finite; the loss changed its
+                logprobs.
         """
         size = len(self.step.data)
         asked = {
@@ -94,10 +101,12 @@ class CustomLoss:
         values, metrics, packed, start = [], [], [], 0
         for batch in self.batches:
             datums = slice(start, start + len(batch.data))
-            own = PackedLogprobs(logprobs[datums], {name: asked[name][datums] for name in asked})
+            given = logprobs[datums], {name: asked[name][datums] for name in asked}
+            own = PackedLogprobs(*given)
             start = datums.stop
             packed.append(own)
             value, of_batch = self.loss.compute(batch, own, self.state, own.vocabulary)
+            check_untouched(self.loss.name, own, *given)
             check_state(self.loss.name, self.state)
             values.append(value)
             metrics.append(of_batch)

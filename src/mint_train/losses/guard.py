@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from mint_train.batches.batch import Batch
+from mint_train.batches.logprobs import PackedLogprobs, concatenate
 from mint_train.errors import LossError
 from mint_train.plugins.returned import shown
 
@@ -140,6 +142,34 @@ def check_logprobs(batch: Batch, logprobs: Sequence[torch.Tensor], kinds: int = 
         for logprob, source in zip(logprobs, datum_sources(batch) * kinds, strict=True):
             if not torch.isfinite(logprob).all():
                 raise LossError(f"the model's logprobs are not finite at {source}")
+
+
+def check_untouched(
+    loss: str,
+    used: PackedLogprobs,
+    logprobs: Sequence[torch.Tensor],
+    vocabulary: Mapping[str, Sequence[torch.Tensor]],
+) -> None:
+    """Refuse a loss that changed what it was given, as its gradient would be that of other numbers.
+
+    Args:
+        loss: the loss's name.
+        used: what the loss was given.
+        logprobs: the tensors that the list was made of.
+        vocabulary: the tensors that each value over the vocabulary was made of.
+
+    Raises:
+        LossError: an entry of the list was replaced, or a number was written over.
+    """
+    same_list = len(used) == len(logprobs) and all(map(operator.is_, used, logprobs))
+    pairs = [(used.packed, logprobs), *((used.vocabulary[name], vocabulary[name]) for name in vocabulary)]
+    with torch.no_grad():
+        if same_list and all(torch.equal(packed, concatenate(tensors)) for packed, tensors in pairs):
+            return
+    raise LossError(
+        f'the loss "{loss}" changes the logprobs that it is given, so it would train on other numbers: '
+        "compute new tensors, and leave the list, .data and in-place operations alone"
+    )
 
 
 def check_gradients(loss: str, batch: Batch, gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:

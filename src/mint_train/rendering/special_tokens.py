@@ -233,24 +233,25 @@ class GuardedTokenizer:
             The value, and by occurrence the text and the token.
         """
         met: list[tuple[str, str]] = []
+        return self._marked(value, met), met
 
-        def mark(value: Any) -> Any:
-            if isinstance(value, str):
-                return mark_text(value) if self._pattern.search(value) else value
-            if isinstance(value, Mapping):
-                return {key: mark(inner) for key, inner in value.items()}
-            return [mark(inner) for inner in value] if isinstance(value, list | tuple) else value
+    def _marked(self, value: Any, met: list[tuple[str, str]]) -> Any:
+        """Return what `_mark` does of a value, and note what is met."""
+        if isinstance(value, str):
+            return self._marked_text(value, met) if self._pattern.search(value) else value
+        if isinstance(value, Mapping):
+            return {key: self._marked(inner, met) for key, inner in value.items()}
+        return [self._marked(inner, met) for inner in value] if isinstance(value, list | tuple) else value
 
-        def mark_text(text: str) -> str:
-            for rendered, template in self._renderings:
-                before, found, after = text.partition(rendered)
-                if found:
-                    met.extend((text, token) for mark, token in self._originals.items() if mark in template)
-                    return str(mark(before)) + template + str(mark(after))
-            met.extend((text, token) for token in self._pattern.findall(text))
-            return replace(text, self._placeholders)
-
-        return mark(value), met
+    def _marked_text(self, text: str, met: list[tuple[str, str]]) -> str:
+        """Return what `_mark` does of a text that holds a special token, and note what is met."""
+        for rendered, template in self._renderings:
+            before, found, after = text.partition(rendered)
+            if found:
+                met.extend((text, token) for mark, token in self._originals.items() if mark in template)
+                return str(self._marked(before, met)) + template + str(self._marked(after, met))
+        met.extend((text, token) for token in self._pattern.findall(text))
+        return replace(text, self._placeholders)
 
     def _allowed(self, text: str, token: str) -> bool:
         """Note a special token that was met, and tell whether it may stand for itself."""

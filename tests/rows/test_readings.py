@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import split_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
+from mint_train.rows import readers
 from mint_train.rows.readers import open_data
 from mint_train.settings.merge import load_settings
 
@@ -152,6 +154,82 @@ def test_small_files_are_read_anew(
     read(data, dpo)
 
     assert not own_cache.exists()
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts of all rows that were parsed, each time anew."""
+    met: list[str] = []
+    read_row = Loss.read_row
+
+    def noted(self, row, survey):
+        met.append(row["prompt"])
+        return read_row(self, row, survey)
+
+    monkeypatch.setattr(Loss, "read_row", noted)
+    return met
+
+
+def test_a_small_file_is_parsed_once_for_its_first_use(
+    data: Path, dpo: Loss, parsed: list[str], tokenizer
+) -> None:
+    examples = read(data, dpo)
+    held = list(examples)
+    assert len(parsed) == len(ROWS)
+    assert [example.source.line for example in held] == [*range(1, len(ROWS) + 1)]
+
+    anew = list(examples)
+    assert (anew, len(parsed)) == (held, 2 * len(ROWS))
+    assert anew[0].value is not held[0].value  # a plugin may have changed the first one
+
+
+def test_what_is_held_is_forgotten_where_it_is_not_needed(
+    data: Path, dpo: Loss, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_cache, "LEAST_BYTES", data.stat().st_size + 1)
+    for _ in range(2):  # the second time the tokens are found
+        examples = read(data, dpo)
+        assert examples.parts[0].held
+        build_dataset(examples, dpo, tokenizer, 100)
+        assert not examples.parts[0].held
+
+
+@pytest.mark.parametrize("kind", ["large", "gzip", "zst", "parquet"])
+def test_a_file_that_may_not_fit_into_memory_is_not_held(
+    kind: str, data: Path, dpo: Loss, parsed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = data.with_name(f"rows.{kind}")
+    text = data.read_bytes()
+    if kind == "large":
+        monkeypatch.setattr(examples_module, "HELD_BYTES", len(text) - 1)
+        rows = data
+    elif kind == "gzip":
+        rows.write_bytes(gzip.compress(text))
+    elif kind == "zst":
+        with pa.CompressedOutputStream(str(rows), "zstd") as file:
+            file.write(text)
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), rows)
+
+    assert len(list(read(rows, dpo))) == len(ROWS)
+    assert len(parsed) == 2 * len(ROWS)
+
+
+def test_examples_that_are_held_belong_to_the_content_that_was_read(
+    data: Path, dpo: Loss, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_cache, "LEAST_BYTES", data.stat().st_size + 1)
+    monkeypatch.setattr(readers, "signature", lambda _: None)  # a file system without exact times
+    source = open_data(data)
+    monkeypatch.setattr(source.__class__, "text_bytes", lambda _: 0)
+    examples = read_examples(source, dpo, on_bad_row="skip")
+    data.write_text(data.read_text(encoding="utf-8").replace("Say 9", "Say 8"), encoding="utf-8")
+
+    with pytest.raises(DataError, match="was changed while it was read"):
+        build_dataset(examples, dpo, tokenizer, 100)
 
 
 def test_a_cache_that_refuses_costs_time_alone(

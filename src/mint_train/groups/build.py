@@ -95,14 +95,20 @@ def build_dataset(
         put_away(kept)
     if not kept.exists():
         kept = write_kept(key, examples, loss, renderer, limit)
+    examples.forget_held()
     examples.data.check_unchanged()
-    summary = json.loads((kept / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return read_kept(kept, examples, note)
+
+
+def read_kept(folder: Path, examples: Examples, note: str) -> Dataset:
+    """Return the groups of examples that the cache holds, with what is known of them."""
+    summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
     unsuited = (BadRow(Source(*source), reason) for *source, reason in summary["unsuited"])
     bad_rows = (*examples.bad_rows, *unsuited)
     special, markers = (
         tuple((Source(*source), text) for *source, text in summary[name]) for name in ("special", "markers")
     )
-    groups = StoredGroups(kept / GROUPS_FILE)
+    groups = StoredGroups(folder / GROUPS_FILE)
     sizes = groups.longest(), groups.inputs()
     return Dataset(groups, summary["left_out"], bad_rows, special, markers, *sizes, summary["by_path"], note)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -28,11 +28,13 @@ from mint_train.settings.model import Settings
 OnBadRow = Literal["fail", "skip"]
 SURVEYED_ROWS = 1000
 """Rows without a column of verdicts after which none is expected."""
+HELD_BYTES = 2**25
+"""Bytes of a source up to which its examples are held until they are first iterated."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one source of rows holds. The rows are read anew in each iteration, and never held together."""
+    """What one source of rows holds. Each iteration reads the rows anew; the first may find them held."""
 
     data: DataSource
     loss: Loss
@@ -46,6 +48,8 @@ class Part:
     """The values of the columns of verdicts and labels, over all rows."""
     unread: Mapping[str, int]
     """Columns that nothing is read of, such as ids and sources, with how many rows have them."""
+    held: list[Example] = field(default_factory=list, repr=False, compare=False)
+    """The examples of a small source as they were first read, for the first iteration alone."""
 
     def __iter__(self) -> Iterator[Example]:
         """Read the rows, one by one.
@@ -53,14 +57,18 @@ class Part:
         Raises:
             DataError: the data has changed since it was first read.
         """
+        if self.held:
+            held = self.held.copy()
+            self.held.clear()
+            yield from held
+            return
         good = bad = 0
         for source, reading in read_rows(self.data, self.loss, self.columns, self.survey):
             if isinstance(reading, BadRow):
                 bad += 1
                 continue
-            for value in reading.examples:
-                yield Example(value, source, reading.form, reading.weight)
-                good += 1
+            yield from examples_of(reading, source)
+            good += len(reading.examples)
         if good != self.count or bad != len(self.bad_rows):
             raise changed(str(self.data))
 
@@ -133,6 +141,11 @@ class Examples:
     def only(self, positions: Set[int]) -> Examples:
         """Return the examples at these positions."""
         return replace(self, positions=positions)
+
+    def forget_held(self) -> None:
+        """Forget the examples that are still held from the first reading; from now on all are read anew."""
+        for part in self.parts:
+            part.held.clear()
 
     def describe(self) -> str:
         """Name each source, its rows and their forms in one line."""
@@ -233,12 +246,16 @@ def read_part_anew(data: DataSource, loss: Loss, columns: Mapping[str, str], on_
     Raises:
         DataError: as for `read_examples`.
     """
+    hold = data.text_bytes() <= HELD_BYTES
+    if hold:
+        data.fingerprint()  # what is held counts as the content of this moment
     survey = survey_columns(data, loss, columns)
     forms: Counter[str] = Counter()
     unread: Counter[str] = Counter()
     count = rows = 0
     bad_rows: list[BadRow] = []
-    for _, reading in read_rows(data, loss, columns, survey):
+    held: list[Example] = []
+    for source, reading in read_rows(data, loss, columns, survey):
         if isinstance(reading, BadRow):
             if on_bad_row == "fail":
                 raise DataError(str(reading))
@@ -250,9 +267,16 @@ def read_part_anew(data: DataSource, loss: Loss, columns: Mapping[str, str], on_
             forms[reading.form] += 1
         if reading.unread:
             unread.update(reading.unread)
+        if hold:
+            held.extend(examples_of(reading, source))
     if not rows:
         raise DataError(f"{bad_rows[0]}; none of the {len(bad_rows):,} rows is good")
-    return Part(data, loss, columns, dict(forms), count, tuple(bad_rows), survey, dict(unread))
+    return Part(data, loss, columns, dict(forms), count, tuple(bad_rows), survey, dict(unread), held)
+
+
+def examples_of(reading: Reading, source: Source) -> Iterator[Example]:
+    """Yield what was read of a row, each with where the row stands."""
+    return (Example(value, source, reading.form, reading.weight) for value in reading.examples)
 
 
 def survey_columns(data: DataSource, loss: Loss, columns: Mapping[str, str]) -> Survey:

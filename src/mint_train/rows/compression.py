@@ -52,6 +52,15 @@ def open_plain(path: Path, name: str) -> IO[bytes]:
     return file
 
 
+def is_compressed(path: Path) -> bool:
+    """Return whether a file is gzip or Zstandard; one that cannot be read is not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZSTANDARD)).startswith((GZIP, ZSTANDARD))
+    except OSError:
+        return False
+
+
 def no_such_file(path: Path, name: str) -> DataError:
     """Return the error of a missing file, with what may have been meant, or where it was looked for."""
     from difflib import get_close_matches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import math
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from mint_train.errors import DataError, MintTrainError, unusable_text
-from mint_train.rows.compression import BUFFER, MAX_ROW_BYTES, SUFFIXES, open_plain
+from mint_train.rows.compression import BUFFER, MAX_ROW_BYTES, SUFFIXES, is_compressed, open_plain
 from mint_train.rows.file_kinds import what_address
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.json_rows import read_json
@@ -82,6 +83,12 @@ class DataSource:
             return
         for row in read_file(shard, self.name, self.most_bytes):
             yield replace(row, source=replace(row.source, unit=self.unit))
+
+    def text_bytes(self) -> float:
+        """Return the size of the files where all hold rows as plain text; infinite otherwise."""
+        states = [state for state in self.opened if state is not None]
+        packed = any(shard.suffix in BUILDERS or is_compressed(shard) for shard in self.shards)
+        return math.inf if packed or len(states) < len(self.shards) else sum(state[2] for state in states)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file as it was at the first call, hexadecimal.

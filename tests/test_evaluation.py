@@ -18,7 +18,7 @@ from few_rows import HELD_OUT, PAIRS, lines
 import mint_train
 from mint_train import hookimpl, sequence_logprobs
 from mint_train.backends.local.engine import Engine
-from mint_train.training.evaluation import confidence_interval
+from mint_train.training.intervals import confidence_interval
 
 RunCli = Callable[..., tuple[int, str, str]]
 COMMON = ("--loss", "dpo", "--batch-size", "2", "--lr", "1e-2", "--steps", "4")

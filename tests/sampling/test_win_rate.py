@@ -66,8 +66,23 @@ def test_a_win_that_length_explains_is_none_at_equal_length() -> None:
 
 def test_a_policy_that_always_wins_has_a_finite_rate() -> None:
     rate = win_rate(outcomes([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]))
-    assert rate.raw == Rate(1.0, 1.0, 1.0)
+    assert rate.raw == Rate(1.0, pytest.approx(0.5655, abs=1e-4), 1.0)
     assert 0.9 < rate.length_controlled.value <= 1.0
+    assert rate.length_controlled.low < 0.6
+
+
+@pytest.mark.parametrize(
+    ("won", "low", "high"), [(1.0, 0.2065, 1.0), (0.0, 0.0, 0.7935), (0.5, 0.0546, 0.9454)]
+)
+@pytest.mark.parametrize("completions", [1, 10])
+def test_a_single_prompt_says_little(won: float, low: float, high: float, completions: int) -> None:
+    rate = win_rate([Outcome(0, won, longer) for longer in range(completions)]).raw
+    assert rate == Rate(won, pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_one_prompt_whose_completions_differ_says_as_little() -> None:
+    rate = win_rate([Outcome(0, won, 0.0) for won in (1.0, 1.0, 0.0, 1.0)]).raw
+    assert (rate.value, rate.high - rate.low > 0.6) == (0.75, True)
 
 
 class Saying:
@@ -142,7 +157,7 @@ def test_the_run_of_the_first_policy_keeps_each_win_rate_once(
     assert (long["against"], long["judge"], lost["against"], lost["judge"]) == (
         "no it is not", "length", "yes", "exact",
     )  # fmt: skip
-    assert lost["win_rate"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert lost["win_rate"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.4899, abs=1e-4)}
     assert (lost["step"], lost["better"], lost["equal"], lost["worse"]) == (3, 0.0, 0.0, 1.0)
     assert (lost["comparisons"], lost["left_out"], lost["sampling"]["samples"]) == (8, 0, 2)
     (run / "win_rates.jsonl").write_text('{"step": 1, "against": "yes"}\n')
@@ -161,7 +176,7 @@ def test_the_report_of_a_run_shows_its_win_rates(
     assert ended.out.endswith("Next: mint-train plot run, whose page shows the win rate too\n")
     page = make_page(read_runs([tmp_path / "run"]))
     table = page[page.index("<h2>Win rates</h2>") :].split("</table>")[0]
-    for cell in ("length (unit=characters)", "50.0% [50.0%, 50.0%]", "100.0%", "2"):
+    for cell in ("length (unit=characters)", "50.0% [9.5%, 90.5%]", "100.0%", "2"):
         assert f">{cell}</td>" in table, cell
     assert '<th scope="row">run after step 1</th><td>run</td>' in table
     (tmp_path / "run" / "win_rates.jsonl").unlink()
@@ -208,5 +223,5 @@ def test_the_command_line(run_cli: Any, write_rows: Callable[..., Path], starter
     assert ended.status == 0, ended.err
     assert "2 comparisons on 2 prompts, each in both orders." in ended.out
     assert "wins, a tie half" in ended.out
-    assert "50.0% to 50.0%" in ended.out
+    assert "9.5% to 90.5%" in ended.out
     assert "Each comparison is in won.jsonl." in ended.out

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from mint_train.cli.pairs import about
-from mint_train.errors import command_line
+from mint_train.errors import command_line, counted
 from mint_train.groups.prompts import read_prompts
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.screen import Screen
@@ -51,7 +51,8 @@ def print_table(names: Sequence[str], compared: Compared) -> None:
     """Print what the comparisons say."""
     rate = compared.rate
     left_out = f", {compared.left_out:,} more left out by the judge" if compared.left_out else ""
-    say(f"{compared.matches:,} comparisons on {rate.prompts:,} prompts{left_out}, each in both orders.")
+    made = f"{counted(compared.matches, 'comparison')} on {counted(rate.prompts, 'prompt')}"
+    say(f"{made}{left_out}, each in both orders.")
     table = Table(f"{names[0]} against {names[1]}", "share", "95 % interval")
     for name, share in (("wins, a tie half", rate.raw), ("at equal length", rate.length_controlled)):
         table.add_row(name, f"{share.value:.1%}", f"{share.low:.1%} to {share.high:.1%}")

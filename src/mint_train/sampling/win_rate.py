@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mint_train.training.intervals import wilson_interval
+
 RESAMPLES = 1000
 NEWTON_STEPS = 15
 RIDGE = 1e-3
 """Keeps a fit finite where one side wins everywhere, or all lengths are equal."""
 SEED = 0
+LEAST_WIDTH = 1e-9
+"""How far apart resampled rates are at least, unless all prompts say the same."""
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -57,9 +61,11 @@ def win_rate(outcomes: Sequence[Outcome]) -> WinRate:
     """Return the win rate of A over B; a tie counts half.
 
     Intervals are percentiles of a bootstrap over prompts, with a fixed seed: the completions of one prompt
-    are drawn together. The length-controlled rate is the chance to win at equal length in a logistic
-    regression of the outcomes on tanh of the difference of lengths in units of its standard deviation, as
-    AlpacaEval 2 has it (Dubois et al., 2024, arXiv 2404.04475), without its terms for models and prompts.
+    are drawn together. Where all prompts say the same a bootstrap has no width, and Wilson's interval for as
+    many prompts takes its place. The length-controlled rate is the chance to win at equal length in a
+    logistic regression of the outcomes on tanh of the difference of lengths in units of its standard
+    deviation, as AlpacaEval 2 has it (Dubois et al., 2024, arXiv 2404.04475), without its terms for models
+    and prompts.
 
     Args:
         outcomes: one or more.
@@ -71,9 +77,11 @@ def win_rate(outcomes: Sequence[Outcome]) -> WinRate:
     dice = np.random.default_rng(SEED)
     drawn = dice.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.concatenate([np.ones((1, len(won))), drawn[:, prompts].astype(float)])
+    raw = (weights * won).sum(1) / weights.sum(1)
+    alike = float(np.ptp(raw)) < LEAST_WIDTH
     return WinRate(
-        raw=rate((weights * won).sum(1) / weights.sum(1)),
-        length_controlled=rate(at_equal_length(won, longer, weights)),
+        raw=rate(raw, count, alike=alike),
+        length_controlled=rate(at_equal_length(won, longer, weights), count, alike=alike),
         wins=float((won > 0.5).mean()),
         ties=float((won == 0.5).mean()),
         losses=float((won < 0.5).mean()),
@@ -81,10 +89,11 @@ def win_rate(outcomes: Sequence[Outcome]) -> WinRate:
     )
 
 
-def rate(values: Floats) -> Rate:
-    """Return the first value, with the interval that the others give."""
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return Rate(float(values[0]), float(low), float(high))
+def rate(values: Floats, prompts: int, *, alike: bool) -> Rate:
+    """Return the first value, with the interval that the others give, or Wilson's where they are alike."""
+    value = float(values[0])
+    low, high = wilson_interval(value, prompts) if alike else np.quantile(values[1:], [0.025, 0.975])
+    return Rate(value, float(low), float(high))
 
 
 def at_equal_length(won: Floats, longer: Floats, weights: Floats) -> Floats:

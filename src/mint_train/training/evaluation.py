@@ -8,12 +8,10 @@ baseline) is averaged over batches of the run's size.
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
-from statistics import NormalDist
 
 import torch
 
@@ -26,9 +24,8 @@ from mint_train.errors import ContractError, LossError, Source
 from mint_train.losses.loss import Loss, each_group
 from mint_train.run_folder.records import Evaluation
 from mint_train.run_folder.token_counts import Sent, uncounted
+from mint_train.training.intervals import confidence_interval, weighted_mean
 
-CONFIDENCE = 0.95
-QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 TOLERANCE = 1e-6
 """How far float32 sums in two orders may differ, relative to what was summed."""
 
@@ -159,11 +156,6 @@ def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Eval
     return Evaluation(step, len(rows), metrics, intervals, batch_means, rows)
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Average values, each with its weight."""
-    return math.fsum(map(operator.mul, values, weights)) / math.fsum(weights)
-
-
 def is_mean(name: str, measured: Measured, by_row: bool) -> bool:
     """Return whether a batch's metric is the mean over its groups that have it, weighted or plain."""
     values, weights = measured.weighted(name, by_row=by_row)
@@ -182,29 +174,3 @@ def is_share(values: Sequence[float], declared: bool) -> bool:
     everywhere too.
     """
     return set(values) == {0.0, 1.0} or (declared and set(values) <= {0.0, 1.0})
-
-
-def confidence_interval(
-    values: Sequence[float], weights: Sequence[float] | None = None, *, share: bool
-) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a mean.
-
-    For a share it is Wilson's score interval (Wilson, 1927), which stays within 0 and 1 and keeps a width
-    when all values are equal; otherwise the normal approximation.
-
-    Args:
-        values: two or more.
-        weights: what each counts; without them, 1.
-        share: whether each is 0 or 1; such values all count the same.
-    """
-    count = len(values)
-    weights = weights or [1.0] * count
-    mean = weighted_mean(values, weights)
-    if share:
-        shrink = 1 + QUANTILE**2 / count
-        centre = (mean + QUANTILE**2 / (2 * count)) / shrink
-        half = QUANTILE / shrink * math.sqrt(mean * (1 - mean) / count + QUANTILE**2 / (4 * count**2))
-        return max(0.0, centre - half), min(1.0, centre + half)
-    squares = math.fsum((weight * (value - mean)) ** 2 for value, weight in zip(values, weights, strict=True))
-    half = QUANTILE * math.sqrt(squares / (count - 1) / (math.fsum(weights) ** 2 / count))
-    return mean - half, mean + half

@@ -68,7 +68,7 @@ def test_what_is_wrong_with_a_call_is_said_in_keywords(tmp_path: Path) -> None:
         (OptionError, "samples 0: it must be a whole number, 1 or more", {"samples": 0}),
         (JudgeError, r'the judge "few" gave 1 score for \d completions of the prompt', {"judge": few}),
         (JudgeError, r'the judge "broken" .*ValueError: no such thing', {"judge": broken}),
-        (JudgeError, "no row was made: .* take more samples, a higher temperature", {"samples": 1}),
+        (JudgeError, "no row was made: no prompt has two .*; take more samples$", {"samples": 1}),
         (DataError, "prompts row 1: a row must be an object with fields, not a number", {"prompts": [1]}),
     ]  # fmt: skip
     for kind, problem, given in wrong:
@@ -81,7 +81,8 @@ def test_what_is_wrong_with_a_call_is_said_in_keywords(tmp_path: Path) -> None:
 def test_two_policies_are_compared(starter_model_folder: Path, tmp_path: Path) -> None:
     folder = str(starter_model_folder)
     won = mint_train.winrate(folder, folder, PROMPTS, judge=shortest, output=tmp_path / "won.jsonl", **DRAWN)
-    assert (won.rate.raw.value, won.rate.raw.low, won.rate.raw.high, won.rate.ties) == (0.5, 0.5, 0.5, 1.0)
+    assert (won.rate.raw.value, won.rate.ties) == (0.5, 1.0)
+    assert won.rate.raw.low < 0.2 < 0.8 < won.rate.raw.high
     assert (won.matches, won.left_out) == (6, 0)
     assert won.rows == lines(tmp_path / "won.jsonl")
 

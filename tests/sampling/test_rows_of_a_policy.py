@@ -286,6 +286,42 @@ def test_completions_that_say_nothing_give_no_row(policy: Policy, prompts_file: 
     assert not (tmp_path / "pairs.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("texts", "scores", "reason"),
+    [
+        (["Yes.", "No."], {}, "the judge left out all 8 completions; take another judge"),
+        (["Yes.", " ", "\n"], {"Yes.": 1}, "no prompt has two completions to compare; take more --samples"),
+        (["Yes.", "Yes."], {"Yes.": 1}, "each prompt are the same text; take a higher --temperature"),
+        (
+            ["Yes.", "No.", "So."],
+            {"Yes.": 1, "No.": 1},
+            "the judge tells no prompt's .* apart; take",
+        ),
+        (["Yes.", "No."], {"Yes.": 1, "No.": 2}, "the row writer takes none .*; see its options"),
+    ],
+)
+def test_why_no_row_was_made_is_said(
+    policy: Policy,
+    prompts_file: Path,
+    tmp_path: Path,
+    texts: list[str],
+    scores: dict[str, int],
+    reason: str,
+) -> None:
+    def own(prompt: str, completions: list[str]) -> list[int | None]:
+        return [scores.get(text) for text in completions]
+
+    making = {
+        "judge": open_judge(own),
+        "sampling": replace(SAMPLING, samples=len(texts)),
+        "options": {"take": "threshold=2"},
+    }
+    sampler: Any = Writing(policy, texts)
+    made = make(replace(policy, sampler=sampler), prompts_file, tmp_path / "pairs.jsonl", **making)
+    with pytest.raises(JudgeError, match=f"^no row was made: .*{reason}"):
+        require_rows(made)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, with a state after each."""
@@ -352,5 +388,5 @@ def test_the_command_line(run_cli: Any, prompts_file: Path, run: Path, tmp_path:
     assert "must be best-worst, best-random, all or threshold=NUMBER" in ended.err
     ended = run_cli(*common, "--output", "rows.jsonl", "--samples", 1)
     assert ended.status == 1
-    assert "no row was made: the judge tells no prompt's completions apart" in ended.err
+    assert "no row was made: no prompt has two completions to compare; take more --samples\n" in ended.err
     assert json.loads((tmp_path / "rows.jsonl.scores").read_text().splitlines()[0])["judge"] == "function"

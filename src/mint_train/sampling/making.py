@@ -124,11 +124,25 @@ class Made:
         return sum(not text.strip() for each in self.written for text in each.texts)
 
     def why_no_rows(self) -> str:
-        """Say why no row was made."""
-        total = sum(len(each.texts) for each in self.written)
-        if self.empty == total:
-            return f"all {counted(total, 'completion')} are empty"
-        return "the judge tells no prompt's completions apart"
+        """Say why no row was made, and what may give some."""
+        total = sum(len(one.texts) for one in self.written)
+        texts: list[list[str]] = []
+        judged: list[set[float]] = []
+        for one, scores in zip(self.written, self.scores, strict=True):
+            said = [(text, score) for text, score in zip(one.texts, scores, strict=True) if text.strip()]
+            texts.append([text for text, _ in said])
+            judged.append({score for _, score in said if score is not None})
+        if not any(texts):
+            return f"all {counted(total, 'completion')} are empty; take {MORE}"
+        if not any(judged):
+            return f"the judge left out all {counted(total - self.empty, 'completion')}; take another judge"
+        if all(len(one) < 2 for one in texts):
+            return "no prompt has two completions to compare; take more --samples"
+        if all(len(set(one)) < 2 for one in texts):
+            return "the completions of each prompt are the same text; take a higher --temperature"
+        if all(len(scores) < 2 for scores in judged):
+            return f"the judge tells no prompt's completions apart; take {MORE}"
+        return "the row writer takes none of the completions that the judge tells apart; see its options"
 
     def lines(self) -> list[str]:
         """Say what was sampled and judged, a line each."""
@@ -155,7 +169,7 @@ def require_rows(made: Made) -> Made:
         JudgeError: no row was made.
     """
     if not made.rows:
-        raise JudgeError(f"no row was made: {made.why_no_rows()}; take {MORE}")
+        raise JudgeError(f"no row was made: {made.why_no_rows()}")
     return made
 
 

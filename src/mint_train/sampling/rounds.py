@@ -28,7 +28,7 @@ from mint_train.run_folder.files import append_line, whole_folder, write_whole
 from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import RunResult
-from mint_train.sampling.making import MORE, Making, RowWriter, make_rows
+from mint_train.sampling.making import Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.round_budget import RoundBudget, read_rounds, stopped
 from mint_train.sampling.round_plan import (
@@ -283,7 +283,7 @@ class Rounds:
         for line in [*made.readable.lines(), *made.lines(), *filter(None, [judge.note()])]:
             tell(line)
         if not made.rows:
-            raise JudgeError(f"round {number}: {made.why_no_rows()}; start new rounds with {MORE}")
+            raise JudgeError(f"round {number}: {made.why_no_rows()}, in new rounds")
         known = read_scores(self.folder)
         if number not in [line["round"] for line in known]:
             scored = {"round": number, "mean_score": made.mean, "rows": made.rows, "tokens": made.tokens}
@@ -334,7 +334,7 @@ class Rounds:
             raise OptionError("--set reference=base cannot be taken with --from, which begins elsewhere")
         recorded = RunFolder(run_of(self.folder, 1)).read_description()
         made = run_of(self.folder, 1) / BASE_MODEL
-        return str(made.resolve()) if made.is_dir() else recorded.model
+        return str(made.resolve()) if made.is_dir() else recorded.settings["model"] or recorded.model
 
     def settings(self, own: Mapping[str, Any]) -> Settings:
         """Return the settings of a round's training.

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from mint_train.backends.hub_model import at_revision, split_revision
 from mint_train.errors import UserError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -64,7 +65,7 @@ class PeftConfig:
             refuse_variants(path, values)
             rank, alpha = int(values["r"]), float(values["lora_alpha"])
             targets = values.get("target_modules") or adapted_layers(folder)  # SkyRL names none
-            base_model = str(values["base_model_name_or_path"] or "")
+            base_model = at_revision(str(values["base_model_name_or_path"] or ""), values.get("revision"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a LoRA adapter's: {error}") from error
         if (folder / PICKLED_WEIGHTS).exists() and not (folder / ADAPTER_WEIGHTS).exists():
@@ -86,7 +87,10 @@ class PeftConfig:
 
     def may_belong_to(self, model: str) -> bool:
         """Return whether an adapter may be of a base model: a folder may be a copy of what the hub has."""
-        return not self.base_model or Path(self.base_model).name == Path(model).resolve().name
+        (own, revision), (other, given) = split_revision(self.base_model), split_revision(model)
+        if None not in (revision, given) and revision != given:
+            return False
+        return not own or Path(own).name == Path(other).resolve().name
 
 
 def adapted_layers(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.closing import closed_on_failure
+from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PeftConfig, download_adapter
 from mint_train.errors import OptionError, UserError
 from mint_train.rendering.options import template_digest
@@ -176,10 +177,10 @@ def take(settings: Settings, known: Mapping[str, Any]) -> Settings:
 
 
 def same(given: object, value: object) -> bool:
-    """Return whether two values are equal, paths of one folder included."""
+    """Return whether two values are equal: paths of one folder, or a hub name and the same at a revision."""
     if isinstance(given, str) and isinstance(value, str) and Path(given).exists():
         return Path(given).resolve() == Path(value).resolve()
-    return given == value
+    return given == value or (isinstance(value, str) and given == split_revision(value)[0])
 
 
 def shown(value: object) -> str:

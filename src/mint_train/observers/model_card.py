@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mint_train.backends.hub_model import split_revision
 from mint_train.observers.console import with_interval
 from mint_train.observers.terminal import printable
 from mint_train.plugins.hookspecs import hookimpl
@@ -108,6 +109,8 @@ def model_card(folder: RunFolder, step: int, kind: Kind = ADAPTER, *, with_base:
         tags=["mint-train", *kind.tags, *(loss.name for loss in run.losses)],
     )
     named = literal(f"THIS_FOLDER/{BASE_MODEL}" if with_base else base)
+    if revision := base_revision(run):
+        named = f"{named}, revision={literal(revision)}"
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {plain(run.loss)} on {plain(base)}",
@@ -134,12 +137,20 @@ def base_model(run: RunDescription) -> str:
     model = run.settings["model"]
     if model is None:
         return BASE_MODEL
-    return Path(model).name if is_private(run) else str(model)
+    return Path(model).name if is_private(run) else split_revision(model)[0]
+
+
+def base_revision(run: RunDescription) -> str | None:
+    """Return the base model's revision on the hub, where it is known."""
+    model = run.settings["model"]
+    return None if model is None else split_revision(model)[1]
 
 
 def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[str, str]]:
     """Say what was trained, how, and on what."""
     yield "base model", code(base) + (" (a local folder)" if is_private(run) else "")
+    if revision := base_revision(run):
+        yield "its revision", code(revision)
     for loss in run.losses:
         weight = "" if loss.weight is None else f"{loss.weight} * "
         plugin = Path(next(reversed(loss.plugins.values()))).name  # of a file; others hold no slash

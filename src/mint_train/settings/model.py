@@ -136,8 +136,8 @@ class Settings(BaseModel):
     )
     model: str | None = Field(
         default=None,
-        description=f"Base model: a hub name or folder [MINT_BASE_MODEL]. Default on MinT: "
-        f"{MINT_DEFAULT_MODEL}; locally: a tiny starter model.",
+        description="Base model: a folder, or a hub name, perhaps with @REVISION [MINT_BASE_MODEL]. Default "
+        f"on MinT: {MINT_DEFAULT_MODEL}; locally: a tiny starter model.",
     )
     rank: Rank = Field(default=16, description="LoRA rank [MINT_LORA_RANK].")
     lora_alpha: float | None = Field(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, ALL_LINEAR, PeftConfig
 from mint_train.errors import DataError, OptionError, UserError, command_line
 from mint_train.losses.trust import check_address
@@ -26,7 +27,7 @@ from mint_train.trained.forms import GGUF_MODEL, MERGED_MODEL, PEFT, Form, find_
 if TYPE_CHECKING:
     from mint_train.trained.export_check import ExportCheck
 
-BASE_FIELD = "base_model_name_or_path"
+BASE_FIELD, REVISION_FIELD = "base_model_name_or_path", "revision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +270,7 @@ def copy_adapter(trained: Trained, folder: RunFolder, adapter: Path, target: Pat
     except (OSError, ValueError, RecursionError) as error:
         broken = adapter / ADAPTER_CONFIG
         raise UserError(f"{broken} is broken ({error}); `mint-train resume` writes it again") from error
-    config[BASE_FIELD] = trained.backend.model
+    config[BASE_FIELD], config[REVISION_FIELD] = split_revision(trained.backend.model)
     if base.exists():  # its path is of this machine alone
         config[BASE_FIELD] = base.resolve().name
     config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

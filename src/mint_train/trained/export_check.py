@@ -13,6 +13,7 @@ import torch
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.forward_logprobs import forward_logprobs
+from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, UserError
@@ -130,7 +131,8 @@ def base_on_this_machine(model: str) -> str:
     from huggingface_hub import snapshot_download
 
     try:
-        return str(snapshot_download(model, local_files_only=True))
+        name, revision = split_revision(model)
+        return str(snapshot_download(name, revision=revision, local_files_only=True))
     except (OSError, ValueError):
         raise UserError(f"the base model {model} is not on this machine") from None
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.errors import OptionError, nearest
 from mint_train.observers.model_card import ADAPTER, GGUF, GGUF_FILE, MERGED, MODELFILE, Kind
@@ -95,9 +96,10 @@ def adapter_lines(folder: Path, base: str, name: str) -> list[str]:
     if rank is None or OUTPUT_LAYER in config.targets:
         return []  # not every model of vLLM's takes an adapter of the output layer
     made = folder / BASE_MODEL
-    model = made if made.is_dir() else base
+    model, revision = (made, None) if made.is_dir() else split_revision(base)
     adapter = ("--enable-lora", "--max-lora-rank", rank, "--lora-modules", f"{name}={folder}")
-    return [line("vLLM", "vllm", "serve", model, *adapter)]
+    pinned = () if revision is None else ("--revision", revision)
+    return [line("vLLM", "vllm", "serve", model, *pinned, *adapter)]
 
 
 def line(program: str, *words: object) -> str:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mint_train.backends.hub_model import pinned
 from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.shares import Share
@@ -48,9 +49,12 @@ def installed_versions() -> dict[str, str]:
 
 def describe_run(run: Run, prepared: Prepared) -> RunDescription:
     """Collect what `run.json` says of a run whose first step is next."""
+    settings = run.settings
+    if settings.model and not run.backend.remote:
+        settings = settings.model_copy(update={"model": pinned(settings.model)})
     if run.recorded is not None:
         changed = {
-            "settings": recorded_settings(run.settings, run.folder.path),
+            "settings": recorded_settings(settings, run.folder.path),
             "gradients": prepared.client.gradients.form,
             "steps": prepared.steps,
             "processes": run.backend.processes,
@@ -76,7 +80,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         quantization=prepared.quantization,
         gradients=prepared.client.gradients.form,
         steps=prepared.steps,
-        settings=recorded_settings(run.settings, run.folder.path),
+        settings=recorded_settings(settings, run.folder.path),
         data=describe_data(run, prepared),
         versions={"python": platform.python_version()} | installed_versions(),
     )

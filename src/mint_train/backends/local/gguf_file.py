@@ -17,6 +17,7 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from mint_train.backends.hub_model import loading_arguments, split_revision
 from mint_train.backends.local.gguf_vocabulary import Vocabulary, add_vocabulary
 from mint_train.backends.local.load import computing_device, computing_dtype, load_tokenizer
 from mint_train.errors import BackendError, OptionError, UserError
@@ -49,12 +50,13 @@ def check_gguf(model: str) -> None:
     """
     tokenizer = load_tokenizer(model)
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**loading_arguments(model), trust_remote_code=False)
         refuse_unmapped(config)
         Vocabulary.of(tokenizer, config.vocab_size)
     except UserError as error:
+        name = Path(split_revision(model)[0]).name
         raise OptionError(
-            f"--to gguf cannot write {Path(model).name}: {error}; export it by --to merged, and convert "
+            f"--to gguf cannot write {name}: {error}; export it by --to merged, and convert "
             "that folder with llama.cpp's convert_hf_to_gguf.py"
         ) from error
 

@@ -11,6 +11,7 @@ from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mint_train.backends.hub_model import loading_arguments
 from mint_train.backends.local.adapter import LoraShape, add_adapter
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.engine import Engine
@@ -142,7 +143,7 @@ def load_weights(name: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedM
     """
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            **loading_arguments(name), dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
         raise cannot_load(name, "model", error) from error
@@ -172,7 +173,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     # Otherwise it logs every attempt to reach the hub.
     hub_logging.set_verbosity_error()
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(**loading_arguments(name), trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise cannot_load(name, "tokenizer", error) from error
     # If files are missing, some tokenizer classes load with an empty vocabulary.

@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from mint_train.backends.hub_model import loading_arguments
 from mint_train.backends.local.load import load_base
 from mint_train.errors import BackendError
 from mint_train.run_folder.files import require_space
@@ -54,7 +55,8 @@ def save_merged(merged: Any, tokenizer: PreTrainedTokenizerBase, model: str, tar
         UserError: the disk has not enough space.
         BackendError: writing fails.
     """
-    merged.to(AutoConfig.from_pretrained(model, trust_remote_code=False).dtype or torch.float32)
+    config: Any = AutoConfig.from_pretrained(**loading_arguments(model), trust_remote_code=False)
+    merged.to(config.dtype or torch.float32)
     require_space(target, sum(each.nbytes for each in merged.parameters()), "the merged model")
     try:
         merged.save_pretrained(str(target))

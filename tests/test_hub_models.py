@@ -1,0 +1,138 @@
+"""A base model on the hub: a run keeps to the commit that it began with, whatever the hub has later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from few_rows import PAIRS, lines, write_lines
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+import mint_train
+from mint_train.errors import MintTrainError, OptionError, UserError
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import STATE_FILE
+
+NAME = "org/name"
+FIRST, SECOND = "a" * 40, "b" * 40
+GIVEN: dict[str, Any] = {"rank": 4, "lr": 1e-2, "progress": "quiet", "save_every": 1, "backend": "local"}
+
+
+class Hub:
+    """The hub's cache on this machine, which holds two commits of a model."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.repository = folder / "models--org--name"
+        for commit in (FIRST, SECOND):
+            shutil.copytree(model, self.repository / "snapshots" / commit)
+        weights = self.snapshot(SECOND) / "model.safetensors"
+        other = {name: tensor + 0.01 * torch.ones_like(tensor) for name, tensor in load_file(weights).items()}
+        save_file(other, weights, metadata={"format": "pt"})
+        self.move_main(FIRST)
+
+    def snapshot(self, commit: str) -> Path:
+        return self.repository / "snapshots" / commit
+
+    def move_main(self, commit: str) -> None:
+        main = self.repository / "refs" / "main"
+        main.parent.mkdir(exist_ok=True)
+        main.write_text(commit)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, starter_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return Hub(tmp_path / "hub", starter_model_folder)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "pairs.jsonl", PAIRS)
+
+
+def train(data: Path, output: str, model: str | None = NAME, **given: Any) -> dict[str, torch.Tensor]:
+    mint_train.train("dpo", data=data, output=output, **GIVEN | {"model": model, "steps": 2} | given)
+    return trained(output)
+
+
+def trained(run: str) -> dict[str, torch.Tensor]:
+    return load_file(Path(RunFolder(Path(run)).checkpoints()[-1].state) / STATE_FILE)
+
+
+def recorded(run: str) -> Any:
+    return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["settings"]["model"]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_goes_on_with_the_commit_that_it_began_with(hub: Hub, data: Path) -> None:
+    unbroken = train(data, "unbroken", steps=4)
+    train(data, "run")
+    before = mint_train.evaluate("run", data=data)
+    hub.move_main(SECOND)
+
+    mint_train.resume("run", steps=4)
+    assert same(trained("run"), unbroken)
+    assert recorded("run") == f"{NAME}@{FIRST}"
+    again = mint_train.evaluate("run", data=data, step=2)
+    assert again.metrics == before.metrics
+    assert not same(train(data, "other", steps=4), unbroken)
+
+
+def test_a_run_that_begins_with_another_is_of_its_commit(hub: Hub, data: Path) -> None:
+    train(data, "run")
+    expected = train(data, "next", None, from_checkpoint="run")
+    hub.move_main(SECOND)
+
+    for output, model in (("same", None), ("named", NAME), ("pinned", f"{NAME}@{FIRST}")):
+        assert same(train(data, output, model, from_checkpoint="run"), expected)
+        assert recorded(output) == f"{NAME}@{FIRST}"
+    with pytest.raises(OptionError, match=f"model {NAME}@{SECOND}: run has {NAME}@{FIRST}"):
+        train(data, "wrong", f"{NAME}@{SECOND}", from_checkpoint="run")
+
+
+def test_a_revision_may_be_named(hub: Hub, data: Path) -> None:
+    second = train(data, "second", f"{NAME}@{SECOND}")
+    first = train(data, "first")
+    assert not same(first, second)
+    hub.move_main(SECOND)
+    assert same(train(data, "main"), second)
+    assert same(train(data, "branch", f"{NAME}@main"), second)
+    assert recorded("branch") == f"{NAME}@{SECOND}"
+    with pytest.raises(UserError, match="model org/name@nowhere: the tokenizer cannot be loaded"):
+        train(data, "wrong", f"{NAME}@nowhere")
+
+
+def test_what_is_exported_names_the_commit(hub: Hub, data: Path) -> None:
+    train(data, "run", lora_targets=("q_proj", "v_proj"))  # vLLM takes no adapter of the output layer
+    hub.move_main(SECOND)
+
+    exported = mint_train.export("run", "adapter", check=True)
+    config = json.loads(Path("adapter/adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["base_model_name_or_path"], config["revision"]) == (NAME, FIRST)
+    assert exported.serve[0].startswith(f"vLLM: vllm serve {NAME} --revision {FIRST} --enable-lora ")
+    card = Path("adapter/README.md").read_text(encoding="utf-8")
+    assert f"base_model: {NAME}\n" in card
+    assert f'AutoModelForCausalLM.from_pretrained("{NAME}", revision="{FIRST}")' in card
+    for model in (None, f"{NAME}@{FIRST}"):
+        assert train(data, f"of {model}".replace("/", " "), model, from_checkpoint="adapter")
+    with pytest.raises(MintTrainError, match="the adapter adapter was trained on org/name@a"):
+        train(data, "wrong", f"{NAME}@{SECOND}", from_checkpoint="adapter")
+
+    mint_train.export("run", "merged", to="merged", check=True)
+
+
+def test_a_folder_may_have_an_at_sign(hub: Hub, data: Path) -> None:
+    shutil.copytree(hub.snapshot(FIRST), "my@model")
+    train(data, "run", "my@model")
+    assert recorded("run") == str(Path("my@model").resolve())
+    assert lines(Path("run/metrics.jsonl"))

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from mint_train.backends.hub_model import at_revision, split_revision
 from mint_train.errors import UserError
+from mint_train.run_folder.several_runs import name_one
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -132,7 +133,7 @@ def download_adapter(name: str) -> Path:
     """
     missing = f"--from {name}: neither a run folder, nor a folder with an {ADAPTER_CONFIG}"
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).exists():
-        raise UserError(f"{missing}, nor a state on the service (tinker://...)")
+        raise UserError(f"{missing}, nor a state on the service (tinker://...){name_one(Path(name))}")
     from huggingface_hub import snapshot_download
 
     try:

@@ -35,6 +35,7 @@ from mint_train.run_folder.replacing import (
     set_aside,
 )
 from mint_train.run_folder.selection import Selection
+from mint_train.run_folder.several_runs import name_one
 from mint_train.run_folder.written import STARTING, is_start, our_files
 from mint_train.settings.config_files import config_text
 
@@ -166,7 +167,8 @@ class RunFolder:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise UserError(f"{self.path} holds no run: there is no {RUN_FILE} in it") from None
+            more = name_one(self.path)
+            raise UserError(f"{self.path} holds no run: there is no {RUN_FILE} in it{more}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         return parse_description(text, path)

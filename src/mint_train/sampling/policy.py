@@ -19,6 +19,7 @@ from mint_train.groups.completions import PromptRenderer
 from mint_train.rendering.options import Rendering
 from mint_train.run_folder.folder import holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.run_folder.several_runs import name_one
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.trained.find import Trained, find_trained
@@ -97,6 +98,8 @@ def find_policy(name: str | None, given: Mapping[str, Any]) -> tuple[Trained, Ch
         trained = find_trained(path, step, own | {"loss": NO_LOSS})
         refuse_other_model(name, trained.settings.model, known.get("model"))
         return replace(trained, name=name), trained.checkpoint
+    if several := name_one(Path(name)):
+        raise UserError(f"{name} holds no run{several}")
     if (Path(name) / ADAPTER_CONFIG).is_file():
         settings = load_settings(known | {"loss": NO_LOSS, "from_checkpoint": name})
         settings, start = find_start(settings)

@@ -20,6 +20,7 @@ from mint_train.run_folder.base_model import base_model_folder, refuse_changed_m
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.run_folder.several_runs import name_one
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import restore_settings, with_given
@@ -147,7 +148,7 @@ def find_folder(name: str) -> RunFolder:
     if folder is None:
         raise UserError(
             f"{name} is neither a run folder nor a checkpoint in one, nor a path on the service "
-            f"({ON_THE_SERVICE[0]}...)"
+            f"({ON_THE_SERVICE[0]}...){name_one(path)}"
         )
     return folder
 

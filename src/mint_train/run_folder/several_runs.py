@@ -1,0 +1,15 @@
+"""A folder of several runs, such as rounds, where one run is asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mint_train.run_folder.replacing import RUN_FILE
+
+
+def name_one(folder: Path) -> str:
+    """Return what a message adds where a folder is no run but holds some; nothing where it holds none."""
+    inside = folder.glob(f"*/{RUN_FILE}") if os.path.isdir(folder) else ()  # whatever its name
+    runs = sorted(found.parent for found in inside)
+    return f"; it holds runs: name one of them, such as {runs[-1]}" if runs else ""

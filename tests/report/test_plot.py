@@ -169,6 +169,15 @@ def test_what_may_be_chance_or_was_not_held_out_is_said(
     assert "to 0.55 [0.45, 0.65] (the intervals overlap: it may be chance) and the loss fell" in said
 
 
+@pytest.mark.parametrize("output", ["lr-0.1", "lr-0.1.png", "lr-0.1.html"])
+def test_a_dot_in_a_name_is_kept(
+    run_cli: Callable[..., Any], make_run: Callable[..., Path], output: str
+) -> None:
+    make_run("first", steps=2)
+    status, out, _ = run_cli("plot", "first", "--output", output)
+    assert (status, out) == (0, "Wrote lr-0.1.png\nWrote lr-0.1.html\n")
+
+
 def test_several_runs_lie_over_one_another_and_their_differences_are_marked(
     run_cli: Callable[..., Any], make_run: Callable[..., Path]
 ) -> None:

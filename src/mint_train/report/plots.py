@@ -10,6 +10,7 @@ from mint_train.report.curves import read_runs
 from mint_train.run_folder.files import cannot_write, write_whole
 
 REPORT = "report"
+SUFFIXES = (".png", ".html")
 
 
 def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
@@ -17,7 +18,7 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
 
     Args:
         folders: run folders, finished or not.
-        output: where to write; its suffix is replaced by .png and .html.
+        output: where to write, to which .png and .html are added; it may end in one of them itself.
 
     Returns:
         The two files.
@@ -32,7 +33,8 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
         from mint_train.report.page import make_page
     except ModuleNotFoundError as error:
         raise UserError(f"plots need {error.name}: pip install jinja2 matplotlib") from error
-    picture, page = output.with_suffix(".png"), output.with_suffix(".html")
+    name = str(output.with_suffix("") if output.suffix in SUFFIXES else output)
+    picture, page = (Path(name + suffix) for suffix in SUFFIXES)
     if not output.parent.is_dir():
         raise OptionError(f"--output {output}: the folder {output.parent} does not exist")
     try:

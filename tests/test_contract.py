@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from listed_groups import ListedGroups
 
 from mint_train import hookimpl
 from mint_train.backends.choose import choose_backend
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import build_datum
-from mint_train.batches.groups import Group, ListedGroups
+from mint_train.batches.groups import Group
 from mint_train.errors import ContractError, Source
 from mint_train.groups.build import Dataset
 from mint_train.groups.expected_tokens import ExpectedTokens

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from listed_groups import ListedGroups
 
 from mint_train.backends.forward_logprobs import MOST_IN_FLIGHT
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.batches.datums import build_datum
-from mint_train.batches.groups import Group, ListedGroups
+from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, Source
 from mint_train.groups.reference import KeptReference, Reference, ReferencedGroups
 from mint_train.groups.reference_blocks import BLOCK

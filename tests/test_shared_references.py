@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from few_rows import PAIRS, write_lines
+from listed_groups import ListedGroups
 
 import mint_train
 from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
 from mint_train.batches.datums import build_datum
-from mint_train.batches.groups import Group, ListedGroups
+from mint_train.batches.groups import Group
 from mint_train.errors import Source
 from mint_train.groups.reference import KeptReference, Reference
 from mint_train.groups.reference_store import STORE, ReferenceStore

@@ -119,17 +119,3 @@ class Groups(Sequence[Group]):
         """Read all groups, a few hundred at a time."""
         for start in range(0, len(self), READ_AT_ONCE):
             yield from self[start : start + READ_AT_ONCE]
-
-
-class ListedGroups(Groups):
-    """Groups in memory."""
-
-    def __init__(self, groups: Sequence[Group] = ()) -> None:
-        self._groups = groups
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def take(self, positions: Sequence[int]) -> list[Group]:
-        """Return the groups at some positions, in that order."""
-        return [self._groups[position] for position in positions]

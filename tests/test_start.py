@@ -50,10 +50,11 @@ def foreign(
         r=3, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "down_proj"], lora_dropout=0.1
     )
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(starter_model_folder), config)
+    dice = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.normal_(std=0.2)
+                parameter.normal_(std=0.2, generator=dice)
     folder = tmp_path_factory.mktemp("foreign")
     model.save_pretrained(folder)
     return folder, model.eval()

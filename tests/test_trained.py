@@ -251,6 +251,23 @@ def test_a_terminal_gets_a_table_and_no_control_characters(
     assert "\x07" not in shown
 
 
+def test_rows_of_prompts_alone_are_completed(
+    run_cli: RunCli, run: Path, write_rows: Callable[..., Path]
+) -> None:
+    prompts = write_rows(
+        [{"prompt": "Name a river."}, {"messages": [{"role": "user", "content": "Name a metal."}]}]
+    )
+    status, out, err = run_cli("sample", run, "--data", prompts, "--max-tokens", 4)
+    assert (status, err) == (0, "")
+    for prompt in ("Name a river.", "Name a metal."):
+        alone = run_cli("sample", run, "--prompt", prompt, "--max-tokens", 4, "--temperature", 0).out
+        assert prompt in alone
+        assert prompt in out
+    nothing = run_cli("sample", run, "--data", write_rows([{"size": 3}], "sizes.jsonl"))
+    assert nothing.status == 2
+    assert "sizes.jsonl:1: " in nothing.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

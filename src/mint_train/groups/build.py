@@ -30,6 +30,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
+from mint_train.settings.model import Settings
 
 CHUNK = 256
 """Examples that are tokenised together; what the tokenizer makes of more falls out of the cache."""
@@ -98,6 +99,13 @@ def build_dataset(
     examples.forget_held()
     examples.data.check_unchanged()
     return read_kept(kept, examples, note)
+
+
+def build_as_set(examples: Examples, loss: Loss, tokenizer: Any, settings: Settings) -> Dataset:
+    """Do what `build_dataset` does, with the length, special tokens and rendering of the settings."""
+    return build_dataset(
+        examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
+    )
 
 
 def read_kept(folder: Path, examples: Examples, note: str) -> Dataset:

@@ -14,7 +14,7 @@ from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
 from mint_train.batches.groups import Groups
 from mint_train.errors import MintTrainError, OptionError, UserError
-from mint_train.groups.build import build_dataset
+from mint_train.groups.build import build_as_set
 from mint_train.groups.examples import Examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.overlap import overlap_note
@@ -29,7 +29,6 @@ from mint_train.groups.reference import (
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
 from mint_train.observers.terminal import echo_problem
-from mint_train.rendering.options import Rendering
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.records import Evaluation
@@ -192,14 +191,7 @@ def evaluators_of(
         kept = KeptReference(folder / REFERENCE_FOLDER, store)
         reference = Reference(name, reference_client, kept, echo_problem, sent, not trained.backend.remote)
         for held_out_name, examples in held_out.items():
-            dataset = build_dataset(
-                examples,
-                loss,
-                tokenizer,
-                settings.max_length,
-                settings.special_tokens,
-                Rendering.of(settings),
-            )
+            dataset = build_as_set(examples, loss, tokenizer, settings)
             count = count_trained_on(trained, loss, tokenizer, examples, dataset)
             if note := overlap_note(count, len(dataset.groups), held_out_name):
                 echo_problem(note)

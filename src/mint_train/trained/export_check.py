@@ -17,12 +17,11 @@ from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, UserError
-from mint_train.groups.build import build_dataset
+from mint_train.groups.build import build_as_set
 from mint_train.groups.held_out import held_out_or_trained
 from mint_train.losses.loss import Loss
 from mint_train.observers.model_card import GGUF_FILE
 from mint_train.observers.terminal import echo_problem
-from mint_train.rendering.options import Rendering
 from mint_train.settings.model import Settings
 from mint_train.trained.find import Trained
 from mint_train.trained.forms import MERGED_MODEL, PEFT, Form
@@ -145,11 +144,7 @@ def some_groups(settings: Settings, loss: Loss, client: TrainingClient) -> Seque
     """
     examples = held_out_or_trained(settings, loss)
     some = examples.only(frozenset(range(min(ROWS, len(examples)))))
-    rendering = Rendering.of(settings)
-    tokenizer = client.get_tokenizer()
-    return build_dataset(
-        some, loss, tokenizer, settings.max_length, settings.special_tokens, rendering
-    ).groups[:ROWS]
+    return build_as_set(some, loss, client.get_tokenizer(), settings).groups[:ROWS]
 
 
 def text_logprobs(groups: Sequence[Group], client: TrainingClient) -> torch.Tensor:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mint_train.errors import MintTrainError
-from mint_train.groups.build import Dataset, build_dataset
+from mint_train.groups.build import Dataset, build_as_set
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import split_examples
 from mint_train.groups.overlap import count_overlap
 from mint_train.losses.loss import Loss
-from mint_train.rendering.options import Rendering
 from mint_train.run_folder.description import SourceDescription
 from mint_train.trained.find import Trained
 
@@ -57,6 +56,4 @@ def training_data(
     examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
     if settings.eval_fraction is not None:
         examples = split_examples(settings, loss, examples, {})[0]
-    return build_dataset(
-        examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
-    )
+    return build_as_set(examples, loss, tokenizer, settings)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sampling
-from mint_train.groups.build import build_dataset
+from mint_train.errors import DataError, RowError
+from mint_train.groups.build import build_as_set
 from mint_train.groups.held_out import held_out_or_trained
+from mint_train.groups.prompts import read_prompts
 from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
@@ -57,8 +59,7 @@ def complete(
 
     try:
         if prompts is not None:
-            guarded = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
-            renderer = Renderer(guarded, None, Rendering.of(trained.settings))
+            renderer = renderer_of(trained, tokenizer)
             tokens = [renderer.prompt_tokens(prompt) for prompt in prompts]
         else:
             tokens = prompts_of_rows(trained, tokenizer, data)[:rows]
@@ -80,11 +81,29 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[in
     loss = trained.open_loss()
     if data is not None:
         settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
-    examples = held_out_or_trained(settings, loss)
-    groups = build_dataset(
-        examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
-    ).groups
+    try:
+        groups = build_as_set(held_out_or_trained(settings, loss), loss, tokenizer, settings).groups
+    except DataError:
+        alone = [] if data is None else prompts_alone(trained, tokenizer, data)
+        if not alone:
+            raise
+        return alone
     return [list(tokens) for tokens in dict.fromkeys(tuple(group.prompts[0].tolist()) for group in groups)]
+
+
+def prompts_alone(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]]:
+    """Return the distinct prompts of rows that hold nothing for the loss; none where they hold no prompts."""
+    renderer = renderer_of(trained, tokenizer)
+    try:
+        return [renderer.prompt_tokens(row.prompt) for row in read_prompts(data, trained.settings).rows]
+    except (DataError, RowError):
+        return []
+
+
+def renderer_of(trained: Trained, tokenizer: Any) -> Renderer:
+    """Return what renders a prompt as training does, whatever its length."""
+    guarded = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
+    return Renderer(guarded, None, Rendering.of(trained.settings))
 
 
 def printable(text: str) -> str:

@@ -42,6 +42,12 @@ class MintTrainError(Exception):
         return self.rephrase(text) if self.rephrase else text
 
 
+class InterruptedCommandError(MintTrainError):
+    """The user interrupted a command that can go on; the message says how."""
+
+    exit_status = INTERRUPTED
+
+
 class UserError(MintTrainError):
     """What the user gave is wrong: an option, a row, a plugin, a key."""
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -146,6 +148,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a row or a bar may hold what the terminal cannot show
     outlast_readers()
+    signal.signal(signal.SIGTERM, interrupt)
     logging.raiseExceptions = False  # a library's broken log call is not the user's business
     warnings.showwarning = partial(show_warning, warnings.showwarning)
     with rarely_collected():
@@ -181,6 +184,11 @@ def run_one_of_several(ranks: Ranks) -> int | None:
     with leading(ranks):
         status: int | None = cli(standalone_mode=False)
     return status
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End as after Ctrl-C: with a line, and with temporary files deleted."""
+    raise KeyboardInterrupt
 
 
 def run_command_line() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from mint_train.errors import OptionError, command_line
+from mint_train.errors import InterruptedCommandError, OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.terminal import echo, echo_problem, say
@@ -45,7 +47,11 @@ def make_and_print(data: str, name: str | None, given: Mapping[str, Any], making
     prompts = read_prompts(data, reading_settings(given))
     for line in about(prompts):
         say(line)
-    with open_policy(name, given, echo_problem) as policy, shown_progress() as tell:
+    with (
+        going_on(making.output, overwrite=making.overwrite),
+        open_policy(name, given, echo_problem) as policy,
+        shown_progress() as tell,
+    ):
         made = make_rows(policy, prompts, making, tell)
     notes = [making.writer.note() if made.rows else None, making.judge.note()]
     for line in [*made.readable.lines(), *made.lines(), *filter(None, notes)]:
@@ -53,6 +59,22 @@ def make_and_print(data: str, name: str | None, given: Mapping[str, Any], making
     require_rows(made)
     say(f"Written to {making.output}.")
     echo(f"Next: {command_line('--loss', 'LOSS', '--data', making.output)}")
+
+
+@contextmanager
+def going_on(output: Path, *, overwrite: bool) -> Iterator[None]:
+    """Let an interrupt say how the command goes on, where its journals are not to be overwritten.
+
+    Raises:
+        InterruptedCommandError: it was interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = "without --overwrite " if overwrite and not output.exists() else ""
+        begins = overwrite and output.exists()
+        more = "" if begins else f"; the same command {how}goes on with what is written and judged"
+        raise InterruptedCommandError(f"interrupted{more}") from None
 
 
 def about(prompts: Prompts) -> list[str]:

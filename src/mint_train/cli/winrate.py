@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mint_train.cli.pairs import about
+from mint_train.cli.pairs import about, going_on
 from mint_train.errors import command_line, counted
 from mint_train.groups.prompts import read_prompts
 from mint_train.observers.progress import shown_progress
@@ -35,7 +35,7 @@ def compare_and_print(
     prompts = read_prompts(data, reading_settings(given))
     for line in about(prompts):
         say(line)
-    with shown_progress() as tell:
+    with going_on(comparing.output, overwrite=comparing.overwrite), shown_progress() as tell:
         policies = [open_policy(name, given, echo_problem) for name in names]
         compared = compare_policies(policies, prompts, comparing, tell)
     for line in [*compared.notes, *filter(None, [comparing.judge.note()])]:

@@ -22,7 +22,7 @@ def score(prompt, completion):
         time.sleep(60)
     return len(completion)
 """
-GOES_ON = "interrupted; the same command {}goes on with what is written and judged\n"
+GOES_ON = "interrupted; the same command goes on with what is written and judged\n"
 COMMON = ("--judge", "function", "--set", "file=slow.py", "--samples", "2", "--max-tokens", "4")
 
 
@@ -39,18 +39,16 @@ def test_an_interrupted_command_goes_on(
         "winrate": ["winrate", model, model, "--data", "prompts.jsonl", *COMMON],
     }[command]
     whole = [sys.executable, "-m", "mint_train", *given, "--output", "rows.jsonl", "--backend", "local"]
-    process = subprocess.Popen(
-        whole, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(whole, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     scores = tmp_path / "rows.jsonl.scores"
     while not scores.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     time.sleep(0.2)  # the judge has begun
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in err) == (130, False), err
-    assert err.endswith(f"mint-train: {GOES_ON.format('')}"), err
+    assert err.endswith(f"mint-train: {GOES_ON}"), err
     assert not (tmp_path / "rows.jsonl").exists()
 
     (tmp_path / "quick").touch()

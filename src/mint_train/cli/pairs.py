@@ -63,7 +63,7 @@ def make_and_print(data: str, name: str | None, given: Mapping[str, Any], making
 
 @contextmanager
 def going_on(output: Path, *, overwrite: bool) -> Iterator[None]:
-    """Let an interrupt say how the command goes on, where its journals are not to be overwritten.
+    """Let an interrupt say how the command goes on, where it does.
 
     Raises:
         InterruptedCommandError: it was interrupted.
@@ -71,10 +71,11 @@ def going_on(output: Path, *, overwrite: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        how = "without --overwrite " if overwrite and not output.exists() else ""
-        begins = overwrite and output.exists()
-        more = "" if begins else f"; the same command {how}goes on with what is written and judged"
-        raise InterruptedCommandError(f"interrupted{more}") from None
+        if overwrite and output.exists():  # the same command begins again
+            raise
+        command = "the same command without --overwrite" if overwrite else "the same command"
+        problem = f"interrupted; {command} goes on with what is written and judged"
+        raise InterruptedCommandError(problem) from None
 
 
 def about(prompts: Prompts) -> list[str]:

@@ -98,13 +98,13 @@ def find_policy(name: str | None, given: Mapping[str, Any]) -> tuple[Trained, Ch
         trained = find_trained(path, step, own | {"loss": NO_LOSS})
         refuse_other_model(name, trained.settings.model, known.get("model"))
         return replace(trained, name=name), trained.checkpoint
-    if several := name_one(Path(name)):
-        raise UserError(f"{name} holds no run{several}")
     if (Path(name) / ADAPTER_CONFIG).is_file():
         settings = load_settings(known | {"loss": NO_LOSS, "from_checkpoint": name})
         settings, start = find_start(settings)
         checkpoint = Checkpoint(0, start.path if start else name, None, {})
         return Trained(name, settings, choose_backend(settings), checkpoint, None), checkpoint
+    if within and (several := name_one(Path(name))):
+        raise UserError(f"{name} holds no run{several}")
     refuse_other_model(name, name, known.get("model"))
     return base_policy(known | {"model": name}), None
 

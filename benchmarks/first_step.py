@@ -8,8 +8,9 @@ of an embedded run, CPU seconds of the process, which other programs disturb les
 when the model and the rows are ready, so what starting takes anyway is left out. The figures of embedded runs
 must be equal to the bit.
 
-With `--again` a run on the rows comes second, without a reference: how long it takes from looking for the
-tokenised rows, which it finds, to the beginning of its first step, and the most memory of the process.
+With `--again` further runs on the same rows come, with and without a reference and by length: how long they
+take from looking for the tokenised rows, which they find, to the beginning of their first step, and the most
+memory of the process.
 
 With `--service` they run on a SkyRL server, which this script starts; there a second adapter computes what
 later steps need, and the time to open it counts. Figures must be equal within 1e-4.
@@ -33,7 +34,7 @@ from unittest.mock import patch
 
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.groups.build import build_dataset
+from mint_train.groups.build import build_as_set
 from mint_train.training import preparing, references
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
@@ -41,6 +42,12 @@ from server import running_server
 
 TOLERANCE = 1e-4
 """Largest difference of figures on a service."""
+AGAIN: dict[str, dict[str, Any]] = {
+    "": {},
+    " with reference=initial": {"options": {"reference": "initial"}},
+    " with --group-by-length": {"group_by_length": True},
+}
+"""Settings of further runs on the same rows, by what they are called."""
 
 
 class Watch:
@@ -167,26 +174,31 @@ def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]], tol
 def start_again(folder: Path, rows: int, rounds: int) -> None:
     """Print how soon further runs on the same rows begin their first step."""
     os.environ["MINT_TRAIN_CACHE"] = str(folder / "cache")
-    seconds: list[tuple[float, float]] = []
-    for number in range(1 + rounds):
-        watch = Watch()
-
-        def noted(*arguments: Any, watch: Watch = watch) -> Any:
-            watch.began = clocks()
-            return build_dataset(*arguments)
-
-        with patch.object(preparing, "build_dataset", noted):
-            mint_train.train(
-                "dpo", data=folder / "pairs.jsonl", output=folder / str(number), steps=1, backend="local",
-                observers=[watch], progress="quiet",
-            )  # fmt: skip
-        seconds.append((watch.begins[0] - watch.began[0], watch.begins[1] - watch.began[1]))
-    first, *others = seconds
-    wall, cpu = (median(part) for part in zip(*others, strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    wall, cpu = time_to_begin(folder / "first", {})
     print(f"{rows:,} rows, from looking for the tokenised rows to the beginning of the first step:")
-    print(f"  first run {first[0]:.2f} s, {first[1]:.2f} CPU s; later ones {wall:.2f} s, {cpu:.2f} CPU s")
+    print(f"  first run: {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
+    for number, (name, settings) in enumerate(AGAIN.items()):
+        times = [time_to_begin(folder / f"again-{number}-{each}", settings) for each in range(rounds)]
+        wall, cpu = (median(part) for part in zip(*times, strict=True))
+        print(f"  later ones{name}: {wall:.2f} s, {cpu:.2f} CPU s", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"  peak of the process, torch and the starter model included: {peak:.2f} GiB")
+
+
+def time_to_begin(run: Path, settings: dict[str, Any]) -> tuple[float, float]:
+    """Return the seconds and CPU seconds from looking for the tokenised rows to the first step."""
+    watch = Watch()
+
+    def noted(*arguments: Any) -> Any:
+        watch.began = clocks()
+        return build_as_set(*arguments)
+
+    with patch.object(preparing, "build_as_set", noted):
+        mint_train.train(
+            "dpo", data=run.parent / "pairs.jsonl", output=run, steps=1, backend="local", observers=[watch],
+            progress="quiet", **settings,
+        )  # fmt: skip
+    return watch.begins[0] - watch.began[0], watch.begins[1] - watch.began[1]
 
 
 def median_until(moment: str, watches: list[Watch], clock: int) -> float:

@@ -112,7 +112,7 @@ def test_an_error_of_the_judges_own_says_whose_it_is() -> None:
             OptionError,
             '--set prefer=tall of the judge "length": input should be',
         ),
-        ("regex", {}, OptionError, '--set pattern of the judge "regex": field required'),
+        ("regex", {}, OptionError, '--set pattern of the judge "regex": it must be given'),
     ],
 )
 def test_a_wrong_name_or_option_is_refused(

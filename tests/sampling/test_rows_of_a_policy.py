@@ -385,7 +385,7 @@ def test_the_command_line(run_cli: Any, prompts_file: Path, run: Path, tmp_path:
     )
     ended = run_cli(*common, "--output", "rows.jsonl", "--pair", "median")
     assert ended.status == 2
-    assert "must be best-worst, best-random, all or threshold=NUMBER" in ended.err
+    assert ended.err.endswith(": must be best-worst, best-random, all or threshold=NUMBER\n")
     ended = run_cli(*common, "--output", "rows.jsonl", "--samples", 1)
     assert ended.status == 1
     assert "no row was made: no prompt has two completions to compare; take more --samples\n" in ended.err

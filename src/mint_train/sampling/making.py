@@ -154,9 +154,11 @@ class Made:
         left_out = len(samples) - len(self.known_scores) - self.empty
         mean = "none" if self.mean is None else f"{self.mean:.4g}"
         made = f"{counted(len(self.written), 'prompt')}, {counted(len(samples), 'completion')}"
+        note = "Training takes the cut of a completion for its end; a higher --max-tokens cuts fewer."
         return [
             f"{made}, mean score {mean}: {cut:,} cut at --max-tokens, {self.empty:,} empty, "
             f"{left_out:,} left out by the judge{other}.",
+            *([note] if cut else []),
             f"{counted(self.rows, 'row')}; {counted(self.without_row, 'prompt')} gave none.",
             f"Tokens: {describe_tokens(self.tokens)}.",
         ]

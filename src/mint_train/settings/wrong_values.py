@@ -29,7 +29,9 @@ def in_plain_words(error: Mapping[str, Any]) -> str:
     wanted, _, problem = error["type"].partition("_")
     if wanted in WANTED and problem in OF_ANOTHER_TYPE:
         return f"input should be {WANTED[wanted]}"
-    said: str = error["msg"].replace("String should", "input should", 1)
+    if wanted == "missing":
+        return "it must be given"
+    said: str = error["msg"].removeprefix("Value error, ").replace("String should", "input should", 1)
     return f"{said[:1].lower()}{said[1:]}"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,11 +24,8 @@ GOES_ON = "interrupted; the same command goes on with what is written and judged
 COMMON = ("--judge", "function", "--set", "file=slow.py", "--samples", "2", "--max-tokens", "4")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("command", ["pairs", "winrate"])
-def test_an_interrupted_command_goes_on(
-    tmp_path: Path, starter_model_folder: Path, command: str, number: int
-) -> None:
+def test_an_interrupted_command_goes_on(tmp_path: Path, starter_model_folder: Path, command: str) -> None:
     write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say it."}, {"prompt": "Go on."}])
     (tmp_path / "slow.py").write_text(SLOW_JUDGE)
     model = str(starter_model_folder)
@@ -39,14 +34,19 @@ def test_an_interrupted_command_goes_on(
         "winrate": ["winrate", model, model, "--data", "prompts.jsonl", *COMMON],
     }[command]
     whole = [sys.executable, "-m", "mint_train", *given, "--output", "rows.jsonl", "--backend", "local"]
-    process = subprocess.Popen(whole, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     scores = tmp_path / "rows.jsonl.scores"
-    while not scores.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    time.sleep(0.2)  # the judge has begun
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    with subprocess.Popen(
+        whole, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while not scores.exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            time.sleep(0.2)  # the judge has begun
+            process.terminate()
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, "Traceback" in err) == (130, False), err
     assert err.endswith(f"mint-train: {GOES_ON}"), err
     assert not (tmp_path / "rows.jsonl").exists()
@@ -55,4 +55,4 @@ def test_an_interrupted_command_goes_on(
     ended = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert lines(tmp_path / "rows.jsonl")
-    assert sorted(os.listdir(tmp_path)) == ["prompts.jsonl", "quick", "rows.jsonl", "slow.py"]
+    assert not list(tmp_path.glob("rows.jsonl.*"))

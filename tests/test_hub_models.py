@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import mint_train
+from mint_train.backends.hub_model import commit_of
 from mint_train.errors import MintTrainError, OptionError, UserError
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import STATE_FILE
@@ -131,8 +133,73 @@ def test_what_is_exported_names_the_commit(hub: Hub, data: Path) -> None:
     mint_train.export("run", "merged", to="merged", check=True)
 
 
+def test_an_adapter_in_a_run_or_exported_is_of_its_commit(hub: Hub, data: Path) -> None:
+    train(data, "run")
+    mint_train.export("run", "exported")
+    expected = train(data, "next", None, from_checkpoint="run/adapter")
+    hub.move_main(SECOND)
+
+    for number, (start, model) in enumerate(product(("run/adapter", "exported"), (None, NAME))):
+        again = train(data, f"again-{number}", model, from_checkpoint=start)
+        assert same(again, expected), (start, model)
+        assert recorded(f"again-{number}") == f"{NAME}@{FIRST}"
+
+
+def test_losses_that_are_compared_are_of_one_commit(hub: Hub, data: Path) -> None:
+    class Moving:
+        @mint_train.hookimpl
+        def run_finished(self) -> None:
+            hub.move_main(SECOND)
+
+    compared = mint_train.compare(
+        ["dpo", "ipo"],
+        data=data,
+        output="both",
+        model=NAME,
+        steps=1,
+        eval_fraction=0.4,
+        observers=[Moving()],
+        **GIVEN,
+    )
+    assert {result.status for result in compared.values()} == {"done"}
+    assert (hub.repository / "refs" / "main").read_text() == SECOND
+    assert {recorded("both/dpo"), recorded("both/ipo")} == {f"{NAME}@{FIRST}"}
+
+
+def test_rows_of_two_commits_are_not_mixed(hub: Hub, tmp_path: Path) -> None:
+    def broken(prompt: str, completions: list[str]) -> list[float]:
+        raise KeyboardInterrupt
+
+    given: dict[str, Any] = {"samples": 2, "max_tokens": 4, "output": "rows.jsonl", "backend": "local"}
+    with pytest.raises(KeyboardInterrupt):
+        mint_train.pairs(["Say it."], policy=NAME, judge=broken, **given)
+    hub.move_main(SECOND)
+    with pytest.raises(UserError, match=f"{NAME}@{FIRST}, not {NAME}@{SECOND}"):
+        mint_train.pairs(["Say it."], policy=NAME, judge=broken, **given)
+
+
+def test_references_are_shared_by_runs_on_one_commit_alone(hub: Hub, data: Path, tmp_path: Path) -> None:
+    def asked(output: str, model: str = NAME) -> int:
+        train(data, output, model, options={"reference": "initial"})
+        return int(json.loads(Path(output, "run.json").read_text())["tokens"].get("reference", 0))
+
+    assert asked("first") > 0
+    assert asked("again") == asked("named", f"{NAME}@{FIRST}") == 0
+    hub.move_main(SECOND)
+    assert asked("second") > 0
+
+
+def test_a_branch_is_no_commit() -> None:
+    assert commit_of(f"{NAME}@{FIRST}") == FIRST
+    assert commit_of(f"{NAME}@main") is commit_of(NAME) is None
+
+
 def test_a_folder_may_have_an_at_sign(hub: Hub, data: Path) -> None:
     shutil.copytree(hub.snapshot(FIRST), "my@model")
     train(data, "run", "my@model")
     assert recorded("run") == str(Path("my@model").resolve())
+    Path("sub/elsewhere").mkdir(parents=True)
+    mint_train.export("run", "sub/exported")
+    shutil.move("my@model", "sub/elsewhere/my@model")
+    train(data, "next", "sub/elsewhere/my@model", from_checkpoint="sub/exported")
     assert lines(Path("run/metrics.jsonl"))

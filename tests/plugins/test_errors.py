@@ -140,6 +140,14 @@ def packed_written_over(batch, logprobs):
     packed_logprobs(logprobs).data.zero_()
 
 
+def hooked(batch, logprobs):
+    logprobs[0].register_hook(lambda gradient: -gradient)
+
+
+def packed_hooked(batch, logprobs):
+    packed_logprobs(logprobs).register_hook(lambda gradient: -gradient)
+
+
 def entry_replaced(batch, logprobs):
     logprobs[0] = logprobs[0] * 0.5
 
@@ -154,7 +162,10 @@ def entries_swapped(batch, logprobs):
 
 @pytest.mark.parametrize(
     "change",
-    [written_over, data_written_over, packed_written_over, entry_replaced, entry_removed, entries_swapped],
+    [
+        *(written_over, data_written_over, packed_written_over, hooked, packed_hooked),
+        *(entry_replaced, entry_removed, entries_swapped),
+    ],
     ids=lambda change: change.__name__,
 )
 def test_a_loss_that_changes_its_logprobs_is_refused(change: Callable[..., None]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 from mint_train.backends.base import Backend
+from mint_train.backends.hub_model import pinned
 from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.mint.backend import MintBackend
 from mint_train.backends.ranks import Led, refuse_several_processes
@@ -27,6 +29,9 @@ def choose_backend(settings: Settings) -> Backend:
         backend = MintBackend(settings, "MINT_API_KEY is set")
     else:
         backend = LocalBackend(settings, "MINT_API_KEY is not set")
+    if isinstance(backend, LocalBackend) and settings.model is not None:
+        at_commit = settings.model_copy(update={"model": pinned(settings.model)})
+        backend = replace(backend, settings=at_commit)
     if settings.quantize is not None:
         refuse_unquantizable(settings.quantize, backend)
     if backend.remote:
@@ -34,6 +39,15 @@ def choose_backend(settings: Settings) -> Backend:
     elif Led.leader is None:
         refuse_several_processes("A Python program")
     return backend
+
+
+def model_at_commit(settings: Settings) -> dict[str, str]:
+    """Return the model as a setting that several runs share, at its commit where it is one of the hub.
+
+    Empty where the service, or each run itself, has the model.
+    """
+    backend = choose_backend(settings)
+    return {} if backend.remote or settings.model is None else {"model": backend.model}
 
 
 def refuse_unquantizable(kind: Quantization, backend: Backend) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
@@ -23,16 +26,26 @@ def loading_arguments(model: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": name, **({} if revision is None else {"revision": revision})}
 
 
+def commit_of(model: str) -> str | None:
+    """Return the commit that a name holds; a branch or a tag, which may move, is none."""
+    revision = split_revision(model)[1]
+    return revision if revision and COMMIT.fullmatch(revision) else None
+
+
 def pinned(model: str) -> str:
-    """Name the commit of a hub model that is on this machine, so that it is the one that is loaded again.
+    """Name the commit that a hub model has now, so that it is the one that is loaded from here on.
 
     Args:
-        model: the hub name or folder, of which a folder is returned as it is.
+        model: the hub name or folder. A folder is returned as it is, and so is what the hub does not give:
+            loading it says why.
     """
     if Path(model).exists():
         return model
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
 
     name, revision = split_revision(model)
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    return at_revision(name, Path(config).parent.name) if isinstance(config, str) else model
+    try:
+        config = hf_hub_download(name, "config.json", revision=revision)
+    except Exception:  # of the network, of the hub, of its library
+        return model
+    return at_revision(name, Path(config).parent.name)

@@ -88,10 +88,11 @@ class PeftConfig:
 
     def may_belong_to(self, model: str) -> bool:
         """Return whether an adapter may be of a base model: a folder may be a copy of what the hub has."""
+        if not self.base_model or Path(self.base_model).name == Path(model).resolve().name:
+            return True
         (own, revision), (other, given) = split_revision(self.base_model), split_revision(model)
-        if None not in (revision, given) and revision != given:
-            return False
-        return not own or Path(own).name == Path(other).resolve().name
+        alike = revision is None or given is None or revision == given
+        return alike and Path(own).name == Path(other).resolve().name
 
 
 def adapted_layers(folder: Path) -> list[str]:

@@ -151,6 +151,8 @@ def of_peft_folder(settings: Settings, name: str) -> tuple[Settings, StartDescri
     known: dict[str, Any] = {"rank": config.rank, "lora_alpha": config.alpha, "lora_targets": config.targets}
     if settings.model is None:
         known["model"] = config.find_base(folder)
+    elif settings.model == split_revision(config.base_model)[0]:
+        known["model"] = config.base_model
     elif not config.may_belong_to(settings.model):
         raise OptionError(
             f"--model {settings.model}: the adapter {name} was trained on {config.base_model}; leave --model "

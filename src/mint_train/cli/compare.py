@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.choose import choose_backend
+from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError, command_line
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import Console, FinalLines, ScreenConsole
@@ -143,6 +143,7 @@ def compare_and_print(
     described = {loss: open_loss(loss, settings.options).metrics for loss, settings in chosen.items()}
     output = output or make_unused_folder("compare")
     contenders: list[Contender] = []
+    given |= model_at_commit(next(iter(chosen.values())))
     for loss, settings in chosen.items():
         folder = output / file_name(loss)
         own = {**given, **eval_share(settings), "output": folder, "progress": "json"}

@@ -159,16 +159,18 @@ def check_untouched(
         vocabulary: the tensors that each value over the vocabulary was made of.
 
     Raises:
-        LossError: an entry of the list was replaced, or a number was written over.
+        LossError: an entry of the list was replaced, a number was written over, or a hook was registered.
     """
     same_list = len(used) == len(logprobs) and all(map(operator.is_, used, logprobs))
     pairs = [(used.packed, logprobs), *((used.vocabulary[name], vocabulary[name]) for name in vocabulary)]
+    hooked = any(tensor._backward_hooks for tensor in (*used, used.packed, *used.vocabulary.values()))
     with torch.no_grad():
-        if same_list and all(torch.equal(packed, concatenate(tensors)) for packed, tensors in pairs):
-            return
+        same_numbers = all(torch.equal(packed, concatenate(tensors)) for packed, tensors in pairs)
+    if same_list and same_numbers and not hooked:
+        return
     raise LossError(
         f'the loss "{loss}" changes the logprobs that it is given, so it would train on other numbers: '
-        "compute new tensors, and leave the list, .data and in-place operations alone"
+        "compute new tensors, and leave the list, .data, hooks and in-place operations alone"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from mint_train.backends.choose import choose_backend
+from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.backends.start import find_start
 from mint_train.errors import BudgetError, DataError, JudgeError, OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
@@ -106,7 +106,7 @@ class Rounds:
                     f"--output {output} holds rounds; {command_line('resume', output)} goes on with them"
                 )
             raise OptionError(f"--output {output} exists; name another folder")
-        own |= files_found_anywhere(settings, own)
+        own |= files_found_anywhere(settings, own) | model_at_commit(settings)
         kept = Settings(**own).model_dump(mode="json", include=set(own))
         rounds = cls(output or Path(), plan.found_anywhere(), kept, program=program).with_prompts()
         first = rounds.settings(rounds.own_settings(1))  # refused before anything is sampled

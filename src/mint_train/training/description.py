@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.hub_model import pinned
 from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.shares import Share
@@ -51,7 +50,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
     """Collect what `run.json` says of a run whose first step is next."""
     settings = run.settings
     if settings.model and not run.backend.remote:
-        settings = settings.model_copy(update={"model": pinned(settings.model)})
+        settings = settings.model_copy(update={"model": run.backend.model})
     if run.recorded is not None:
         changed = {
             "settings": recorded_settings(settings, run.folder.path),

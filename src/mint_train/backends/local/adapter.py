@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from mint_train.backends.hub_model import split_revision
 from mint_train.backends.local.memory import free_bytes
 from mint_train.errors import OptionError, UserError
 from mint_train.settings.model import LAYER_KINDS, Settings
@@ -118,8 +119,10 @@ def kind_of(path: str) -> str:
 
 
 def name_base_without_path(model: PeftModel) -> None:
-    """Let an adapter name a base model of this machine by its folder alone: the path is nobody else's."""
+    """Let an adapter name a base model by its folder alone, whose path is nobody else's, or by its commit."""
     for config in model.peft_config.values():
         name = str(config.base_model_name_or_path or "")
         if Path(name).exists():
             config.base_model_name_or_path = Path(name).resolve().name
+        else:
+            config.base_model_name_or_path, config.revision = split_revision(name)

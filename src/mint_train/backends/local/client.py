@@ -7,15 +7,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mint_train.backends.base import Gradients, Sampler
-from mint_train.backends.hub_model import at_revision
 from mint_train.backends.local.adapter import name_base_without_path
 from mint_train.backends.local.engine import LossFunction, OutOfMemoryError, TokenSequence
 from mint_train.backends.local.identity import base_identity
@@ -109,9 +108,7 @@ class LocalTrainingClient:
         from mint_train.backends.local.load import load_weights
 
         sequences = token_sequences(data, self.limits)
-        base = cast("PreTrainedModel", self.model.get_base_model())
-        name = at_revision(str(base.name_or_path), getattr(base.config, "_commit_hash", None))
-        original = load_weights(name, "auto")
+        original = load_weights(str(self.model.get_base_model().name_or_path), "auto")
         with model_errors():
             found = self.engine.forward(sequences, adapter=False)
             with unquantized(self.model, original):

@@ -13,6 +13,7 @@ import peft
 import torch
 from transformers import PreTrainedModel
 
+from mint_train.backends.hub_model import commit_of
 from mint_train.backends.local.quantized import quantization_of
 
 FILES = ("*.safetensors", "config.json")
@@ -24,13 +25,11 @@ def base_identity(adapted: peft.PeftModel) -> Mapping[str, Any] | None:
     A fresh adapter changes no bit of them, whatever its seed, rank and targets.
 
     Returns:
-        Values as JSON has them; None for a model that is neither in a folder nor a revision on the hub.
+        Values as JSON has them; None for a model that is neither in a folder nor at a commit of the hub.
     """
     model = cast("PreTrainedModel", adapted.get_base_model())
     name = str(model.name_or_path)
-    weights = (
-        folder_digest(Path(name)) if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
-    )
+    weights = folder_digest(Path(name)) if Path(name).is_dir() else commit_of(name)
     if weights is None:
         return None
     kind = quantization_of(model)

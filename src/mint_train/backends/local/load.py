@@ -147,6 +147,7 @@ def load_weights(name: str, dtype: torch.dtype | Literal["auto"]) -> PreTrainedM
         )
     except LOADING_ERRORS as error:
         raise cannot_load(name, "model", error) from error
+    base.name_or_path = name  # transformers leaves the revision out
     return cast("PreTrainedModel", base)
 
 

@@ -253,6 +253,12 @@ def test_a_command_that_asks_for_something_else_does_not_go_on(
         make(policy, prompts_file, output)
 
 
+def test_a_list_of_texts_is_no_prompt_alone(write_rows: Callable[..., Path]) -> None:
+    data = write_rows([{"prompt": ["Say it.", "Again."]}], "prompts.jsonl")
+    with pytest.raises(DataError, match=r'prompts.jsonl:1: field "prompt": is a list of texts, .* messages$'):
+        read_prompts(str(data), reading_settings({}))
+
+
 def test_a_prompt_that_fills_the_window_is_left_out_by_name(
     policy: Policy, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -307,8 +307,10 @@ def interleaved(asked: object, answers: Answers) -> tuple[Prompt, list[Completio
     """Read the user's turns and each side's turns, which stand in lists of texts, as conversations.
 
     Raises:
-        RowError: an answer is another kind of list, or of another length.
+        RowError: an answer is another kind of list, or of another length; there is no answer.
     """
+    if not answers.completions:
+        raise RowError("prompt", "is a list of texts, which stand for answered turns; write messages")
     questions = from_json(asked)
     conversations: list[list[ChatMessage]] = []
     for answer, field in zip(answers.completions, answers.fields, strict=True):

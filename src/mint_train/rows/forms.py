@@ -307,7 +307,7 @@ def interleaved(asked: object, answers: Answers) -> tuple[Prompt, list[Completio
     """Read the user's turns and each side's turns, which stand in lists of texts, as conversations.
 
     Raises:
-        RowError: an answer is another kind of list, or of another length; there is no answer.
+        RowError: an answer is another kind of list, or of another length; or the row has none.
     """
     if not answers.completions:
         raise RowError("prompt", "is a list of texts, which stand for answered turns; write messages")

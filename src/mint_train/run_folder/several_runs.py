@@ -9,7 +9,7 @@ from mint_train.run_folder.replacing import RUN_FILE
 
 
 def name_one(folder: Path) -> str:
-    """Return what a message adds where a folder is no run but holds some; nothing where it holds none."""
+    """Return what a message adds about a folder that holds runs and is not one itself, or nothing."""
     inside = folder.glob(f"*/{RUN_FILE}") if os.path.isdir(folder) else ()  # whatever its name
     runs = sorted(found.parent for found in inside)
     return f"; it holds runs: name one of them, such as {runs[-1]}" if runs else ""

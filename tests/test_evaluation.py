@@ -297,9 +297,9 @@ def test_what_is_held_out_is_not_trained_on(
     @mint_train.loss(extends="dpo")
     def noting(batch, logprobs):
         lines_of = {group.source.line for group in batch.groups}
-        # a gradient is only asked for in training: an evaluation's logprobs are leaves that nobody asks
         evaluated.update(lines_of)
         scores = sequence_logprobs(logprobs, batch)
+        # a gradient is only asked for in training: an evaluation's logprobs are leaves that nobody asks
         scores.register_hook(lambda _: trained.update(lines_of))
         return -(scores[::2] - scores[1::2]).mean()
 

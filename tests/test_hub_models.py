@@ -166,7 +166,7 @@ def test_losses_that_are_compared_are_of_one_commit(hub: Hub, data: Path) -> Non
     assert {recorded("both/dpo"), recorded("both/ipo")} == {f"{NAME}@{FIRST}"}
 
 
-def test_rows_of_two_commits_are_not_mixed(hub: Hub, tmp_path: Path) -> None:
+def test_rows_of_two_commits_are_not_mixed(hub: Hub) -> None:
     def broken(prompt: str, completions: list[str]) -> list[float]:
         raise KeyboardInterrupt
 
@@ -178,7 +178,7 @@ def test_rows_of_two_commits_are_not_mixed(hub: Hub, tmp_path: Path) -> None:
         mint_train.pairs(["Say it."], policy=NAME, judge=broken, **given)
 
 
-def test_references_are_shared_by_runs_on_one_commit_alone(hub: Hub, data: Path, tmp_path: Path) -> None:
+def test_references_are_shared_by_runs_on_one_commit_alone(hub: Hub, data: Path) -> None:
     def asked(output: str, model: str = NAME) -> int:
         train(data, output, model, options={"reference": "initial"})
         return int(json.loads(Path(output, "run.json").read_text())["tokens"].get("reference", 0))

@@ -223,9 +223,8 @@ def test_examples_that_are_held_belong_to_the_content_that_was_read(
 ) -> None:
     monkeypatch.setattr(reading_cache, "LEAST_BYTES", data.stat().st_size + 1)
     monkeypatch.setattr(readers, "signature", lambda _: None)  # a file system without exact times
-    source = open_data(data)
-    monkeypatch.setattr(source.__class__, "text_bytes", lambda _: 0)
-    examples = read_examples(source, dpo, on_bad_row="skip")
+    monkeypatch.setattr(readers.DataSource, "text_bytes", lambda _: 0)
+    examples = read_examples(open_data(data), dpo, on_bad_row="skip")
     data.write_text(data.read_text(encoding="utf-8").replace("Say 9", "Say 8"), encoding="utf-8")
 
     with pytest.raises(DataError, match="was changed while it was read"):

@@ -149,32 +149,21 @@ def test_a_budget_bounds_all_rounds_and_a_larger_one_goes_on(
 @pytest.mark.parametrize(
     "command",
     [
-        ("sample", "ROUNDS", "--prompt", "Hi."),
-        ("eval", "ROUNDS"),
-        ("export", "ROUNDS", "--output", "adapter"),
-        ("plot", "ROUNDS"),
-        ("--loss", "dpo", "--from", "ROUNDS", "--output", "next"),
-        (
-            "winrate",
-            "ROUNDS",
-            "ROUNDS",
-            "--data",
-            "prompts.jsonl",
-            "--judge",
-            "length",
-            "--output",
-            "won.jsonl",
-        ),
-        ("pairs", "prompts.jsonl", "--from", "ROUNDS", "--judge", "length", "--output", "rows.jsonl"),
+        "sample ROUNDS --prompt Hi.",
+        "eval ROUNDS",
+        "export ROUNDS --output adapter",
+        "plot ROUNDS",
+        "--loss dpo --from ROUNDS --output next",
+        "winrate ROUNDS ROUNDS --data prompts.jsonl --judge length --output won.jsonl",
+        "pairs prompts.jsonl --from ROUNDS --judge length --output rows.jsonl",
     ],
-    ids=lambda command: command[0],
 )
 def test_where_one_run_is_asked_for_rounds_name_their_last(
-    unbroken: Path, tmp_path: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    unbroken: Path, tmp_path: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Hi."}])
-    ended = run_cli(*(str(unbroken) if word == "ROUNDS" else word for word in command))
+    ended = run_cli(*(str(unbroken) if word == "ROUNDS" else word for word in command.split()))
     assert ended.status == 2
     last = unbroken / "round-002"
     assert ended.err.endswith(f"; it holds runs: name one of them, such as {last}\n"), ended.err

@@ -291,7 +291,7 @@ def plot(*runs: str | Path, output: str | Path | None = None) -> tuple[Path, Pat
 
     Args:
         runs: run folders, finished or not.
-        output: where to write; its suffix is replaced by .png and .html. By default `report` in the run's
+        output: where to write; .png and .html are added to it. By default `report` in the run's
             folder, or in the current folder for several runs.
 
     Raises:

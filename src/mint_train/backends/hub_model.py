@@ -39,7 +39,7 @@ def pinned(model: str) -> str:
         model: the hub name or folder. A folder is returned as it is, and so is what the hub does not give:
             loading it says why.
     """
-    if Path(model).exists():
+    if Path(model).exists() or commit_of(model):
         return model
     from huggingface_hub import hf_hub_download
 

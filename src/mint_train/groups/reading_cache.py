@@ -27,7 +27,7 @@ def reading_file(data: DataSource, loss: Loss, columns: Mapping[str, str], on_ba
     Raises:
         DataError: a file cannot be read.
     """
-    if sum(state[2] for state in data.opened if state is not None) < LEAST_BYTES:
+    if data.size < LEAST_BYTES:
         return None
     parts = {
         # bad rows name their file

@@ -163,6 +163,7 @@ def check_untouched(
     """
     same_list = len(used) == len(logprobs) and all(map(operator.is_, used, logprobs))
     pairs = [(used.packed, logprobs), *((used.vocabulary[name], vocabulary[name]) for name in vocabulary)]
+    # torch has no public way to ask for hooks
     hooked = any(tensor._backward_hooks for tensor in (*used, used.packed, *used.vocabulary.values()))
     with torch.no_grad():
         same_numbers = all(torch.equal(packed, concatenate(tensors)) for packed, tensors in pairs)

@@ -84,11 +84,15 @@ class DataSource:
         for row in read_file(shard, self.name, self.most_bytes):
             yield replace(row, source=replace(row.source, unit=self.unit))
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files as they were opened; one that is missing has none."""
+        return sum(state[2] for state in self.opened if state is not None)
+
     def text_bytes(self) -> float:
-        """Return the size of the files where all hold rows as plain text; infinite otherwise."""
-        states = [state for state in self.opened if state is not None]
+        """Return the size of the files where all exist and hold rows as plain text; infinite otherwise."""
         packed = any(shard.suffix in BUILDERS or is_compressed(shard) for shard in self.shards)
-        return math.inf if packed or len(states) < len(self.shards) else sum(state[2] for state in states)
+        return math.inf if packed or None in self.opened else self.size
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file as it was at the first call, hexadecimal.

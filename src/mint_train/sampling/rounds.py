@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from mint_train.backends.choose import choose_backend, model_at_commit
-from mint_train.backends.start import find_start
+from mint_train.backends.start import base_model, find_start
 from mint_train.errors import BudgetError, DataError, JudgeError, OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
 from mint_train.judging.judge import Judge, function_name, open_judge
@@ -25,7 +25,7 @@ from mint_train.observers.progress import Progress
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.files import append_line, whole_folder, write_whole
-from mint_train.run_folder.folder import BASE_MODEL, CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
+from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import RunResult
 from mint_train.sampling.making import Making, RowWriter, make_rows
@@ -332,9 +332,8 @@ class Rounds:
         """
         if self.given.get("from_checkpoint") is not None:
             raise OptionError("--set reference=base cannot be taken with --from, which begins elsewhere")
-        recorded = RunFolder(run_of(self.folder, 1)).read_description()
-        made = run_of(self.folder, 1) / BASE_MODEL
-        return str(made.resolve()) if made.is_dir() else recorded.settings["model"] or recorded.model
+        first = RunFolder(run_of(self.folder, 1))
+        return base_model(first, first.read_description())
 
     def settings(self, own: Mapping[str, Any]) -> Settings:
         """Return the settings of a round's training.

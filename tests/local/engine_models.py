@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,9 +137,3 @@ def assert_same_gradients(
         scale = max(float(gradient.norm()), 1e-2 * float(whole), 1e-4)
         error = float((found[name] - gradient).norm())
         assert error <= relative * scale, f"{name}: off by {error / scale:.1e}"
-
-
-@functools.cache
-def model_of(name: str, *, head_lora: bool = False) -> Any:
-    """Return a model by name, made once: tests leave it unchanged."""
-    return make_model(name, head_lora=head_lora)

@@ -13,7 +13,6 @@ from engine_models import (
     gradients_of,
     make_model,
     make_sequences,
-    model_of,
     plain_gradients,
     plain_logprobs,
     random_tokens,
@@ -48,7 +47,7 @@ def count_scores(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_gradcache_gives_the_gradients_of_one_pass(
     sequences: list[TokenSequence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     single = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
     cached = Engine(model, max_tokens_in_flight=25, min_shared_tokens=2)
     calls = count_scores(monkeypatch)
@@ -63,7 +62,7 @@ def test_gradcache_gives_the_gradients_of_one_pass(
 
 
 def test_gradients_accumulate(sequences: list[TokenSequence]) -> None:
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     engine = Engine(model, max_tokens_in_flight=1000)
     once = gradients_of(model, lambda: engine.forward_backward(sequences, entangled_loss))
     twice = gradients_of(
@@ -73,7 +72,7 @@ def test_gradients_accumulate(sequences: list[TokenSequence]) -> None:
 
 
 def test_a_loss_that_raises_leaves_gradients_unchanged(sequences: list[TokenSequence]) -> None:
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     for budget in (1000, 25):
         engine = Engine(model, max_tokens_in_flight=budget)
         with pytest.raises(KeyError, match="mine"):
@@ -88,16 +87,15 @@ def test_the_loss_sees_leaves_and_is_called_once(sequences: list[TokenSequence])
         seen.append(logprobs)
         return entangled_loss(logprobs)
 
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     engine = Engine(model, max_tokens_in_flight=25)
     engine.forward_backward(sequences, loss)
-    model.zero_grad(set_to_none=True)
     assert len(seen) == 1
     assert all(x.is_leaf and x.requires_grad and x.dtype is torch.float32 for x in seen[0])
 
 
 def test_the_model_is_restored_after_each_call(sequences: list[TokenSequence]) -> None:
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     engine = Engine(model, max_tokens_in_flight=1000)
     before = model.config._attn_implementation
     engine.forward(sequences)
@@ -140,7 +138,7 @@ def test_out_of_memory_halves_the_budget_once(
 def test_other_errors_are_not_mistaken_for_lack_of_memory(
     sequences: list[TokenSequence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(model_of("qwen3"), max_tokens_in_flight=1000)
+    engine = Engine(make_model("qwen3"), max_tokens_in_flight=1000)
 
     def broken(self: Scorer, pack: Pack) -> torch.Tensor:
         raise RuntimeError("size mismatch")
@@ -196,12 +194,12 @@ def test_common_architectures_are_packed_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("qwen3", "llama", "gpt-neox", "gemma2-softcap"):
-            assert Scorer(model_of(name)).mode is ScoringMode.PACKED
+            assert Scorer(make_model(name)).mode is ScoringMode.PACKED
 
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens_in_flight must be at least 1"):
-        Engine(model_of("qwen3"), max_tokens_in_flight=0)
+        Engine(make_model("qwen3"), max_tokens_in_flight=0)
     with pytest.raises(ValueError, match="no trainable parameter"):
         Engine(torch.nn.Linear(2, 2).requires_grad_(False))
     with pytest.raises(ValueError, match="one length"):
@@ -211,7 +209,7 @@ def test_wrong_arguments_are_refused() -> None:
 def test_nothing_to_score_gives_zeros() -> None:
     tokens = torch.arange(4)
     nothing = TokenSequence(tokens, tokens, torch.zeros(4, dtype=torch.bool))
-    engine = Engine(model_of("qwen3"), max_tokens_in_flight=1000)
+    engine = Engine(make_model("qwen3"), max_tokens_in_flight=1000)
     assert engine.forward([]) == []
     assert torch.equal(engine.forward([nothing])[0], torch.zeros(4))
 

@@ -13,7 +13,6 @@ from engine_models import (
     gradients_of,
     make_model,
     make_sequences,
-    model_of,
     plain_gradients,
     plain_logprobs,
     random_tokens,
@@ -64,7 +63,7 @@ def assert_exact(engine: Engine, model: Any, sequences: list[TokenSequence]) -> 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", PACKED)
 def test_agrees_with_transformers(name: str, layout: str) -> None:
-    model = model_of(name)
+    model = make_model(name)
     engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
     assert_exact(engine, model, make_sequences(LAYOUTS[layout], untrained=1))
 
@@ -73,7 +72,7 @@ def test_agrees_with_transformers(name: str, layout: str) -> None:
     "name", ["qwen3", "llama", "gemma2-softcap", "granite-scaled", "gpt-neox", "gpt2-absolute"]
 )
 def test_agrees_with_lora_on_the_vocabulary_projection(name: str) -> None:
-    model = model_of(name, head_lora=True)
+    model = make_model(name, head_lora=True)
     engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
     assert_exact(engine, model, make_sequences(LAYOUTS["pairs"]))
 
@@ -110,14 +109,14 @@ def batches(draw: st.DrawFn) -> list[TokenSequence]:
 def test_any_batch_in_any_budget_agrees(
     name: str, batch: list[TokenSequence], rows: int, budget: int, shared: int
 ) -> None:
-    model = model_of(name)
+    model = make_model(name)
     engine = Engine(model, max_tokens_in_flight=budget, rows_per_pack=rows, min_shared_tokens=shared)
     assert_exact(engine, model, batch)
 
 
 def test_without_adapter_it_is_the_base_model() -> None:
     for head_lora in (False, True):
-        model = model_of("qwen3", head_lora=head_lora)
+        model = make_model("qwen3", head_lora=head_lora)
         sequences = make_sequences(LAYOUTS["pairs"])
         engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
         with torch.no_grad(), model.disable_adapter():
@@ -130,7 +129,7 @@ def test_without_adapter_it_is_the_base_model() -> None:
 
 
 def test_the_same_input_gives_the_same_bits() -> None:
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     sequences = make_sequences(LAYOUTS["three-branches"] + LAYOUTS["ragged"])
     engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
     first, second = engine.forward(sequences), engine.forward(sequences)
@@ -141,7 +140,7 @@ def test_the_same_input_gives_the_same_bits() -> None:
 
 def test_denormal_gradients_are_flushed_to_zero() -> None:
     """Processors are ten times slower on them, and a loss gives them to many examples."""
-    model = model_of("qwen3")
+    model = make_model("qwen3")
     engine = Engine(model, max_tokens_in_flight=1000)
     sequences = make_sequences(LAYOUTS["pairs"])
     gradients = gradients_of(
@@ -174,7 +173,7 @@ def test_agrees_when_the_vocabulary_takes_several_blocks(
     name: str, head_lora: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logprobs_module, "CPU_BLOCK", (7, 8))
-    model = model_of(name, head_lora=head_lora)
+    model = make_model(name, head_lora=head_lora)
     assert_exact(Engine(model, max_tokens_in_flight=1000), model, make_sequences(LAYOUTS["ragged"]))
 
 
@@ -184,7 +183,7 @@ def test_replaced_modules_agree_over_several_blocks(
 ) -> None:
     # One or two rows of 32 numbers per block.
     monkeypatch.setattr(swiglu, "CACHED_BYTES", 128)
-    model = model_of(name)
+    model = make_model(name)
     found = [type(module).__name__ for module in norm_and_mlp.lean_forwards(model)]
     assert sum("Norm" in kind for kind in found) == norms
     assert sum("MLP" in kind for kind in found) == (0 if name == "gemma2-softcap" else 2)
@@ -194,7 +193,7 @@ def test_replaced_modules_agree_over_several_blocks(
 @pytest.mark.parametrize("name", ["qwen3", "gemma2-softcap", "granite-scaled"])
 def test_a_bfloat16_model_with_an_adapted_vocabulary_projection_is_packed(name: str) -> None:
     sequences = make_sequences(LAYOUTS["pairs"])
-    precise = model_of(name, head_lora=True)
+    precise = make_model(name, head_lora=True)
     expected, wanted = plain_logprobs(precise, sequences), plain_gradients(precise, sequences)
     model = make_model(name, head_lora=True)
     engine = Engine(model, dtype=torch.bfloat16, max_tokens_in_flight=1000, min_shared_tokens=2)
@@ -212,7 +211,7 @@ def test_a_bfloat16_model_with_an_adapted_vocabulary_projection_is_packed(name: 
 
 def test_a_bfloat16_model_with_replaced_modules_agrees_to_its_rounding() -> None:
     sequences = make_sequences(LAYOUTS["pairs"])
-    expected = plain_logprobs(model_of("qwen3"), sequences)
+    expected = plain_logprobs(make_model("qwen3"), sequences)
     model = make_model("qwen3")
     engine = Engine(model, dtype=torch.bfloat16, max_tokens_in_flight=1000)
     assert len(norm_and_mlp.lean_forwards(model)) == 11

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_models import BASICS, entangled_loss, make_sequences, model_of, random_tokens
+from engine_models import BASICS, entangled_loss, make_model, make_sequences, random_tokens
 from transformers import AutoModelForCausalLM
 from transformers.models.cohere import CohereConfig
 from transformers.models.qwen3 import modeling_qwen3
@@ -41,7 +41,7 @@ def rotated(module: ModuleType, dtype: torch.dtype, *, dim: int) -> list[torch.T
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_values_and_gradients_are_those_of_transformers_to_the_bit(dtype: torch.dtype) -> None:
     expected = rotated(modeling_qwen3, dtype, dim=8)
-    with replaced_rotations(lean_rotations(model_of("qwen3"))):
+    with replaced_rotations(lean_rotations(make_model("qwen3"))):
         found = rotated(modeling_qwen3, dtype, dim=8)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
@@ -53,7 +53,7 @@ def test_a_step_rotates_whole_heads_here_and_leaves_parts_to_transformers(
 ) -> None:
     calls = []
     monkeypatch.setattr(rotary._Rotation, "forward", counted(rotary._Rotation.forward, calls))
-    model = model_of(name)
+    model = make_model(name)
     engine = Engine(model, max_tokens_in_flight=1000)
     calls.clear()
     engine.forward_backward(make_sequences(random_tokens([9, 6], seed=7)), entangled_loss)
@@ -80,6 +80,6 @@ def test_another_rotation_is_left_alone() -> None:
 
 def test_the_function_of_transformers_is_restored() -> None:
     before = modeling_qwen3.apply_rotary_pos_emb
-    with replaced_rotations(lean_rotations(model_of("qwen3"))):
+    with replaced_rotations(lean_rotations(make_model("qwen3"))):
         assert modeling_qwen3.apply_rotary_pos_emb is not before
     assert modeling_qwen3.apply_rotary_pos_emb is before

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from few_rows import lines, write_lines
 
+from mint_train.backends.base import Sampling
+from mint_train.cli.pairs import going_on
+from mint_train.judging.judge import open_judge
+from mint_train.sampling.matches import Comparing
+
 SLOW_JUDGE = """\
 import time
 from pathlib import Path
@@ -20,39 +25,70 @@ def score(prompt, completion):
         time.sleep(60)
     return len(completion)
 """
-GOES_ON = "interrupted; the same command goes on with what is written and judged\n"
-COMMON = ("--judge", "function", "--set", "file=slow.py", "--samples", "2", "--max-tokens", "4")
+COMMON = ("--judge", "function", "--samples", "2", "--max-tokens", "4", "--backend", "local")
 
 
-@pytest.mark.parametrize("command", ["pairs", "winrate"])
-def test_an_interrupted_command_goes_on(tmp_path: Path, starter_model_folder: Path, command: str) -> None:
-    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say it."}, {"prompt": "Go on."}])
-    (tmp_path / "slow.py").write_text(SLOW_JUDGE)
-    model = str(starter_model_folder)
-    given = {
-        "pairs": ["pairs", "prompts.jsonl", "--model", model, *COMMON],
-        "winrate": ["winrate", model, model, "--data", "prompts.jsonl", *COMMON],
-    }[command]
-    whole = [sys.executable, "-m", "mint_train", *given, "--output", "rows.jsonl", "--backend", "local"]
-    scores = tmp_path / "rows.jsonl.scores"
+def interrupted(folder: Path, given: list[str], begun: Path) -> str:
+    """Stop a command once a file is there, and return the last line that it prints."""
+    command = [sys.executable, "-m", "mint_train", *given]
     with subprocess.Popen(
-        whole, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            while not scores.exists():
+            while not begun.exists():
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.05)
-            time.sleep(0.2)  # the judge has begun
+            time.sleep(0.2)  # what comes after it has begun
             process.terminate()
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, "Traceback" in err) == (130, False), err
-    assert err.endswith(f"mint-train: {GOES_ON}"), err
-    assert not (tmp_path / "rows.jsonl").exists()
+    return err.splitlines()[-1].removeprefix("mint-train: ")
 
-    (tmp_path / "quick").touch()
-    ended = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+def finish(folder: Path, given: list[str]) -> None:
+    """Run a command with a judge that is quick."""
+    (folder / "quick").touch()
+    command = [sys.executable, "-m", "mint_train", *given]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert lines(tmp_path / "rows.jsonl")
-    assert not list(tmp_path.glob("rows.jsonl.*"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Prompts, and a judge that takes long."""
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say it."}, {"prompt": "Go on."}])
+    (tmp_path / "slow.py").write_text(SLOW_JUDGE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["pairs", "winrate"])
+def test_an_interrupted_command_goes_on(folder: Path, starter_model_folder: Path, command: str) -> None:
+    model = str(starter_model_folder)
+    given = {
+        "pairs": ["pairs", "prompts.jsonl", "--model", model],
+        "winrate": ["winrate", model, model, "--data", "prompts.jsonl"],
+    }[command]
+    given += [*COMMON, "--set", "file=slow.py", "--output", "rows.jsonl"]
+    said = interrupted(folder, given, folder / "rows.jsonl.scores")
+    assert said == "interrupted; the same command goes on with what is written and judged"
+    assert not (folder / "rows.jsonl").exists()
+    finish(folder, given)
+    assert lines(folder / "rows.jsonl")
+    assert not list(folder.glob("rows.jsonl.*"))
+
+
+def test_an_interrupt_before_anything_is_written_says_no_more(tmp_path: Path) -> None:
+    work = Comparing(open_judge("length", {}), Sampling(), tmp_path / "rows.jsonl")
+    with pytest.raises(KeyboardInterrupt), going_on(work):
+        raise KeyboardInterrupt
+
+
+def test_interrupted_rounds_say_how_they_go_on(folder: Path, starter_model_folder: Path) -> None:
+    given = ["--rounds", "1", "--prompts", "prompts.jsonl", *COMMON, "--judge-set", "file=slow.py"]
+    given += ["--loss", "dpo", "--model", str(starter_model_folder), "--steps", "1", "--output", "all"]
+    said = interrupted(folder, given, folder / "all" / "round-001.part.scores")
+    assert said == "interrupted; continue the rounds with: mint-train resume all"
+    finish(folder, ["resume", "all"])
+    assert lines(folder / "all" / "round-001.jsonl")

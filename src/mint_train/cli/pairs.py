@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mint_train.errors import InterruptedCommandError, OptionError, command_line
@@ -12,6 +11,7 @@ from mint_train.groups.prompts import Prompts, read_prompts
 from mint_train.observers.progress import shown_progress
 from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.sampling.making import Making, RowWriter, make_rows, require_rows
+from mint_train.sampling.matches import Comparing
 from mint_train.sampling.policy import open_policy, reading_settings
 
 
@@ -48,7 +48,7 @@ def make_and_print(data: str, name: str | None, given: Mapping[str, Any], making
     for line in about(prompts):
         say(line)
     with (
-        going_on(making.output, overwrite=making.overwrite),
+        going_on(making),
         open_policy(name, given, echo_problem) as policy,
         shown_progress() as tell,
     ):
@@ -62,7 +62,7 @@ def make_and_print(data: str, name: str | None, given: Mapping[str, Any], making
 
 
 @contextmanager
-def going_on(output: Path, *, overwrite: bool) -> Iterator[None]:
+def going_on(work: Making | Comparing) -> Iterator[None]:
     """Let an interrupt say how the command goes on, where it does.
 
     Raises:
@@ -71,9 +71,10 @@ def going_on(output: Path, *, overwrite: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if overwrite and output.exists():  # the same command begins again
+        begun = any(path.exists() for path in work.journals)
+        if not begun or (work.overwrite and work.output.exists()):  # the same command begins again
             raise
-        command = "the same command without --overwrite" if overwrite else "the same command"
+        command = "the same command without --overwrite" if work.overwrite else "the same command"
         problem = f"interrupted; {command} goes on with what is written and judged"
         raise InterruptedCommandError(problem) from None
 

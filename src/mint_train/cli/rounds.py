@@ -10,6 +10,7 @@ import click
 
 from mint_train.backends.ranks import refuse_several_processes
 from mint_train.cli.options import metavar
+from mint_train.errors import InterruptedCommandError, command_line
 from mint_train.settings.model import Settings, option_name
 from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
 
@@ -75,10 +76,19 @@ def resume_rounds(folder: Path, changed: Mapping[str, Any], *, trusted: bool) ->
 
 
 def train_rounds(rounds: Any) -> str:
-    """Train rounds, and say where they are."""
+    """Train rounds, and say where they are.
+
+    Raises:
+        InterruptedCommandError: they were interrupted while they sampled or judged.
+        MintTrainError: a round failed.
+    """
     from mint_train.observers.terminal import say
     from mint_train.sampling.shown_rounds import train_shown
 
-    result = train_shown(rounds)
+    try:
+        result = train_shown(rounds)
+    except KeyboardInterrupt:
+        command = command_line("resume", rounds.folder)
+        raise InterruptedCommandError(f"interrupted; continue the rounds with: {command}") from None
     say(f"Rounds: {rounds.folder}", err=rounds.given.get("progress") == "json")
     return str(result.status)

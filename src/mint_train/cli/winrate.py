@@ -35,7 +35,7 @@ def compare_and_print(
     prompts = read_prompts(data, reading_settings(given))
     for line in about(prompts):
         say(line)
-    with going_on(comparing.output, overwrite=comparing.overwrite), shown_progress() as tell:
+    with going_on(comparing), shown_progress() as tell:
         policies = [open_policy(name, given, echo_problem) for name in names]
         compared = compare_policies(policies, prompts, comparing, tell)
     for line in [*compared.notes, *filter(None, [comparing.judge.note()])]:

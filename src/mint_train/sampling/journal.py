@@ -63,13 +63,17 @@ def as_json(decided_by: Mapping[str, Any]) -> dict[str, Any]:
 AGAIN = "begin again with --overwrite"
 
 
-def fresh_journals(output: Path, parts: Sequence[str], prompts: Prompts, *, overwrite: bool) -> list[Path]:
-    """Return the paths of an output's journals, which are deleted where it is to begin again.
+def journals_of(output: Path, parts: Sequence[str]) -> list[Path]:
+    """Return the paths of an output's journals."""
+    return [Path(f"{output}.{part}") for part in parts]
+
+
+def require_unused(output: Path, journals: Sequence[Path], prompts: Prompts, *, overwrite: bool) -> None:
+    """Refuse an output that is not to be replaced, and delete the journals where it is to begin again.
 
     Raises:
         OptionError: the output exists, and is not to be replaced or holds the prompts.
     """
-    journals = [Path(f"{output}.{part}") for part in parts]
     if output.exists() and not overwrite:
         raise OptionError(f"--output {output} exists; name another file, or add --overwrite")
     read = {Path(row.source.path) for row in prompts.rows}
@@ -78,7 +82,6 @@ def fresh_journals(output: Path, parts: Sequence[str], prompts: Prompts, *, over
     if overwrite:
         for path in journals:
             path.unlink(missing_ok=True)
-    return journals
 
 
 def whole_lines(path: Path) -> list[Any]:

@@ -30,7 +30,7 @@ from mint_train.sampling.collecting import (
     sampled_tokens,
     write_all,
 )
-from mint_train.sampling.journal import fresh_journals
+from mint_train.sampling.journal import journals_of, require_unused
 from mint_train.sampling.policy import Policy
 from mint_train.settings.prices import describe_tokens
 
@@ -87,6 +87,11 @@ class Making:
     keep_all: bool = False
     """Whether each row also holds every completion with its score."""
     overwrite: bool = False
+
+    @property
+    def journals(self) -> list[Path]:
+        """Where completions and scores are kept until all rows are made."""
+        return journals_of(self.output, ("samples", "scores"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,8 @@ def make_rows(policy: Policy, prompts: Prompts, making: Making, tell: Progress) 
         UserError: the output exists, or what was begun there is something else.
         MintTrainError: the backend or the judge failed.
     """
-    journals = fresh_journals(making.output, ("samples", "scores"), prompts, overwrite=making.overwrite)
+    journals = making.journals
+    require_unused(making.output, journals, prompts, overwrite=making.overwrite)
     written, readable = write_all(policy, prompts, making.sampling, journals[0], tell)
     decided = decided_by(policy, prompts, making.sampling)
     scores = judge_all(making.judge, written, journals[1], decided, tell)

@@ -19,12 +19,9 @@ from mint_train.rows.candidates import Candidates, prompt_columns
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.win_rates import keep_win_rate
 from mint_train.sampling.collecting import decided_by, judge_all, sampled_tokens, write_all
-from mint_train.sampling.journal import fresh_journals
+from mint_train.sampling.journal import journals_of, require_unused
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.win_rate import Outcome, WinRate, win_rate
-
-JOURNALS = ("a.samples", "b.samples", "scores")
-"""What the names of an output's journals end with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +74,11 @@ class Comparing:
     output: Path
     overwrite: bool = False
 
+    @property
+    def journals(self) -> list[Path]:
+        """Where the completions of both policies and the scores are kept until all are compared."""
+        return journals_of(self.output, ("a.samples", "b.samples", "scores"))
+
 
 def compare_policies(
     policies: Sequence[AbstractContextManager[Policy]], prompts: Prompts, comparing: Comparing, tell: Progress
@@ -94,8 +96,8 @@ def compare_policies(
         JudgeError: the judge failed, or left all comparisons out.
         MintTrainError: a backend failed.
     """
-    output, judge = comparing.output, comparing.judge
-    journals = fresh_journals(output, JOURNALS, prompts, overwrite=comparing.overwrite)
+    output, judge, journals = comparing.output, comparing.judge, comparing.journals
+    require_unused(output, journals, prompts, overwrite=comparing.overwrite)
     sides: list[dict[str, Written]] = []
     closed: list[ClosedPolicy] = []
     decided: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack
 
-from mint_train.backends.choose import model_at_commit
+from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import MintTrainError, OptionError
 from mint_train.groups.prompts import prompt_lines
 from mint_train.judging.judge import function_name
@@ -273,7 +273,8 @@ def compare(
             name: opened_loss(loss, (options or {}).get(name), settings) for name, loss in by_name.items()
         }
         folder = Path(settings.get("output") or make_unused_folder("compare"))
-        model = model_at_commit(next(iter(chosen.values()))[0]) if chosen else {}
+        shared = next((loaded for loaded, _ in chosen.values()), None)
+        model = {} if shared is None else model_at_commit(shared, choose_backend(shared))
         for name, (loaded, opened) in chosen.items():
             own = folder / file_name(name)
             loaded = loaded.model_copy(update={**eval_share(loaded), **model, "output": own})

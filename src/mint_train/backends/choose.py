@@ -41,12 +41,11 @@ def choose_backend(settings: Settings) -> Backend:
     return backend
 
 
-def model_at_commit(settings: Settings) -> dict[str, str]:
+def model_at_commit(settings: Settings, backend: Backend) -> dict[str, str]:
     """Return the model as a setting that several runs share, at its commit where it is one of the hub.
 
     Empty where the service, or each run itself, has the model.
     """
-    backend = choose_backend(settings)
     return {} if backend.remote or settings.model is None else {"model": backend.model}
 
 

@@ -143,7 +143,9 @@ def compare_and_print(
     described = {loss: open_loss(loss, settings.options).metrics for loss, settings in chosen.items()}
     output = output or make_unused_folder("compare")
     contenders: list[Contender] = []
-    given |= model_at_commit(next(iter(chosen.values())))
+    first = next(iter(chosen.values()))
+    backend = choose_backend(first)
+    given |= model_at_commit(first, backend)
     for loss, settings in chosen.items():
         folder = output / file_name(loss)
         own = {**given, **eval_share(settings), "output": folder, "progress": "json"}
@@ -151,7 +153,7 @@ def compare_and_print(
             own["second_adapter"] = False  # or a run might find no slot, as another one has two
         command = command_of(loss, shares[loss], config, own)
         contenders.append(Contender(loss, described[loss], folder, command, settings.progress))
-    at_once = len(losses) if choose_backend(settings).remote else 1
+    at_once = len(losses) if backend.remote else 1
     interrupted = train_all(contenders, at_once=at_once)
     print_results(contenders)
     draw(contenders, output)

@@ -106,7 +106,7 @@ class Rounds:
                     f"--output {output} holds rounds; {command_line('resume', output)} goes on with them"
                 )
             raise OptionError(f"--output {output} exists; name another folder")
-        own |= files_found_anywhere(settings, own) | model_at_commit(settings)
+        own |= files_found_anywhere(settings, own) | model_at_commit(settings, choose_backend(settings))
         kept = Settings(**own).model_dump(mode="json", include=set(own))
         rounds = cls(output or Path(), plan.found_anywhere(), kept, program=program).with_prompts()
         first = rounds.settings(rounds.own_settings(1))  # refused before anything is sampled

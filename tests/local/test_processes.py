@@ -66,9 +66,12 @@ def assert_same(folder: str, other: str) -> None:
         load_file(Path(name, checkpoints(name)[-1]["state"], STATE_FILE)) for name in (folder, other)
     )
     for name, tensor in other_state.items():
-        # AdamW takes the same steps with gradients of another scale, so their moments are compared too
-        largest = 1e-6 if name.startswith("weight/") else 1e-3 * float(tensor.abs().max())
-        torch.testing.assert_close(state[name], tensor, rtol=0, atol=largest)
+        difference = state[name] - tensor
+        if name.startswith("weight/"):
+            # AdamW divides a gradient by its own size: one that is 0 but for rounding makes a step of that.
+            assert float(difference.square().mean().sqrt()) <= 1e-6, name
+        else:  # it takes the same steps with gradients of another scale, so their moments are compared too
+            assert float(difference.abs().max()) <= 1e-3 * float(tensor.abs().max()), name
 
 
 @pytest.mark.parametrize("loss", RUNS)

@@ -189,6 +189,73 @@ def test_references_are_shared_by_runs_on_one_commit_alone(hub: Hub, data: Path)
     assert asked("second") > 0
 
 
+REFERENCE = {"reference": NAME}
+
+
+def options_of(run: str) -> Any:
+    return json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["settings"]["options"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "given", "kept"),
+    [
+        ("dpo", REFERENCE, {"reference": f"{NAME}@{FIRST}"}),
+        (
+            "dpo+0.5*ipo",
+            {"dpo.beta": 0.3, **REFERENCE},
+            {"dpo.beta": 0.3, "dpo.reference": f"{NAME}@{FIRST}", "ipo.reference": f"{NAME}@{FIRST}"},
+        ),
+    ],
+)
+def test_a_reference_keeps_to_its_commit(
+    hub: Hub, data: Path, loss: str, given: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    model = str(shutil.copytree(hub.snapshot(FIRST), "model"))
+    run: dict[str, Any] = {"data": data, "model": model, "options": given, **GIVEN}
+    mint_train.train(loss, output="unbroken", steps=4, **run)
+    mint_train.train(loss, output="run", steps=2, **run)
+    before = mint_train.evaluate("run", data=data)
+    hub.move_main(SECOND)
+
+    assert options_of("run").items() >= kept.items()
+    again = mint_train.evaluate("run", data=data)
+    assert again.metrics == before.metrics
+    shutil.rmtree("run/reference")
+    mint_train.resume("run", steps=4)
+    assert same(trained("run"), trained("unbroken"))
+    mint_train.train(loss, output="other", steps=4, **run)
+    assert not same(trained("other"), trained("unbroken"))
+
+
+def test_references_of_compared_losses_and_of_rounds_are_of_one_commit(
+    hub: Hub, tmp_path: Path, data: Path
+) -> None:
+    class Moving:
+        @mint_train.hookimpl
+        def run_finished(self) -> None:
+            hub.move_main(SECOND)
+
+    run: dict[str, Any] = {**GIVEN, "steps": 1, "observers": [Moving()]}
+    mint_train.compare(
+        ["dpo", "ipo"],
+        data=data,
+        output="both",
+        eval_fraction=0.4,
+        options={"dpo": REFERENCE, "ipo": REFERENCE},
+        **run,
+    )
+    hub.move_main(FIRST)
+    rounds: dict[str, Any] = {"rounds": 2, "prompts": ["Say it."], "max_tokens": 4, "output": "rounds"}
+    mint_train.train("dpo", judge=length, options=REFERENCE, temperature=2.0, **rounds, **run)
+    for folder in ("both/dpo", "both/ipo", "rounds/round-001", "rounds/round-002"):
+        assert options_of(folder)["reference"] == f"{NAME}@{FIRST}", folder
+
+
+def length(prompt: str, completions: list[str]) -> list[float]:
+    """Judge by length."""
+    return [float(len(completion)) for completion in completions]
+
+
 def test_a_branch_is_no_commit() -> None:
     assert commit_of(f"{NAME}@{FIRST}") == FIRST
     assert commit_of(f"{NAME}@main") is commit_of(NAME) is None

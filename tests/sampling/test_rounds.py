@@ -18,6 +18,7 @@ from few_rows import lines, write_lines
 from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import facts, questions
 from mint_train.errors import DataError, JudgeError, OptionError, UserError
+from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.policy import open_policy
 from mint_train.sampling.round_plan import Plan, mixed_in
 from mint_train.sampling.rounds import Rounds
@@ -46,7 +47,7 @@ def begin(folder: Path, plan: Plan | None = None, **given: Any) -> Rounds:
         "loss": "dpo", "backend": "local", "steps": 2, "batch_size": 2, "lr": 1e-2, "progress": "quiet",
         "save_every": 1, "options": {"reference": "initial"}, "output": folder / "all",
     }  # fmt: skip
-    return Rounds.begin(load_settings(known | given), plan or plan_of(folder))
+    return new_rounds(load_settings(known | given), plan or plan_of(folder))
 
 
 def weights_in(run: Path) -> str:

@@ -23,8 +23,9 @@ from mint_train.report.page import make_page
 from mint_train.report.samples import completed_prompts, samples_of
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.samples import read_samples, sample_files, samples_file
+from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.policy import open_policy
-from mint_train.sampling.rounds import Plan, Rounds
+from mint_train.sampling.round_plan import Plan
 from mint_train.settings.merge import load_settings
 from mint_train.training.runner import Runner
 from mint_train.training.watching import Watcher, Watching
@@ -323,7 +324,7 @@ def test_rounds_sample_in_each_round_and_need_no_second_judge(given: dict[str, A
         settings = load_settings(
             {**known, "loss": "dpo", "output": tmp_path / name, "sample_prompts": prompts}
         )
-        rounds = Rounds.begin(settings, plan)
+        rounds = new_rounds(settings, plan)
         assert (Watching.of(rounds.settings({})) is not None) == (prompts is not None)
 
 

@@ -20,12 +20,9 @@ from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import HeldOut, RunResult
+from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.round_plan import Plan, holds_rounds, refuse_changes
-from mint_train.sampling.rounds import (
-    PROMPTS_FILE,
-    Rounds,
-    RoundsProgram,
-)
+from mint_train.sampling.rounds import PROMPTS_FILE, Rounds, RoundsProgram
 from mint_train.sampling.shown_rounds import train_shown
 from mint_train.settings.keywords import (
     PolicyKeywords,
@@ -41,7 +38,7 @@ from mint_train.settings.wrong_values import described
 from mint_train.trained.evaluate import evaluate_trained
 from mint_train.trained.export import Exported, export_run
 from mint_train.trained.find import find_trained
-from mint_train.training.run import Program
+from mint_train.training.run import Program, keep_reference_commit
 from mint_train.training.training import resume_run, start_run
 
 
@@ -89,7 +86,7 @@ def train(
             return shown(start_run(*opened_loss(loss, options, own), program))
         loaded = loaded_settings(loss, options, own)
         plan = Plan.of(asked, loaded.seed, judge_is_function=program.judge is not None)
-        return shown(train_shown(Rounds.begin(loaded, plan, program)))
+        return shown(train_shown(new_rounds(loaded, plan, program)))
 
 
 def name_of(loss: str | FunctionLoss) -> str:
@@ -273,11 +270,10 @@ def compare(
             name: opened_loss(loss, (options or {}).get(name), settings) for name, loss in by_name.items()
         }
         folder = Path(settings.get("output") or make_unused_folder("compare"))
-        shared = next((loaded for loaded, _ in chosen.values()), None)
-        model = {} if shared is None else model_at_commit(shared, choose_backend(shared))
+        chosen = of_one_commit(chosen)
         for name, (loaded, opened) in chosen.items():
             own = folder / file_name(name)
-            loaded = loaded.model_copy(update={**eval_share(loaded), **model, "output": own})
+            loaded = loaded.model_copy(update={**eval_share(loaded), "output": own})
             try:
                 results[name] = start_run(loaded, opened, Program(observers=observers))
             except MintTrainError as error:
@@ -285,6 +281,17 @@ def compare(
             if results[name].status == "interrupted":
                 break
         return Comparison(results, {name: opened.metrics for name, (_, opened) in chosen.items()}, folder)
+
+
+def of_one_commit(chosen: Mapping[str, tuple[Settings, Loss]]) -> dict[str, tuple[Settings, Loss]]:
+    """Return the settings and losses of several runs, with the commits that models on the hub have now."""
+    if not chosen:
+        return {}
+    shared, _ = next(iter(chosen.values()))
+    backend = choose_backend(shared)
+    model = model_at_commit(shared, backend)
+    own = {name: (each.model_copy(update=model), loss) for name, (each, loss) in chosen.items()}
+    return {name: keep_reference_commit(*each, backend) for name, each in own.items()}
 
 
 def plot(*runs: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError, command_line
+from mint_train.groups.hub_reference import options_at_commit
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import Console, FinalLines, ScreenConsole
 from mint_train.observers.json_lines import parse_event, show_event
@@ -140,7 +141,7 @@ def compare_and_print(
     check_distinct(losses)
     shares = share_assignments(losses, assignments)
     chosen = {loss: settings_of(loss, shares[loss], config, given) for loss in losses}
-    described = {loss: open_loss(loss, settings.options).metrics for loss, settings in chosen.items()}
+    opened = {loss: open_loss(loss, settings.options) for loss, settings in chosen.items()}
     output = output or make_unused_folder("compare")
     contenders: list[Contender] = []
     first = next(iter(chosen.values()))
@@ -151,10 +152,10 @@ def compare_and_print(
         own = {**given, **eval_share(settings), "output": folder, "progress": "json"}
         if "second_adapter" not in settings.model_fields_set:
             own["second_adapter"] = False  # or a run might find no slot, as another one has two
-        command = command_of(loss, shares[loss], config, own)
-        contenders.append(Contender(loss, described[loss], folder, command, settings.progress))
-    at_once = len(losses) if backend.remote else 1
-    interrupted = train_all(contenders, at_once=at_once)
+        options = shares[loss] | options_at_commit(opened[loss], backend)
+        command = command_of(loss, options, config, own)
+        contenders.append(Contender(loss, opened[loss].metrics, folder, command, settings.progress))
+    interrupted = train_all(contenders, at_once=len(losses) if backend.remote else 1)
     print_results(contenders)
     draw(contenders, output)
     echo(f"Runs: {output}")

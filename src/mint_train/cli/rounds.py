@@ -46,10 +46,10 @@ def begin_rounds(settings: Settings, asked: RoundsSettings) -> str:
     Raises:
         MintTrainError: what was given is wrong, or a round failed.
     """
+    from mint_train.sampling.new_rounds import new_rounds
     from mint_train.sampling.round_plan import Plan
-    from mint_train.sampling.rounds import Rounds
 
-    return train_rounds(Rounds.begin(settings, Plan.of(asked, settings.seed)))
+    return train_rounds(new_rounds(settings, Plan.of(asked, settings.seed)))
 
 
 def resume_rounds(folder: Path, changed: Mapping[str, Any], *, trusted: bool) -> str | None:

@@ -29,14 +29,19 @@ def open_loss(expression: str, options: Mapping[str, Any]) -> Loss:
     plugins = [load_plugin(name) for _, name in terms]
     if len(terms) == 1 and terms[0][0] == 1.0:
         return Loss.of(plugins[0], options)
-    shares = share_options([Term(plugin) for plugin in plugins], options)
-    return Loss(
-        [
-            Term(plugin, share, weight)
-            for (weight, _), plugin, share in zip(terms, plugins, shares, strict=True)
-        ],
-        expression,
-    )
+    parts = [Term(plugin, None, weight) for plugin, (weight, _) in zip(plugins, terms, strict=True)]
+    return with_options(Loss(parts, expression), options)
+
+
+def with_options(loss: Loss, options: Mapping[str, Any]) -> Loss:
+    """Return a loss with options of its own, named as `open_loss` takes them.
+
+    Raises:
+        OptionError: an option is unknown or malformed, or belongs to no term, or to more than one.
+    """
+    shares = share_options(loss.terms, options) if loss.is_sum else [options]
+    terms = zip(loss.terms, shares, strict=True)
+    return Loss([Term(term.chain[-1], share, term.weight) for term, share in terms], loss.name)
 
 
 def share_options(parts: Sequence[Term], options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -46,7 +51,8 @@ def share_options(parts: Sequence[Term], options: Mapping[str, Any]) -> list[dic
         OptionError: no term, or more than one, has it.
     """
     shares: list[dict[str, Any]] = [{} for _ in parts]
-    for name, value in options.items():
+    # what names its term comes last, because it says more than what is meant for every term
+    for name, value in sorted(options.items(), key=lambda option: "." in option[0]):
         part_name, dot, own = name.rpartition(".")
         owners = [
             index

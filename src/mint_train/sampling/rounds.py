@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from mint_train.backends.choose import choose_backend, model_at_commit
+from mint_train.backends.choose import choose_backend
 from mint_train.backends.start import base_model, find_start
 from mint_train.errors import BudgetError, DataError, JudgeError, OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
@@ -24,20 +23,16 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.progress import Progress
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.functions import named_function
-from mint_train.run_folder.files import append_line, whole_folder, write_whole
-from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run, is_empty
-from mint_train.run_folder.names import make_unused_folder
+from mint_train.run_folder.files import append_line
+from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run
 from mint_train.run_folder.records import RunResult
 from mint_train.sampling.making import Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.round_budget import RoundBudget, read_rounds, stopped
 from mint_train.sampling.round_plan import (
-    JUDGE_FIELDS,
     POLICY_FIELDS,
     SCORES_FILE,
     Plan,
-    files_found_anywhere,
-    holds_rounds,
     is_done,
     keep_judge,
     mixed_in,
@@ -47,10 +42,9 @@ from mint_train.sampling.round_plan import (
     run_of,
     write_plan,
 )
-from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.loss_names import is_loss_file, parse_terms
 from mint_train.settings.merge import KEY_VARIABLE, explain
-from mint_train.settings.model import SECRET_FIELDS, Settings
+from mint_train.settings.model import Settings
 from mint_train.settings.prices import describe_tokens
 from mint_train.training.run import Program
 from mint_train.training.training import resume_run, start_run
@@ -84,41 +78,6 @@ class Rounds:
     """Whether files that the folder names and that are not plainly the user's own may be run."""
     program: RoundsProgram | None = None
     """The Python program that calls; None for the command line."""
-
-    @classmethod
-    def begin(cls, settings: Settings, plan: Plan, program: RoundsProgram | None = None) -> Rounds:
-        """Make the folder, and keep the plan in it.
-
-        Raises:
-            OptionError: the folder exists, or a setting is one that rounds decide.
-            UserError: the prompts, the judge or the loss is wrong.
-        """
-        own = {name: getattr(settings, name) for name in settings.model_fields_set - SECRET_FIELDS}
-        for name in ("data", "columns"):
-            if own.pop(name, None):
-                raise OptionError(f"--{name}: --rounds trains on what is sampled; leave it out")
-        if settings.sample_prompts is None:
-            own = {name: value for name, value in own.items() if name not in JUDGE_FIELDS}
-        output, own["overwrite"] = own.pop("output", None), False
-        if output is not None and output.exists() and not (output.is_dir() and is_empty(output)):
-            if holds_rounds(output):
-                raise OptionError(
-                    f"--output {output} holds rounds; {command_line('resume', output)} goes on with them"
-                )
-            raise OptionError(f"--output {output} exists; name another folder")
-        own |= files_found_anywhere(settings, own) | model_at_commit(settings, choose_backend(settings))
-        kept = Settings(**own).model_dump(mode="json", include=set(own))
-        rounds = cls(output or Path(), plan.found_anywhere(), kept, program=program).with_prompts()
-        first = rounds.settings(rounds.own_settings(1))  # refused before anything is sampled
-        find_start(first)
-        rounds.open_loss(first)
-        rounds.open_judge()
-        folder = output or make_unused_folder(f"{settings.loss}-rounds")
-        with whole_folder(folder) as made:
-            if program is not None and program.prompts is not None:
-                write_whole(made / PROMPTS_FILE, program.prompts)
-            write_plan(made, rounds.plan, kept)
-        return replace(rounds, folder=folder)
 
     @classmethod
     def read(
@@ -194,21 +153,6 @@ class Rounds:
     def budget(self, number: int) -> RoundBudget:
         """Return what a round's run may send, and its completions."""
         return RoundBudget.before(number, self.given.get("token_budget"), read_rounds(self.folder))
-
-    def with_prompts(self) -> Rounds:
-        """Return the rounds with the prompts that they find now as those that they go on with.
-
-        Raises:
-            OptionError: they would come from standard input, which can be read once.
-            DataError: they cannot be read.
-        """
-        if self.program is not None and self.program.prompts is not None:
-            rows = list(map(json.loads, self.program.prompts.splitlines()))
-            digest = read_prompts(rows, reading_settings({})).sha256
-            return replace(self, plan=replace(self.plan, prompts=PROMPTS_FILE, prompts_sha256=digest))
-        if self.plan.prompts == STANDARD_INPUT:
-            raise OptionError("--prompts -: each round reads the prompts again; write them to a file")
-        return replace(self, plan=replace(self.plan, prompts_sha256=self.read_prompts().sha256))
 
     def read_prompts(self) -> Prompts:
         """Return the prompts.

@@ -14,11 +14,13 @@ from mint_train.backends.start import find_start, load_start
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
+from mint_train.groups.hub_reference import options_at_commit
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import open_run_loss
 from mint_train.losses.trust import check_run_folder, refuse_foreign
+from mint_train.losses.weighted_sum import with_options
 from mint_train.observers.registry import Observers, open_observers
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.options import template_digest
@@ -96,6 +98,7 @@ class Run:
             examples, held_out = read_sources(settings, loss, *sources)
             watching = Watching.of(settings, program.judge if program else None)
             backend = choose_and_announce(settings, loss, observers)
+            settings, loss = keep_reference_commit(settings, loss, backend)
             path, made = settings.output, settings.output is None
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
@@ -223,6 +226,15 @@ def choose_and_announce(settings: Settings, loss: Loss, observers: Observers, wh
     processes = f", {backend.processes} processes" if backend.processes > 1 else ""
     observers.notice(f"Backend {backend.name} ({why or backend.reason}), model: {backend.model}{processes}.")
     return backend
+
+
+def keep_reference_commit(settings: Settings, loss: Loss, backend: Backend) -> tuple[Settings, Loss]:
+    """Return the settings and the loss with the commit that a reference on the hub has now."""
+    changed = options_at_commit(loss, backend)
+    if not changed:
+        return settings, loss
+    settings = settings.model_copy(update={"options": {**settings.options, **changed}})
+    return settings, with_options(loss, settings.options)
 
 
 def refuse_changed_data(recorded: DataDescription, data: Data, eval_data: Mapping[str, DataSource]) -> None:

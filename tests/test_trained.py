@@ -263,9 +263,11 @@ def test_rows_of_prompts_alone_are_completed(
         alone = run_cli("sample", run, "--prompt", prompt, "--max-tokens", 4, "--temperature", 0).out
         assert prompt in alone
         assert prompt in out
-    nothing = run_cli("sample", run, "--data", write_rows([{"size": 3}], "sizes.jsonl"))
-    assert nothing.status == 2
-    assert "sizes.jsonl:1: " in nothing.err
+    for rows, bad in (([{"size": 3}], 1), ([{"prompt": "Name a river."}, {"size": 3}], 2)):
+        wrong = run_cli("sample", run, "--data", write_rows(rows, "sizes.jsonl"))
+        assert wrong.status == 2
+        assert wrong.err.count("\n") == 1
+        assert f"sizes.jsonl:{bad}: " in wrong.err
 
 
 @pytest.mark.parametrize(

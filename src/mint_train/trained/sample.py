@@ -92,12 +92,25 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[in
 
 
 def prompts_alone(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]]:
-    """Return the distinct prompts of rows that hold nothing for the loss; none where they hold no prompts."""
-    renderer = renderer_of(trained, tokenizer)
+    """Return the distinct prompts of rows that hold nothing for the loss; none where they hold no prompts.
+
+    Raises:
+        DataError: some rows hold prompts, and another one does not, or its prompt cannot be rendered.
+    """
+    renderer, settings = renderer_of(trained, tokenizer), trained.settings
     try:
-        return [renderer.prompt_tokens(row.prompt) for row in read_prompts(data, trained.settings).rows]
-    except (DataError, RowError):
+        prompts = read_prompts(data, settings.model_copy(update={"on_bad_row": "skip"}))
+    except DataError:
         return []
+    if prompts.bad_rows and settings.on_bad_row == "fail":
+        raise DataError(str(prompts.bad_rows[0]))
+    tokens = []
+    for row in prompts.rows:
+        try:
+            tokens.append(renderer.prompt_tokens(row.prompt))
+        except RowError as error:
+            raise DataError(f"{row.source}: {error}") from None
+    return tokens
 
 
 def renderer_of(trained: Trained, tokenizer: Any) -> Renderer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,60 @@ def test_a_win_that_length_explains_is_none_at_equal_length() -> None:
     assert rate.length_controlled.low < 0.5 < rate.length_controlled.high
 
 
+def test_lengths_that_always_differ_alike_explain_nothing() -> None:
+    won = [1.0, 1.0, 0.0, 1.0]
+    assert win_rate(outcomes(won, [7.0] * 4)) == win_rate(outcomes(won))
+
+
 def test_a_policy_that_always_wins_has_a_finite_rate() -> None:
     rate = win_rate(outcomes([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]))
-    assert rate.raw == Rate(1.0, pytest.approx(0.5655, abs=1e-4), 1.0)
+    assert rate.raw == Rate(1.0, pytest.approx(0.5, abs=0.05), 1.0)
     assert 0.9 < rate.length_controlled.value <= 1.0
     assert rate.length_controlled.low < 0.6
 
 
-@pytest.mark.parametrize(
-    ("won", "low", "high"), [(1.0, 0.2065, 1.0), (0.0, 0.0, 0.7935), (0.5, 0.0546, 0.9454)]
-)
+@pytest.mark.parametrize("won", [1.0, 0.0, 0.5])
 @pytest.mark.parametrize("completions", [1, 10])
-def test_a_single_prompt_says_little(won: float, low: float, high: float, completions: int) -> None:
+def test_a_single_prompt_says_little(won: float, completions: int) -> None:
     rate = win_rate([Outcome(0, won, longer) for longer in range(completions)]).raw
-    assert rate == Rate(won, pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert rate.value == won
+    assert rate.low <= won <= rate.high
+    assert rate.high - rate.low > 0.6
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 5, 20, 60])
+def test_each_win_raises_the_rate_and_its_interval(prompts: int) -> None:
+    rates = [win_rate(outcomes([1.0] * wins + [0.0] * (prompts - wins))) for wins in range(prompts + 1)]
+    for one in (lambda rate: rate.raw, lambda rate: rate.length_controlled):
+        found = [one(rate) for rate in rates]
+        assert all(0 <= rate.low <= rate.value <= rate.high <= 1 for rate in found)
+        for before, after in pairwise(found):
+            assert before.value < after.value
+            # of so many resamples a standard error is known to a few per cent
+            assert before.low <= after.low + 0.01
+            assert before.high <= after.high + 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompts", "completions"), [(6, 1), (12, 1), (12, 3)])
+@pytest.mark.parametrize("chance", [0.5, 0.9])
+def test_intervals_hold_the_true_rate(prompts: int, completions: int, chance: float) -> None:
+    """Of 100 intervals, 91 or more do in 97 of 100 such tests, if 95 % of all do."""
+    dice = np.random.default_rng(0)
+    raw = controlled = 0
+    for _ in range(100):
+        won = dice.random((prompts, completions)) < chance
+        longer = dice.normal(0, 10, won.shape)
+        of_prompts = [
+            Outcome(prompt, float(won[prompt, each]), longer[prompt, each])
+            for prompt in range(prompts)
+            for each in range(completions)
+        ]
+        rate = win_rate(of_prompts)
+        raw += rate.raw.low <= chance <= rate.raw.high
+        controlled += rate.length_controlled.low <= chance <= rate.length_controlled.high
+    assert raw > 90
+    assert controlled > 90
 
 
 def test_one_prompt_whose_completions_differ_says_as_little() -> None:
@@ -157,7 +198,7 @@ def test_the_run_of_the_first_policy_keeps_each_win_rate_once(
     assert (long["against"], long["judge"], lost["against"], lost["judge"]) == (
         "no it is not", "length", "yes", "exact",
     )  # fmt: skip
-    assert lost["win_rate"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.4899, abs=1e-4)}
+    assert lost["win_rate"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.58, abs=0.02)}
     assert (lost["step"], lost["better"], lost["equal"], lost["worse"]) == (3, 0.0, 0.0, 1.0)
     assert (lost["comparisons"], lost["left_out"], lost["sampling"]["samples"]) == (8, 0, 2)
     (run / "win_rates.jsonl").write_text('{"step": 1, "against": "yes"}\n')
@@ -176,7 +217,7 @@ def test_the_report_of_a_run_shows_its_win_rates(
     assert ended.out.endswith("Next: mint-train plot run, whose page shows the win rate too\n")
     page = make_page(read_runs([tmp_path / "run"]))
     table = page[page.index("<h2>Win rates</h2>") :].split("</table>")[0]
-    for cell in ("length (unit=characters)", "50.0% [9.5%, 90.5%]", "100.0%", "2"):
+    for cell in ("length (unit=characters)", "50.0% [15.4%, 84.6%]", "100.0%", "2"):
         assert f">{cell}</td>" in table, cell
     assert '<th scope="row">run after step 1</th><td>run</td>' in table
     (tmp_path / "run" / "win_rates.jsonl").unlink()
@@ -223,5 +264,5 @@ def test_the_command_line(run_cli: Any, write_rows: Callable[..., Path], starter
     assert ended.status == 0, ended.err
     assert "2 comparisons on 2 prompts, each in both orders." in ended.out
     assert "wins, a tie half" in ended.out
-    assert "9.5% to 90.5%" in ended.out
+    assert "15.4% to 84.6%" in ended.out
     assert "Each comparison is in won.jsonl." in ended.out

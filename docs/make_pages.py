@@ -11,7 +11,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from mint_train.cli.main import cli
-from mint_train.plugins.hookspecs import CONTRACT_VERSION, JudgeSpec, LossSpec, ObserverSpec, RowWriterSpec
+from mint_train.plugins.hookspecs import CONTRACT_VERSION, LossSpec, ObserverSpec
+from mint_train.plugins.judge_hookspecs import JudgeSpec, RowWriterSpec
 from mint_train.settings.model import Settings
 from mint_train.settings.rounds import RoundsSettings
 
@@ -24,7 +25,7 @@ def hooks_page() -> str:
     parts = [
         GENERATED,
         "# The hooks",
-        f"This is version {CONTRACT_VERSION} of the contract, as `plugins/hookspecs.py` states it. "
+        f"This is version {CONTRACT_VERSION} of the contract, as `plugins/hookspecs.py` and `judge_hookspecs.py` state it. "
         "[Write a loss in ten minutes](write-a-loss.md) shows it at work.",
         inspect.cleandoc(inspect.getmodule(LossSpec).__doc__ or ""),
     ]

@@ -25,6 +25,7 @@ from mint_train.groups.reference import read_file
 from mint_train.groups.reference_store import STORE
 from mint_train.run_folder.base_model import sampled_sha256
 from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.records import STATE_FILE
 
 Train = Callable[..., Any]
 Cli = Callable[..., Any]
@@ -432,6 +433,33 @@ def test_a_base_model_that_has_changed_is_refused(
     assert (metrics("run"), checkpoints("run")) == left
     assert not Path("merged").exists()
     assert not Path("next").exists()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_reference_that_has_changed_is_refused(
+    train: Train, run_cli: Cli, starter_model_folder: Path, saved: bool
+) -> None:
+    if saved:
+        train(steps=1, output="before", model=str(starter_model_folder))
+        reference = Path(RunFolder(Path("before")).checkpoints()[-1].state)
+        weights = reference / STATE_FILE
+    else:
+        reference = Path(shutil.copytree(starter_model_folder, "reference"))
+        weights = reference / "model.safetensors"
+    options = {"reference": str(reference)}
+    train(steps=1, model=str(starter_model_folder), options=options, eval_fraction=0.4)
+    assert run_cli("eval", "run", "--data", "pairs.jsonl")[0] == 0
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    for command in (["resume", "run", "--steps", 2], ["eval", "run", "--data", "pairs.jsonl"]):
+        status, _, err = run_cli(*command)
+        assert status == 2
+        assert f"{weights} has changed since the run began with this reference; put the folder back" in err
+        assert err.count("\n") == 1
+    others = ["--loss", "dpo", "--set", "reference=none"]
+    assert run_cli("eval", "run", "--data", "pairs.jsonl", *others)[0] == 0
 
 
 def test_large_weights_are_sampled_over_their_whole_length(tmp_path: Path) -> None:

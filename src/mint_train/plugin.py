@@ -21,13 +21,14 @@
 - **Metrics.** `Metric` describes a number that a loss returns.
 - **Judges.** `score` gets `Candidates`; a judge that cannot do its work raises `JudgeError`, and one that
   cannot be created `PluginError`. `as_conversation` gives the messages of any prompt, `import_file` imports
-  a file of the user's, and `cache_folder` is where what is costly to get again may be kept. A row writer
-  gets `Judged`; `LogRatio` compares a run's policy with the one that it began as, and `text_column` is a
-  completion as its row holds it.
+  a file of the user's, and `cache_folder` is where what is costly to get again may be kept. `LogRatio`
+  compares a run's policy with the one that it began as, and `ModelVersion` keeps to one version of a model
+  on the hub. A row writer gets `Judged`, and `text_column` is a completion as its row holds it.
 - **Observers.** `RunRecord`, `StepRecord`, `Evaluation`, `Samples`, `Checkpoint` and `RunResult` are what an
   observer's hooks get.
 """
 
+from mint_train.backends.hub_model import ModelVersion
 from mint_train.batches.batch import Batch
 from mint_train.batches.contracts import (
     require_distinct,
@@ -93,6 +94,7 @@ __all__ = [
     "Judged",
     "LogRatio",
     "Metric",
+    "ModelVersion",
     "NeededReference",
     "OptionalReference",
     "Options",

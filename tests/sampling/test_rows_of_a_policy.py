@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.prompts import read_prompts
-from mint_train.judging.judge import open_judge
+from mint_train.judging.judge import Judge, open_judge
 from mint_train.losses.loss import Loss
-from mint_train.plugins.discovery import load_plugin
+from mint_train.plugin import Candidates, hookimpl
+from mint_train.plugins.discovery import NamedPlugin, load_plugin
 from mint_train.rendering.options import Rendering
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
@@ -212,6 +213,34 @@ def test_what_is_judged_is_not_judged_again(
         make(policy, prompts_file, tmp_path / "pairs.jsonl", judge=judge)
     make(policy, prompts_file, tmp_path / "pairs.jsonl", judge=judge)
     assert [asked.count(question) for question in dict.fromkeys(asked)] == [1, 1, 2, 1]
+
+
+class Versioned:
+    """A judge of a model that may change."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    @hookimpl
+    def judge_versions(self) -> dict[str, str]:
+        return {"the model": self.version}
+
+    @hookimpl
+    def score(self, batch: Sequence[Candidates]) -> list[list[float]]:
+        return [[1.0] * len(one.completions) for one in batch]
+
+
+def test_a_judge_of_another_version_judges_again_what_was_sampled(
+    policy: Policy, prompts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "pairs.jsonl"
+    for version, again in (("1", False), ("1", False), ("2", True)):
+        judge = Judge(NamedPlugin("versioned", Versioned(version), "a test"))
+        make(policy, prompts_file, output, judge=judge)
+        said = f"the model has changed since {output}.scores was begun: all completions are judged again."
+        assert (said in capsys.readouterr().err) == again
+    with pytest.raises(JudgeError, match='the judge "versioned" gave the versions'):
+        Judge(NamedPlugin("versioned", Versioned(3), "a test"))  # type: ignore[arg-type]
 
 
 def test_a_judge_whose_file_has_changed_judges_again_what_was_sampled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -304,13 +305,17 @@ def test_a_resume_keeps_the_prompts_and_the_judge(
         mint_train.resume(run, steps=6, sample_prompts=given["data"])
     with pytest.raises(OptionError, match="judge length: this run was started with function"):
         mint_train.resume(run, steps=6, judge="length")
-    before = Path(given["sample_prompts"]).read_text()
-    write_lines(Path(given["sample_prompts"]), PROMPTS[:2])
-    try:
-        with pytest.raises(UserError, match=r"prompts\.jsonl has changed since this run began"):
-            mint_train.resume(run, steps=6)
-    finally:
-        Path(given["sample_prompts"]).write_text(before)
+    for changed, text in (
+        (given["sample_prompts"], '{"prompt": "Say it."}'),
+        (given["judge_options"]["file"], "def score(completion): return 1"),
+    ):
+        before = Path(changed).read_text()
+        Path(changed).write_text(text)
+        try:
+            with pytest.raises(UserError, match=f"{re.escape(changed)} has changed since this run began"):
+                mint_train.resume(run, steps=6)
+        finally:
+            Path(changed).write_text(before)
     mint_train.resume(run, steps=8, sample_every=7)
     assert list(sample_files(run)) == [0, 2, 4, 5, 7, 8]
 

@@ -50,3 +50,10 @@ def test_a_step_of_the_run_is_named(run: Path) -> None:
     assert last == open_judge("implicit", {"run": str(run)}).score(batch)[0]
     with pytest.raises(UserError, match="has no checkpoint after step 9"):
         open_judge("implicit", {"run": f"{run}@9"})
+
+
+def test_a_run_that_went_on_is_another_version(run: Path) -> None:
+    name = str(run)
+    first, second = (open_judge("implicit", {"run": f"{name}@{step}"}).versions for step in (1, 2))
+    last = open_judge("implicit", {"run": name}).versions
+    assert first[f"{name}@1"] != second[f"{name}@2"] == last[name]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen3Config
 from transformers import Qwen3ForSequenceClassification as Classifier
 
@@ -53,6 +56,43 @@ def test_a_reward_is_the_models_output_for_the_conversation(judge: Judge, reward
 
 def test_the_kit_passes_though_texts_are_padded(judge: Judge) -> None:
     assert [result for result in check_judge(judge) if not result.passed] == []
+
+
+def test_other_weights_are_another_version(reward_model: Path, judge: Judge, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(reward_model, tmp_path / "copy"))
+    version = judge.versions[str(reward_model)]
+    assert open_judge("reward-model", {"model": str(copy)}).versions == {str(copy): version}
+    change_weights(copy)
+    assert open_judge("reward-model", {"model": str(copy)}).versions[str(copy)] != version
+
+
+def test_a_model_on_the_hub_is_that_of_its_commit(
+    reward_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--org--name"
+    first, second = "a" * 40, "b" * 40
+    for commit in (first, second):
+        shutil.copytree(reward_model, folder / "snapshots" / commit)
+    change_weights(folder / "snapshots" / second)
+    (folder / "refs").mkdir()
+
+    def judged(model: str, main: str) -> tuple[Any, Any]:
+        (folder / "refs" / "main").write_text(main)
+        judge = open_judge("reward-model", {"model": model})
+        return judge.versions[model], judge.score([Candidates("What is 2 + 3?", ["Five."])])
+
+    of_first, of_second = judged("org/name", first), judged("org/name", second)
+    assert (of_first[0], of_second[0]) == (first, second)
+    assert of_first[1] != of_second[1]
+    assert judged(f"org/name@{first}", second) == of_first
+
+
+def change_weights(folder: Path) -> None:
+    """Double all weights of a model."""
+    weights = {name: 2 * tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path, tokenizer: Any) -> None:

@@ -1,10 +1,16 @@
-"""A base model on the hub, perhaps at one of its revisions: `org/name@revision`."""
+"""A model on the hub, perhaps at one of its revisions: `org/name@revision`."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mint_train.run_folder.base_model import model_files
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -49,3 +55,28 @@ def pinned(model: str) -> str:
     except Exception:  # of the network, of the hub, of its library
         return model
     return at_revision(name, Path(config).parent.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A model in a folder or on the hub, as it is now."""
+
+    arguments: Mapping[str, Any]
+    """Those with which `from_pretrained` loads this version, whatever the hub has later."""
+    version: str
+    """The commit, or a digest of the folder's files; empty where loading will fail."""
+
+    @classmethod
+    def of(cls, model: str) -> ModelVersion:
+        """Look at a model.
+
+        Args:
+            model: a folder, a hub name, or a hub name with `@REVISION`.
+
+        Raises:
+            UserError: a file of the folder cannot be read.
+        """
+        name = pinned(model)
+        files = model_files(Path(name)) if Path(name).is_dir() else {}
+        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest() if files else ""
+        return cls(loading_arguments(name), commit_of(name) or digest)

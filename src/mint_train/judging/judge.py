@@ -19,7 +19,8 @@ from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import NamedPlugin, check_hooks
 from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.guarding import failure
-from mint_train.plugins.hookspecs import PROJECT, JudgeSpec, hookimpl
+from mint_train.plugins.hookspecs import PROJECT, hookimpl
+from mint_train.plugins.judge_hookspecs import JudgeSpec
 from mint_train.rows.candidates import Candidates
 from mint_train.run_folder.files import file_sha256
 from mint_train.settings.wrong_values import described
@@ -55,8 +56,9 @@ class Judge:
         check_hooks(manager, link, JUDGE.name, JudgeSpec)
         manager.register(link.plugin)
         self.name, self.options, self.time_limit = link.name, dict(options or {}), time_limit
-        self.files = digests_of_files(self.options)
         self._hook = manager.hook
+        self.versions = digests_of_files(self.options) | self._own_versions()
+        """What decides the scores besides the options: versions and digests of files, by name."""
 
     def score(self, batch: Sequence[Candidates]) -> list[Scores]:
         """Score the completions of several prompts; None is for one that the judge leaves out.
@@ -75,6 +77,15 @@ class Judge:
         """Return what the judge tells the user once all is judged, or None."""
         notes = self._call("judge_note", self._hook.judge_note)
         return str(notes[0]) if notes else None
+
+    def _own_versions(self) -> dict[str, str]:
+        """Return what the judge says that its scores depend on."""
+        given = self._call("judge_versions", self._hook.judge_versions)
+        if given is None:
+            return {}
+        if not isinstance(given, Mapping) or not all(isinstance(version, str) for version in given.values()):
+            raise self._wrong(f"gave the versions {described(given)}; give a text for each name")
+        return {str(name): version for name, version in given.items()}
 
     def _checked(self, candidates: Candidates, given: object) -> Scores:
         """Return the scores of one prompt's completions as floats."""

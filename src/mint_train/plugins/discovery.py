@@ -15,12 +15,11 @@ from mint_train.plugins.hookspecs import (
     CONTRACT_VERSION,
     NOT_INHERITED,
     PROJECT,
-    JudgeSpec,
     LossSpec,
     ObserverSpec,
-    RowWriterSpec,
 )
 from mint_train.plugins.installed import installed_loss, origin
+from mint_train.plugins.judge_hookspecs import JudgeSpec, RowWriterSpec
 from mint_train.plugins.loss_files import load_loss_file
 from mint_train.plugins.tracing import trace_hooks
 from mint_train.run_folder.description import FunctionDescription

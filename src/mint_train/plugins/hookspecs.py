@@ -12,6 +12,8 @@ plugin of the named loss only. `MINT_TRAIN_TRACE=1` prints which plugin answered
 An implementation declares only the arguments that it uses, by name. `options` is always an instance of the
 model that `loss_options` returned. A plugin may replace the options of the loss that it extends; where it
 inherits a hook that takes `options`, only by a subclass of the model that the hook was written for.
+
+What judges and row writers implement is in `judge_hookspecs.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from mint_train.batches.batch import Batch
     from mint_train.batches.datums import AttachedDatum
     from mint_train.rendering.renderer import Renderer
-    from mint_train.rows.candidates import Candidates, Judged
     from mint_train.rows.forms import Forms
     from mint_train.run_folder.metric import Metric
     from mint_train.run_folder.records import (
@@ -297,54 +298,3 @@ class ObserverSpec:
     @hookspec
     def run_finished(self, result: RunResult) -> None:
         """Called once at the end: `result.status` is done, failed or interrupted (*all*)."""
-
-
-class JudgeSpec:
-    """What a judge implements: it scores completions, for `mint-train pairs` and `mint-train winrate`.
-
-    A judge is a class, named by an entry point of the group `mint_train.judges`; `--judge` takes the entry
-    point's name, and each command creates one instance. A class attribute `Options`, a pydantic model, gives
-    `--set` its names; the class is then called with an instance of it, otherwise without arguments.
-    """
-
-    @hookspec(firstresult=True)
-    def score(self, batch: Sequence[Candidates]) -> Sequence[Sequence[float | None]]:  # type: ignore[empty-body]
-        """Score the completions of several prompts.
-
-        `mint-train check-judge` holds that a score depends neither on the order of the completions nor on
-        which other prompts are in the batch.
-
-        Args:
-            batch: per prompt its completions, one or more, and the row that the prompt came from.
-
-        Returns:
-            Per prompt a score for each completion, in their order: a finite number, higher is better, or
-            None for a completion that cannot be judged, which is then counted and left out.
-
-        Raises:
-            JudgeError: the judge cannot do its work: an endpoint refuses, say.
-            RowError: the row lacks what the judge needs; core adds its file and line.
-        """
-
-    @hookspec
-    def judge_note(self) -> str | None:
-        """Return one line for the user once all is judged, such as what it cost, or None."""
-
-
-class RowWriterSpec:
-    """What makes rows of judged completions, for `mint-train pairs`.
-
-    A row writer is a class, named by an entry point of the group `mint_train.row_writers`. It has options and
-    is created like a judge.
-    """
-
-    @hookspec(firstresult=True)
-    def rows(self, judged: Judged) -> Sequence[Mapping[str, Any]]:  # type: ignore[empty-body]
-        """Make the rows of one prompt: one, several, or none where its scores say nothing.
-
-        Each holds the columns of `judged.prompt`, and the losses that it is for read it without flags.
-        """
-
-    @hookspec
-    def rows_note(self) -> str | None:
-        """Return one line for the user about all rows that were made, such as their lengths, or None."""

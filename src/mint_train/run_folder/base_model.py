@@ -1,12 +1,13 @@
-"""The base model of a run on this machine: the files of its folder, and whether they are still the same."""
+"""The models of a run on this machine: the files of their folders, and whether they are still the same."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from mint_train.errors import UserError
-from mint_train.run_folder.description import RunDescription
+from mint_train.run_folder.description import ReferenceDescription, RunDescription
 from mint_train.run_folder.files import file_sha256
 from mint_train.run_folder.folder import BASE_MODEL
 from mint_train.settings.model import Settings
@@ -57,9 +58,30 @@ def sampled_sha256(path: Path) -> str:
     return found.hexdigest()
 
 
+def describe_reference(reference: str | None) -> ReferenceDescription | None:
+    """Describe a reference that is in a folder, a model or a saved state; None for any other.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    if reference is None or not Path(reference).is_dir():
+        return None
+    return ReferenceDescription(path=str(Path(reference).resolve()), files=model_files(Path(reference)))
+
+
 def base_model_folder(settings: Settings, run: Path) -> Path:
     """Return the folder of the base model, which a run without `--model` has in its own."""
     return Path(settings.model or run / BASE_MODEL)
+
+
+def refuse_changed_models(recorded: RunDescription, folder: Path, reference: str | None) -> None:
+    """Refuse a base model or a reference that has changed since a run began with it.
+
+    Raises:
+        UserError: naming the first file that differs.
+    """
+    refuse_changed_model(recorded, folder)
+    refuse_changed_reference(recorded, reference)
 
 
 def refuse_changed_model(recorded: RunDescription, folder: Path) -> None:
@@ -72,15 +94,38 @@ def refuse_changed_model(recorded: RunDescription, folder: Path) -> None:
     Raises:
         UserError: naming the first file that differs.
     """
-    if not recorded.base_model or not folder.is_dir():
+    if recorded.base_model:
+        refuse_changed_files(recorded.base_model, folder, "base model")
+
+
+def refuse_changed_reference(recorded: RunDescription, reference: str | None) -> None:
+    """Refuse the reference that a run began with where it has changed since then; another one passes.
+
+    Args:
+        recorded: the run; without a reference in a folder it has no digests.
+        reference: the loss's, now.
+
+    Raises:
+        UserError: naming the first file that differs.
+    """
+    before = recorded.reference
+    if before is not None and reference is not None and before.path == str(Path(reference).resolve()):
+        refuse_changed_files(before.files, Path(reference), "reference")
+
+
+def refuse_changed_files(before: Mapping[str, str], folder: Path, what: str) -> None:
+    """Refuse a folder whose files are not those that a run began with; one that is missing passes.
+
+    Raises:
+        UserError: naming the first file that differs.
+    """
+    if not folder.is_dir():
         return
     now = model_files(folder)
-    for name in sorted(recorded.base_model.keys() | now.keys()):
-        if recorded.base_model.get(name) != now.get(name):
-            kind = (
-                "is gone" if name not in now else "has changed" if name in recorded.base_model else "is new"
-            )
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            kind = "is gone" if name not in now else "has changed" if name in before else "is new"
             raise UserError(
-                f"{folder / name} {kind} since the run began with this base model; put the folder back as it "
+                f"{folder / name} {kind} since the run began with this {what}; put the folder back as it "
                 "was, or start a new run"
             )

@@ -101,6 +101,15 @@ class StartDescription(Part):
     """Whether the optimiser's moments are taken too."""
 
 
+class ReferenceDescription(Part):
+    """A reference in a folder: a model, or a saved state."""
+
+    path: str
+    """The folder, absolute."""
+    files: dict[str, str]
+    """Digests of its files, by name."""
+
+
 class QuantizationDescription(Part):
     """How far logprobs are from those of the unquantised model, without adapter: absolute, nats per token."""
 
@@ -134,10 +143,14 @@ class RunDescription(Part):
     """The SHA-256 of the file of `--chat-template`."""
     sample_prompts: str | None = None
     """The SHA-256 of the prompts of `--sample-prompts`."""
+    judge_versions: dict[str, str] = {}
+    """What decides the scores of their completions besides the judge's options, by name."""
     backend: Literal["mint", "local"]
     model: str
     base_model: dict[str, str] = {}
     """Digests of the files of the base model's folder, by name; empty for a model that is not in a folder."""
+    reference: ReferenceDescription | None = None
+    """The loss's reference; None for one that is not in a folder."""
     processes: int = 1
     """How many processes of this machine compute together; after a resume, how many now."""
     start: StartDescription | None = None

@@ -85,8 +85,8 @@ def judge_all(
         UserError: the journal is of something else.
     """
     begun = {"judge": judge.name, "options": judge.options, **decided}
-    if judge.files:
-        begun["files"] = judge.files
+    if judge.versions:
+        begun["files"] = judge.versions
         drop_scores_of_other_files(journal, begun)
     kept = Journal(journal, begun)
     tell("judged", len(kept.entries), len(written))
@@ -100,11 +100,11 @@ def judge_all(
 
 
 def drop_scores_of_other_files(journal: Path, begun: Mapping[str, Any]) -> None:
-    """Delete the scores of a judge whose file has changed since it gave them; completions stay.
+    """Delete the scores of a judge that has changed since it gave them; completions stay.
 
     Args:
         journal: the file that keeps the scores.
-        begun: what decides them, with the judge's files.
+        begun: what decides them, with the judge's versions.
 
     Raises:
         UserError: the journal is broken.

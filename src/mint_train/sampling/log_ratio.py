@@ -11,12 +11,13 @@ from weakref import finalize
 from mint_train.backends.base import TrainingClient
 from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.forward_logprobs import forward_logprobs
-from mint_train.backends.start import load_start, run_and_step
+from mint_train.backends.start import adapter_sha256, load_start, run_and_step
 from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.conversations import Prompt
+from mint_train.run_folder.records import ON_THE_SERVICE
 from mint_train.sampling.policy import NO_LOSS
 from mint_train.sdk import Datum
 from mint_train.trained.find import Trained, find_trained
@@ -51,6 +52,16 @@ class LogRatio:
                 self.after.load_state(self.trained.checkpoint.state).result()
         for policy in (self.before, self.after):
             finalize(self, policy.close)
+
+    @cached_property
+    def version(self) -> str:
+        """The SHA-256 of the trained weights, hexadecimal, or where they are on a service.
+
+        Raises:
+            UserError: they are missing or unreadable.
+        """
+        state = self.trained.checkpoint.state
+        return state if state.startswith(ON_THE_SERVICE) else adapter_sha256(state)
 
     def _open(self) -> TrainingClient:
         folder = self.trained.folder.path if self.trained.folder else Path()

@@ -20,7 +20,8 @@ from mint_train.observers.progress import Progress
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import check_hooks
 from mint_train.plugins.guarding import failure
-from mint_train.plugins.hookspecs import PROJECT, RowWriterSpec
+from mint_train.plugins.hookspecs import PROJECT
+from mint_train.plugins.judge_hookspecs import RowWriterSpec
 from mint_train.rows.candidates import Judged, prompt_columns
 from mint_train.run_folder.files import write_rows
 from mint_train.sampling.collecting import (

@@ -47,7 +47,7 @@ class Plan:
     prompts_sha256: str = ""
     """Of the prompts when the rounds began."""
     judge_files: Mapping[str, str] = field(default_factory=dict)
-    """By name, the SHA-256 of each file that the judge's options name."""
+    """What decides the judge's scores besides its options: versions and digests of files, by name."""
 
     @classmethod
     def of(cls, asked: RoundsSettings, seed: int, *, judge_is_function: bool = False) -> Plan:
@@ -159,15 +159,15 @@ def files_found_anywhere(settings: Settings, own: Mapping[str, Any]) -> dict[str
 
 
 def keep_judge(folder: Path, files: Mapping[str, str], last: str | None) -> None:
-    """Record the judge's files in the first round, where a judge may still be mended; later refuse others.
+    """Record what the judge is in the first round, where it may still be mended; later refuse another.
 
     Args:
         folder: of the rounds.
-        files: by name, the SHA-256 of each file that the judge's options name now.
+        files: the judge's versions and digests of files now, by name.
         last: the run of the round before; None in the first round.
 
     Raises:
-        OptionError: a file is not the one that the rounds began with.
+        OptionError: one is not that which the rounds began with.
         UserError: the plan is broken.
         MintTrainError: the disk refuses.
     """

@@ -215,7 +215,7 @@ class Rounds:
             given["model"] = find_start(settings)[0].model
         sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)  # each round draws others
         judge, prompts = self.open_judge(), self.read_prompts()
-        keep_judge(self.folder, judge.files, name if number > 1 else None)
+        keep_judge(self.folder, judge.versions, name if number > 1 else None)
         part = rows_of(self.folder, number).with_suffix(".part")
         # a kill came while the rows were written, or between them and their scores, which belong together
         for left in (part, *self.folder.glob(f".{part.name}*")):

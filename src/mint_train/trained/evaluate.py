@@ -29,6 +29,7 @@ from mint_train.groups.reference import (
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
 from mint_train.observers.terminal import echo_problem
+from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.files import write_rows
 from mint_train.run_folder.folder import EVALUATION_ROWS
 from mint_train.run_folder.records import Evaluation
@@ -182,6 +183,8 @@ def evaluators_of(
         sent: is told the tokens of each request for the reference.
     """
     settings = trained.settings
+    if trained.folder is not None:
+        refuse_changed_reference(trained.folder.read_description(), loss.reference)
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
     tokenizer, sets = client.get_tokenizer(), list[tuple[str, Evaluator]]()

@@ -13,11 +13,12 @@ from typing import Any
 
 from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
+from mint_train.groups.reference import INITIAL
 from mint_train.groups.shares import Share
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import loss_file_digests
 from mint_train.rendering.options import template_digest
-from mint_train.run_folder.base_model import base_model_folder, model_files
+from mint_train.run_folder.base_model import base_model_folder, describe_reference, model_files
 from mint_train.run_folder.description import (
     DataDescription,
     HeldOutDescription,
@@ -69,11 +70,15 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         function=next((plugin.function for plugin in run.loss.plugins if plugin.function), None),
         chat_template=template_digest(run.settings),
         sample_prompts=run.watching.prompts.sha256 if run.watching else None,
+        judge_versions=run.watching.judge.versions if run.watching and run.watching.judge else {},
         backend=run.backend.name,
         model=run.backend.model,
         base_model={}
         if run.backend.remote
         else model_files(base_model_folder(run.settings, run.folder.path)),
+        reference=None
+        if run.backend.remote or run.loss.reference == INITIAL
+        else describe_reference(run.loss.reference),
         processes=run.backend.processes,
         start=run.start_from,
         quantization=prepared.quantization,

@@ -26,7 +26,7 @@ from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.options import template_digest
 from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
-from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
+from mint_train.run_folder.base_model import base_model_folder, refuse_changed_models
 from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
@@ -145,7 +145,7 @@ class Run:
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
                 refuse_changed_template(recorded, settings)
-                refuse_changed_model(recorded, base_model_folder(settings, path))
+                refuse_changed_models(recorded, base_model_folder(settings, path), loss.reference)
                 examples, held_out = read_sources(settings, loss, *sources)
                 watching = watch_again(recorded, settings, path, program, trusted=trust_loss)
                 backend = choose_and_announce(settings, loss, observers, "as when the run began")
@@ -274,7 +274,7 @@ def watch_again(
 
     Raises:
         OptionError: the judge would run a file, or ask an address, that is not plainly the user's own.
-        UserError: the prompts have changed, so that their completions could not be compared.
+        UserError: the prompts or the judge have changed, so that what they give could not be compared.
     """
     for value in settings.judge_options.values():
         refuse_foreign(str(value), path, trusted=trusted)
@@ -282,6 +282,10 @@ def watch_again(
     if watching is not None and watching.prompts.sha256 != recorded.sample_prompts:
         name = settings.sample_prompts
         raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
+    versions = watching.judge.versions if watching is not None and watching.judge is not None else {}
+    for name, before in recorded.judge_versions.items():
+        if versions.get(name) != before:
+            raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
     return watching
 
 

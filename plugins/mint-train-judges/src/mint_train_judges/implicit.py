@@ -26,6 +26,11 @@ class Implicit:
         self.log_ratio = LogRatio(options.run)
 
     @hookimpl
+    def judge_versions(self) -> dict[str, str]:
+        """Name the checkpoint, which is a later one where the run goes on."""
+        return {self.options.run: self.log_ratio.version}
+
+    @hookimpl
     def score(self, batch: Sequence[Candidates]) -> list[list[float]]:
         """Score each completion by its log-ratio."""
         asked = [(one.prompt, text) for one in batch for text in one.completions]

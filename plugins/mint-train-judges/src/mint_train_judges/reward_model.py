@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mint_train.plugin import Candidates, PluginError, as_conversation, hookimpl
+from mint_train.plugin import Candidates, ModelVersion, PluginError, as_conversation, hookimpl
 from mint_train.plugin import Options as PluginOptions
 
 
@@ -19,7 +19,9 @@ class RewardModel:
     class Options(PluginOptions):
         """The model and how it is run."""
 
-        model: str = Field(min_length=1, description="Hub name or folder of the reward model.")
+        model: str = Field(
+            min_length=1, description="Folder of the reward model, or a hub name, perhaps with @REVISION."
+        )
         batch_size: int = Field(default=16, ge=1, description="Texts that go through the model together.")
         max_length: int = Field(default=4096, ge=8, description="Tokens of a text, cut at its start.")
         dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -36,9 +38,11 @@ class RewardModel:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         half = options.dtype == "bfloat16" or (options.dtype == "auto" and device == "cuda")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(options.model, trust_remote_code=False)
+            self.found = ModelVersion.of(options.model)
+            given = self.found.arguments
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(**given, trust_remote_code=False)
             self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-                options.model,
+                **given,
                 dtype=torch.bfloat16 if half else torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -57,6 +61,11 @@ class RewardModel:
         # the model finds the last token of a text by it
         self.model.config.pad_token_id = self.tokenizer.pad_token_id
         self.tokenizer.padding_side, self.tokenizer.truncation_side = "right", "left"
+
+    @hookimpl
+    def judge_versions(self) -> dict[str, str]:
+        """Name the commit of the model on the hub, or a digest of its files."""
+        return {self.options.model: self.found.version}
 
     @hookimpl
     def score(self, batch: Sequence[Candidates]) -> list[list[float]]:

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from few_rows import PAIRS, lines
 
 from mint_train.cli.compare import Contender, print_results
+from mint_train.errors import INTERRUPTED
 from mint_train.report.comparison import Compared, comparison_rows, print_comparison
 from mint_train.run_folder.metric import Metric
 
@@ -212,6 +214,13 @@ def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(
     assert "interrupted; continue with: mint-train resume all/dpo" in out
     assert re.search(r"^ipo +failed +not begun$", out, re.MULTILINE)
     assert not (tmp_path / "all/ipo").exists()
+
+
+def test_a_run_that_was_stopped_before_it_began_is_not_resumed(tmp_path: Path) -> None:
+    stopped = Contender(
+        "dpo", {}, tmp_path / "dpo", [], "rich", process=cast(Any, object()), ended=INTERRUPTED
+    )
+    assert stopped.result().problem == "not begun"
 
 
 def test_each_held_out_set_has_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -448,6 +448,8 @@ def test_a_reference_that_has_changed_is_refused(
         weights = reference / "model.safetensors"
     options = {"reference": str(reference)}
     train(steps=1, model=str(starter_model_folder), options=options, eval_fraction=0.4)
+    card = Path("run/adapter/README.md").read_text(encoding="utf-8")
+    assert f"reference={reference.name} |" in card, "its path is private"
     assert run_cli("eval", "run", "--data", "pairs.jsonl")[0] == 0
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -460,6 +462,48 @@ def test_a_reference_that_has_changed_is_refused(
         assert err.count("\n") == 1
     others = ["--loss", "dpo", "--set", "reference=none"]
     assert run_cli("eval", "run", "--data", "pairs.jsonl", *others)[0] == 0
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_run_finds_its_reference_from_anywhere(
+    train: Train, run_cli: Cli, starter_model_folder: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """Neither a folder of that name elsewhere nor a link that has moved is taken for it."""
+    shutil.copytree(starter_model_folder, "right")
+    change_weights(Path(shutil.copytree(starter_model_folder, "elsewhere/right")))
+    name = "latest" if link else "right"
+    if link:
+        Path("latest").symlink_to("right")
+    train(steps=1, model=str(starter_model_folder), options={"reference": name}, eval_fraction=0.4)
+    shutil.rmtree("run/reference")
+    data = Path("pairs.jsonl").resolve()
+    expected = figures(run_cli("eval", "run", "--data", data))
+    if link:
+        Path("latest").unlink()
+        Path("latest").symlink_to("elsewhere/right")
+    else:
+        monkeypatch.chdir("elsewhere")
+    run = Path("run" if link else "../run")
+    shutil.rmtree(run / "reference", ignore_errors=True)
+    assert figures(run_cli("eval", run, "--data", data)) == expected
+
+
+def figures(ended: Any) -> str:
+    """Return the line of an evaluation's figures."""
+    assert ended.status == 0, ended.err
+    return next(line for line in ended.out.splitlines() if "rewards/margin=" in line)
+
+
+def test_an_evaluation_with_another_reference_is_of_that_as_it_is(
+    train: Train, run_cli: Cli, starter_model_folder: Path
+) -> None:
+    train(steps=1, model=str(starter_model_folder), eval_fraction=0.4)
+    shutil.copytree(starter_model_folder, "other")
+    evaluate = ("eval", "run", "--data", "pairs.jsonl", "--loss", "dpo", "--set", "reference=other")
+    before = figures(run_cli(*evaluate))
+    assert figures(run_cli(*evaluate)) == before
+    change_weights(Path("other"))
+    assert figures(run_cli(*evaluate)) != before
 
 
 def test_large_weights_are_sampled_over_their_whole_length(tmp_path: Path) -> None:

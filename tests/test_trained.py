@@ -270,6 +270,21 @@ def test_rows_of_prompts_alone_are_completed(
         assert f"sizes.jsonl:{bad}: " in wrong.err
 
 
+def test_rows_whose_prompts_are_not_completed_are_named(
+    run_cli: RunCli, run: Path, write_rows: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    trained = run_cli("--loss", "dpo", "--steps", 1, "--on-bad-row", "skip", "--output", "skipping")
+    assert trained.status == 0, trained.err
+    pair = {"prompt": "Name a river.", "chosen": "The Po.", "rejected": "Ice."}
+    for rows in ([pair, {"size": 3}], [{"prompt": "Name a river."}, {"size": 3}]):
+        data = write_rows(rows, "sizes.jsonl")
+        ended = run_cli("sample", "skipping", "--data", data, "--max-tokens", 4)
+        assert ended.status == 0
+        assert "Prompt: " in ended.out
+        assert f"Skipped: {data}:2: " in ended.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -104,6 +104,31 @@ def test_the_tokens_of_sampling_count_beside_those_of_training(unbroken: Path, t
     assert told[-1] == f"Tokens of all rounds: {describe_tokens(whole)}."
 
 
+def test_rounds_keep_to_their_reference(
+    unbroken: Path, tmp_path: Path, starter_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(starter_model_folder, "reference")
+    rounds = begin(tmp_path, options={"reference": "reference"})
+    assert rounds.given["options"] == {"reference": str(tmp_path / "reference")}
+    monkeypatch.setattr(Rounds, "sample", stop_at_the_second_round(Rounds.sample))
+    with pytest.raises(KeyboardInterrupt):
+        rounds.train(shown, lambda _: None)
+    monkeypatch.undo()
+    (tmp_path / "reference" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json has changed since the run began with this reference"):
+        Rounds.read(tmp_path / "all").train(shown, lambda _: None)
+
+
+def stop_at_the_second_round(sample: Any) -> Any:
+    def stopping(rounds: Rounds, number: int, *given: Any) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        sample(rounds, number, *given)
+
+    return stopping
+
+
 def sent_by(folder: Path) -> int:
     """All tokens of the rounds in a folder, counted from its files alone."""
     sampled = sum(sum(line["tokens"].values()) for line in lines(folder / "rounds.jsonl"))

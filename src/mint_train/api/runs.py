@@ -38,7 +38,7 @@ from mint_train.settings.wrong_values import described
 from mint_train.trained.evaluate import evaluate_trained
 from mint_train.trained.export import Exported, export_run
 from mint_train.trained.find import find_trained
-from mint_train.training.run import Program, keep_reference_commit
+from mint_train.training.run import Program, locate_reference
 from mint_train.training.training import resume_run, start_run
 
 
@@ -291,7 +291,7 @@ def of_one_commit(chosen: Mapping[str, tuple[Settings, Loss]]) -> dict[str, tupl
     backend = choose_backend(shared)
     model = model_at_commit(shared, backend)
     own = {name: (each.model_copy(update=model), loss) for name, (each, loss) in chosen.items()}
-    return {name: keep_reference_commit(*each, backend) for name, each in own.items()}
+    return {name: locate_reference(*each, backend) for name, each in own.items()}
 
 
 def plot(*runs: str | Path, output: str | Path | None = None) -> tuple[Path, Path]:

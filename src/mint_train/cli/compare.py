@@ -14,13 +14,13 @@ from typing import Any
 
 from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import INTERRUPTED, MintTrainError, OptionError, UserError, command_line
-from mint_train.groups.hub_reference import options_at_commit
+from mint_train.groups.located_reference import options_located
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import Console, FinalLines, ScreenConsole
 from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.observers.terminal import echo, echo_problem, say
 from mint_train.report.comparison import Compared, check_distinct, eval_share, print_comparison
-from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.folder import RunFolder, holds_run
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.settings.data_items import STANDARD_INPUT
@@ -106,7 +106,7 @@ class Contender:
         if self.ended == 0:
             own = [event for event in self.evaluations if event.get("held_out", "") == held_out]
             return Compared(self.loss, self.metrics, own[0], own[-1], None)
-        if self.process is None:
+        if self.process is None or (self.ended == INTERRUPTED and not holds_run(self.folder)):
             problem = "not begun"
         elif self.ended == INTERRUPTED:
             problem = f"interrupted; continue with: {command_line('resume', self.folder)}"
@@ -152,7 +152,7 @@ def compare_and_print(
         own = {**given, **eval_share(settings), "output": folder, "progress": "json"}
         if "second_adapter" not in settings.model_fields_set:
             own["second_adapter"] = False  # or a run might find no slot, as another one has two
-        options = shares[loss] | options_at_commit(opened[loss], backend)
+        options = shares[loss] | options_located(opened[loss], backend)
         command = command_of(loss, options, config, own)
         contenders.append(Contender(loss, opened[loss].metrics, folder, command, settings.progress))
     interrupted = train_all(contenders, at_once=len(losses) if backend.remote else 1)

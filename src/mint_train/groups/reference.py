@@ -45,9 +45,9 @@ class KeptReference:
 
 @dataclass(frozen=True)
 class Reference:
-    """The policy of a reference, its name, and where its logprobs are kept."""
+    """The policy of a reference, and where its logprobs are kept under which key."""
 
-    name: str
+    key: str
     """Logprobs are found again under it and the tokens of their groups."""
     policy: Forwards
     kept: KeptReference
@@ -85,7 +85,7 @@ class ReferenceLogprobs:
     def path(self, block: int) -> Path:
         """Return the file of a block."""
         if block not in self._paths:
-            name = digest(self._reference.name, self._groups_of(block))
+            name = digest(self._reference.key, self._groups_of(block))
             self._paths[block] = self._reference.kept.folder / f"{name}.arrow"
         return self._paths[block]
 

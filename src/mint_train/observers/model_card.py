@@ -146,6 +146,11 @@ def base_revision(run: RunDescription) -> str | None:
     return None if model is None else split_revision(model)[1]
 
 
+def without_path(value: Any) -> Any:
+    """Return an option's value; a file or folder is named without its path, which is private."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[str, str]]:
     """Say what was trained, how, and on what."""
     yield "base model", code(base) + (" (a local folder)" if is_private(run) else "")
@@ -157,7 +162,7 @@ def training_rows(run: RunDescription, base: str, step: int) -> Iterable[tuple[s
         yield "loss", f"{weight}{code(loss.name)} ({plain(plugin)}): {plain(loss.description)}"
         if loss.paper:
             yield "paper", loss.paper if ADDRESS.fullmatch(loss.paper) else plain(loss.paper)
-        options = ", ".join(f"{name}={value}" for name, value in loss.options.items())
+        options = ", ".join(f"{name}={without_path(value)}" for name, value in loss.options.items())
         yield "its options", plain(options) or "none"
     for source in run.data.sources:
         weight = "" if source.weight is None else f", weight {source.weight:g}"

@@ -10,7 +10,7 @@ from typing import Any
 from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.backends.start import find_start
 from mint_train.errors import OptionError, command_line
-from mint_train.groups.hub_reference import options_at_commit
+from mint_train.groups.located_reference import options_located
 from mint_train.groups.prompts import read_prompts
 from mint_train.run_folder.files import whole_folder, write_whole
 from mint_train.run_folder.folder import is_empty
@@ -51,7 +51,7 @@ def new_rounds(settings: Settings, plan: Plan, program: RoundsProgram | None = N
     find_start(first)
     loss = rounds.open_loss(first)
     rounds.open_judge()
-    if changed := options_at_commit(loss, backend):
+    if changed := options_located(loss, backend):
         kept["options"] = {**settings.options, **changed}
     folder = output or make_unused_folder(f"{settings.loss}-rounds")
     with whole_folder(folder) as made:

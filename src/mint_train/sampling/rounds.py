@@ -23,6 +23,8 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.progress import Progress
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.functions import named_function
+from mint_train.run_folder.base_model import refuse_changed_reference
+from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import append_line
 from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run
 from mint_train.run_folder.records import RunResult
@@ -146,8 +148,9 @@ class Rounds:
         rounds = read_rounds(self.folder)
         tokens = sum((Counter(each.tokens) for each in rounds), Counter[str]())
         tell(f"Tokens of all rounds: {describe_tokens(tokens)}.")
-        if result.budget_spent:
-            tell(f"Continue the rounds with: {command_line('resume', self.folder, '--token-budget', 'N')}")
+        if result.status == "interrupted":
+            more = ("--token-budget", "N") if result.budget_spent else ()
+            tell(f"Continue the rounds with: {command_line('resume', self.folder, *more)}")
         return replace(result, rounds=rounds)
 
     def budget(self, number: int) -> RoundBudget:
@@ -246,7 +249,10 @@ class Rounds:
             if holds_run(folder) and (folder / CHECKPOINTS_FILE).is_file():
                 return resume_run(folder, own, program=self.program, trust_loss=self.trusted)
             settings = self.settings(self.own_settings(number) | own)
-            return start_run(settings, self.open_loss(settings), self.program)
+            loss = self.open_loss(settings)
+            if number > 1:
+                refuse_changed_reference(self.first_round(), loss.reference)
+            return start_run(settings, loss, self.program)
         except BudgetError as error:
             raise budget.of_all(error) from None
 
@@ -276,8 +282,11 @@ class Rounds:
         """
         if self.given.get("from_checkpoint") is not None:
             raise OptionError("--set reference=base cannot be taken with --from, which begins elsewhere")
-        first = RunFolder(run_of(self.folder, 1))
-        return base_model(first, first.read_description())
+        return base_model(RunFolder(run_of(self.folder, 1)), self.first_round())
+
+    def first_round(self) -> RunDescription:
+        """Return what the run of the first round says of itself."""
+        return RunFolder(run_of(self.folder, 1)).read_description()
 
     def settings(self, own: Mapping[str, Any]) -> Settings:
         """Return the settings of a round's training.

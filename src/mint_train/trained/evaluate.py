@@ -17,6 +17,7 @@ from mint_train.errors import MintTrainError, OptionError, UserError
 from mint_train.groups.build import build_as_set
 from mint_train.groups.examples import Examples
 from mint_train.groups.held_out import open_held_out
+from mint_train.groups.located_reference import key_of, located
 from mint_train.groups.overlap import overlap_note
 from mint_train.groups.reference import (
     INITIAL,
@@ -188,11 +189,12 @@ def evaluators_of(
     if trained.start is not None and loss.reference == INITIAL:
         load_start(client, trained.start)
     tokenizer, sets = client.get_tokenizer(), list[tuple[str, Evaluator]]()
-    name = str(loss.reference)
-    with open_reference(trained.backend, loss.reference, client, folder, echo_problem) as reference_client:
-        store = partial(store_of, reference_client, settings, name, trained.start)
+    name = None if loss.reference is None else located(loss.reference, trained.backend)
+    with open_reference(trained.backend, name, client, folder, echo_problem) as reference_client:
+        store = partial(store_of, reference_client, settings, str(name), trained.start)
         kept = KeptReference(folder / REFERENCE_FOLDER, store)
-        reference = Reference(name, reference_client, kept, echo_problem, sent, not trained.backend.remote)
+        key = key_of(str(name), trained.backend)
+        reference = Reference(key, reference_client, kept, echo_problem, sent, not trained.backend.remote)
         for held_out_name, examples in held_out.items():
             dataset = build_as_set(examples, loss, tokenizer, settings)
             count = count_trained_on(trained, loss, tokenizer, examples, dataset)

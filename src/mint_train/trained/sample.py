@@ -16,6 +16,7 @@ from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
+from mint_train.rows.row import BadRow
 from mint_train.settings.recorded import with_given
 from mint_train.trained.find import Trained
 
@@ -82,12 +83,15 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[in
     if data is not None:
         settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
     try:
-        groups = build_as_set(held_out_or_trained(settings, loss), loss, tokenizer, settings).groups
+        examples = held_out_or_trained(settings, loss)
+        groups = build_as_set(examples, loss, tokenizer, settings).groups
     except DataError:
         alone = [] if data is None else prompts_alone(trained, tokenizer, data)
         if not alone:
             raise
         return alone
+    if data is not None:
+        tell_skipped(examples.bad_rows)
     return [list(tokens) for tokens in dict.fromkeys(tuple(group.prompts[0].tolist()) for group in groups)]
 
 
@@ -104,6 +108,7 @@ def prompts_alone(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]
         return []
     if prompts.bad_rows and settings.on_bad_row == "fail":
         raise DataError(str(prompts.bad_rows[0]))
+    tell_skipped(prompts.bad_rows)
     tokens = []
     for row in prompts.rows:
         try:
@@ -111,6 +116,12 @@ def prompts_alone(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]
         except RowError as error:
             raise DataError(f"{row.source}: {error}") from None
     return tokens
+
+
+def tell_skipped(rows: Sequence[BadRow]) -> None:
+    """Name the rows whose prompts are not completed."""
+    for row in rows:
+        echo_problem(f"Skipped: {row}")
 
 
 def renderer_of(trained: Trained, tokenizer: Any) -> Renderer:

@@ -11,6 +11,7 @@ from mint_train.backends.start import load_start
 from mint_train.batches.groups import Groups
 from mint_train.groups.build import Dataset
 from mint_train.groups.expected_tokens import ExpectedTokens
+from mint_train.groups.located_reference import key_of
 from mint_train.groups.reference import (
     INITIAL,
     REFERENCE_FOLDER,
@@ -80,7 +81,8 @@ def reference_of(run: Run, name: str, client: TrainingClient) -> Reference:
     """Return a run's reference, whose policy a client has, and where its logprobs are kept."""
     store = cache(partial(store_of, client, run.settings, name, run.start_from))
     kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
-    return Reference(name, client, kept, run.observers.warn, sent, not run.backend.remote)
+    key = key_of(name, run.backend)
+    return Reference(key, client, kept, run.observers.warn, sent, not run.backend.remote)
 
 
 def logprobs_ahead(run: Run, reference: Reference, groups: Groups, blocks: Sequence[int]) -> LogprobsAhead:

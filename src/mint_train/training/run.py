@@ -14,7 +14,7 @@ from mint_train.backends.start import find_start, load_start
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
-from mint_train.groups.hub_reference import options_at_commit
+from mint_train.groups.located_reference import options_located
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
@@ -98,7 +98,7 @@ class Run:
             examples, held_out = read_sources(settings, loss, *sources)
             watching = Watching.of(settings, program.judge if program else None)
             backend = choose_and_announce(settings, loss, observers)
-            settings, loss = keep_reference_commit(settings, loss, backend)
+            settings, loss = locate_reference(settings, loss, backend)
             path, made = settings.output, settings.output is None
             path = path or make_unused_folder(loss.name)
             with RunFolder.create(path, overwrite=settings.overwrite, made=made) as folder:
@@ -228,9 +228,9 @@ def choose_and_announce(settings: Settings, loss: Loss, observers: Observers, wh
     return backend
 
 
-def keep_reference_commit(settings: Settings, loss: Loss, backend: Backend) -> tuple[Settings, Loss]:
-    """Return the settings and the loss with the commit that a reference on the hub has now."""
-    changed = options_at_commit(loss, backend)
+def locate_reference(settings: Settings, loss: Loss, backend: Backend) -> tuple[Settings, Loss]:
+    """Return the settings and the loss with a name of the reference by which it is found again."""
+    changed = options_located(loss, backend)
     if not changed:
         return settings, loss
     settings = settings.model_copy(update={"options": {**settings.options, **changed}})

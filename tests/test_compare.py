@@ -15,8 +15,9 @@ from typing import Any, cast
 import pytest
 from few_rows import PAIRS, lines
 
+import mint_train
 from mint_train.cli.compare import Contender, print_results
-from mint_train.errors import INTERRUPTED
+from mint_train.errors import INTERRUPTED, OptionError
 from mint_train.report.comparison import Compared, comparison_rows, print_comparison
 from mint_train.run_folder.metric import Metric
 
@@ -147,6 +148,22 @@ def test_losses_without_a_common_metric_keep_their_order() -> None:
     header, rows = comparison_rows([first, other])
     assert header == ["loss", "steps", "loss value"]
     assert [row[0] for row in rows] == ["one", "two"]
+
+
+def test_a_comparison_replaces_no_run_unasked(
+    run_cli: RunCli, data: Path, starter_model_folder: Path, train: Callable[..., Any]
+) -> None:
+    train("ipo", output="all/ipo", steps=1, progress="quiet")
+    before = Path("all/ipo/metrics.jsonl").read_text()
+    given = ("dpo", "ipo", "--data", data, "--model", starter_model_folder, "--steps", 1, "--output", "all")
+    status, out, err = run_cli("compare", *given)
+    refused = "--output all already holds a run of ipo; name another folder, or add --overwrite"
+    assert (status, out, err) == (2, "", f"mint-train: {refused}\n")
+    with pytest.raises(OptionError, match="output all already holds a run of ipo"):
+        mint_train.compare(["dpo", "ipo"], data=data, output="all")
+    assert sorted(path.name for path in Path("all").iterdir()) == ["ipo"]
+    assert Path("all/ipo/metrics.jsonl").read_text() == before
+    assert run_cli("compare", *given, "--overwrite")[0] == 0
 
 
 @pytest.mark.parametrize(

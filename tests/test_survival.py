@@ -196,7 +196,7 @@ def test_a_run_may_be_made_longer_where_no_schedule_hangs_on_its_length(train: T
             "written by another version of mint-train (format 1, this one reads 3); continue the run with",
         ),
         (lambda run: run.pop("format"), "written by another version of mint-train"),
-        (lambda run: run.update(added="by hand"), "is not a run description"),
+        (lambda run: run.update(added="by hand"), "reads (added: extra inputs are not permitted)"),
     ],
 )
 def test_an_edited_description_is_refused(

@@ -390,6 +390,20 @@ def test_a_row_of_a_csv_with_too_many_cells_is_a_bad_row(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "prompt;chosen\nb;c\n", "by semicolons, not commas"),
+        ("a.csv", "prompt\tchosen\nb\tc\n", "by tabs, not commas"),
+        ("a.tsv", "prompt,chosen\nb,c\n", "by commas, not tabs"),
+    ],
+)
+def test_a_file_with_another_delimiter_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name}:1: the only column is .*: it is separated {said}; save it"):
+        list(open_data(tmp_path / name).rows())
+
+
 def test_a_long_cell(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt\n" + "x" * 500_000 + "\n")
     (row,) = read_rows(tmp_path / "a.csv")

@@ -15,10 +15,10 @@ from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.functions import named_function
-from mint_train.report.comparison import Comparison, check_distinct, eval_share
+from mint_train.report.comparison import Comparison, check_distinct, comparison_folder, eval_share
 from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
-from mint_train.run_folder.names import file_name, make_unused_folder
+from mint_train.run_folder.names import file_name
 from mint_train.run_folder.records import HeldOut, RunResult
 from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.round_plan import Plan, holds_rounds, refuse_changes
@@ -269,7 +269,9 @@ def compare(
         chosen = {
             name: opened_loss(loss, (options or {}).get(name), settings) for name, loss in by_name.items()
         }
-        folder = Path(settings.get("output") or make_unused_folder("compare"))
+        given = settings.get("output")
+        overwrite = bool(settings.get("overwrite"))
+        folder = comparison_folder(Path(given) if given else None, chosen, overwrite=overwrite)
         chosen = of_one_commit(chosen)
         for name, (loaded, opened) in chosen.items():
             own = folder / file_name(name)

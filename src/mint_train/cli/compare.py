@@ -19,10 +19,16 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.console import Console, FinalLines, ScreenConsole
 from mint_train.observers.json_lines import parse_event, show_event
 from mint_train.observers.terminal import echo, echo_problem, say
-from mint_train.report.comparison import Compared, check_distinct, eval_share, print_comparison
+from mint_train.report.comparison import (
+    Compared,
+    check_distinct,
+    comparison_folder,
+    eval_share,
+    print_comparison,
+)
 from mint_train.run_folder.folder import RunFolder, holds_run
 from mint_train.run_folder.metric import Metric
-from mint_train.run_folder.names import file_name, make_unused_folder
+from mint_train.run_folder.names import file_name
 from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.merge import load_settings, rounds_in
 from mint_train.settings.model import Settings, option_name
@@ -142,9 +148,9 @@ def compare_and_print(
     shares = share_assignments(losses, assignments)
     chosen = {loss: settings_of(loss, shares[loss], config, given) for loss in losses}
     opened = {loss: open_loss(loss, settings.options) for loss, settings in chosen.items()}
-    output = output or make_unused_folder("compare")
-    contenders: list[Contender] = []
     first = next(iter(chosen.values()))
+    output = comparison_folder(output, losses, overwrite=first.overwrite)
+    contenders: list[Contender] = []
     backend = choose_backend(first)
     given |= model_at_commit(first, backend)
     for loss, settings in chosen.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,8 +15,9 @@ from mint_train.errors import OptionError
 from mint_train.observers.console import with_interval
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo
+from mint_train.run_folder.folder import holds_run
 from mint_train.run_folder.metric import Metric, screen_format
-from mint_train.run_folder.names import file_name
+from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import RunResult
 from mint_train.settings.model import Settings
 
@@ -32,6 +33,21 @@ def check_distinct(losses: Sequence[str]) -> None:
     """
     if len({file_name(loss) for loss in losses}) < len(losses):
         raise OptionError("two of the losses have the same name; name each loss once")
+
+
+def comparison_folder(output: Path | None, losses: Iterable[str], *, overwrite: bool) -> Path:
+    """Return the folder for the runs of a comparison, by default a new one in `runs/`.
+
+    Raises:
+        OptionError: it holds a run of one of the losses already, which is not to be replaced.
+    """
+    folder = output or make_unused_folder("compare")
+    for loss in losses:
+        if not overwrite and holds_run(folder / file_name(loss)):
+            raise OptionError(
+                f"--output {folder} already holds a run of {loss}; name another folder, or add --overwrite"
+            )
+    return folder
 
 
 def eval_share(settings: Settings) -> dict[str, Any]:

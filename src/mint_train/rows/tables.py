@@ -59,10 +59,26 @@ def read_csv(
             header = cells
             if len(set(header)) < len(header):
                 raise DataError(f"{source}: the header names a column twice: {', '.join(header)}")
+            refuse_other_delimiter(header, source, delimiter)
         elif len(cells) == len(header):
             yield Row(dict(zip(header, cells, strict=True)), source)
         else:
             yield BadRow(source, f"holds {len(cells)} cells; the header names {len(header)} columns")
+
+
+def refuse_other_delimiter(header: list[str], source: Source, delimiter: str) -> None:
+    """Refuse a header that is one column only because another character separates its names.
+
+    Raises:
+        DataError: naming the character and what to do.
+    """
+    other = next((each for each in ";\t,|" if each != delimiter and each in header[0]), None)
+    if len(header) == 1 and other is not None:
+        known = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+        raise DataError(
+            f"{source}: the only column is {header[0]!r}: it is separated by {known[other]}, not "
+            f"{known[delimiter]}; save it with commas as .csv, or with tabs as .tsv"
+        )
 
 
 class RowLines:

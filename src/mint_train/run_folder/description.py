@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mint_train.errors import UserError
 from mint_train.run_folder.metric import Metric
@@ -209,10 +209,21 @@ def parse_description(text: str, path: Path) -> RunDescription:
         description = RunDescription(**values)
         own = description.seal()  # of what is nested too deeply there is none
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a run description; name another folder with --output") from error
+        raise UserError(
+            f"{path} is not a run description that this version of mint-train reads"
+            f"{first_problem(error)}; take the version that wrote it, or name another folder"
+        ) from error
     if seal != own:
         raise UserError(
             f"{path} has been edited: its settings are no longer those of the run; undo the edit, "
             "or start a new run"
         )
     return description
+
+
+def first_problem(error: Exception) -> str:
+    """Say which field is wrong, where that is known."""
+    if not isinstance(error, ValidationError):
+        return ""
+    first = error.errors(include_url=False)[0]
+    return f" ({'.'.join(map(str, first['loc']))}: {first['msg'].lower()})"

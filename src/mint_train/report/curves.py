@@ -134,7 +134,7 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of an evaluation, the highest loss first.
+    """Read the rows of an evaluation, in the order of the data.
 
     Raises:
         UserError: the file is broken.
@@ -143,9 +143,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return sorted(rows, key=highest_loss_first)
+        for row in rows:
+            highest_loss_first(row)  # which fails where a line is not a row
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
+    return rows
 
 
 def highest_loss_first(row: Mapping[str, Any]) -> float:

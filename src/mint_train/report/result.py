@@ -98,17 +98,32 @@ def row_changes(run: Run) -> list[Change]:
     changes: list[Change] = []
     for name in run.held_out():
         steps = [line["step"] for line in run.evaluations if set_of(line) == name]
-        first, last = (
-            by_source(read_rows(folder.evaluation_rows(step, name)), metric)
-            for step in (min(steps), max(steps))
-        )
         if min(steps) < max(steps):
-            changes += [
-                Change(source, metric, first[source], value, sign * (value - first[source]))
-                for source, value in last.items()
-                if source in first
-            ]
+            first, last = (read_rows(folder.evaluation_rows(step, name)) for step in (min(steps), max(steps)))
+            changes += changes_between(first, last, metric, sign)
     return sorted(changes, key=lambda change: -change.gain)
+
+
+def changes_between(
+    first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]], metric: str, sign: int
+) -> list[Change]:
+    """Compare two evaluations on one held-out set, group by group.
+
+    Args:
+        first: the rows of the earlier one.
+        last: those of the later one.
+        metric: what is compared.
+        sign: 1 if higher is better, else -1.
+    """
+    if len(first) != len(last):
+        return []
+    changes = []
+    # both keep the order of the data; several groups of one row have the same source
+    for before, after in zip(first, last, strict=True):
+        if metric in before["metrics"] and metric in after["metrics"]:
+            old, new = (float(row["metrics"][metric]) for row in (before, after))
+            changes.append(Change(after["source"], metric, old, new, sign * (new - old)))
+    return changes
 
 
 def row_metric(run: Run) -> tuple[str, int]:
@@ -118,8 +133,3 @@ def row_metric(run: Run) -> tuple[str, int]:
         if known and metric.shown and metric.kind != "share" and metric.better is not None:
             return name, 1 if metric.better == "higher" else -1
     return LOSS, -1
-
-
-def by_source(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """Return a metric of rows by their source."""
-    return {row["source"]: float(row["metrics"][metric]) for row in rows if metric in row["metrics"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from few_rows import lines
+from few_rows import HELD_OUT, lines
 
 RunCli = Callable[..., Any]
 COMMON = ("--batch-size", "2", "--lr", "1e-2")
@@ -58,3 +58,16 @@ def test_groups_of_one_row_have_their_own_figures(
     assert sorted(shown) == sorted(
         (f"{before:.4g}", f"{after:.4g}") for before, after in zip(*margins, strict=True)
     )
+
+
+def test_a_resumed_run_is_compared_with_how_it_began(
+    train: Callable[..., None], examples: Callable[..., str], run_cli: RunCli, write_rows: Callable[..., Path]
+) -> None:
+    train("--eval-data", write_rows(HELD_OUT, "held.jsonl").name)
+    assert run_cli("resume", "run", "--steps", 3).status == 0
+    sources = [
+        [row["source"] for row in lines(f"run/evaluations/step-{step:06d}.jsonl")] for step in (0, 2, 3)
+    ]
+    assert sources[0] == sources[1] == sources[2]
+    assert sources[0][0] == f"{Path('held.jsonl').absolute()}:1"
+    assert len(re.findall(r"mean margin (\S+) → (\S+)", examples())) == len(HELD_OUT)

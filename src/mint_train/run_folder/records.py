@@ -74,7 +74,7 @@ class Evaluation:
     batch_means: Sequence[str]
     """Metrics that couple the groups of a batch, and therefore have no value per group and no interval."""
     rows: Sequence[Mapping[str, Any]]
-    """Per group its "source", file and line, and its own "metrics"."""
+    """Per group its "source", absolute path and line, and its own "metrics"."""
     held_out: str = ""
     """The name of the held-out set; "" where the only one has none."""
 

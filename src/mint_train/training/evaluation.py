@@ -8,6 +8,7 @@ baseline) is averaged over batches of the run's size.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -148,12 +149,19 @@ def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Eval
             batch_values = [part.metrics[name] for part in having]
             metrics[name] = weighted_mean(batch_values, [part.size for part in having])
     rows = tuple(
-        {"source": str(source), "metrics": {name: own[name] for name in by_group if name in own}}
+        {"source": found_at(source), "metrics": {name: own[name] for name in by_group if name in own}}
         for part in measured
         for source, own in zip(part.sources, part.by_group, strict=True)
     )
     batch_means = tuple(name for name in metrics if name not in by_group)
     return Evaluation(step, len(rows), metrics, intervals, batch_means, rows)
+
+
+def found_at(source: Source) -> str:
+    """Return where a row stands, its file by the absolute path, so that a resume gives it the same name."""
+    if os.path.exists(source.path):
+        source = replace(source, path=os.path.abspath(source.path))
+    return str(source)
 
 
 def is_mean(name: str, measured: Measured, by_row: bool) -> bool:

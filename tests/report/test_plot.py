@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import shutil
@@ -19,6 +20,7 @@ from mint_train.errors import UserError
 from mint_train.report.curves import read_run
 from mint_train.report.plots import plot_runs
 from mint_train.report.result import result_sentences
+from mint_train.run_folder.description import HeldOutDescription
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import Evaluation, StepRecord
 
@@ -37,15 +39,21 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         rows = tmp_path / "rows.jsonl"
         rows.write_text('{"prompt": "Is <b>bold</b> & true?", "chosen": "Yes.", "rejected": "No."}\n')
         beta = settings.pop("beta", 0.1)
+        held_out = settings.setdefault("eval_data", str(rows))
         described = run_description(steps=steps, settings={"loss": "dpo", "lr": 1e-5, "seed": 0, **settings})
         losses = [loss.model_copy(update={"options": {"beta": beta}}) for loss in described.losses]
-        folder.write_description(described.model_copy(update={"losses": losses}))
+        data = described.data
+        if held_out:
+            digest = hashlib.sha256(Path(held_out).read_bytes()).hexdigest()
+            described_rows = HeldOutDescription(path=held_out, sha256=digest, groups=1, left_out=[])
+            data = data.model_copy(update={"held_out": [described_rows]})
+        folder.write_description(described.model_copy(update={"losses": losses, "data": data}))
         for step in range(1, steps + 1):
             metrics = {"loss": 0.7 / step, "pair_accuracy": 0.5 + step / 1000, "mean_margin": step / 10}
             folder.append_step(StepRecord(step, metrics, 1e-5, 100, 0.25 if step == steps else 0.5))
         if evaluated:
-            held_out = ({"source": f"{rows}:1", "metrics": {"loss": 0.3}},)
-            folder.append_evaluation(Evaluation(steps, 1, {"loss": 0.3}, {"loss": (0.2, 0.4)}, (), held_out))
+            own = ({"source": f"{rows}:1", "metrics": {"loss": 0.3}},)
+            folder.append_evaluation(Evaluation(steps, 1, {"loss": 0.3}, {"loss": (0.2, 0.4)}, (), own))
         return path
 
     return make
@@ -135,9 +143,9 @@ def evaluation(step: int, accuracy: float, margins: list[float], rows: Path) -> 
 def test_a_report_begins_with_the_result_and_shows_the_rows_that_changed(
     make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = make_run("one")
     rows = tmp_path / "held_out.jsonl"
     rows.write_text("".join(f'{{"prompt": "Row {number}"}}\n' for number in range(1, 5)))
+    path = make_run("one", eval_data=str(rows))
     folder = RunFolder(path)
     folder.append_evaluation(evaluation(0, 0.25, [0.0, 0.0, 0.0, 1.0], rows))
     folder.append_evaluation(evaluation(5, 0.5, [0.0, 2.0, 3.0, 0.5], rows))
@@ -156,7 +164,7 @@ def test_a_report_begins_with_the_result_and_shows_the_rows_that_changed(
 def test_what_may_be_chance_or_was_not_held_out_is_said(
     make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = RunFolder(make_run("one"))
+    folder = RunFolder(make_run("one", eval_data=None))
     (said,) = result_sentences(read_run(folder.path, "one"))
     assert said.startswith(
         "No rows were held out, so nothing is known of how it does on new rows; --eval-fraction"

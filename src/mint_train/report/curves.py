@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import linecache
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,19 +152,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def highest_loss_first(row: Mapping[str, Any]) -> float:
     """Order rows of evaluations by their loss."""
     return -float(row["metrics"].get("loss", 0.0))
-
-
-def row_text(source: str) -> dict[str, str]:
-    """Return the fields of a row of a JSON Lines file, found by `file:line`; none if it cannot be read."""
-    path, _, line = source.rpartition(":")
-    if not line.isdigit():
-        return {}
-    try:
-        row = json.loads(linecache.getline(path, int(line)))
-    except ValueError:
-        return {}
-    fields = row.items() if isinstance(row, dict) else ()
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in fields
-    }

@@ -21,8 +21,9 @@ from mint_train.report.charts import (
     svg,
     title,
 )
-from mint_train.report.curves import Run, row_text
+from mint_train.report.curves import Run
 from mint_train.report.result import Change, result_sentences, row_changes
+from mint_train.report.row_texts import row_texts
 from mint_train.report.samples import cut, samples_of
 from mint_train.report.win_rates import win_rate_table
 from mint_train.settings.model import Settings
@@ -208,13 +209,14 @@ def examples(runs: Sequence[Run]) -> list[dict[str, Any]]:
     better, worse, high = [], [], []
     for run in runs:
         changes = row_changes(run)
-        better += [example(run, change) for change in changes[:SHOWN_EXAMPLES] if change.gain > 0]
-        worse += [example(run, change) for change in changes[::-1][:SHOWN_EXAMPLES] if change.gain < 0]
-        if not changes:
-            high += [
-                {"run": run.name, "figures": row_figures(row), **text_of(row["source"])}
-                for row in run.rows[:SHOWN_EXAMPLES]
-            ]
+        gains = [change for change in changes[:SHOWN_EXAMPLES] if change.gain > 0]
+        losses = [change for change in changes[::-1][:SHOWN_EXAMPLES] if change.gain < 0]
+        rows = [] if changes else run.rows[:SHOWN_EXAMPLES]
+        sources = [change.source for change in (*gains, *losses)] + [row["source"] for row in rows]
+        texts = row_texts(run, sources)
+        better += [example(run, change.source, change_figures(change), texts) for change in gains]
+        worse += [example(run, change.source, change_figures(change), texts) for change in losses]
+        high += [example(run, row["source"], row_figures(row), texts) for row in rows]
     sections = {
         "Held-out rows that got better": better,
         "Held-out rows that got worse": worse,
@@ -223,20 +225,20 @@ def examples(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [{"title": name, "rows": rows} for name, rows in sections.items() if rows]
 
 
-def example(run: Run, change: Change) -> dict[str, Any]:
-    """Return what is shown of a row that has changed."""
-    figures = f"{title(change.metric)} {change.before:.4g} \N{RIGHTWARDS ARROW} {change.after:.4g}"
-    return {"run": run.name, "figures": figures, **text_of(change.source)}
+def example(run: Run, source: str, figures: str, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return what is shown of a row: where it stands, its figures, and its fields if they are known."""
+    fields = {name: cut(text) for name, text in texts.get(source, {}).items()}
+    return {"run": run.name, "source": source, "figures": figures, "fields": fields}
+
+
+def change_figures(change: Change) -> str:
+    """Format from where to where a row went."""
+    return f"{title(change.metric)} {change.before:.4g} \N{RIGHTWARDS ARROW} {change.after:.4g}"
 
 
 def row_figures(row: Mapping[str, Any]) -> str:
     """Format the metrics of a row."""
     return ", ".join(f"{title(name)} {value:.4g}" for name, value in row["metrics"].items())
-
-
-def text_of(source: str) -> dict[str, Any]:
-    """Return where a row stands, and its fields if they can be read."""
-    return {"source": source, "fields": {name: cut(text) for name, text in row_text(source).items()}}
 
 
 def shown(value: object) -> str:

@@ -184,3 +184,12 @@ def test_a_share_of_the_loss_s_own_rows_has_texts(
     given = ("--model", starter_model_folder, "--eval-fraction", "0.5", "--output", "run")
     assert run_cli("--loss", "dpo", *COMMON, *given).status == 0
     assert re.search("prompt.+chosen.+rejected", examples())
+
+
+def test_rows_without_a_loss_of_their_own_are_not_those_of_the_highest(
+    run_cli: RunCli, examples: Callable[..., str], starter_model_folder: Path
+) -> None:
+    given = ("--model", starter_model_folder, "--eval-fraction", "0.5", "--output", "run")
+    assert run_cli("--loss", "kto", "--lr", "1e-2", *given).status == 0
+    assert all("loss" not in row["metrics"] for row in lines("run/evaluations/step-000003.jsonl"))
+    assert "highest loss" not in examples()

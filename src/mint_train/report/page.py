@@ -22,7 +22,7 @@ from mint_train.report.charts import (
     title,
 )
 from mint_train.report.curves import Run
-from mint_train.report.result import Change, result_sentences, row_changes
+from mint_train.report.result import LOSS, Change, result_sentences, row_changes
 from mint_train.report.row_texts import row_texts
 from mint_train.report.samples import cut, samples_of
 from mint_train.report.win_rates import win_rate_table
@@ -205,13 +205,17 @@ def made_with(run: Run) -> dict[str, Any]:
 
 
 def examples(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Collect held-out rows with their texts: those that changed most, or else those of the highest loss."""
+    """Collect held-out rows with their texts: those that changed most, or else those of the highest loss.
+
+    There are none of a run whose rows have no loss of their own, such as one of KTO.
+    """
     better, worse, high = [], [], []
     for run in runs:
         changes = row_changes(run)
         gains = [change for change in changes[:SHOWN_EXAMPLES] if change.gain > 0]
         losses = [change for change in changes[::-1][:SHOWN_EXAMPLES] if change.gain < 0]
-        rows = [] if changes else run.rows[:SHOWN_EXAMPLES]
+        with_loss = [row for row in run.rows if LOSS in row["metrics"]]
+        rows = [] if changes else with_loss[:SHOWN_EXAMPLES]
         sources = [change.source for change in (*gains, *losses)] + [row["source"] for row in rows]
         texts = row_texts(run, sources)
         better += [example(run, change.source, change_figures(change), texts) for change in gains]

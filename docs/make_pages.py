@@ -25,7 +25,8 @@ def hooks_page() -> str:
     parts = [
         GENERATED,
         "# The hooks",
-        f"This is version {CONTRACT_VERSION} of the contract, as `plugins/hookspecs.py` and `judge_hookspecs.py` state it. "
+        f"This is version {CONTRACT_VERSION} of the contract, as `plugins/hookspecs.py` and "
+        "`judge_hookspecs.py` state it. "
         "[Write a loss in ten minutes](write-a-loss.md) shows it at work.",
         inspect.cleandoc(inspect.getmodule(LossSpec).__doc__ or ""),
     ]

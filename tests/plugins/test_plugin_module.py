@@ -42,7 +42,8 @@ from mint_train.testing import make_batch, make_group, make_logprobs
 NAMES = """
 CONTRACT_VERSION NO_REFERENCE PROMPTS Answers AttachedDatum Batch Candidates ChatMessage Checkpoint
 Completion ContractError Conversation DataError Datum DoesNotFit Evaluation Form Forms Group JudgeError
-Judged LogRatio Metric NeededReference OptionalReference Options PluginError Prompt Renderer RowError
+Judged LogRatio Metric ModelVersion NeededReference OptionalReference Options PluginError Prompt
+Renderer RowError
 RunRecord RunResult Samples StepRecord Survey Vocabulary are_messages as_conversation attach build_datum
 cache_folder
 chat_messages combine compared_answers from_json graded_lists hookimpl import_file is_good kind

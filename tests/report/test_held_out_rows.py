@@ -123,7 +123,7 @@ def test_only_the_file_that_was_evaluated_is_quoted(
     assert "Shout" not in shown
     held.write_text(held.read_text().replace("Say", "Shout"))
     shown = examples(tmp_path / "run")
-    assert f"{held}:2: mean margin" in shown
+    assert "\nheld.jsonl:2: mean margin" in shown
     assert "seven" not in shown
 
 

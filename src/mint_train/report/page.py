@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -232,7 +233,8 @@ def examples(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def example(run: Run, source: str, figures: str, texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Return what is shown of a row: where it stands, its figures, and its fields if they are known."""
     fields = {name: cut(text) for name, text in texts.get(source, {}).items()}
-    return {"run": run.name, "source": source, "figures": figures, "fields": fields}
+    place = Path(source).name if Path(source).is_absolute() else source  # the page may be shown to others
+    return {"run": run.name, "source": place, "figures": figures, "fields": fields}
 
 
 def change_figures(change: Change) -> str:

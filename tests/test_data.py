@@ -181,6 +181,7 @@ BAD_FILES = {
     "blank": (b" \n\n", "rows.jsonl: the file holds no rows"),
     "empty array": (b"[]", "rows.jsonl: the file holds no rows"),
     "broken line": (f"{ROW_TEXT}\n{{'prompt': 1}}\n", "rows.jsonl:2: broken JSON at column 2"),
+    "comma behind a row": (f"{ROW_TEXT},\n{ROW_TEXT}\n", "rows.jsonl:1: broken JSON at column"),
     "cut line": (f"{ROW_TEXT}\n{ROW_TEXT[:30]}", "rows.jsonl:2: broken JSON at column"),
     "two rows in a line": (f"{ROW_TEXT}{ROW_TEXT}\n", "rows.jsonl:1: broken JSON at column"),
     "cut array": (f"[\n{ROW_TEXT},\n{ROW_TEXT}\n", "rows.jsonl:4: broken JSON: expected , or ]"),

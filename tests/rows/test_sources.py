@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -388,6 +389,24 @@ def test_a_row_of_a_csv_with_too_many_cells_is_a_bad_row(tmp_path: Path) -> None
         "holds 3 cells; the header names 2 columns",
         "holds 1 cells; the header names 2 columns",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1},\n{"a": 2}\n', "column 9: a comma follows the row; JSON Lines have none between rows"),
+        ('{"a": 1,}\n', "a comma stands before the closing bracket; leave it out"),
+        ('{"a": [1,]}\n', "a comma stands before the closing bracket; leave it out"),
+        ("{'a': 1}\n", "column 2: single quotes; JSON takes double ones"),
+        ('[\n{"a": 1,}\n]', "a comma stands before the closing bracket; leave it out"),
+        ('{"a": 1} {"a": 2}\n', "column 10: Extra data"),
+        ('{"a": 1', "column 8: Expecting ',' delimiter"),
+    ],
+)
+def test_a_common_mistake_in_json_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_rows(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,13 @@ def test_lengths_are_counted() -> None:
     assert scores("length", texts, prefer="near", target=2) == [-1, 0, -1]
 
 
+def test_a_file_is_no_judge_but_an_option_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(completion): return 1")
+    with pytest.raises(OptionError, match=r"mine\.py is a file; take --judge function, with the option file=/"):
+        open_judge(str(file))
+
+
 def test_a_function_in_a_file_takes_what_it_names(tmp_path: Path) -> None:
     file = tmp_path / "ends_well.py"
     file.write_text("def score(completion, row):\n    return len(completion) if row else None\n")

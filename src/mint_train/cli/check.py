@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mint_train.errors import DataError, counted
-from mint_train.observers.terminal import echo
+from mint_train.observers.terminal import say
 from mint_train.rows.readers import read_rows
 from mint_train.testing import CheckResult, ConformanceError, check_judge, check_loss
 
@@ -51,9 +51,9 @@ def print_results(results: Sequence[CheckResult]) -> bool:
         # what is wrong with the rows fails every check that needs them
         first = result.name if result.passed else said.setdefault(result.detail, result.name)
         detail = result.detail if first == result.name else f'as for "{first}"'
-        echo(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {detail}")
+        say(f"{'ok' if result.passed else 'FAILED':<6}  {result.name}: {detail}")
     failed = sum(not result.passed for result in results)
-    echo(
+    say(
         f"{failed} of {counted(len(results), 'check')} failed."
         if failed
         else f"All {len(results)} checks passed."

@@ -141,12 +141,14 @@ def open_judge(
 
     Raises:
         PluginError: no judge has this name, it is broken, or what it needs is not installed.
-        OptionError: an option is unknown or malformed, the time is none, or the judge is neither a name nor a
-            function.
+        OptionError: an option is unknown or malformed, the time is none, or the judge is a file, or neither a
+            name nor a function.
     """
     if not isinstance(time_limit, Real) or not time_limit > 0:  # nor is NaN
         raise OptionError(f"--judge-timeout {time_limit}: it must be a number above 0")
     given = dict(options or {})
+    if is_file(judge):
+        raise OptionError(f"--judge {judge} is a file; take --judge function, with the option file={judge}")
     if isinstance(judge, str):
         return Judge(create_plugin(JUDGE, judge, as_options(JUDGE, judge, given)), given, time_limit)
     name = function_name(judge)

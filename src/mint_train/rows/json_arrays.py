@@ -87,9 +87,8 @@ class JsonArray:
         if not isinstance(error, json.JSONDecodeError):
             raise DataError(f"{self.here()}: JSON that cannot be read: {error}") from error
         column = error.colno + (self.column if error.lineno == 1 else 0)
-        raise DataError(
-            f"{self.name}:{self.line + error.lineno - 1}: broken JSON at column {column}: {error.msg}"
-        ) from error
+        place = f"{self.name}:{self.line + error.lineno - 1}"
+        raise DataError(f"{place}: broken JSON at column {column}: {syntax_problem(error)}") from error
 
     def next_character(self) -> str:
         """Skip white space and return what stands behind it; nothing at the end of the file."""
@@ -133,3 +132,15 @@ class JsonArray:
     def here(self) -> str:
         """Return the file and the line of the position."""
         return f"{self.name}:{self.line + self.text.count(chr(10), 0, self.position)}"
+
+
+def syntax_problem(error: json.JSONDecodeError) -> str:
+    """Say what is wrong, where it is a mistake that people often make, else in Python's words."""
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if rest.rstrip() == "," and before.endswith("}"):
+        return "a comma follows the row; JSON Lines have none between rows"
+    if (before.endswith(",") and rest[:1] in ("}", "]")) or re.match(r",\s*[}\]]", rest):
+        return "a comma stands before the closing bracket; leave it out"
+    if rest.startswith("'"):
+        return "single quotes; JSON takes double ones"
+    return error.msg

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from mint_train.errors import Source
 from mint_train.rows.compression import MAX_ROW_BYTES, not_utf8, numbered_lines, too_large
-from mint_train.rows.json_arrays import JsonArray
+from mint_train.rows.json_arrays import JsonArray, syntax_problem
 from mint_train.rows.row import BadRow, Row, make_row
 from mint_train.rows.values import key_twice, stands_twice
 
@@ -79,5 +79,5 @@ def parse_line(line: bytes, source: Source, parser: Parser, most_bytes: int) -> 
 def broken_json(error: ValueError | RecursionError) -> str:
     """Say what is broken; beside syntax, Python refuses huge integers and very deep nesting."""
     if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON at column {error.colno}: {error.msg}"
+        return f"broken JSON at column {error.colno}: {syntax_problem(error)}"
     return f"JSON that cannot be read: {error}"

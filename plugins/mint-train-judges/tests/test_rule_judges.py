@@ -65,7 +65,7 @@ def test_lengths_are_counted() -> None:
 def test_a_file_is_no_judge_but_an_option_of_one(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def score(completion): return 1")
-    with pytest.raises(OptionError, match=r"mine\.py is a file; take --judge function, with the option file=/"):
+    with pytest.raises(OptionError, match=r"mine\.py is a file; take --judge function, with the option"):
         open_judge(str(file))
 
 

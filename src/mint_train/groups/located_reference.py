@@ -23,7 +23,7 @@ def located(reference: str, backend: Backend) -> str:
 def options_located(loss: Loss, backend: Backend) -> dict[str, str]:
     """Return the options whose value names the reference, with a name by which it is found again.
 
-    A reference that is no option's value but what a plugin makes of them is not among them.
+    A name that a plugin computes from its options is left as it is.
     """
     name = loss.reference
     if name is None or (found := located(name, backend)) == name:

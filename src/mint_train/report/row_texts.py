@@ -69,7 +69,7 @@ def fields_in(data: DataSource, sources: Collection[str], *, alone: bool) -> dic
     Args:
         data: the rows.
         sources: which of them.
-        alone: there is no other file, so that a row's number is enough, wherever the file was.
+        alone: whether it is the only file, so that a row's number identifies it, whatever the file's path.
     """
     wanted = {number_of(source) if alone else source: source for source in sources}
     found: dict[str, dict[str, str]] = {}

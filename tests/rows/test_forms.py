@@ -161,7 +161,7 @@ FORMS = [
         (1, RatedCompletion("Translate to French\nthank you", "merci", True)),
     ),
     (
-        "kto_messages.jsonl", "kto", {}, 2, "chat messages with label, the last one rated",
+        "kto_messages.jsonl", "kto", {}, 2, "chat messages, label of the last one",
         (1, RatedCompletion([user("Can penguins fly?")], "Yes, at night.", False)),
     ),
 ]  # fmt: skip

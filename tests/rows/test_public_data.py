@@ -7,6 +7,7 @@ prompt, MID in an answer between. No file may be read wrongly; where flags are n
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ import pytest
 
 from mint_train.errors import DataError
 from mint_train.groups.examples import Examples, read_examples
+from mint_train.groups.prompts import read_prompts
 from mint_train.losses.weighted_sum import open_loss
-from mint_train.rows.conversations import Conversation, texts_of
+from mint_train.rows.conversations import Conversation, as_conversation, texts_of
 from mint_train.rows.readers import open_data
 from mint_train.settings.fields import parse_columns
+from mint_train.settings.model import Settings
 
 FILES = Path(__file__).parent / "public"
 
@@ -141,6 +144,18 @@ def test_a_shape_that_does_not_say_enough_is_refused(file: str, loss: str, said:
         read(Shape(file, loss), "")
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=[f"{shape.file}-{shape.loss}" for shape in SHAPES])
+def test_prompts_alone_are_those_that_training_reads(shape: Shape) -> None:
+    """Where a row's answers begin alike, training moves that into the prompt; fresh ones begin earlier."""
+    trained = [as_conversation(example.value.prompt) for example in read(shape, shape.columns)]
+    given: Any = parse_columns(shape.columns) if shape.columns else {}
+    settings = Settings(loss="any", columns=given, on_bad_row="skip")
+    alone = [as_conversation(row.prompt) for row in read_prompts(FILES / shape.file, settings).rows]
+    if shape.file == "replaydpo_as_trl.jsonl":
+        trained = [replace(one, messages=one.messages[:2]) for one in trained]
+    assert all(one in alone for one in trained)
 
 
 def test_every_file_is_tried() -> None:

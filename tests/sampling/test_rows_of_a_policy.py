@@ -282,9 +282,11 @@ def test_a_command_that_asks_for_something_else_does_not_go_on(
         make(policy, prompts_file, output)
 
 
-def test_a_list_of_texts_is_no_prompt_alone(write_rows: Callable[..., Path]) -> None:
+def test_several_turns_of_the_user_are_no_prompt_alone(write_rows: Callable[..., Path]) -> None:
     data = write_rows([{"prompt": ["Say it.", "Again."]}], "prompts.jsonl")
-    with pytest.raises(DataError, match=r'prompts.jsonl:1: field "prompt": is a list of texts, .* messages$'):
+    with pytest.raises(
+        DataError, match=r'prompts.jsonl:1: field "prompt": is a list of 2 texts, .* messages$'
+    ):
         read_prompts(str(data), reading_settings({}))
 
 

@@ -19,6 +19,8 @@ from mint_train.rows.forms import Forms
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.mixture import open_items
 from mint_train.rows.row import BadRow
+from mint_train.rows.verdicts import VERDICTS
+from mint_train.rows.whole_conversations import one_has_the_prompt, read_conversations, several_share_a_prompt
 from mint_train.settings.data_items import DataItem, holds_rows, parse_data
 from mint_train.settings.model import Settings
 from mint_train.settings.wrong_values import described
@@ -55,11 +57,25 @@ class Prompts:
     """The file, its rows and their forms in one line."""
 
 
+def verdicts_of(row: Mapping[str, Any]) -> frozenset[str]:
+    """Return the columns that say which answer is better, and nothing of the prompt."""
+    return frozenset(VERDICTS) & row.keys()
+
+
+def read_whole(row: Mapping[str, Any], _: object) -> Answers:
+    """Read whole conversations, to take the prompt from."""
+    return read_conversations(row, verdicts_of(row))
+
+
 class PromptsAlone:
     """Reads prompts in every form that losses read, and nothing else of a row."""
 
     FORMS = Forms(
-        [Form("their own columns", (), lambda row, _: Answers(value=row))],
+        [
+            Form("answers", (), read_whole, several_share_a_prompt),
+            Form("the prompt", (), read_whole, one_has_the_prompt),
+            Form("their own columns", (), lambda row, _: Answers(value=row, read=verdicts_of(row))),
+        ],
         lambda prompt, _, row: PromptRow(prompt, row),
     )
 

@@ -287,15 +287,11 @@ def whole_conversations(
     shared, rest = split_shared(conversations, answers.fields)
     if not shared:
         raise begins_with_assistant(row, PROMPTS, answers.fields[0], read)
-    written = row.get(form.needs[0])
+    written = row.get(answers.fields[0])
     is_hh = isinstance(written, str) and kind_of_prompt(written) == "dialogue"
     kind = "Anthropic HH dialogues" if is_hh else "chat messages"
     several = len(rest) > 1
-    name = (
-        f"{kind}, {form.name} sharing their prompt"
-        if several
-        else f"{kind} with {form.name}, the last one rated"
-    )
+    name = f"{kind}, {form.name} sharing their prompt" if several else f"{kind}, {form.name} of the last one"
     beside = {field: row[field] for field in BESIDE_CONVERSATIONS & row.keys()}
     prompt = with_beside(beside, Conversation(shared).plain(), read)
     # a single user's text stays a list here: the row has it as a message
@@ -307,10 +303,11 @@ def interleaved(asked: object, answers: Answers) -> tuple[Prompt, list[Completio
     """Read the user's turns and each side's turns, which stand in lists of texts, as conversations.
 
     Raises:
-        RowError: an answer is another kind of list, or of another length; or the row has none.
+        RowError: an answer is another kind of list, or of another length; or there are several turns and no
+            answers.
     """
     if not answers.completions:
-        raise RowError("prompt", "is a list of texts, which stand for answered turns; write messages")
+        return TURN_LISTS.read({"prompt": asked}), []
     questions = from_json(asked)
     conversations: list[list[ChatMessage]] = []
     for answer, field in zip(answers.completions, answers.fields, strict=True):

@@ -93,7 +93,8 @@ def turns_of(value: list[str], field: str) -> list[ChatMessage]:
     """
     if len(value) != 1:
         raise RowError(
-            field, f"is a list of {len(value)} texts; only one turn of the user can be read from it"
+            field,
+            f"is a list of {len(value)} texts, of which only one could be the user's turn; write messages",
         )
     return [{"role": "user", "content": text(value[0], f"{field}[0]")}]
 

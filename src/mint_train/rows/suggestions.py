@@ -11,6 +11,7 @@ from mint_train.rows.form import Form
 from mint_train.rows.messages import are_messages
 from mint_train.rows.row import kind
 from mint_train.rows.values import from_json
+from mint_train.rows.whole_conversations import answered
 
 PROMPT_WORDS = re.compile(
     r"prompt|question|query|instruction|post|input|problem|user|full_text|context|dialog|title", re.I
@@ -81,7 +82,11 @@ def begins_with_assistant(
 def likely_prompt(row: Mapping[str, Any], read: Set[str]) -> str | None:
     """Return the column, or the path into one, that is the most likely to hold the prompt."""
     candidates = sorted(
-        ((path, value) for path, value in texts_with_paths(row) if path.partition(".")[0] not in read),
+        (
+            (path, value)
+            for path, value in texts_with_paths(row)
+            if path.partition(".")[0] not in read and answered(value) is None
+        ),
         key=lambda one: (not PROMPT_WORDS.search(one[0]), -len(str(one[1]))),
     )
     return candidates[0][0] if candidates else None

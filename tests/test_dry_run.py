@@ -69,6 +69,33 @@ def test_tokens_and_steps_are_those_of_the_run(
     assert len(report.trained) == len(report.tokens) == 10
 
 
+def test_what_is_only_measured_does_not_count_as_trained(
+    short_pairs: Path, tokenizer: Any, run_cli: Any
+) -> None:
+    report = inspected(tokenizer, short_pairs, "sft")
+    assert report.trained[1::2] == [0] * 5
+    assert all(report.trained[::2])
+    status, out, _ = run_cli("--loss", "kto", "--dry-run")
+    assert status == 0
+    assert "Trained tokens on average: completion 10, unrelated completion 0." in out
+    named = out.index("unrelated completion (label=1, not trained)")
+    assert "《" in out[:named]
+    assert "《" not in out[named:]
+    status, out, _ = run_cli("--loss", "kto", "--dry-run", "--progress", "json")
+    datums = json.loads(out.splitlines()[1])["datums"]
+    assert [(one["name"], one["trained"]) for one in datums] == [
+        ("completion", True),
+        ("unrelated completion", False),
+    ]
+
+
+def test_names_of_datums_follow_the_options(run_cli: Any) -> None:
+    status, out, _ = run_cli("--loss", "kto", "--set", "baseline=none", "--dry-run")
+    assert status == 0
+    assert "unrelated" not in out
+    assert "completion (label=1): " in out
+
+
 def test_a_break_of_the_contract_is_listed_and_the_rest_is_still_looked_at(
     short_pairs: Path, tokenizer: Any, install_loss: Callable[[str, object], None]
 ) -> None:

@@ -178,7 +178,7 @@ def test_options_that_an_inherited_hook_cannot_read_are_refused() -> None:
         gamma: float = Field(default=1.0, description="A number.")
 
     with pytest.raises(
-        PluginError, match=r'"mine" replaces the options of "kto" by Other, .* hook "link_examples"'
+        PluginError, match=r'"mine" replaces the options of "kto" by Other, .* hook "datum_names"'
     ):
         opened(extending("kto", loss_options=lambda: Other))
     with pytest.raises(PluginError, match='hook "compute_loss" cannot read: derive it from DPOOptions'):

@@ -186,6 +186,23 @@ def test_a_dot_in_a_name_is_kept(
     assert (status, out) == (0, "Wrote lr-0.1.png\nWrote lr-0.1.html\n")
 
 
+def test_another_kind_of_file_is_refused(
+    run_cli: Callable[..., Any], make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_run("first", steps=2)
+    status, _, err = run_cli("plot", "first", "--output", "lr-0.1.PDF")
+    assert (status, err) == (2, "mint-train: --output lr-0.1.PDF: plots are .png and .html; give lr-0.1\n")
+    assert not list(tmp_path.glob("lr-0.1*"))
+
+
+def test_a_run_named_twice_is_drawn_once(
+    run_cli: Callable[..., Any], make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_run("first", steps=2)
+    assert run_cli("plot", "first", str(tmp_path / "first"), "--output", "twice").status == 0
+    assert "var(--run1)" not in Path("twice.html").read_text()
+
+
 def test_several_runs_lie_over_one_another_and_their_differences_are_marked(
     run_cli: Callable[..., Any], make_run: Callable[..., Path]
 ) -> None:

@@ -45,7 +45,7 @@ def data_event(report: DataReport, prices: Prices | None) -> dict[str, Any]:
 
 
 def example_event(report: DataReport, group: Group, form: str | None, tokenizer: Any) -> dict[str, Any]:
-    """Return one row as it is trained: each datum's tokens, and the weight of each as a target."""
+    """Return one row as it is trained: each datum's tokens, the weight of each as a target, and if it is."""
     return {
         "event": "example",
         "source": str(group.source),
@@ -66,6 +66,7 @@ def datums_of(group: Group, report: DataReport, tokenizer: Any) -> Iterator[dict
             "tokens": tokens,
             # nothing predicts the first token
             "weights": [0.0, *arrays.weights.tolist()],
+            "trained": index not in report.untrained,
             "attached": dict(group.attached[index]) if group.attached else {},
         }
 

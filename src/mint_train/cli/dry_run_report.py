@@ -68,11 +68,13 @@ def rendered_as(report: DataReport, tokenizer: Any) -> str:
 def datum_text(report: DataReport, group: Group, index: int, arrays: DatumArrays, tokenizer: Any) -> Text:
     """Return one datum whole, decoded, its trained tokens marked, and what is attached to it."""
     attached = group.attached[index] if group.attached else {}
-    beside = ", ".join(f"{name}={value_of(value)}" for name, value in attached.items())
-    text = Text(f"{datum_name(report, index)}{f' ({beside})' if beside else ''}: ", style="bold")
+    beside = [f"{name}={value_of(value)}" for name, value in attached.items()]
+    beside += ["not trained"] * (index in report.untrained)
+    noted = f" ({', '.join(beside)})" if beside else ""
+    text = Text(f"{datum_name(report, index)}{noted}: ", style="bold")
     tokens = [*arrays.inputs.tolist(), int(arrays.targets[-1])]
-    weights = [0.0, *arrays.weights.tolist()]
-    for trained, run in groupby(range(len(tokens)), key=lambda n: weights[n] != 0):
+    weights = np.array([0.0, *arrays.weights]) * (index not in report.untrained)
+    for trained, run in groupby(range(len(tokens)), key=lambda n: bool(weights[n] != 0)):
         said = tokenizer.decode([tokens[n] for n in run])
         text.append(f"{OPENED}{said}{CLOSED}" if trained else said, style="green" if trained else "dim")
     return text

@@ -148,8 +148,7 @@ class Material:
     @cached_property
     def trained(self) -> list[torch.Tensor]:
         """Per datum, which of its target tokens the loss trains, bool; see UNTRAINED_DATUMS."""
-        # a sum trains what any of its terms trains
-        untrained = set.intersection(*(set(term.trait("UNTRAINED_DATUMS") or ()) for term in self.loss.terms))
+        untrained = self.loss.untrained_datums
         return [
             torch.from_numpy(weights != 0) & (position not in untrained)
             for group in self.groups

@@ -42,6 +42,8 @@ class DataReport:
     data: str
     """The data, its rows and their forms, in one line."""
     datum_names: Sequence[str]
+    untrained: frozenset[int]
+    """The positions in a group of datums that the loss does not train."""
     max_length: int | None
     special_tokens: SpecialTokens
     bad_rows: list[BadRow]
@@ -50,7 +52,7 @@ class DataReport:
     tokens: list[int] = field(default_factory=list)
     """Tokens of each datum, its prompt included, in the groups' order."""
     trained: list[int] = field(default_factory=list)
-    """Tokens of each datum that are trained on."""
+    """Tokens of each datum that are trained on; none of one that the loss only measures."""
     left_out: list[str] = field(default_factory=list)
     cut: list[Source] = field(default_factory=list)
     """Groups with a completion that `--max-length` cuts."""
@@ -103,6 +105,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     report = DataReport(
         all_rows.describe(),
         loss.datum_names,
+        loss.untrained_datums,
         settings.max_length,
         settings.special_tokens,
         list(all_rows.bad_rows),
@@ -180,7 +183,9 @@ def inspect_held_out(
     held_out: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport, seen: dict[bytes, Source]
 ) -> int:
     """Add to a report what is wrong with held-out rows, and which are trained on too; count their tokens."""
-    own = DataReport("", (), report.max_length, report.special_tokens, [], rendering=report.rendering)
+    own = DataReport(
+        "", (), frozenset(), report.max_length, report.special_tokens, [], rendering=report.rendering
+    )
     for group, _ in checked_groups(held_out, loss, tokenizer, own):
         if (trained := seen.get(digest_of(group))) is not None:
             report.leaked.append((group.source, trained))
@@ -216,7 +221,10 @@ def checked_groups(
             report.tokens += [length + 1 for length in group.lengths]  # the targets are one token behind
             report.group_tokens.append(sum(group.lengths))
             report.longest.append(max(group.lengths))
-            report.trained += group.trained_lengths
+            report.trained += [
+                0 if index in report.untrained else length
+                for index, length in enumerate(group.trained_lengths)
+            ]
             if group.source in whole and sum(group.lengths) < whole[group.source]:
                 report.cut.append(group.source)
             yield group, forms[group.source]

@@ -111,7 +111,14 @@ class Loss:
     @property
     def datum_names(self) -> Sequence[str]:
         """What the datums of a group are called, in order; empty where they have no names."""
-        return self.terms[0].hook.datum_names() or ()
+        return self.terms[0].hook.datum_names(options=self.options) or ()
+
+    @property
+    def untrained_datums(self) -> frozenset[int]:
+        """The positions in a group whose datums no term trains: they are measured, or ignored."""
+        return frozenset.intersection(
+            *(frozenset(term.trait("UNTRAINED_DATUMS") or ()) for term in self.terms)
+        )
 
     @property
     def options_model(self) -> type[BaseModel]:

@@ -110,8 +110,11 @@ class LossSpec:
         """
 
     @hookspec(firstresult=True)
-    def datum_names(self) -> Sequence[str] | None:
+    def datum_names(self, options: BaseModel) -> Sequence[str] | None:
         """Name the datums of a group, in order, where each group has the same number (*first result*).
+
+        Args:
+            options: the loss's options.
 
         Example:
             >>> @hookimpl

@@ -11,6 +11,8 @@ from mint_train.run_folder.files import cannot_write, write_whole
 
 REPORT = "report"
 SUFFIXES = (".png", ".html")
+OTHERS = frozenset({".pdf", ".svg", ".jpg", ".jpeg", ".eps", ".ps", ".gif", ".tif", ".tiff", ".webp", ".htm"})
+"""Endings that ask for another kind of file."""
 
 
 def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
@@ -25,9 +27,12 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
 
     Raises:
         UserError: a folder is missing, broken or has no step; matplotlib is not installed.
+        OptionError: the output names another kind of file, or a folder that does not exist.
         MintTrainError: a file cannot be written.
     """
-    runs = read_runs(folders)
+    if output.suffix.lower() in OTHERS:
+        raise OptionError(f"--output {output}: plots are .png and .html; give {output.with_suffix('')}")
+    runs = read_runs(list({folder.resolve(): folder for folder in folders}.values()))
     try:
         from mint_train.report.charts import write_png
         from mint_train.report.page import make_page

@@ -89,6 +89,12 @@ def row_forms() -> Forms:
 
 
 @hookimpl
+def datum_names(options: KTOOptions) -> tuple[str, ...]:
+    """Name the completion, and the one of another prompt that the baseline is measured on."""
+    return NAMES if options.baseline == "unrelated" else NAMES[:1]
+
+
+@hookimpl
 def link_examples(
     examples: Iterable[RatedCompletion], options: KTOOptions
 ) -> Iterator[RatedCompletion] | None:
@@ -111,7 +117,7 @@ def check_batch(batch: Batch, options: KTOOptions) -> None:
     Raises:
         ContractError: naming the first group that breaks the contract.
     """
-    names = NAMES if options.baseline == "unrelated" else NAMES[:1]
+    names = datum_names(options)
     require_group_size(batch, len(names), "example", names)
     require_trained(batch, "example", names)
     require_same_prompt(batch, "example", names)

@@ -199,7 +199,7 @@ def options_of(run: str) -> Any:
 @pytest.mark.parametrize(
     ("loss", "given", "kept"),
     [
-        ("dpo", REFERENCE, {"reference": f"{NAME}@{FIRST}"}),
+        ("dpo", REFERENCE | {"beta": 0.3}, {"reference": f"{NAME}@{FIRST}"}),
         (
             "dpo+0.5*ipo",
             {"dpo.beta": 0.3, **REFERENCE},
@@ -221,7 +221,11 @@ def test_a_reference_keeps_to_its_commit(
     again = mint_train.evaluate("run", data=data)
     assert again.metrics == before.metrics
     shutil.rmtree("run/reference")
-    mint_train.resume("run", steps=4)
+    other_beta = {name: 0.5 for name in given if name.endswith("beta")}
+    for changed in ({"reference": model}, {"reference": f"{NAME}@{SECOND}"}, other_beta):
+        with pytest.raises(OptionError, match="would make it a different run"):
+            mint_train.resume("run", steps=4, options=changed)
+    mint_train.resume("run", steps=4, options=given)
     assert same(trained("run"), trained("unbroken"))
     mint_train.train(loss, output="other", steps=4, **run)
     assert not same(trained("other"), trained("unbroken"))

@@ -74,7 +74,10 @@ def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
         OptionError: a value is malformed, or would make it a different run.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    given["options"] = settings.options | given.get("options", {})  # the loss itself compares them
+    options = given.get("options", {})
+    # one without a term's name is for all terms; the loss itself compares what comes out
+    kept = {name: value for name, value in settings.options.items() if name.rpartition(".")[2] not in options}
+    given["options"] = kept | options
     changed = with_given(settings, given)
     free = MAY_CHANGE | (LENGTH if settings.schedule == "constant" else frozenset()) | {"options"}
     for name in given.keys() - free:

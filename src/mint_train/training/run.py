@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mint_train.backends.start import find_start, load_start
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
-from mint_train.groups.located_reference import options_located
+from mint_train.groups.located_reference import options_located, without_same_reference
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
@@ -133,12 +134,12 @@ class Run:
             before = restore_settings(recorded.settings | {"backend": recorded.backend}, path)
             service = {"base_url": given.get("base_url")}
             check_run_folder(before, recorded.loss_files, path, service, trust_loss=trust_loss)
-            settings = change_settings(before, given)
             function = program.loss if program else None
-            loss, as_before = (
-                open_run_loss(recorded, path, chosen, function, trust_loss=trust_loss)
-                for chosen in (settings, before)
-            )
+            opened = partial(open_run_loss, recorded, path, function=function, trust_loss=trust_loss)
+            as_before = opened(before)
+            options = without_same_reference(given.get("options") or {}, as_before)
+            settings = change_settings(before, {**given, "options": options})
+            loss = opened(settings)
             refuse_other_options(recorded, loss, as_before)
             with open_observers(settings, loss, *programs_observers(settings, program)) as observers:
                 checkpoint = folder.last_checkpoint()

@@ -167,6 +167,19 @@ def test_a_resume_takes_what_changes_nothing_of_the_training(
     ]
 
 
+def test_a_resume_may_repeat_a_reference_as_it_was_typed(
+    train: Train, run_cli: Cli, starter_model_folder: Path
+) -> None:
+    for folder in ("ref", "other"):
+        shutil.copytree(starter_model_folder, folder)
+    train(steps=3, options={"reference": "ref"}, output=Path("unbroken"))
+    train(steps=2, options={"reference": "ref"})
+    assert run_cli("resume", "run", "--steps", 3, "--set", "reference=ref").status == 0
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+    status, _, err = run_cli("resume", "run", "--set", "reference=other")
+    assert (status, "would make it a different run" in err) == (2, True)
+
+
 def test_a_weighted_sum_is_resumed_with_the_options_of_its_parts(train: Train, run_cli: Cli) -> None:
     train("dpo+0.2*ipo", steps=2, options={"dpo.reference": "initial"})
     status, _, err = run_cli("resume", "run", "--set", "dpo.beta=0.5")

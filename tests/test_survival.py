@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import Field
 from run_files import adapter, checkpoints, description, flat, metrics, state
 from safetensors.torch import load, save_file
 
@@ -23,6 +24,7 @@ from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import ServiceError
 from mint_train.groups.reference import read_file
 from mint_train.groups.reference_store import STORE
+from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.base_model import sampled_sha256
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import STATE_FILE
@@ -178,6 +180,46 @@ def test_a_resume_may_repeat_a_reference_as_it_was_typed(
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
     status, _, err = run_cli("resume", "run", "--set", "reference=other")
     assert (status, "would make it a different run" in err) == (2, True)
+
+
+@pytest.mark.parametrize("loss", ["mine", "mine+0.5*dpo"])
+def test_a_plugin_with_other_defaults_does_not_go_on_without_a_word(
+    train: Train, run_cli: Cli, install_loss: Callable[[str, object], None], loss: str
+) -> None:
+    from mint_train_dpo.plugin import DPOOptions
+
+    class Mine(DPOOptions):
+        beta: float = Field(default=0.1, description="A number.")
+
+    class Later(DPOOptions):
+        beta: float = Field(default=5.0, description="A number.")
+
+    class Plugin:
+        """Has one default, and later another."""
+
+        EXTENDS = "dpo"
+        options: type[DPOOptions] = Mine
+
+        @hookimpl
+        def loss_options(self) -> type[DPOOptions]:
+            return self.options
+
+    beta = "mine.beta" if "+" in loss else "beta"
+    install_loss("mine", plugin := Plugin())
+    train(loss, steps=3, eval_fraction=0.4, output=Path("unbroken"))
+    train(loss, steps=2, eval_fraction=0.4)
+    before = run_cli("eval", "run").out
+    plugin.options = Later
+    for command in (["resume", "run", "--steps", 3], ["eval", "run"]):
+        status, _, err = run_cli(*command)
+        assert status == 2
+        assert err == (
+            f"mint-train: option {beta} is 5.0 by default now, and the run began with 0.1: the plugin has "
+            f"changed; add --set {beta}=0.1\n"
+        )
+    assert run_cli("eval", "run", "--set", f"{beta}=0.1").out == before
+    assert run_cli("resume", "run", "--steps", 3, "--set", f"{beta}=0.1").status == 0
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
 
 
 def test_a_weighted_sum_is_resumed_with_the_options_of_its_parts(train: Train, run_cli: Cli) -> None:

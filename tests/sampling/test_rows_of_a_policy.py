@@ -260,6 +260,44 @@ def test_a_judge_whose_file_has_changed_judges_again_what_was_sampled(
     assert all(row["chosen_score"] > row["rejected_score"] for row in lines(output))
 
 
+@pytest.mark.parametrize("kind", ["function", "plugin"])
+def test_scores_of_two_judges_of_one_name_are_not_mixed(
+    policy: Policy, prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The first one fails behind the first prompt; the second one prefers what the first did not."""
+
+    def judge(sign: float, version: str) -> Judge:
+        judged = open_judge(lambda _, completions: [sign * len(one) for one in completions])
+        return judged if kind == "function" else Judge(NamedPlugin("mine", Signed(sign), version))
+
+    monkeypatch.setattr("mint_train.sampling.collecting.JUDGED_AT_ONCE", 1)
+    output, first = tmp_path / "pairs.jsonl", judge(1.0, "mine 1.0")
+    real, asked = first.score, list[Any]()
+
+    def score(batch: Any) -> Any:
+        asked.append(batch)
+        if len(asked) == 2:
+            raise KilledError
+        return real(batch)
+
+    monkeypatch.setattr(first, "score", score)
+    with pytest.raises(KilledError):
+        make(policy, prompts_file, output, judge=first)
+    made = make(policy, prompts_file, output, judge=judge(-1.0, "mine 2.0"))
+    assert all(score < 0 for scores in made.scores for score in scores if score is not None)
+
+
+class Signed:
+    """A judge by length."""
+
+    def __init__(self, sign: float) -> None:
+        self.sign = sign
+
+    @hookimpl
+    def score(self, batch: Sequence[Candidates]) -> list[list[float]]:
+        return [[self.sign * len(text) for text in one.completions] for one in batch]
+
+
 def test_the_prompts_are_not_overwritten(policy: Policy, prompts_file: Path) -> None:
     before = prompts_file.read_bytes()
     with pytest.raises(OptionError, match=r"prompts\.jsonl holds the prompts; name another file"):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -22,6 +20,8 @@ from platformdirs import user_cache_path
 
 from mint_train.errors import UserError
 from mint_train.losses.loss import Loss
+from mint_train.plugins.sources import source_of, sources_digest, with_helpers
+from mint_train.run_folder.files import digests_of_files
 
 CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 PART = "part-"
@@ -131,8 +131,11 @@ def makers_of_datums(loss: Loss) -> dict[str, Any]:
     return {
         "libraries": library_versions(),
         "core": sources_digest(here / name for name in CORE_SOURCES),
-        "plugins": [(hook.plugin_name, sources_digest([source_of(hook.function)])) for hook in hooks],
+        "plugins": [
+            (hook.plugin_name, sources_digest(with_helpers(source_of(hook.function)))) for hook in hooks
+        ],
         "options": loss.options.model_dump(mode="json") if takes_options else {},
+        "files": digests_of_files(loss.option_values) if takes_options else {},
     }
 
 
@@ -149,26 +152,3 @@ def tokenizer_digest(tokenizer: Any) -> str:
         return uuid4().hex
     said = [backend.to_str(), repr(tokenizer.chat_template), repr(tokenizer.special_tokens_map)]
     return hashlib.sha256("\n".join([type(tokenizer).__qualname__, *said]).encode()).hexdigest()
-
-
-def source_of(function: Any) -> Path | None:
-    """Return the package folder, or the file, that a plugin's function was written in."""
-    module = function.__module__ or ""  # what was made by exec has none
-    package = getattr(sys.modules.get(module.partition(".")[0]), "__path__", None)
-    if package:
-        return Path(next(iter(package)))
-    with suppress(TypeError):
-        return Path(inspect.getfile(inspect.unwrap(function)))
-    return None
-
-
-def sources_digest(paths: Iterable[Path | None]) -> str:
-    """Digest Python files, those of folders included: an editable install changes without a new version."""
-    digest = hashlib.sha256()
-    for path in paths:
-        if path is None or not path.exists():
-            return uuid4().hex
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        for file in files:
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from numbers import Real
-from pathlib import Path
 from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 
@@ -21,8 +20,9 @@ from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.guarding import failure
 from mint_train.plugins.hookspecs import PROJECT, hookimpl
 from mint_train.plugins.judge_hookspecs import JudgeSpec
+from mint_train.plugins.sources import function_digest, source_of, sources_digest, with_helpers
 from mint_train.rows.candidates import Candidates
-from mint_train.run_folder.files import file_sha256
+from mint_train.run_folder.files import digests_of_files, is_file
 from mint_train.settings.wrong_values import described
 
 JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
@@ -56,9 +56,10 @@ class Judge:
         check_hooks(manager, link, JUDGE.name, JudgeSpec)
         manager.register(link.plugin)
         self.name, self.options, self.time_limit = link.name, dict(options or {}), time_limit
+        self._origin = link.origin
         self._hook = manager.hook
-        self.versions = digests_of_files(self.options) | self._own_versions()
-        """What decides the scores besides the options: versions and digests of files, by name."""
+        self.versions = digests_of_files(self.options) | {str(self): self._code()} | self._own_versions()
+        """What decides the scores besides the options: its code, versions and digests of files, by name."""
 
     def score(self, batch: Sequence[Candidates]) -> list[Scores]:
         """Score the completions of several prompts; None is for one that the judge leaves out.
@@ -77,6 +78,21 @@ class Judge:
         """Return what the judge tells the user once all is judged, or None."""
         notes = self._call("judge_note", self._hook.judge_note)
         return str(notes[0]) if notes else None
+
+    def __str__(self) -> str:
+        """Name the judge in a message."""
+        return f'the judge "{self.name}"'
+
+    def _code(self) -> str:
+        """Return a digest of what scores: a function of the program, or a plugin's files and version."""
+        hooks = self._hook.score.get_hookimpls()
+        said = [
+            function_digest(hook.plugin.function)
+            if isinstance(hook.plugin, FunctionJudge)
+            else f"{self._origin} {sources_digest(with_helpers(source_of(hook.function)))}"
+            for hook in hooks
+        ]
+        return " ".join(said)
 
     def _own_versions(self) -> dict[str, str]:
         """Return what the judge says that its scores depend on."""
@@ -113,13 +129,13 @@ class Judge:
                 f"took more than {self.time_limit:g} s for one batch (--judge-timeout gives it more)"
             ) from error
         except MintTrainError as error:
-            error.locate(f'the judge "{self.name}"')
+            error.locate(str(self))
             raise
         except (Exception, SystemExit) as error:
             raise self._wrong(failure(hook, error)) from error
 
     def _wrong(self, problem: str) -> JudgeError:
-        return JudgeError(f'the judge "{self.name}" {problem}')
+        return JudgeError(f"{self} {problem}")
 
 
 class FunctionJudge:
@@ -155,19 +171,6 @@ def open_judge(
     if given:
         raise OptionError(f"judge_options: the judge {name} is a function of this program, which has none")
     return Judge(NamedPlugin(name, FunctionJudge(judge), PROGRAM), None, time_limit)
-
-
-def digests_of_files(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each file that an option names, by its name: with it the scores change."""
-    return {str(name): file_sha256(Path(name)) for name in options.values() if is_file(name)}
-
-
-def is_file(value: object) -> bool:
-    """Return whether the value of an option is the path of a file."""
-    try:
-        return isinstance(value, str | Path) and Path(value).is_file()
-    except (OSError, ValueError):  # a text too long for a path, say
-        return False
 
 
 def function_name(judge: JudgeFunction) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
-from mint_train.errors import UserError
+from pydantic import ValidationError
+
+from mint_train.errors import OptionError, UserError
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_loss_file
 from mint_train.losses.weighted_sum import open_loss
@@ -13,6 +17,8 @@ from mint_train.plugins.discovery import NamedPlugin
 from mint_train.plugins.functions import SCRIPT, find_function, is_importable, named_function
 from mint_train.run_folder.description import RunDescription
 from mint_train.settings.model import Settings
+from mint_train.settings.recorded import different_run
+from mint_train.settings.wrong_values import in_plain_words
 
 
 def open_run_loss(
@@ -66,3 +72,84 @@ def find_again(recorded: RunDescription, folder: Path, *, trust_loss: bool) -> N
         )
     check_loss_file(str(described.file), recorded.loss_files, folder, trust_loss=trust_loss)
     return find_function(described)
+
+
+def recorded_options(recorded: RunDescription, loss: Loss) -> dict[str, Any]:
+    """Return all options that a run began with, given or not, as `Loss.option_values` has them.
+
+    Raises:
+        OptionError: a plugin does not take them any more.
+    """
+    found: dict[str, Any] = {}
+    for term, part in zip(loss.terms, recorded.losses, strict=True):
+        try:
+            options = term.options_model.model_validate(part.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise OptionError(
+                f'the run began with other options of "{term.name}" ({name}: {in_plain_words(first)}): the '
+                f"plugin has changed; install {part.plugins.get(term.name)}"
+            ) from None
+        prefix = f"{term.name}." * loss.is_sum
+        found |= {prefix + name: value for name, value in options.model_dump(mode="json").items()}
+    return found
+
+
+def refuse_other_options(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
+    """Refuse options that are not those that a run began with.
+
+    Args:
+        recorded: the run.
+        loss: its loss, opened again.
+        given: the options that the user gave, then or now; any other has the plugin's default.
+
+    Raises:
+        OptionError: naming the first one and both values.
+    """
+    before = recorded_options(recorded, loss)
+    for name, value in loss.option_values.items():
+        if value == before[name]:
+            continue
+        if name in given or name.rpartition(".")[2] in given:
+            raise OptionError(different_run(f"--set {name}={value}", before[name]))
+        raise default_changed(name, value, before[name])
+
+
+def refuse_other_defaults(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
+    """Refuse options that nobody gives and that are not those that a run began with, as above."""
+    before = recorded_options(recorded, loss)
+    for name, value in loss.option_values.items():
+        if value != before[name] and name not in given and name.rpartition(".")[2] not in given:
+            raise default_changed(name, value, before[name])
+
+
+def default_changed(name: str, value: object, before: object) -> OptionError:
+    """Say that a plugin has another default than when a run began."""
+    return OptionError(
+        f"option {name} is {value} by default now, and the run began with {before}: the plugin has changed; "
+        f"add --set {name}={before}"
+    )
+
+
+def changed_plugins(recorded: RunDescription, loss: Loss) -> list[str]:
+    """Say which plugins of a loss have another version than when a run began."""
+    return [
+        f'The plugin "{link.name}" is {link.origin} now; the run began with {recorded.plugins[link.name]}.'
+        for link in loss.plugins
+        if recorded.plugins.get(link.name, link.origin) != link.origin
+    ]
+
+
+def refuse_other_function(recorded: RunDescription, loss: Loss) -> None:
+    """Refuse a function of a program that is not the one that a run began with.
+
+    Raises:
+        OptionError: its code, or a plain value that it uses, has changed.
+    """
+    now = next((link.function for link in loss.plugins if link.function), None)
+    before = recorded.function
+    if now is not None and before is not None and before.code not in (None, now.code):
+        raise OptionError(
+            f"the function {now.name} has changed since this run began; restore it, or start a new run"
+        )

@@ -14,6 +14,7 @@ from mint_train.errors import PluginError
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.plugins.loss_files import import_file
+from mint_train.plugins.sources import function_digest
 from mint_train.run_folder.description import FunctionDescription
 
 PROGRAM = "this program"
@@ -38,6 +39,7 @@ def describe_function(loss: FunctionLoss) -> FunctionDescription:
         name=function.__qualname__,
         module=function.__module__,
         file=os.path.realpath(file) if file and Path(file).is_file() else None,
+        code=function_digest(function),
     )
 
 

@@ -45,6 +45,8 @@ class FunctionDescription(Part):
     """`__main__` for a script or a notebook."""
     file: str | None
     """None in a notebook."""
+    code: str | None = None
+    """A digest of its code; None in a run of an earlier version."""
 
 
 class SourceDescription(Part):

@@ -218,3 +218,16 @@ def leave_old(old: Path, path: Path) -> None:
 def cannot_write(path: Path, error: OSError) -> MintTrainError:
     """Return the error that says that a file cannot be written, and why."""
     return MintTrainError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def digests_of_files(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each file that an option names, by its name."""
+    return {str(name): file_sha256(Path(name)) for name in options.values() if is_file(name)}
+
+
+def is_file(value: object) -> bool:
+    """Return whether the value of an option is the path of a file."""
+    try:
+        return isinstance(value, str | Path) and Path(value).is_file()
+    except (OSError, ValueError):  # a text too long for a path, say
+        return False

@@ -84,10 +84,8 @@ def judge_all(
         DataError: a row lacks what the judge needs.
         UserError: the journal is of something else.
     """
-    begun = {"judge": judge.name, "options": judge.options, **decided}
-    if judge.versions:
-        begun["files"] = judge.versions
-        drop_scores_of_other_files(journal, begun)
+    begun = {"judge": judge.name, "options": judge.options, "files": judge.versions, **decided}
+    drop_scores_of_other_files(journal, begun)
     kept = Journal(journal, begun)
     tell("judged", len(kept.entries), len(written))
     left = [index for index in range(len(written)) if index not in kept.entries]

@@ -29,6 +29,7 @@ from mint_train.groups.reference import (
 )
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
+from mint_train.losses.recorded import changed_plugins, refuse_other_defaults
 from mint_train.observers.terminal import echo_problem
 from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.files import write_rows
@@ -79,6 +80,7 @@ def evaluate_trained(
     if checkpoint.state == checkpoint.sampler:
         raise UserError(f"{name} holds weights for sampling only; evaluate a saved state (.../weights/...)")
     loss = trained.open_loss()
+    compare_with_recorded(trained, loss)
     with tempfile.TemporaryDirectory() as scratch:
         folder = trained.folder.path if trained.folder else Path(scratch)
         held_out = held_out_of(trained, loss, data)
@@ -99,6 +101,19 @@ def evaluate_trained(
                 yield from with_rows(trained, Evaluated(loss, source, found, None), output)
         finally:
             client.close()
+
+
+def compare_with_recorded(trained: Trained, loss: Loss) -> None:
+    """Refuse a plugin that has other defaults than when the run began, and name one of another version.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    recorded = trained.folder.read_description() if trained.folder else None
+    if recorded is not None and loss.name == recorded.loss:
+        refuse_other_defaults(recorded, loss, trained.settings.options)
+        for note in changed_plugins(recorded, loss):
+            echo_problem(note)
 
 
 def refuse_other_rows(output: Path) -> None:

@@ -19,7 +19,12 @@ from mint_train.groups.located_reference import options_located, without_same_re
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
-from mint_train.losses.recorded import open_run_loss
+from mint_train.losses.recorded import (
+    changed_plugins,
+    open_run_loss,
+    refuse_other_function,
+    refuse_other_options,
+)
 from mint_train.losses.trust import check_run_folder, refuse_foreign
 from mint_train.losses.weighted_sum import with_options
 from mint_train.observers.registry import Observers, open_observers
@@ -140,8 +145,13 @@ class Run:
             options = without_same_reference(given.get("options") or {}, as_before)
             settings = change_settings(before, {**given, "options": options})
             loss = opened(settings)
-            refuse_other_options(recorded, loss, as_before)
+            if loss.name != recorded.loss:
+                raise OptionError(different_run(f"--loss {loss.name}", recorded.loss))
+            refuse_other_options(recorded, loss, settings.options)
+            refuse_other_function(recorded, loss)
             with open_observers(settings, loss, *programs_observers(settings, program)) as observers:
+                for note in changed_plugins(recorded, loss):
+                    observers.warn(note)
                 checkpoint = folder.last_checkpoint()
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)
@@ -288,17 +298,3 @@ def watch_again(
         if versions.get(name) != before:
             raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
     return watching
-
-
-def refuse_other_options(recorded: RunDescription, loss: Loss, as_before: Loss) -> None:
-    """Refuse another loss, or options of it that a resume would change.
-
-    Raises:
-        OptionError: naming the first one and both values.
-    """
-    if loss.name != recorded.loss:
-        raise OptionError(different_run(f"--loss {loss.name}", recorded.loss))
-    before = as_before.option_values
-    for name, value in loss.option_values.items():
-        if value != before[name]:
-            raise OptionError(different_run(f"--set {name}={value}", before[name]))

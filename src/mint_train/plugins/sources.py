@@ -1,0 +1,157 @@
+"""The files that code was written in, and digests of them: what it made is kept as long as they stay."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import CellType, CodeType, FunctionType
+from typing import Any
+from uuid import uuid4
+
+IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import|import[ \t]+([^#\n]+))", re.M)
+LIBRARIES = (sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages())
+"""Folders whose modules are installed, and change with a version that a plugin's own helpers do not have."""
+LARGE = 2**22
+"""A file of so many bytes, such as weights that a package brings, is known by its size and time."""
+
+
+def source_of(function: Any) -> Path | None:
+    """Return the package folder, or the file, that a plugin's function was written in."""
+    module = function.__module__ or ""  # what was made by exec has none
+    package = getattr(sys.modules.get(module.partition(".")[0]), "__path__", None)
+    if package:
+        return Path(next(iter(package)))
+    with suppress(TypeError):
+        return Path(inspect.getfile(inspect.unwrap(function)))
+    return None
+
+
+def with_helpers(source: Path | None) -> list[Path | None]:
+    """Return a package folder or a file, and those of all modules that it imports and that are not installed.
+
+    What is imported by a name that is only made while it runs is not found.
+    """
+    found: list[Path | None] = [source]
+    for path in found:  # grows while it is read
+        for file in python_files(path):
+            for name in imported_names(file):
+                helper = own_module(name)
+                if helper is not None and helper not in found:
+                    found.append(helper)
+    return found
+
+
+def python_files(path: Path | None) -> list[Path]:
+    """Return the Python files of a folder, or the one that a path is."""
+    if path is None or not path.exists():
+        return []
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def imported_names(file: Path) -> Iterator[str]:
+    """Yield the top names of the modules that a file imports, relative ones left out."""
+    for match in IMPORT.finditer(file.read_text(encoding="utf-8", errors="replace")):
+        names = [match[1]] if match[1] else match[2].split(",")
+        yield from (name.split()[0].partition(".")[0] for name in names if name.split())
+
+
+def own_module(name: str) -> Path | None:
+    """Return the folder or the file of a module that is neither installed nor core; None for any other."""
+    if name in sys.stdlib_module_names or name == __name__.partition(".")[0]:
+        return None
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or []) or [spec.origin or ""]
+    path = Path(places[0])
+    return None if not path.exists() or str(path).startswith(LIBRARIES) else path
+
+
+def sources_digest(paths: Iterable[Path | None]) -> str:
+    """Digest files, those of folders included: an editable install changes without a new version.
+
+    What is not there gets a digest that is never found again.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        if path is None or not path.exists():
+            return uuid4().hex
+        for file in files_of(path):
+            digest.update(content_of(file))
+    return digest.hexdigest()
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or those of a folder that Python did not write itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+
+
+def content_of(file: Path) -> bytes:
+    """Return what identifies a file's content."""
+    known = file.stat()
+    return f"{known.st_size} {known.st_mtime_ns}".encode() if known.st_size >= LARGE else file.read_bytes()
+
+
+def function_digest(function: Callable[..., Any]) -> str:
+    """Digest the code of a function, of those of its module that it calls, and plain values that they use.
+
+    A function of a notebook has no file, and all lambdas have one name.
+    """
+    return hashlib.sha256("\n".join(said_by(function, set())).encode()).hexdigest()
+
+
+def said_by(function: Any, seen: set[int]) -> Iterator[str]:
+    """Yield what decides what a function returns, as far as it is code and plain values."""
+    plain = inspect.unwrap(function)
+    if isinstance(plain, partial):
+        yield from map(repr, filter(is_plain, [*plain.args, *plain.keywords.items()]))
+        plain = plain.func
+    plain = getattr(plain, "__func__", plain)
+    if not isinstance(plain, FunctionType):
+        plain = vars(type(plain)).get("__call__")
+    if not isinstance(plain, FunctionType) or id(plain) in seen:
+        yield type(function).__qualname__
+        return
+    seen.add(id(plain))
+    values = [*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).items()]
+    values += [cell.cell_contents for cell in plain.__closure__ or () if cell != CellType()]
+    for code in codes_of(plain.__code__):
+        yield from (code.co_code.hex(), repr(code.co_varnames), repr(code.co_names))
+        # a set has no order of its own
+        yield from (repr(sorted(map(repr, each)) if isinstance(each, frozenset) else each)
+                    for each in code.co_consts if not isinstance(each, CodeType))  # fmt: skip
+        values += [plain.__globals__[name] for name in code.co_names if name in plain.__globals__]
+    for value in values:
+        if is_plain(value):
+            yield repr(value)
+        elif isinstance(value, FunctionType) and value.__module__ == plain.__module__:
+            yield from said_by(value, seen)
+
+
+def codes_of(code: CodeType) -> Iterator[CodeType]:
+    """Yield a function's code and that of the functions in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from codes_of(constant)
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value is a number or a text, or a tuple or list of them."""
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)

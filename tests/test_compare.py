@@ -190,6 +190,16 @@ def test_what_is_wrong_shows_before_anything_begins(
     assert not Path("all").exists()
 
 
+def test_all_losses_get_the_rows_of_a_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {"steps": 1, "backend": "local", "progress": "quiet"}
+    held_out = {"one": iter(PAIRS[3:])}
+    found = mint_train.compare(
+        ["dpo", "ipo"], data=(row for row in PAIRS[:3]), eval_data=held_out, output="runs", **given
+    )
+    assert {name: result.status for name, result in found.items()} == {"dpo": "done", "ipo": "done"}
+
+
 def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(
     data: Path, starter_model_folder: Path, tmp_path: Path, warm_python: str
 ) -> None:

@@ -122,6 +122,72 @@ def test_resuming_what_is_no_run_makes_no_folder(run_cli: Cli) -> None:
     assert not Path("nowhere").exists()
 
 
+# a program that changes its current folder
+
+
+@pytest.mark.parametrize("reference", ["none", "initial"])
+def test_a_run_stays_in_its_folder_when_the_program_moves(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    """Where it moves to there is a finished run of the same name."""
+    given: dict[str, Any] = {"steps": 4, "save_every": 2, "options": {"reference": reference}}
+    given |= {"eval_fraction": 0.4, "eval_every": 1}
+    train(output=Path("unbroken"), **given)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    train("ipo", steps=1, output=elsewhere / "run")
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+
+    class Moving:
+        @hookimpl
+        def step_finished(self, step: Any) -> None:
+            if step.step == 2:
+                monkeypatch.chdir(elsewhere)
+
+    train(output=Path("run"), observers=[Moving()], **given)
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+    monkeypatch.chdir(tmp_path)
+    assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+    assert description("run")["status"] == "done"
+
+
+def test_a_path_among_options_is_found_from_another_folder(
+    train: Train,
+    run_cli: Cli,
+    install_loss: Callable[[str, object], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mint_train_dpo.plugin import DPOOptions
+
+    class Reading(DPOOptions):
+        file: Path = Field(description="A file with a number.")
+
+    class Plugin:
+        EXTENDS = "dpo"
+
+        @hookimpl
+        def loss_options(self) -> type[Reading]:
+            return Reading
+
+        @hookimpl
+        def compute_loss(self, logprobs: Any, options: Reading) -> Any:
+            number = float(options.file.read_text())
+            return torch.stack([one.sum() for one in logprobs]).mean(), {"number": number}
+
+    install_loss("reading", Plugin())
+    Path("number.txt").write_text("0.5")
+    train("reading", steps=2, options={"file": "number.txt"}, output=tmp_path / "run")
+    assert run_cli("resume", "run", "--steps", 3, "--set", "file=number.txt").status == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    Path("number.txt").write_text("3.0")
+    assert run_cli("resume", "../run", "--steps", 4).status == 0
+    assert [flat(line)["number"] for line in metrics("../run")] == [0.5] * 4
+    status, _, err = run_cli("resume", "../run", "--steps", 5, "--set", "file=number.txt")
+    assert (status, "would make it a different run" in err) == (2, True)
+
+
 # what a resume may change
 
 

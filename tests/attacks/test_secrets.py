@@ -172,11 +172,13 @@ def test_a_path_that_a_service_names_is_none_on_this_machine(tmp_path: Path) -> 
         assert not ON_A_SERVICE.fullmatch(path)
 
 
-def test_a_state_outside_the_run_folder_is_not_deleted(tmp_path: Path) -> None:
+def test_a_state_outside_the_run_folder_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mint_train.backends.local.client import LocalTrainingClient
 
     client = LocalTrainingClient.__new__(LocalTrainingClient)
-    client.folder = tmp_path / "run"
+    monkeypatch.setattr(LocalTrainingClient, "folder", tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "state.safetensors").write_text("years of work")
     for path in (tmp_path / "mine", tmp_path / "run" / "checkpoints" / ".." / ".." / "mine"):

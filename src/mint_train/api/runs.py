@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import MintTrainError, OptionError
@@ -24,6 +24,7 @@ from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.round_plan import Plan, holds_rounds, refuse_changes
 from mint_train.sampling.rounds import PROMPTS_FILE, Rounds, RoundsProgram
 from mint_train.sampling.shown_rounds import train_shown
+from mint_train.settings.data_items import read_once
 from mint_train.settings.keywords import (
     PolicyKeywords,
     SettingsKeywords,
@@ -264,14 +265,14 @@ def compare(
     results: dict[str, RunResult] = {}
     with in_python():
         check_distinct([name_of(loss) for loss in losses])
+        settings = cast(SettingsKeywords, {**settings, **read_once(settings)})
         if strange := (options or {}).keys() - by_name.keys():
             raise OptionError(f"options: {min(strange)} is none of the losses {', '.join(by_name)}")
         chosen = {
             name: opened_loss(loss, (options or {}).get(name), settings) for name, loss in by_name.items()
         }
-        given = settings.get("output")
-        overwrite = bool(settings.get("overwrite"))
-        folder = comparison_folder(Path(given) if given else None, chosen, overwrite=overwrite)
+        output, overwrite = settings.get("output"), bool(settings.get("overwrite"))
+        folder = comparison_folder(Path(output) if output else None, chosen, overwrite=overwrite)
         chosen = of_one_commit(chosen)
         for name, (loaded, opened) in chosen.items():
             own = folder / file_name(name)

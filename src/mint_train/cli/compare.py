@@ -26,9 +26,10 @@ from mint_train.report.comparison import (
     eval_share,
     print_comparison,
 )
-from mint_train.run_folder.folder import RunFolder, holds_run
+from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.names import file_name
+from mint_train.run_folder.replacing import holds_run
 from mint_train.settings.data_items import STANDARD_INPUT
 from mint_train.settings.merge import load_settings, rounds_in
 from mint_train.settings.model import Settings, option_name

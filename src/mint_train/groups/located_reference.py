@@ -1,4 +1,4 @@
-"""What a reference is called, so that a run keeps to the one that it has when it begins."""
+"""What a reference and files of options are called, so that a run keeps to those that it begins with."""
 
 from __future__ import annotations
 
@@ -23,30 +23,45 @@ def located(reference: str, backend: Backend) -> str:
 
 
 def options_located(loss: Loss, backend: Backend) -> dict[str, str]:
-    """Return the options whose value names the reference, with a name by which it is found again.
+    """Return the options whose value names the reference or a path, with a name by which it is found again.
 
-    A name that a plugin computes from its options is left as it is.
+    A name of the reference that a plugin computes from its options is left as it is.
     """
+    changed = {option: str(path.resolve()) for option, path in relative_paths(loss).items() if path.exists()}
     name = loss.reference
-    if name is None or (found := located(name, backend)) == name:
-        return {}
-    return {option: found for option, value in loss.option_values.items() if value == name}
+    if name is not None and (found := located(name, backend)) != name:
+        changed |= {option: found for option, value in loss.option_values.items() if value == name}
+    return changed
 
 
-def without_same_reference(options: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
-    """Leave out options that name the reference of a recorded loss as the user typed it when it began."""
-    known = loss.reference
-    if known is None:
-        return dict(options)
-    naming = {name for name, value in loss.option_values.items() if value == known}
-    naming |= {name.rpartition(".")[2] for name in naming}  # without a term's name it is for all terms
-    same = {name for name, value in options.items() if name in naming and is_named(known, value)}
-    return {name: value for name, value in options.items() if name not in same}
+def relative_paths(loss: Loss) -> dict[str, Path]:
+    """Return the options that are paths relative to the current folder."""
+    return {
+        f"{term.name}." * loss.is_sum + name: value
+        for term in loss.terms
+        for name, value in term.options
+        if isinstance(value, Path) and not value.is_absolute()
+    }
 
 
-def is_named(known: str, value: object) -> bool:
-    """Return whether a value names a located reference without its whole path, or without its commit."""
-    return isinstance(value, str) and (known.startswith(f"{value}@") or known == str(Path(value).resolve()))
+def without_same_names(options: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
+    """Leave out options that name what a recorded loss has as the user typed it when the run began."""
+
+    def says_the_same(name: str, value: object) -> bool:
+        # without a term's name it is for all terms
+        recorded = [
+            known for key, known in loss.option_values.items() if name in (key, key.rpartition(".")[2])
+        ]
+        return bool(recorded) and all(is_named(known, value, loss.reference) for known in recorded)
+
+    return {name: value for name, value in options.items() if not says_the_same(name, value)}
+
+
+def is_named(known: object, value: object, reference: str | None) -> bool:
+    """Return whether a value names a path without its beginning, or a reference without its commit."""
+    if not isinstance(value, str | Path) or not isinstance(known, str):
+        return False
+    return known == str(Path(value).resolve()) or (known == reference and known.startswith(f"{value}@"))
 
 
 def key_of(reference: str, backend: Backend) -> str:

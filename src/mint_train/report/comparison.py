@@ -15,10 +15,10 @@ from mint_train.errors import OptionError
 from mint_train.observers.console import with_interval
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo
-from mint_train.run_folder.folder import holds_run
 from mint_train.run_folder.metric import Metric, screen_format
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import RunResult
+from mint_train.run_folder.replacing import holds_run
 from mint_train.settings.model import Settings
 
 EVAL_FRACTION = 0.1

@@ -38,6 +38,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+class Place:
+    """A file or folder that stays where it is when the program takes another current folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a path as the user wrote it."""
+        self._written, self._absolute = path, path.absolute()
+
+    @property
+    def path(self) -> Path:
+        """The path as it was written, or the whole one once the current folder is another."""
+        try:
+            return self._written if self._written.absolute() == self._absolute else self._absolute
+        except FileNotFoundError:  # the current folder has been removed
+            return self._absolute
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal.
 

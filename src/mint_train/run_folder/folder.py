@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from mint_train.errors import OptionError, UserError, command_line
 from mint_train.run_folder.description import RunDescription, parse_description
 from mint_train.run_folder.files import (
+    Place,
     append_line,
     cannot_write,
     read_lines,
@@ -28,15 +29,16 @@ from mint_train.run_folder.replacing import (
     RUN_FILE,
     STARTING_TEXT,
     forget_replaced,
+    is_empty,
     is_replaced,
-    is_starting,
+    may_be_ours,
     put_back,
     recover,
     set_aside,
 )
 from mint_train.run_folder.selection import Selection
 from mint_train.run_folder.several_runs import name_one
-from mint_train.run_folder.written import STARTING, is_start, our_files
+from mint_train.run_folder.written import STARTING, our_files
 from mint_train.settings.config_files import config_text
 
 BEST, LAST = "best", "last"
@@ -60,9 +62,14 @@ class RunFolder:
 
     def __init__(self, path: Path, *, made: bool = False) -> None:
         """Take a folder, and whether this process made it."""
-        self.path = path
+        self._place = Place(path)
         self.made = made
         self._lock = FileLock(path / LOCK_FILE)
+
+    @property
+    def path(self) -> Path:
+        """The folder, as it is named from the current one."""
+        return self._place.path
 
     def __enter__(self) -> RunFolder:
         """Take the lock, which the operating system releases however this process ends.
@@ -328,21 +335,6 @@ class RunFolder:
             for line in lines:
                 if line["step"] > step:
                     self.evaluation_rows(line["step"], line.get("held_out", "")).unlink(missing_ok=True)
-
-
-def is_empty(folder: Path) -> bool:
-    """Return whether a folder holds nothing but a lock, and what a run left that was killed as it began."""
-    return all(path.name == LOCK_FILE or is_start(path.name) for path in folder.iterdir())
-
-
-def holds_run(folder: Path) -> bool:
-    """Return whether a folder holds a run, or one that was to be replaced and comes back."""
-    return (folder / RUN_FILE).exists() or is_replaced(folder)
-
-
-def may_be_ours(folder: Path) -> bool:
-    """Return whether a folder is empty, or holds what marks a run folder, so that it may be locked."""
-    return folder.is_dir() and (holds_run(folder) or is_starting(folder) or is_empty(folder))
 
 
 def not_a_run_folder(path: Path) -> OptionError:

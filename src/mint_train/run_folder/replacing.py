@@ -14,6 +14,7 @@ from mint_train.run_folder.files import leave_old
 from mint_train.run_folder.written import (
     PARTS,
     STARTING,
+    is_start,
     old_folders,
     our_files,
     part_folders,
@@ -162,3 +163,18 @@ def forget_replaced(folder: Path) -> None:
         names = sorted(our_files(replaced), key=lambda name: name == RUN_FILE)
         remove_files(replaced, names)
         prune(replaced)
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing but a lock, and what a run left that was killed as it began."""
+    return all(path.name == LOCK_FILE or is_start(path.name) for path in folder.iterdir())
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder holds a run, or one that was to be replaced and comes back."""
+    return (folder / RUN_FILE).exists() or is_replaced(folder)
+
+
+def may_be_ours(folder: Path) -> bool:
+    """Return whether a folder is empty, or holds what marks a run folder, so that it may be locked."""
+    return folder.is_dir() and (holds_run(folder) or is_starting(folder) or is_empty(folder))

@@ -29,7 +29,7 @@ class TokenCounts:
         Raises:
             UserError: the file that keeps them is broken.
         """
-        self._path = folder / TOKENS_FILE if folder else None
+        self._path = (folder / TOKENS_FILE).absolute() if folder else None
         self._counts: Counter[str] = Counter()
         self._lock = Lock()  # a reference may be asked for in a thread
         if self._path is not None and self._path.exists():

@@ -13,8 +13,8 @@ from mint_train.errors import OptionError, command_line
 from mint_train.groups.located_reference import options_located
 from mint_train.groups.prompts import read_prompts
 from mint_train.run_folder.files import whole_folder, write_whole
-from mint_train.run_folder.folder import is_empty
 from mint_train.run_folder.names import make_unused_folder
+from mint_train.run_folder.replacing import is_empty
 from mint_train.sampling.policy import reading_settings
 from mint_train.sampling.round_plan import (
     JUDGE_FIELDS,

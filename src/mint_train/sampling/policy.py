@@ -17,8 +17,8 @@ from mint_train.backends.start import adapter_sha256, find_start, run_and_step, 
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.completions import PromptRenderer
 from mint_train.rendering.options import Rendering
-from mint_train.run_folder.folder import holds_run
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.run_folder.replacing import holds_run
 from mint_train.run_folder.several_runs import name_one
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings

@@ -12,7 +12,8 @@ from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.shares import largest_remainders
 from mint_train.run_folder.files import write_whole
-from mint_train.run_folder.folder import RunFolder, holds_run
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.replacing import holds_run
 from mint_train.sampling.journal import whole_lines
 from mint_train.settings.data_items import absolute_item
 from mint_train.settings.model import Settings

@@ -26,8 +26,9 @@ from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import append_line
-from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder, holds_run
+from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder
 from mint_train.run_folder.records import RunResult
+from mint_train.run_folder.replacing import holds_run
 from mint_train.sampling.making import Making, RowWriter, make_rows
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.round_budget import RoundBudget, read_rounds, stopped

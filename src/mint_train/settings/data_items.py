@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -300,3 +300,16 @@ def relocated(item: DataItem, folder: Path) -> DataItem:
     kept = folder / KEPT_ROWS / path.name
     moved = path.parent.name == KEPT_ROWS and not path.exists() and kept.exists()
     return replace(item, name=str(kept)) if moved else item
+
+
+def read_once(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rows that several runs can read: those of a generator are there for the first one alone."""
+    given = {name: settings[name] for name in ("data", "eval_data") if name in settings}
+    return {name: as_lists(value) for name, value in given.items()}
+
+
+def as_lists(value: Any) -> Any:
+    """Return an iterator as a list, that of a named set too; anything else as it is."""
+    if isinstance(value, Iterator):
+        return list(value)
+    return {name: as_lists(each) for name, each in value.items()} if isinstance(value, dict) else value

@@ -18,8 +18,9 @@ from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
-from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder, holds_run
+from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder
 from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.run_folder.replacing import holds_run
 from mint_train.run_folder.several_runs import name_one
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings

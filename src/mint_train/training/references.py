@@ -80,7 +80,8 @@ def add_reference(
 def reference_of(run: Run, name: str, client: TrainingClient) -> Reference:
     """Return a run's reference, whose policy a client has, and where its logprobs are kept."""
     store = cache(partial(store_of, client, run.settings, name, run.start_from))
-    kept, sent = KeptReference(run.folder.path / REFERENCE_FOLDER, store), run.counts.counting("reference")
+    kept = KeptReference((run.folder.path / REFERENCE_FOLDER).absolute(), store)
+    sent = run.counts.counting("reference")
     key = key_of(name, run.backend)
     return Reference(key, client, kept, run.observers.warn, sent, not run.backend.remote)
 

@@ -15,7 +15,7 @@ from mint_train.backends.start import find_start, load_start
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
-from mint_train.groups.located_reference import options_located, without_same_reference
+from mint_train.groups.located_reference import options_located, without_same_names
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
@@ -142,7 +142,7 @@ class Run:
             function = program.loss if program else None
             opened = partial(open_run_loss, recorded, path, function=function, trust_loss=trust_loss)
             as_before = opened(before)
-            options = without_same_reference(given.get("options") or {}, as_before)
+            options = without_same_names(given.get("options") or {}, as_before)
             settings = change_settings(before, {**given, "options": options})
             loss = opened(settings)
             if loss.name != recorded.loss:

@@ -23,7 +23,7 @@ from mint_train.backends.local.quantized import difference, quantization_of, unq
 from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
 from mint_train.errors import BackendError
 from mint_train.run_folder.description import QuantizationDescription
-from mint_train.run_folder.files import whole_folder
+from mint_train.run_folder.files import Place, whole_folder
 from mint_train.sdk import Datum, types
 
 Result = TypeVar("Result")
@@ -77,11 +77,16 @@ class LocalTrainingClient:
         self.model = model
         self.tokenizer = tokenizer
         self.engine = engine
-        self.folder = folder
+        self._place = Place(folder)
         self.limits = Limits.of(model)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values())
         self.vocabulary: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where states and the adapter are saved."""
+        return self._place.path
 
     @property
     def window(self) -> int | None:

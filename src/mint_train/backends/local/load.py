@@ -20,7 +20,7 @@ from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.backends.peft_folder import ADAPTER_CONFIG, PeftConfig
 from mint_train.errors import BackendError, UserError
 from mint_train.run_folder.files import files_for_all
-from mint_train.run_folder.folder import holds_run
+from mint_train.run_folder.replacing import holds_run
 from mint_train.settings.model import Quantization
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)

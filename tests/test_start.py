@@ -219,6 +219,9 @@ def test_an_adapter_that_has_changed_is_refused(
     assert f"{state} cannot be read: No such file or directory" in err
 
 
+REMOTE = {"backend": "mint", "base_url": "http://127.0.0.1:9"}
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
@@ -229,6 +232,10 @@ def test_an_adapter_that_has_changed_is_refused(
         ({"from_checkpoint": "tinker://a/weights/b"}, "on the service, but this run trains on this machine"),
         ({"from_checkpoint": "./nothing"}, "from_checkpoint ./nothing: neither a run folder, nor a folder"),
         ({"from_checkpoint": "org/nothing"}, "nor can it be downloaded from the hub"),
+        ({"from_checkpoint": "tinker://a/b-final"} | REMOTE, "names weights for sampling; a run begins"),
+        ({"from_checkpoint": "runs/nothing"} | REMOTE, "runs/nothing: there is no run of that name here"),
+        ({"options": {"reference": "SFT"}}, '{"reference": SFT}: it is a run; name a state of it, such as'),
+        ({"options": {"reference": "./nothing"}}, '{"reference": ./nothing}: this folder does not exist'),
         ({"from_optimizer": True}, "takes the moments of from_checkpoint, which is not given"),
         ({"from_checkpoint": "FOREIGN", "from_optimizer": True}, "an adapter without an optimiser's moments"),
         ({"from_checkpoint": "FOREIGN", "rank": 4}, "rank 4: FOREIGN has 3"),
@@ -253,9 +260,15 @@ def test_what_a_run_cannot_begin_with_is_refused(
             text = text.replace(name, path)
         return text
 
-    values = {name: filled(value) if isinstance(value, str) else value for name, value in given.items()}
+    def filled_in(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: filled_in(inner) for name, inner in value.items()}
+        return filled(value) if isinstance(value, str) else value
+
+    values = filled_in(given)
+    monkeypatch.setenv("MINT_API_KEY", "tml-x")
     with pytest.raises(MintTrainError) as error:
-        mint_train.train("dpo", data=pairs, steps=1, **ALL_ROWS | values)
+        mint_train.train("dpo", data=pairs, steps=1, **ALL_ROWS | {"backend": "local"} | values)
     assert filled(problem) in str(error.value)
     assert error.value.exit_status == 2
     assert not list(Path("runs").glob("*/run.json"))

@@ -77,7 +77,11 @@ def test_a_long_wait_is_told_of_ever_more_rarely(monkeypatch: pytest.MonkeyPatch
         heard.heard_at = clock[0]
         wait.look()
     assert [line.split(": ")[1] for line in told] == [f"{n} s so far" for n in (15, 30, 60, 120, 240, 480)]
-    clock[0] = 499 + waiting.PATIENCE_SECONDS + 1
+    heard.failing_seconds = lambda: 20.0
+    clock[0] = heard.heard_at = 960.0
+    wait.look()
+    assert told[-1].endswith("compute logprobs: 960 s so far; it cannot be reached for 20 s")
+    clock[0] += waiting.PATIENCE_SECONDS + 1
     with pytest.raises(ServiceError, match="has not answered for 5 minutes while asked to compute logprobs"):
         wait.look()
 

@@ -17,7 +17,7 @@ from mint_train.run_folder.base_model import refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.files import file_sha256
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
-from mint_train.run_folder.records import ON_THE_SERVICE, STATE_FILE
+from mint_train.run_folder.records import ON_THE_SERVICE, SAVED_STATE, STATE_FILE
 from mint_train.run_folder.replacing import holds_run
 from mint_train.settings.model import Settings, option_name
 
@@ -43,12 +43,19 @@ def find_start(settings: Settings) -> tuple[Settings, StartDescription | None]:
     if name.startswith(ON_THE_SERVICE):
         if not remote:
             raise OptionError(f"--from {name} is on the service, but this run trains on this machine")
+        if SAVED_STATE not in name:
+            raise OptionError(
+                f"--from {name} names weights for sampling; a run begins with a state, which is called "
+                f"tinker://...{SAVED_STATE}...: give that, or the run's folder"
+            )
         return settings, describe(settings, name)
     run, step = run_and_step(name)
     if not remote:
         refuse_to_replace(settings, run.path if run else Path(name))
     if run is not None:
         return of_run(settings, run, step, remote=remote)
+    if remote and not Path(name).exists():
+        raise OptionError(f"--from {name}: there is no run of that name here, nor a state on the service")
     if remote:
         raise OptionError(
             f"--from {name}: a service begins with a state of its own ({ON_THE_SERVICE[0]}...) or with a run "

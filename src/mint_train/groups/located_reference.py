@@ -8,15 +8,26 @@ from typing import Any
 
 from mint_train.backends.base import Backend
 from mint_train.backends.hub_model import ModelVersion, pinned
+from mint_train.errors import OptionError
 from mint_train.groups.reference import INITIAL
 from mint_train.losses.loss import Loss
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.replacing import holds_run
 
 
 def located(reference: str, backend: Backend) -> str:
     """Name a reference so that it is found again: a folder by its absolute path, a hub model by its commit.
 
     A service has models of its own, which keep their names.
+
+    Raises:
+        OptionError: it is a run, which has several policies.
     """
+    if holds_run(Path(reference)):
+        state = RunFolder(Path(reference)).checkpoint_after(None).state
+        raise OptionError(
+            f"--set reference={reference}: it is a run; name a state of it, such as --set reference={state}"
+        )
     if reference == INITIAL or backend.remote:
         return reference
     return str(Path(reference).resolve()) if Path(reference).is_dir() else pinned(reference)

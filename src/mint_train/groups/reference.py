@@ -17,6 +17,7 @@ from mint_train.backends.base import Backend, Forwards, TrainingClient
 from mint_train.backends.forward_logprobs import LOGPROBS, forward_parts, requests_of
 from mint_train.backends.start import adapter_sha256
 from mint_train.batches.groups import Group, Groups
+from mint_train.errors import OptionError, UserError
 from mint_train.groups.reference_blocks import BLOCK, blocks_of, groups_of
 from mint_train.groups.reference_file import is_whole, read_file, write_file
 from mint_train.groups.reference_store import ReferenceStore
@@ -200,7 +201,11 @@ def open_reference(
         yield initial
         return
     saved = is_state(str(reference))
-    client = backend.open_client(folder, warn, model=None if saved else reference, trains=False)
+    try:
+        client = backend.open_client(folder, warn, model=None if saved else reference, trains=False)
+    except UserError as error:
+        problem = str(error).removeprefix(f"--model {reference}: ")
+        raise OptionError(f"--set reference={reference}: {problem}") from None
     try:
         if saved:
             client.load_state_with_optimizer(str(reference)).result()

@@ -96,8 +96,8 @@ def recorded_options(recorded: RunDescription, loss: Loss) -> dict[str, Any]:
     return found
 
 
-def refuse_other_options(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
-    """Refuse options that are not those that a run began with.
+def refuse_other_loss(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
+    """Refuse a loss that is not the one that a run began with, or that has other options.
 
     Args:
         recorded: the run.
@@ -105,8 +105,17 @@ def refuse_other_options(recorded: RunDescription, loss: Loss, given: Container[
         given: the options that the user gave, then or now; any other has the plugin's default.
 
     Raises:
-        OptionError: naming the first one and both values.
+        OptionError: it has another name; a function of a program has another code; or naming the first option
+            that differs, and both values.
     """
+    if loss.name != recorded.loss:
+        raise OptionError(different_run(f"--loss {loss.name}", recorded.loss))
+    function = next((link.function for link in loss.plugins if link.function), None)
+    code = recorded.function.code if recorded.function else None
+    if function is not None and code not in (None, function.code):
+        raise OptionError(
+            f"the function {function.name} has changed since this run began; restore it, or start a new one"
+        )
     before = recorded_options(recorded, loss)
     for name, value in loss.option_values.items():
         if value == before[name]:
@@ -139,17 +148,3 @@ def changed_plugins(recorded: RunDescription, loss: Loss) -> list[str]:
         for link in loss.plugins
         if recorded.plugins.get(link.name, link.origin) != link.origin
     ]
-
-
-def refuse_other_function(recorded: RunDescription, loss: Loss) -> None:
-    """Refuse a function of a program that is not the one that a run began with.
-
-    Raises:
-        OptionError: its code, or a plain value that it uses, has changed.
-    """
-    now = next((link.function for link in loss.plugins if link.function), None)
-    before = recorded.function
-    if now is not None and before is not None and before.code not in (None, now.code):
-        raise OptionError(
-            f"the function {now.name} has changed since this run began; restore it, or start a new run"
-        )

@@ -14,6 +14,8 @@ from mint_train.settings.prices import Cost
 
 ON_THE_SERVICE = ("tinker://", "mint://")
 """How the path of a saved state or of weights on the service begins."""
+SAVED_STATE = "/weights/"
+"""In the path of a state with its optimiser; other paths are of weights to sample from."""
 
 STATE_FILE = "state.safetensors"
 """In the folder of a saved state on this machine."""

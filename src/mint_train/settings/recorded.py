@@ -74,10 +74,8 @@ def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
         OptionError: a value is malformed, or would make it a different run.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    options = given.get("options", {})
-    # one without a term's name is for all terms; the loss itself compares what comes out
-    kept = {name: value for name, value in settings.options.items() if name.rpartition(".")[2] not in options}
-    given["options"] = kept | options
+    # the loss itself compares them
+    given["options"] = merged_options(settings.options, given.get("options", {}))
     changed = with_given(settings, given)
     free = MAY_CHANGE | (LENGTH if settings.schedule == "constant" else frozenset()) | {"options"}
     for name in given.keys() - free:
@@ -85,6 +83,12 @@ def change_settings(settings: Settings, given: Mapping[str, Any]) -> Settings:
         if before != after and str(before) != os.path.abspath(str(after)):  # paths are recorded absolute
             raise OptionError(different_run(f"{option_name(name)} {after}", before))
     return choose_length(changed, given)
+
+
+def merged_options(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a loss's options with those that a later command gives; one without a term's name is for all."""
+    kept = {name: value for name, value in recorded.items() if name.rpartition(".")[2] not in given}
+    return kept | dict(given)
 
 
 def comparable(settings: Settings, name: str) -> object:

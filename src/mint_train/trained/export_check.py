@@ -175,7 +175,7 @@ def check_layers(trained: Trained, whole: PeftModel, config: PeftConfig) -> None
     missing = set(trained_on or ()) - set(config.targets)
     if config.targets and missing:
         raise BackendError(
-            f"the service gives no matrices of {', '.join(sorted(missing))} away, which "
-            f"{trained.name} trained, so what it gives is not the policy; without the output layer a run is "
-            "trained by --lora-targets attention,mlp"
+            f"the service gives no matrices of {', '.join(sorted(missing))} away, which {trained.name} asked "
+            "for, so what it gives may not be the policy; a run that can be exported is trained with "
+            "--lora-targets attention,mlp"
         )

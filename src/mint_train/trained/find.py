@@ -9,6 +9,7 @@ from typing import Any
 
 from mint_train.backends.base import Backend
 from mint_train.backends.choose import choose_backend
+from mint_train.backends.start import run_and_step
 from mint_train.errors import OptionError, UserError
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import open_run_loss
@@ -19,15 +20,12 @@ from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import base_model_folder, refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.folder import CHECKPOINT_PATHS, RunFolder
-from mint_train.run_folder.records import ON_THE_SERVICE, Checkpoint
+from mint_train.run_folder.records import ON_THE_SERVICE, SAVED_STATE, Checkpoint
 from mint_train.run_folder.replacing import holds_run
 from mint_train.run_folder.several_runs import name_one
 from mint_train.settings.merge import load_settings
 from mint_train.settings.model import Settings
-from mint_train.settings.recorded import restore_settings, with_given
-
-SAVED_STATE = "/weights/"
-"""In the path of a state with its optimiser; other paths are of weights to sample from."""
+from mint_train.settings.recorded import merged_options, restore_settings, with_given
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def find_trained(
     """Find a run folder, a checkpoint in one, or a path on the service.
 
     Args:
-        name: a run folder, its `checkpoints/step-...` or `adapter`, or `tinker://...`.
+        name: a run folder, `RUN@STEP`, a run's `checkpoints/step-...` or `adapter`, or `tinker://...`.
         step: which checkpoint of a run folder: its step, "best" or "last"; without it, the best by the
             run's `--select-by`, else the last.
         given: settings on the command line, which for a run folder change the recorded ones; None counts as
@@ -92,22 +90,29 @@ def find_trained(
         given["loss"] = loss.__name__
     if name.startswith(ON_THE_SERVICE):
         return on_the_service(name, step, given, loss)
+    name, step = step_in_name(name, step)
     folder = find_folder(name)
     recorded = folder.read_description()
     settings = settings_of(recorded, folder, given)
     if not only_read:
         check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
     checkpoint = choose_checkpoint(folder, Path(name), step)
-    if given.get("loss", settings.loss) != settings.loss:
-        given.setdefault("options", {})  # the options and state of one loss mean nothing to another
+    same = given.get("loss", settings.loss) == settings.loss
+    if not same:  # the options and state of one loss mean nothing to another
         checkpoint = replace(checkpoint, loss_state={})
-    elif "options" in given:
-        given["options"] = settings.options | given["options"]
+    given["options"] = merged_options(settings.options if same else {}, given.get("options", {}))
     if settings.model is None and not choose_backend(settings).remote:
         given.setdefault("model", str(base_model_folder(settings, folder.path)))
     settings = with_given(settings, given)
-    backend = choose_backend(settings)
-    return Trained(name, settings, backend, checkpoint, folder, recorded.start, loss, trust_loss)
+    return Trained(
+        name, settings, choose_backend(settings), checkpoint, folder, recorded.start, loss, trust_loss
+    )
+
+
+def step_in_name(name: str, step: int | str | None) -> tuple[str, int | str | None]:
+    """Return the run and the step that `RUN@STEP` names; any other name and the step as they are."""
+    run, named = run_and_step(name)
+    return (str(run.path), named) if run is not None and named is not None and step is None else (name, step)
 
 
 def settings_of(recorded: RunDescription, folder: RunFolder, given: Mapping[str, Any]) -> Settings:

@@ -12,7 +12,7 @@ from typing import Any
 from mint_train.backends.base import Backend, TrainingClient
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.start import find_start, load_start
-from mint_train.errors import OptionError, UserError
+from mint_train.errors import UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.located_reference import options_located, without_same_names
@@ -22,8 +22,7 @@ from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import (
     changed_plugins,
     open_run_loss,
-    refuse_other_function,
-    refuse_other_options,
+    refuse_other_loss,
 )
 from mint_train.losses.trust import check_run_folder, refuse_foreign
 from mint_train.losses.weighted_sum import with_options
@@ -42,7 +41,7 @@ from mint_train.run_folder.samples import SAMPLE_SCORE, SCORE_METRIC
 from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.model import Settings
 from mint_train.settings.prices import Prices
-from mint_train.settings.recorded import change_settings, different_run, restore_settings
+from mint_train.settings.recorded import change_settings, restore_settings
 from mint_train.training.selecting import read_selection
 from mint_train.training.watching import Watching
 
@@ -141,14 +140,10 @@ class Run:
             check_run_folder(before, recorded.loss_files, path, service, trust_loss=trust_loss)
             function = program.loss if program else None
             opened = partial(open_run_loss, recorded, path, function=function, trust_loss=trust_loss)
-            as_before = opened(before)
-            options = without_same_names(given.get("options") or {}, as_before)
+            options = without_same_names(given.get("options") or {}, opened(before))
             settings = change_settings(before, {**given, "options": options})
             loss = opened(settings)
-            if loss.name != recorded.loss:
-                raise OptionError(different_run(f"--loss {loss.name}", recorded.loss))
-            refuse_other_options(recorded, loss, settings.options)
-            refuse_other_function(recorded, loss)
+            refuse_other_loss(recorded, loss, settings.options)
             with open_observers(settings, loss, *programs_observers(settings, program)) as observers:
                 for note in changed_plugins(recorded, loss):
                     observers.warn(note)

@@ -85,8 +85,8 @@ class Service:
         where = f"the service at {self.url}"
         if is_unknown_request(error):
             return BackendError(
-                f"{where} does not know what tinker {SDK_VERSION} asks for, to {doing}; another version of "
-                f"the SDK may fit; it says: {says}"
+                f"{where} does not know what tinker {SDK_VERSION} asks for, to {doing}; check MINT_BASE_URL, "
+                f"which ends before /api/v1; another version of the SDK may fit; it says: {says}"
             )
         if FULL.search(text):
             return BackendError(

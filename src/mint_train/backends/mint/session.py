@@ -126,7 +126,7 @@ class Session:
             return ""
         return (
             "The service decides which layers get an adapter; SkyRL's are those of attention and MLP, never "
-            "the output layer."
+            "the output layer. A run that is to be exported is trained with --lora-targets attention,mlp."
         )
 
 
@@ -215,7 +215,9 @@ def check_key(api_key: SecretStr | None) -> SecretStr:
         UserError: without showing the key.
     """
     if api_key is None:
-        raise UserError("no key for MinT: set MINT_API_KEY, or train on this machine with --backend local")
+        raise UserError(
+            "no key for MinT: set MINT_API_KEY (a new run may train on this machine, with --backend local)"
+        )
     if not api_key.get_secret_value().startswith(KEY_PREFIXES):
         raise UserError(
             f"the key in MINT_API_KEY is of no known kind: it must start with {' or '.join(KEY_PREFIXES[:2])}"
@@ -264,6 +266,5 @@ def check_model(model: str, supported: list[str], service: Service) -> None:
     """
     if supported and model not in supported:
         raise UserError(
-            f"the service at {service.url} has no model {model}; it has: {', '.join(sorted(supported))} "
-            "(choose one with --model)"
+            f"the service at {service.url} has no model {model}; it has: {', '.join(sorted(supported))}"
         )

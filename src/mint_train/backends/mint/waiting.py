@@ -41,7 +41,9 @@ class Wait:
         now = time.monotonic()
         if now - self.started >= self.told_after:
             self.told_after *= 2
-            self.tell(f"waiting for {self.where} to {self.doing}: {now - self.started:.0f} s so far")
+            failing = self.connection.failing_seconds()
+            since = f"; it cannot be reached for {failing:.0f} s" if failing else ""
+            self.tell(f"waiting for {self.where} to {self.doing}: {now - self.started:.0f} s so far{since}")
         silent = now - max(self.started, self.connection.heard_at)
         if max(silent, self.connection.failing_seconds()) > PATIENCE_SECONDS:
             minutes = f"{PATIENCE_SECONDS / 60:.0f} minutes"

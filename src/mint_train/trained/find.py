@@ -104,9 +104,8 @@ def find_trained(
     if settings.model is None and not choose_backend(settings).remote:
         given.setdefault("model", str(base_model_folder(settings, folder.path)))
     settings = with_given(settings, given)
-    return Trained(
-        name, settings, choose_backend(settings), checkpoint, folder, recorded.start, loss, trust_loss
-    )
+    backend, start = choose_backend(settings), recorded.start
+    return Trained(name, settings, backend, checkpoint, folder, start, loss, trust_loss)
 
 
 def step_in_name(name: str, step: int | str | None) -> tuple[str, int | str | None]:

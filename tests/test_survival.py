@@ -288,6 +288,18 @@ def test_a_plugin_with_other_defaults_does_not_go_on_without_a_word(
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
 
 
+def test_a_plugin_of_another_version_is_named(train: Train, run_cli: Cli) -> None:
+    train(steps=2, eval_fraction=0.4)
+    described = description("run")
+    described["losses"][0]["plugins"]["dpo"] = "mint-train-dpo 0.0.1"
+    Path("run/run.json").write_text(json.dumps(described))
+    for command in (["eval", "run"], ["resume", "run", "--steps", 3]):
+        status, _, err = run_cli(*command)
+        assert status == 0
+        assert 'The plugin "dpo" is mint-train-dpo ' in err
+        assert "now; the run began with mint-train-dpo 0.0.1." in err
+
+
 def test_a_weighted_sum_is_resumed_with_the_options_of_its_parts(train: Train, run_cli: Cli) -> None:
     train("dpo+0.2*ipo", steps=2, options={"dpo.reference": "initial"})
     status, _, err = run_cli("resume", "run", "--set", "dpo.beta=0.5")

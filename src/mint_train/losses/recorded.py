@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,9 @@ def default_changed(name: str, value: object, before: object) -> OptionError:
     )
 
 
-def changed_plugins(recorded: RunDescription, loss: Loss) -> list[str]:
+def tell_changed_plugins(recorded: RunDescription, loss: Loss, tell: Callable[[str], None]) -> None:
     """Say which plugins of a loss have another version than when a run began."""
-    return [
-        f'The plugin "{link.name}" is {link.origin} now; the run began with {recorded.plugins[link.name]}.'
-        for link in loss.plugins
-        if recorded.plugins.get(link.name, link.origin) != link.origin
-    ]
+    for link in loss.plugins:
+        before = recorded.plugins.get(link.name, link.origin)
+        if before != link.origin:
+            tell(f'The plugin "{link.name}" is {link.origin} now; the run began with {before}.')

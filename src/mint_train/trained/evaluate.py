@@ -29,7 +29,7 @@ from mint_train.groups.reference import (
 )
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
-from mint_train.losses.recorded import changed_plugins, refuse_other_defaults
+from mint_train.losses.recorded import refuse_other_defaults, tell_changed_plugins
 from mint_train.observers.terminal import echo_problem
 from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.files import write_rows
@@ -112,8 +112,7 @@ def compare_with_recorded(trained: Trained, loss: Loss) -> None:
     recorded = trained.folder.read_description() if trained.folder else None
     if recorded is not None and loss.name == recorded.loss:
         refuse_other_defaults(recorded, loss, trained.settings.options)
-        for note in changed_plugins(recorded, loss):
-            echo_problem(note)
+        tell_changed_plugins(recorded, loss, echo_problem)
 
 
 def refuse_other_rows(output: Path) -> None:

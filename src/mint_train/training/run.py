@@ -20,9 +20,9 @@ from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.judging.judge import JudgeFunction
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import (
-    changed_plugins,
     open_run_loss,
     refuse_other_loss,
+    tell_changed_plugins,
 )
 from mint_train.losses.trust import check_run_folder, refuse_foreign
 from mint_train.losses.weighted_sum import with_options
@@ -145,8 +145,7 @@ class Run:
             loss = opened(settings)
             refuse_other_loss(recorded, loss, settings.options)
             with open_observers(settings, loss, *programs_observers(settings, program)) as observers:
-                for note in changed_plugins(recorded, loss):
-                    observers.warn(note)
+                tell_changed_plugins(recorded, loss, observers.warn)
                 checkpoint = folder.last_checkpoint()
                 sources = open_sources(settings, loss, observers)
                 refuse_changed_data(recorded.data, *sources)

@@ -195,6 +195,55 @@ def test_a_loss_that_changes_what_it_asked_of_the_vocabulary_is_refused() -> Non
         custom(batch.data, make_logprobs([[-1.0], [-1.0], [1.0], [2.0]]))
 
 
+def weights_scaled(batch):
+    batch.weights.mul_(0.01)
+
+
+def weights_written_through_numpy(batch):
+    batch.weights.numpy()[:] = 0
+
+
+def lengths_raised(batch):
+    batch.lengths.data.add_(1)
+
+
+def array_of_a_group_cleared(batch):
+    batch.groups[0].weights[0][:] = 0
+
+
+def reference_shifted(batch):
+    batch.reference_logprobs.sub_(1)
+
+
+def reference_sums_doubled(batch):
+    batch.groups[0].reference_sums.mul_(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (weights_scaled, "batch.weights"),
+        (weights_written_through_numpy, "batch.weights"),
+        (lengths_raised, "batch.lengths"),
+        (array_of_a_group_cleared, "batch.weights"),
+        (reference_shifted, "batch.reference_logprobs"),
+        (reference_sums_doubled, "the reference_sums of its groups"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_loss_that_changes_its_batch_is_refused(change: Callable[..., None], what: str) -> None:
+    @loss(extends="dpo")
+    def mine(batch, logprobs):
+        value = sequence_logprobs(logprobs, batch).sum()
+        change(batch)
+        return value
+
+    batch = make_batch(make_group([[3], [4]], reference=[[-1.0], [-2.0]]))
+    opened = Loss.of(NamedPlugin("mine", mine, "a test"))
+    with pytest.raises(LossError, match=f'^the loss "mine" changes {re.escape(what)}, which others read too'):
+        opened.compute(batch, make_logprobs([[-1.0], [-2.0]]), {})
+
+
 def test_a_loss_may_use_sums_and_single_tensors_together() -> None:
     @loss(extends="dpo")
     def mine(batch, logprobs):

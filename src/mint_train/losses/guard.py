@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 import torch
 
 from mint_train.batches.batch import Batch
@@ -121,6 +122,30 @@ def check_weights_were_read(loss: str, batch: Batch) -> None:
         raise LossError(
             f'{source}: the row has a weight, and the loss "{loss}" does not use it: average with batch.mean '
             "in the loss, or leave the column out with --columns weight="
+        )
+
+
+def check_batch_untouched(loss: str, batch: Batch) -> None:
+    """Refuse a loss that wrote over what its batch holds, which other terms and the gradient read too.
+
+    Raises:
+        LossError: naming what was changed.
+    """
+    fresh = Batch(batch.groups)
+    held = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    changed = [
+        f"batch.{name}"
+        for name, value in held.items()
+        if not np.array_equal(value.detach(), getattr(fresh, name).detach(), equal_nan=True)
+    ]
+    # a group keeps its sums from epoch to epoch, so that there is nothing to compare them with
+    sums = [vars(group).get("reference_sums") for group in batch.groups]
+    if any(one is not None and one._version for one in sums):
+        changed.append("the reference_sums of its groups")
+    if changed:
+        raise LossError(
+            f'the loss "{loss}" changes {changed[0]}, which others read too: compute new tensors, and leave '
+            "in-place operations on it alone"
         )
 
 

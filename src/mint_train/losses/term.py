@@ -13,7 +13,12 @@ from mint_train.batches.batch import Batch
 from mint_train.batches.datums import AttachedDatum
 from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import LossError, MintTrainError, PluginError, RowError
-from mint_train.losses.guard import check_scalar, check_weights_were_read, loss_and_metrics
+from mint_train.losses.guard import (
+    check_batch_untouched,
+    check_scalar,
+    check_weights_were_read,
+    loss_and_metrics,
+)
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
 from mint_train.plugins.docstrings import describe_loss
@@ -161,8 +166,8 @@ class Term:
         """Ask the plugin for its loss, a scalar tensor, and its metrics.
 
         Raises:
-            LossError: the plugin raised, with its own file and line, or returned something else; or it was
-                not given what it needs of the vocabulary.
+            LossError: the plugin raised, with its own file and line, returned something else, or wrote over
+                the batch; or it was not given what it needs of the vocabulary.
         """
         if missing := sorted(self.vocabulary - vocabulary.keys()):
             raise LossError(f'the loss "{self.name}" was not given {missing[0]} of the vocabulary')
@@ -180,6 +185,7 @@ class Term:
             ) from error
         value, metrics = loss_and_metrics(self.name, result)
         check_scalar(self.name, value)
+        check_batch_untouched(self.name, batch)
         check_weights_were_read(self.name, batch)
         return value, metrics
 

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from mint_train import loss, sequence_logprobs
 from mint_train.errors import OptionError, PluginError
+from mint_train.losses.loss import Loss
+from mint_train.losses.term import Term
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.plugins.discovery import NamedPlugin
 from mint_train.settings.loss_names import parse_terms
+from mint_train.testing import make_batch, make_group, make_logprobs
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -68,6 +73,32 @@ def test_an_option_goes_to_the_part_that_has_it() -> None:
 def test_an_option_without_a_place_is_refused(option: str, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         open_loss("dpo+ipo", {option: "1"})
+
+
+def test_two_terms_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "sft.py"
+    file.write_text(
+        'from mint_train import loss\n@loss(extends="dpo")\ndef mine(batch, logprobs):\n    return 0\n'
+    )
+    with pytest.raises(OptionError, match=r'two terms are called "sft", and share their options and metrics'):
+        open_loss(f"{file}+sft", {})
+
+
+def test_what_a_term_deletes_from_its_state_is_gone_in_the_next_step() -> None:
+    @loss(extends="dpo")
+    def turning(batch, logprobs, state):
+        if state.pop("once", None) is None:
+            state["once"] = 1.0
+        return sequence_logprobs(logprobs, batch).sum()
+
+    terms = [Term(NamedPlugin(name, turning, "a test")) for name in ("a", "b")]
+    summed = Loss(terms, "a+b")
+    batch, logprobs = make_batch(make_group([[3], [4]])), make_logprobs([[-1.0], [-2.0]])
+    state: dict[str, float] = {}
+    summed.compute(batch, logprobs, state)
+    assert state == {"a/once": 1.0, "b/once": 1.0}
+    summed.compute(batch, logprobs, state)
+    assert state == {}
 
 
 def test_two_references_in_one_run_are_refused() -> None:

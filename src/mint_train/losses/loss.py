@@ -45,10 +45,12 @@ class Loss:
             name: the loss as the user wrote it.
 
         Raises:
+            OptionError: two terms have one name.
             PluginError: two terms read or flatten rows differently.
         """
         self.terms, self.name = tuple(terms), name
         self.is_sum = len(terms) > 1 or terms[0].weight != 1.0
+        check_names(self.terms, name)
         check_same_data(self.terms)
 
     @classmethod
@@ -252,6 +254,8 @@ class Loss:
             prefix = f"{term.name}/"
             own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
             value, of_term = term.evaluate(batch, logprobs, own, vocabulary)
+            for name in [name for name in state if name.startswith(prefix)]:
+                del state[name]  # the term may have deleted it
             state.update({prefix + name: number for name, number in own.items()})
             values[f"{term.name}/loss"] = value.detach()
             metrics = {**of_term, **metrics}
@@ -293,6 +297,21 @@ def each_group(
 def distinct(notes: Iterable[str | None]) -> list[str]:
     """Return the notes that there are, each once."""
     return list(dict.fromkeys(note for note in notes if note is not None))
+
+
+def check_names(terms: Sequence[Term], loss: str) -> None:
+    """Refuse two terms of one name, such as `sft` and `./sft.py`: their options and metrics would mix.
+
+    Raises:
+        OptionError: naming the loss and the terms' name.
+    """
+    names = [term.name for term in terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(
+                f'--loss {loss}: two terms are called "{name}", and share their options and metrics; '
+                "rename the file of one"
+            )
 
 
 def check_same_data(terms: Sequence[Term]) -> None:

@@ -61,6 +61,30 @@ def test_a_hook_without_its_marker_is_refused() -> None:
         open_plugin(flatten=flatten, loss_options=hookimpl(lambda: None))
 
 
+@pytest.mark.parametrize("place", ["tryfirst", "trylast"])
+def test_a_hook_that_asks_for_its_place_in_the_chain_is_refused(
+    place: str, install_loss: Callable[[str, object], None]
+) -> None:
+    base = SimpleNamespace(EXTENDS="dpo", compute_loss=hookimpl(lambda logprobs: None, **{place: True}))
+    install_loss("pushing", base)
+    with pytest.raises(
+        PluginError, match=rf'"pushing" of .*: hook "compute_loss" has @hookimpl\({place}=True\), but'
+    ):
+        open_plugin(EXTENDS="pushing", compute_loss=hookimpl(lambda logprobs: None))
+
+
+def test_a_hook_that_wraps_its_bases_is_accepted() -> None:
+    @hookimpl(wrapper=True)
+    def compute_loss():
+        value, metrics = yield
+        return 2 * value, metrics
+
+    batch, logprobs = make_batch(make_group([[3], [4]])), make_logprobs([[-1.0], [-2.0]])
+    plain, _ = open_plugin(EXTENDS="dpo", data_note=hookimpl(lambda: None)).compute(batch, logprobs, {})
+    doubled, _ = open_plugin(EXTENDS="dpo", compute_loss=compute_loss).compute(batch, logprobs, {})
+    assert float(doubled.detach()) == pytest.approx(2 * float(plain.detach()))
+
+
 def test_a_plugin_without_hooks_is_refused() -> None:
     with pytest.raises(PluginError, match="implements no hook"):
         open_plugin(something=1)

@@ -151,6 +151,8 @@ def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin, kind: str = "l
         )
     known = hook_arguments(*specs)
     implemented = dict(implemented_hooks(manager, link.plugin))
+    if kind == "loss":
+        check_order(manager, link.plugin, who)
     for hook, arguments in implemented.items():
         if hook not in known:
             raise PluginError(f'{who} implements a hook "{hook}" that does not exist{nearest(hook, known)}')
@@ -167,6 +169,22 @@ def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin, kind: str = "l
     if not implemented:
         hint = ", or put @mint_train.loss on its function" if kind == "loss" else ""
         raise PluginError(f"{who} implements no hook; see docs/hooks.md{hint}")
+
+
+def check_order(manager: pluggy.PluginManager, plugin: object, who: str) -> None:
+    """Refuse a hook that asks pluggy for its place in the chain, where a base could replace what extends it.
+
+    Raises:
+        PluginError: naming the plugin and the hook.
+    """
+    for attribute in dir(plugin):
+        options: Any = manager.parse_hookimpl_opts(plugin, attribute) or {}
+        for place in ("tryfirst", "trylast"):
+            if options.get(place):
+                raise PluginError(
+                    f'{who}: hook "{options.get("specname") or attribute}" has @hookimpl({place}=True), but '
+                    f"the most derived loss always answers first; leave {place} out"
+                )
 
 
 def hook_arguments(*specs: type) -> dict[str, tuple[str, ...]]:

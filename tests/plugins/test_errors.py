@@ -65,12 +65,12 @@ def test_a_hook_without_its_marker_is_refused() -> None:
 def test_a_hook_that_asks_for_its_place_in_the_chain_is_refused(
     place: str, install_loss: Callable[[str, object], None]
 ) -> None:
-    base = SimpleNamespace(EXTENDS="dpo", compute_loss=hookimpl(lambda logprobs: None, **{place: True}))
+    base = SimpleNamespace(EXTENDS="dpo", compute_loss=hookimpl(lambda: None, **{place: True}))
     install_loss("pushing", base)
     with pytest.raises(
         PluginError, match=rf'"pushing" of .*: hook "compute_loss" has @hookimpl\({place}=True\), but'
     ):
-        open_plugin(EXTENDS="pushing", compute_loss=hookimpl(lambda logprobs: None))
+        open_plugin(EXTENDS="pushing", compute_loss=hookimpl(lambda: None))
 
 
 def test_a_hook_that_wraps_its_bases_is_accepted() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from inspect import isclass
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 
-from mint_train.errors import OptionError, nearest
+from mint_train.errors import OptionError, PluginError, nearest
 from mint_train.settings.wrong_values import in_plain_words
 
 
@@ -24,8 +25,10 @@ def validate_options(
     """Validate the options of a loss or of another kind of plugin.
 
     Raises:
+        PluginError: the model has an option that no run could record and read again.
         OptionError: the first problem, in one line.
     """
+    check_options_model(f'the {kind} "{name}"', model)
     for option in options:
         if option not in model.model_fields:
             known = ", ".join(model.model_fields) or "none"
@@ -40,6 +43,37 @@ def validate_options(
         option = ".".join(str(part) for part in first["loc"]) or "options"
         given = "" if first["type"] == "missing" else f"={first['input']}"
         raise OptionError(f'--set {option}{given} of the {kind} "{name}": {in_plain_words(first)}') from None
+
+
+def check_options_model(who: str, model: type[BaseModel]) -> None:
+    """Refuse a model of options that no run could record and read again: its own, and those inside it.
+
+    Raises:
+        PluginError: an option goes by another name than its field's.
+    """
+    for kind in types_in(model):
+        fields = kind.model_fields if issubclass(kind, BaseModel) else {}
+        for name, field in fields.items():
+            for alias in (field.alias, field.validation_alias, field.serialization_alias):
+                if alias not in (None, name):
+                    raise PluginError(
+                        f'{who}: its option "{name}" has an alias, and a value given by the name would be '
+                        "dropped; leave the alias out"
+                    )
+
+
+def types_in(annotation: Any, seen: set[Any] | None = None) -> Iterator[type]:
+    """Yield the classes that an annotation names, and those of the fields of the models among them."""
+    seen = set() if seen is None else seen
+    named = get_origin(annotation) or annotation
+    if isclass(named) and named not in seen:
+        seen.add(named)
+        yield named
+        if issubclass(named, BaseModel):
+            for field in named.model_fields.values():
+                yield from types_in(field.annotation, seen)
+    for part in get_args(annotation):
+        yield from types_in(part, seen)
 
 
 def option_rows(model: type[BaseModel]) -> list[tuple[str, str]]:

@@ -18,12 +18,17 @@ from run_files import checkpoints
 
 import mint_train
 from mint_train.errors import LossError, MintTrainError, PluginError
-from mint_train.losses.guard import check_state, finite_metrics
+from mint_train.losses.guard import RESERVED, check_state
+from mint_train.losses.loss import Loss
+from mint_train.losses.term import Term
+from mint_train.plugin import sequence_logprobs
 from mint_train.plugins.discovery import NamedPlugin, hook_arguments, make_manager
 from mint_train.plugins.hookspecs import LossSpec
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.records import Checkpoint
+from mint_train.settings.loss_names import parse_terms
+from mint_train.testing import make_batch, make_group, make_logprobs
 from mint_train.training.interrupts import Interrupts, handled_signals
 
 pytestmark = pytest.mark.attacks
@@ -170,9 +175,26 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused(value: Any) -> None:
     check_state("mine", {"mean": 0.5, "count": 3})
 
 
-def test_a_metric_called_step_is_refused() -> None:
-    with pytest.raises(LossError, match="a metric called 'step'"):
-        finite_metrics("mine", {"step": 1.0})
+@pytest.mark.parametrize(
+    ("expression", "metric"),
+    [*(("mine", name) for name in sorted(RESERVED)), ("mine+other", "other/loss"), ("2*mine", "mine/loss")],
+)
+def test_a_metric_by_the_name_of_a_figure_of_the_run_is_refused(expression: str, metric: str) -> None:
+    def opened(metric: str) -> Loss:
+        def mine(batch, logprobs):
+            return sequence_logprobs(logprobs, batch).sum(), {metric: 1.0}
+
+        plugin = mint_train.loss(extends="dpo")(mine)
+        terms = [
+            Term(NamedPlugin(name, plugin, "a test"), None, weight)
+            for weight, name in parse_terms(expression)
+        ]
+        return Loss(terms, expression)
+
+    batch, logprobs = make_batch(make_group([[3], [4]])), make_logprobs([[-1.0], [-2.0]])
+    assert opened("own").compute(batch, logprobs, {})[1]["own"] == 1.0
+    with pytest.raises(LossError, match=f"a metric called '{metric}', which is a figure of the run's own"):
+        opened(metric).compute(batch, logprobs, {})
 
 
 # files

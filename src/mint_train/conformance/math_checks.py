@@ -27,7 +27,6 @@ MARGIN = 1e4
 STEPS = (1e-5, 1e-7)
 TOLERANCE = 1e-6
 SAMPLED_TOKENS = 24
-RESERVED_METRICS = {"loss", "step", "learning_rate", "tokens", "seconds"}
 
 
 def gradient_reaches_all(material: Material) -> str:
@@ -258,8 +257,6 @@ def metrics_are_plain(material: Material) -> str:
             plain = isinstance(value, int | float) or (kind == "metric" and is_detached_scalar(value))
             require_that(plain, f'the {kind} "{name}" is a {type(value).__name__}; make it a float')
             require_that(math.isfinite(value), f'the {kind} "{name}" is {value}')
-    taken = RESERVED_METRICS & metrics.keys()
-    require_that(not taken, f"the metric names {sorted(taken)} are the run's own; choose others")
     return ", ".join(metrics) or "none"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -18,8 +18,10 @@ from mint_train.plugins.returned import shown
 
 ROUNDING = 1e-5
 """How far two float32 gradients of a linear loss may be apart, relative to the largest."""
-RESERVED = frozenset({"step"})
-"""Names that no metric can have: files and trackers use them for something else."""
+RESERVED = frozenset(
+    {"loss", "step", "learning_rate", "tokens", "seconds", "tokens_per_second", "sample_score"}
+)
+"""Names that no metric of a plugin can have: the run records, shows or tracks figures of its own by them."""
 
 
 def loss_and_metrics(loss: str, result: object) -> tuple[Any, Mapping[Any, Any]]:
@@ -63,16 +65,37 @@ def check_scalar(loss: str, value: object) -> None:
         )
 
 
+def check_metric_names(
+    loss: str, metrics: Mapping[Any, Any], reserved: Collection[str] = RESERVED
+) -> None:
+    """Refuse a metric that would replace a figure of the run.
+
+    Args:
+        loss: the loss's name.
+        metrics: its metrics by name.
+        reserved: the names of such figures.
+
+    Raises:
+        LossError: naming the metric.
+    """
+    for name in metrics:
+        if name in reserved:
+            raise LossError(
+                f'the loss "{loss}" has a metric called {name!r}, which is a figure of the run\'s own; '
+                "give it another name"
+            )
+
+
 def finite_metrics(loss: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return metrics as plain floats.
 
     Raises:
-        LossError: one is not a finite number.
+        LossError: one is not a finite number, or its name is not text.
     """
     plain: dict[str, float] = {}
     for name, value in metrics.items():
-        if not isinstance(name, str) or name in RESERVED:
-            raise LossError(f'the loss "{loss}" has a metric called {name!r}; give it another name')
+        if not isinstance(name, str):
+            raise LossError(f'the loss "{loss}" has a metric called {name!r}; give it a name of text')
         try:
             plain[name] = float(value)
         except Exception as error:

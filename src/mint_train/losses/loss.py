@@ -16,7 +16,7 @@ from mint_train.batches.datums import AttachedDatum
 from mint_train.batches.groups import Group
 from mint_train.batches.vocabulary import Vocabulary, of_tokens
 from mint_train.errors import ContractError, LossError, OptionError, PluginError
-from mint_train.losses.guard import check_total_weight, finite_metrics
+from mint_train.losses.guard import check_metric_names, check_total_weight, finite_metrics
 from mint_train.losses.term import Term
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
@@ -243,17 +243,20 @@ class Loss:
         """Add up the terms; of two metrics with one name, the earlier term's is kept.
 
         Raises:
-            LossError: a plugin raised, with its own file and line, or returned something else.
+            LossError: a plugin raised, with its own file and line, or returned something else; a metric has
+                the name of a figure of the run's own.
         """
         if not self.is_sum:
             return self.terms[0].evaluate(batch, logprobs, state, vocabulary)
         parts: list[torch.Tensor] = []
         values: dict[str, Any] = {}
         metrics: dict[str, Any] = {}
+        reserved = [f"{term.name}/loss" for term in self.terms]
         for term in self.terms:
             prefix = f"{term.name}/"
             own = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
             value, of_term = term.evaluate(batch, logprobs, own, vocabulary)
+            check_metric_names(term.name, of_term, reserved)
             for name in [name for name in state if name.startswith(prefix)]:
                 del state[name]  # the term may have deleted it
             state.update({prefix + name: number for name, number in own.items()})

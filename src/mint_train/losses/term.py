@@ -15,6 +15,7 @@ from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import LossError, MintTrainError, PluginError, RowError
 from mint_train.losses.guard import (
     check_batch_untouched,
+    check_metric_names,
     check_scalar,
     check_weights_were_read,
     loss_and_metrics,
@@ -167,7 +168,8 @@ class Term:
 
         Raises:
             LossError: the plugin raised, with its own file and line, returned something else, or wrote over
-                the batch; or it was not given what it needs of the vocabulary.
+                the batch; a metric has the name of a figure of the run's own; or the plugin was not given
+                what it needs of the vocabulary.
         """
         if missing := sorted(self.vocabulary - vocabulary.keys()):
             raise LossError(f'the loss "{self.name}" was not given {missing[0]} of the vocabulary')
@@ -184,6 +186,7 @@ class Term:
                 f'the loss "{self.name}" raised {type(error).__name__} at {where}: {error}'
             ) from error
         value, metrics = loss_and_metrics(self.name, result)
+        check_metric_names(self.name, metrics)
         check_scalar(self.name, value)
         check_batch_untouched(self.name, batch)
         check_weights_were_read(self.name, batch)

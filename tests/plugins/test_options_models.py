@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    create_model,
+)
 
 from mint_train.errors import PluginError
 from mint_train.judging.judge import JUDGE, as_options
 from mint_train.losses.loss import Loss
 from mint_train.plugin import Options, hookimpl
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.sampling.making import ROW_WRITER
 
 
 class Renamed(Options):
@@ -47,6 +57,23 @@ def test_an_option_with_an_alias_is_refused(model: type[BaseModel]) -> None:
         opened(model, dict.fromkeys(model.model_fields))
     with pytest.raises(PluginError, match=f"^the judge {problem}"):
         as_options(JUDGE, "mine", {})(SimpleNamespace(Options=model))
+
+
+class Keys(BaseModel):
+    keys: dict[str, SecretStr | None] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize("kind", [SecretStr, SecretBytes | None, Secret[int], list[Keys], Annotated[Keys, 1]])
+def test_an_option_that_holds_a_secret_is_refused(kind: Any) -> None:
+    model = create_model("Secretive", __base__=Options, token=(kind, Field(default=None)))
+    problem = (
+        '"mine": its option "token" holds a secret, and options are recorded; read the secret from an '
+        "environment variable"
+    )
+    with pytest.raises(PluginError, match=f"^the loss {problem}$"):
+        opened(model, {"token": "1"})
+    with pytest.raises(PluginError, match=f"^the row writer {problem}$"):
+        as_options(ROW_WRITER, "mine", {"token": "1"})(SimpleNamespace(Options=model))
 
 
 def test_an_alias_that_is_the_name_is_accepted() -> None:

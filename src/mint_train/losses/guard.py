@@ -65,9 +65,7 @@ def check_scalar(loss: str, value: object) -> None:
         )
 
 
-def check_metric_names(
-    loss: str, metrics: Mapping[Any, Any], reserved: Collection[str] = RESERVED
-) -> None:
+def check_metric_names(loss: str, metrics: Mapping[Any, Any], reserved: Collection[str] = RESERVED) -> None:
     """Refuse a metric that would replace a figure of the run.
 
     Args:

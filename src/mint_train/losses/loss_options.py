@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from inspect import isclass
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from mint_train.errors import OptionError, PluginError, nearest
 from mint_train.settings.wrong_values import in_plain_words
+
+SECRETS = (SecretStr, SecretBytes, Secret)
 
 
 class NoOptions(BaseModel):
@@ -49,8 +51,14 @@ def check_options_model(who: str, model: type[BaseModel]) -> None:
     """Refuse a model of options that no run could record and read again: its own, and those inside it.
 
     Raises:
-        PluginError: an option goes by another name than its field's.
+        PluginError: an option goes by another name than its field's, or holds a secret.
     """
+    for name, field in model.model_fields.items():
+        if any(issubclass(kind, SECRETS) for kind in types_in(field.annotation)):
+            raise PluginError(
+                f'{who}: its option "{name}" holds a secret, and options are recorded; '
+                "read the secret from an environment variable"
+            )
     for kind in types_in(model):
         fields = kind.model_fields if issubclass(kind, BaseModel) else {}
         for name, field in fields.items():

@@ -9,9 +9,10 @@ A plugin that extends another loss (`EXTENDS = "dpo"`) inherits every hook that 
 extend". Every plugin of the chain answers a hook marked *all*; one marked *not inherited* is answered by the
 plugin of the named loss only. `MINT_TRAIN_TRACE=1` prints which plugin answered each call.
 
-An implementation declares only the arguments that it uses, by name. `options` is always an instance of the
-model that `loss_options` returned. A plugin may replace the options of the loss that it extends; where it
-inherits a hook that takes `options`, only by a subclass of the model that the hook was written for.
+An implementation declares only the arguments that it uses, by name and without defaults. `options` is
+always an instance of the model that `loss_options` returned. A plugin may replace the options of the loss
+that it extends; where it inherits a hook that takes `options`, only by a subclass of the model that the
+hook was written for.
 
 What judges and row writers implement is in `judge_hookspecs.py`.
 """
@@ -62,7 +63,8 @@ class LossSpec:
         """Return the pydantic model of the loss's options (*first result*).
 
         It gives `--set` its names, bounds and defaults, and `--help` its text. `Options` is a base that
-        refuses unknown names.
+        refuses unknown names. Options are recorded by their names, so a model with an alias or a secret in
+        it is refused; a secret belongs in an environment variable.
 
         Example:
             >>> class MyOptions(Options):

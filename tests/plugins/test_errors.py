@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,29 @@ def test_a_wrong_argument_is_refused_with_the_nearest() -> None:
         PluginError, match=r'no argument "logprob"; did you mean "logprobs"\?; its arguments: batch'
     ):
         open_plugin(compute_loss=compute_loss)
+
+
+def default_in_flatten(example, renderer, options=None):
+    return None
+
+
+def keyword_in_flatten(example, *, renderer):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("flatten", "problem"),
+    [
+        (default_in_flatten, 'takes its argument "options" with a default; write a plain "options"'),
+        (keyword_in_flatten, 'takes its argument "renderer" by keyword only; write a plain "renderer"'),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_argument_that_a_hook_is_not_always_given_is_refused(
+    flatten: Callable[..., None], problem: str
+) -> None:
+    with pytest.raises(PluginError, match=f'^the loss "mine" of mine 1.0: hook "flatten" {problem}'):
+        open_plugin(EXTENDS="dpo", flatten=hookimpl(flatten))
 
 
 def test_a_hook_without_its_marker_is_refused() -> None:
@@ -101,6 +125,13 @@ def test_an_argument_that_a_function_cannot_have_is_refused() -> None:
         @loss(extends="dpo")
         def mine(batch, logprob):
             return None
+
+
+def test_a_loss_that_is_no_function_is_refused() -> None:
+    for given in (partial(written_over, None), 7):
+        kind = type(given).__name__
+        with pytest.raises(PluginError, match=rf"^@mint_train.loss needs a function, not an? {kind}.*: put"):
+            loss(extends="dpo")(given)  # type: ignore[arg-type]
 
 
 def test_a_circle_is_refused(install_loss: Callable[[str, object], None]) -> None:

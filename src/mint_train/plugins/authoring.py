@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mint_train.errors import LossError, PluginError, nearest
 from mint_train.plugins.hookspecs import LossSpec, hookimpl
+from mint_train.plugins.returned import shown
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +29,12 @@ class FunctionLoss:
         """Check the function's arguments and the traits.
 
         Raises:
-            PluginError: the function has an argument that a loss cannot have, or a trait is unknown.
+            PluginError: it is no function, it has an argument that a loss cannot have, or a trait is unknown.
         """
+        if not (callable(function) and hasattr(function, "__qualname__")):
+            raise PluginError(
+                f"@mint_train.loss needs a function, not {shown(function)}: put it on a def that calls this"
+            )
         self.arguments = tuple(inspect.signature(function).parameters)
         for argument in self.arguments:
             if argument not in COMPUTE_ARGUMENTS:
@@ -106,7 +111,7 @@ def loss(
         traits: what it says of itself, such as `{"STOPS_GRADIENT": True}`; `mint_train.testing` lists them.
 
     Raises:
-        PluginError: the function has an argument that a loss cannot have, or a trait is unknown.
+        PluginError: it is no function, it has an argument that a loss cannot have, or a trait is unknown.
 
     Example:
         >>> @loss(extends="dpo")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,19 +156,38 @@ def check_hooks(manager: pluggy.PluginManager, link: NamedPlugin, kind: str = "l
     for hook, arguments in implemented.items():
         if hook not in known:
             raise PluginError(f'{who} implements a hook "{hook}" that does not exist{nearest(hook, known)}')
-        for argument in arguments:
-            if argument not in known[hook]:
-                allowed = ", ".join(known[hook]) or "none"
-                raise PluginError(
-                    f'{who}: hook "{hook}" has no argument "{argument}"{nearest(argument, known[hook])}; '
-                    f"its arguments: {allowed}"
-                )
+        check_arguments(f'{who}: hook "{hook}"', arguments, known[hook])
     for hook in known:
         if hook not in implemented and inspect.isroutine(getattr(link.plugin, hook, None)):
             raise PluginError(f'{who} has a function "{hook}" without @hookimpl: it would never be called')
     if not implemented:
         hint = ", or put @mint_train.loss on its function" if kind == "loss" else ""
         raise PluginError(f"{who} implements no hook; see docs/hooks.md{hint}")
+
+
+def check_arguments(hook: str, declared: Sequence[inspect.Parameter], known: Sequence[str]) -> None:
+    """Refuse arguments that a hook is not called with: unknown ones, and those that pluggy may leave out.
+
+    Args:
+        hook: the plugin and the hook, as a message calls them.
+        declared: what the implementation declares.
+        known: what the hook has.
+
+    Raises:
+        PluginError: naming the first such argument.
+    """
+    for argument in declared:
+        if argument.name not in known:
+            raise PluginError(
+                f'{hook} has no argument "{argument.name}"{nearest(argument.name, known)}; '
+                f"its arguments: {', '.join(known) or 'none'}"
+            )
+        if argument.default is not argument.empty or argument.kind is argument.KEYWORD_ONLY:
+            problem = "by keyword only" if argument.default is argument.empty else "with a default"
+            raise PluginError(
+                f'{hook} takes its argument "{argument.name}" {problem}; write a plain "{argument.name}", '
+                "which is always given"
+            )
 
 
 def check_order(manager: pluggy.PluginManager, plugin: object, who: str) -> None:
@@ -197,10 +216,12 @@ def hook_arguments(*specs: type) -> dict[str, tuple[str, ...]]:
     }
 
 
-def implemented_hooks(manager: pluggy.PluginManager, plugin: object) -> Iterator[tuple[str, tuple[str, ...]]]:
+def implemented_hooks(
+    manager: pluggy.PluginManager, plugin: object
+) -> Iterator[tuple[str, list[inspect.Parameter]]]:
     """Yield the hooks that a plugin marks as implemented, with the arguments that it declares."""
     for attribute in dir(plugin):
         options: Any = manager.parse_hookimpl_opts(plugin, attribute)
         if options is not None:
             arguments = inspect.signature(getattr(plugin, attribute)).parameters
-            yield options.get("specname") or attribute, tuple(arguments)
+            yield options.get("specname") or attribute, list(arguments.values())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mint_train.errors import PluginError
+from mint_train.errors import OptionError, PluginError
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.registry import load_observer, open_observers
 from mint_train.plugins.hookspecs import hookimpl
@@ -100,6 +100,39 @@ class Remarking:
     @hookimpl
     def run_finished(self) -> None:
         self.heard.append("finished")
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+class Speechless:
+    @hookimpl
+    def step_finished(self) -> None:
+        raise SpeechlessError
+
+
+def test_an_observer_whose_exception_cannot_say_what_it_is_never_ends_the_run(
+    train: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(steps=1, observers=[Speechless()]).status == "done"
+    assert capsys.readouterr().err.endswith("disabled for the rest of this run: SpeechlessError: \n")
+
+
+@pytest.mark.parametrize(
+    ("observers", "found"),
+    [(Speechless(), "a Speechless"), (7, "a number"), ("wandb", "a str"), ({}, "a table")],
+)
+def test_observers_that_are_no_list_are_refused(
+    observers: Any, found: str, train: Callable[..., Any]
+) -> None:
+    with pytest.raises(OptionError, match=f"^observers is {found}; give a list of observers$"):
+        train(steps=1, observers=observers)
+
+
+def test_no_observers_are_none(train: Callable[..., Any]) -> None:
+    assert train(steps=1, observers=None).status == "done"
 
 
 def test_notes_and_observer_hooks_of_every_part_of_a_sum_are_heard_once(

@@ -19,6 +19,7 @@ from mint_train.losses.guard import (
     check_untouched,
 )
 from mint_train.losses.loss import Loss
+from mint_train.plugins.guarding import said
 from mint_train.sdk import Datum
 
 TRIAL_LOGPROB = -1.0
@@ -127,9 +128,8 @@ def differentiated(
     try:
         return datum_gradients(value, batches)
     except Exception as error:
-        says = " ".join(str(error).split())
         raise LossError(
-            f'the loss "{loss}" cannot be differentiated: {type(error).__name__}: {says}'
+            f'the loss "{loss}" cannot be differentiated: {type(error).__name__}: {said(error)}'
         ) from error
 
 

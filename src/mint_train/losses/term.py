@@ -23,7 +23,7 @@ from mint_train.losses.guard import (
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.discovery import NamedPlugin, check_options, load_chain, make_manager
 from mint_train.plugins.docstrings import describe_loss
-from mint_train.plugins.guarding import failure, file_of, raised_at
+from mint_train.plugins.guarding import failure, file_of, raised_at, said
 from mint_train.plugins.options import NO_REFERENCE
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import Forms, Reading
@@ -183,7 +183,7 @@ class Term:
         except Exception as error:
             where = raised_at(error, map(file_of, (link.plugin for link in self.chain)))
             raise LossError(
-                f'the loss "{self.name}" raised {type(error).__name__} at {where}: {error}'
+                f'the loss "{self.name}" raised {type(error).__name__} at {where}: {said(error)}'
             ) from error
         value, metrics = loss_and_metrics(self.name, result)
         check_metric_names(self.name, metrics)

@@ -10,13 +10,16 @@ from typing import Any
 
 import pluggy
 
+from mint_train.errors import OptionError
 from mint_train.losses.loss import Loss
 from mint_train.observers.display import open_display
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import NamedPlugin, check_hooks
 from mint_train.plugins.functions import PROGRAM
+from mint_train.plugins.guarding import text_of
 from mint_train.plugins.hookspecs import PROJECT, ObserverSpec
 from mint_train.settings.model import Settings
+from mint_train.settings.wrong_values import described
 
 OBSERVER = Kind("observer", "mint_train.observers", "install some, such as mint-train-trackers")
 LONGEST_PROBLEM = 200
@@ -56,7 +59,7 @@ class Observers:
 
 @contextmanager
 def open_observers(
-    settings: Settings, loss: Loss, silent: bool = False, others: Sequence[object] = ()
+    settings: Settings, loss: Loss, silent: bool = False, others: Sequence[object] | None = ()
 ) -> Iterator[Observers]:
     """Yield the observers of one run: the plugins of its loss, the display, and the named trackers.
 
@@ -67,8 +70,12 @@ def open_observers(
         others: observers of the calling program.
 
     Raises:
+        OptionError: the program's observers are no list.
         PluginError: an observer is missing or broken, or what it needs is not installed.
     """
+    others = () if others is None else others
+    if isinstance(others, str) or not isinstance(others, Sequence):
+        raise OptionError(f"observers is {described(others)}; give a list of observers")
     observers = Observers()
     trackers = [load_observer(name) for name in dict.fromkeys(settings.track)]
     trackers += [NamedPlugin(type(other).__name__, other, PROGRAM) for other in others]
@@ -120,7 +127,7 @@ class Guarded:
                     method(*arguments)
             except (Exception, SystemExit) as error:
                 self.failed = True
-                problem = (str(error).strip().splitlines() or [""])[0][:LONGEST_PROBLEM]
+                problem = (text_of(error).strip().splitlines() or [""])[0][:LONGEST_PROBLEM]
                 self.observers.warn(
                     f"{self.who} failed in {hook} and is disabled for the rest of this run: "
                     f"{type(error).__name__}: {problem}"

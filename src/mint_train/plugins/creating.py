@@ -11,6 +11,7 @@ from typing import Any
 
 from mint_train.errors import MintTrainError, PluginError
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.plugins.guarding import said
 from mint_train.plugins.installed import entry_points_by_name, find_installed, origin
 
 
@@ -53,7 +54,7 @@ def create_plugin(
         ) from error
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f"{who} cannot be created from {entry_point.value}: {type(error).__name__}: {error}"
+            f"{who} cannot be created from {entry_point.value}: {type(error).__name__}: {said(error)}"
         ) from error
 
 

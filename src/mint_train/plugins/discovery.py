@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from mint_train.errors import PluginError, nearest
-from mint_train.plugins.guarding import guard_hooks
+from mint_train.plugins.guarding import guard_hooks, said
 from mint_train.plugins.hookspecs import (
     CONTRACT_VERSION,
     NOT_INHERITED,
@@ -56,7 +56,7 @@ def load_plugin(name: str) -> NamedPlugin:
     except (Exception, SystemExit) as error:
         raise PluginError(
             f'the loss "{name}" of {origin(entry_point)} cannot be imported from {entry_point.value}: '
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {said(error)}"
         ) from error
     return NamedPlugin(name, plugin, origin(entry_point))
 

@@ -93,8 +93,20 @@ def failure(hook: str, error: BaseException, file: str = "") -> str:
         error: what was raised.
         file: the plugin's.
     """
-    says = " ".join(str(error).split())
-    return f"failed in {hook} at {raised_at(error, [file])}: {type(error).__name__}: {says}"
+    return f"failed in {hook} at {raised_at(error, [file])}: {type(error).__name__}: {said(error)}"
+
+
+def said(error: BaseException) -> str:
+    """Return what an exception of a plugin says, in one line."""
+    return " ".join(text_of(error).split())
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an exception of a plugin says; nothing where it fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def raised_at(error: BaseException, files: Iterable[str]) -> str:

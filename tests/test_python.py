@@ -15,7 +15,7 @@ from run_files import run_description
 
 import mint_train
 from mint_train.backends.local.client import LocalTrainingClient
-from mint_train.errors import MintTrainError, OptionError, UserError
+from mint_train.errors import DataError, MintTrainError, OptionError, UserError
 from mint_train.plugin import loss
 from mint_train.run_folder.folder import METRICS_FILE
 from mint_train.run_folder.records import Evaluation, HeldOut
@@ -123,6 +123,17 @@ def test_what_is_wrong_with_a_call_is_said_before_anything_is_opened(tmp_path: P
         mint_train.plot()
     with pytest.raises(UserError, match="holds no run"):
         mint_train.resume(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data", "eval_data"])
+def test_rows_given_as_text_are_refused_in_one_line(name: str, train: Train) -> None:
+    rows = '{"prompt": "Say it.", "chosen": "it", "rejected": "no"}\n' * 100
+    with pytest.raises(DataError) as refused:
+        train(**{name: rows})
+    assert str(refused.value) == (
+        '{"prompt": "Say it.", "chosen": "it", "r ...: File name too long; give a file, or from Python rows '
+        "as a list of dictionaries"
+    )
 
 
 class Listener:

@@ -25,6 +25,8 @@ from mint_train.rows.tables import BUILDERS, DELIMITERS, as_json_line, read_csv,
 from mint_train.settings.data_items import HUB, STANDARD_INPUT, DataItem
 
 Signature = tuple[int, ...] | None
+SHOWN = 40
+"""Characters that are shown of a text that is no name."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,10 @@ def find_source(text: str) -> DataSource:
         path.stat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise DataError(f"{text}: {error.strerror}") from error
+            start = " ".join(text[:SHOWN].split())
+            raise DataError(
+                f"{start} ...: {error.strerror}; give a file, or from Python rows as a list of dictionaries"
+            ) from error
     if path.is_dir():
         raise DataError(
             f"{text}: Is a directory; name its files (`{text}/*.jsonl`), or a data set (`hf:{text}`)"
@@ -225,7 +230,10 @@ def copy_pieces(name: str, pieces: Iterable[bytes], unit: str = "line") -> DataS
 
 def waits_for_writer(name: str | Path | None) -> bool:
     """Return whether `--data` names a pipe, which is read once, to its end."""
-    return name is not None and Path(name).is_fifo()
+    try:
+        return name is not None and Path(name).is_fifo()
+    except OSError:  # text too long for a name, which is refused where it is opened
+        return False
 
 
 def copy_hub(name: str, reference: str, *, streaming: bool) -> DataSource:

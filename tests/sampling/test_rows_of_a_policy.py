@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from few_rows import PAIRS, lines, write_lines
 
 import mint_train
 from mint_train.backends.base import Sample, Sampling
-from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError, UserError
+from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError, PluginError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import Judge, open_judge
 from mint_train.losses.loss import Loss
-from mint_train.plugin import Candidates, hookimpl
+from mint_train.plugin import Candidates, Judged, hookimpl
 from mint_train.plugins.discovery import NamedPlugin, load_plugin
 from mint_train.rendering.options import Rendering
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
@@ -465,3 +466,42 @@ def test_the_command_line(run_cli: Any, prompts_file: Path, run: Path, tmp_path:
     assert ended.status == 1
     assert "no row was made: no prompt has two completions to compare; take more --samples\n" in ended.err
     assert json.loads((tmp_path / "rows.jsonl.scores").read_text().splitlines()[0])["judge"] == "function"
+
+
+class OddWriter:
+    """A row writer that makes what it is given, and whose note fails."""
+
+    def __init__(self, made: Any) -> None:
+        self.made = made
+
+    @hookimpl
+    def rows(self) -> Any:
+        return self.made
+
+    @hookimpl
+    def rows_note(self) -> str:
+        raise ValueError("out of\nink")
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (["a row"], "made a row that is text; give an object with fields"),
+        ([[("prompt", "a")]], "made a row that is a list; give an object with fields"),
+        ([{"answer": torch.tensor(1)}], "made a row that cannot be written as JSON: Object of type Tensor"),
+        ([{"weight": float("nan")}], "made a row that cannot be written as JSON: Out of range float values"),
+        ([{"answer": "\ud800"}], "made a row that cannot be written as JSON: 'utf-8' codec can't encode"),
+        (None, r"failed in rows at making.py:\d+: TypeError: 'NoneType' object is not iterable"),
+    ],
+)
+def test_what_a_row_writer_does_wrong_is_one_line(
+    made: Any, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = NamedPlugin("odd", OddWriter(made), "a test")
+    monkeypatch.setattr("mint_train.sampling.making.create_plugin", lambda *_: link)
+    writer = RowWriter("odd", {})
+    with pytest.raises(PluginError, match=f'^the row writer "odd" {problem}') as raised:
+        writer.rows(Judged({"prompt": "a"}, ["b"], [1.0], [[1]], [[-0.5]], 0))
+    assert "\n" not in str(raised.value)
+    with pytest.raises(PluginError, match=r'^the row writer "odd" failed in rows_note at .*: out of ink$'):
+        writer.note()

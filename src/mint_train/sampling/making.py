@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from mint_train.judging.judge import Judge, Scores, as_options
 from mint_train.observers.progress import Progress
 from mint_train.plugins.creating import Kind, create_plugin
 from mint_train.plugins.discovery import check_hooks
-from mint_train.plugins.guarding import failure
+from mint_train.plugins.guarding import failure, said
 from mint_train.plugins.hookspecs import PROJECT
 from mint_train.plugins.judge_hookspecs import RowWriterSpec
 from mint_train.rows.candidates import Judged, prompt_columns
+from mint_train.rows.row import kind
 from mint_train.run_folder.files import write_rows
 from mint_train.sampling.collecting import (
     decided_by,
@@ -61,20 +63,43 @@ class RowWriter:
         """Return the rows of one prompt.
 
         Raises:
+            PluginError: the plugin raises, or makes a row that is no object, or that JSON cannot hold.
+        """
+        made = self._call("rows", lambda: list(self._hook.rows(judged=judged)))
+        for row in made:
+            if problem := problem_of_row(row):
+                raise PluginError(f'the row writer "{self.name}" made a row that {problem}')
+        return made
+
+    def note(self) -> str | None:
+        """Return what the writer tells the user of all its rows, or None.
+
+        Raises:
             PluginError: the plugin raises.
         """
+        notes = self._call("rows_note", self._hook.rows_note)
+        return str(notes[0]) if notes else None
+
+    def _call(self, hook: str, function: Callable[[], list[Any]]) -> list[Any]:
+        """Call a hook; whatever it raises is one line with its file and line."""
         try:
-            with redirect_stdout(sys.stderr):
-                return list(self._hook.rows(judged=judged))
+            with redirect_stdout(sys.stderr):  # standard output may be lines of JSON
+                return function()
         except MintTrainError:
             raise
         except (Exception, SystemExit) as error:
-            raise PluginError(f'the row writer "{self.name}" {failure("rows", error)}') from error
+            raise PluginError(f'the row writer "{self.name}" {failure(hook, error)}') from error
 
-    def note(self) -> str | None:
-        """Return what the writer tells the user of all its rows, or None."""
-        notes = self._hook.rows_note()
-        return str(notes[0]) if notes else None
+
+def problem_of_row(row: object) -> str:
+    """Return why a row cannot be a line of a file, or nothing if it can."""
+    if not isinstance(row, Mapping):
+        return f"is {kind(row)}; give an object with fields"
+    try:
+        json.dumps(dict(row), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"cannot be written as JSON: {said(error)}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

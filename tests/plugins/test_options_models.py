@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
+import torch
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -17,12 +21,13 @@ from pydantic import (
     create_model,
 )
 
-from mint_train.errors import PluginError
+from mint_train.errors import OptionError, PluginError
 from mint_train.judging.judge import JUDGE, as_options
 from mint_train.losses.loss import Loss
 from mint_train.plugin import Options, hookimpl
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.sampling.making import ROW_WRITER
+from mint_train.settings.keywords import plain_options
 
 
 class Renamed(Options):
@@ -81,3 +86,53 @@ def test_an_alias_that_is_the_name_is_accepted() -> None:
         lam: float = Field(default=0.1, alias="lam")
 
     assert opened(Same, {"lam": "0.5"}).option_values == {"lam": 0.5}
+
+
+class AnyKind(Options):
+    scale: float = 1.0
+    count: int = 1
+    numbers: list[float] | None = None
+    other: Any = None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("scale", np.float32(0.5), 0.5),
+        ("scale", torch.tensor(0.5), 0.5),
+        ("count", np.int64(3), 3),
+        ("numbers", np.array([1.0, 2.0]), [1.0, 2.0]),
+        ("numbers", [np.float32(1), torch.tensor(2.0)], [1.0, 2.0]),
+        ("other", Path("a/b"), "a/b"),
+        ("other", None, None),
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_numbers(name: str, value: Any, kept: Any) -> None:
+    given = plain_options({name: value}, "options")
+    assert given == {name: kept}
+    assert json.dumps(given[name]) == json.dumps(kept)
+    assert opened(AnyKind, given).option_values[name] == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (print, "a builtin_function_or_method"), (torch.float32, "a dtype"), (object(), "a object"),
+        (b"\xff", "a bytes"), (float("nan"), "nan"), ("\ud800", "a str"),
+    ],
+    ids=["function", "dtype", "object", "bytes", "nan", "surrogate"],
+)  # fmt: skip
+def test_a_value_that_cannot_be_recorded_is_refused(value: Any, kind: str) -> None:
+    problem = f'options: "other" is {kind}, which cannot be recorded; give a number, text, or a list or table'
+    with pytest.raises(OptionError, match=f"^{problem} of these$"):
+        plain_options({"other": value}, "options")
+    with pytest.raises(OptionError, match="which cannot be recorded"):
+        plain_options({"other": {"in": [value]}}, "options")
+
+
+def test_a_default_that_cannot_be_recorded_is_refused() -> None:
+    class Calling(Options):
+        call: Any = print
+
+    with pytest.raises(PluginError, match=r'^the loss "mine" has an option that cannot be recorded'):
+        opened(Calling)

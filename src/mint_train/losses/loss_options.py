@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, Vali
 from pydantic_core import PydanticUndefined
 
 from mint_train.errors import OptionError, PluginError, nearest
+from mint_train.plugins.guarding import said
 from mint_train.settings.wrong_values import in_plain_words
 
 SECRETS = (SecretStr, SecretBytes, Secret)
@@ -27,7 +28,7 @@ def validate_options(
     """Validate the options of a loss or of another kind of plugin.
 
     Raises:
-        PluginError: the model has an option that no run could record and read again.
+        PluginError: the model has an option that no run could record and read again, or a value of that kind.
         OptionError: the first problem, in one line.
     """
     check_options_model(f'the {kind} "{name}"', model)
@@ -39,12 +40,20 @@ def validate_options(
                 f"its options: {known}"
             )
     try:
-        return model.model_validate(options)
+        validated = model.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         option = ".".join(str(part) for part in first["loc"]) or "options"
         given = "" if first["type"] == "missing" else f"={first['input']}"
         raise OptionError(f'--set {option}{given} of the {kind} "{name}": {in_plain_words(first)}') from None
+    try:
+        validated.model_dump(mode="json")
+    except Exception as error:
+        raise PluginError(
+            f'the {kind} "{name}" has an option that cannot be recorded: {said(error)}; '
+            "give it numbers, text, or lists or tables of these"
+        ) from error
+    return validated
 
 
 def check_options_model(who: str, model: type[BaseModel]) -> None:

@@ -5,11 +5,14 @@ Each is a field of `Settings`, which checks the values and has the defaults; a t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypedDict
+
+from pydantic_core import to_jsonable_python
 
 from mint_train.errors import MintTrainError, OptionError
 from mint_train.settings.model import OPTION_NAMES, Settings
@@ -141,16 +144,45 @@ class PairsKeywords(SampledKeywords, total=False):
 
 
 def plain_options(options: object, called: str) -> dict[str, Any]:
-    """Return options as a file can keep them: a path as text; none for None.
+    """Return options as a file can keep them: a path as text, a number of numpy as one; none for None.
 
     Raises:
-        OptionError: they are not a dictionary; the message names the keyword that they are called by.
+        OptionError: they are not a dictionary, or a file cannot keep a value; the message names the keyword
+            that they are called by.
     """
     if options is None:
         return {}
     if not isinstance(options, Mapping):
         raise OptionError(f"{called} is {described(options)}; give a table of options by name")
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: recordable(value, f'{called}: "{name}"') for name, value in options.items()}
+
+
+def recordable(value: object, called: str) -> Any:
+    """Return the value of an option as JSON has it.
+
+    Raises:
+        OptionError: JSON has nothing like it.
+    """
+    try:
+        plain = to_jsonable_python(value, fallback=as_numbers)
+        json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        kind = str(value) if isinstance(value, float) else described(value)
+        raise OptionError(
+            f"{called} is {kind}, which cannot be recorded; give a number, text, or a list or table of these"
+        ) from error
+    return plain
+
+
+def as_numbers(value: Any) -> Any:
+    """Return a number, an array or a tensor, of numpy or torch, as numbers.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"no number: {type(value).__name__}")
 
 
 @contextmanager

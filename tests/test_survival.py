@@ -21,7 +21,7 @@ from safetensors.torch import load, save_file
 from mint_train.backends.base import Gradients
 from mint_train.backends.local.backend import LocalBackend
 from mint_train.backends.local.client import LocalTrainingClient
-from mint_train.errors import ServiceError
+from mint_train.errors import OptionError, ServiceError
 from mint_train.groups.reference import read_file
 from mint_train.groups.reference_store import STORE
 from mint_train.plugins.hookspecs import hookimpl
@@ -286,6 +286,59 @@ def test_a_plugin_with_other_defaults_does_not_go_on_without_a_word(
     assert run_cli("eval", "run", "--set", f"{beta}=0.1").out == before
     assert run_cli("resume", "run", "--steps", 3, "--set", f"{beta}=0.1").status == 0
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
+
+
+OWN_LOSS = '''
+import torch
+from factor_of_a_test import FACTOR
+from mint_train import loss, sequence_logprobs
+
+@loss(extends="dpo")
+def scaled(batch, logprobs):
+    """Push each chosen above its rejected."""
+    scores = sequence_logprobs(logprobs, batch)
+    return batch.mean(torch.nn.functional.softplus(FACTOR * (scores[1::2] - scores[::2])))
+'''
+
+
+def test_a_loss_file_counts_with_what_it_imports(
+    train: Train, run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("scaled_of_a_test.py").write_text(OWN_LOSS)
+    helper = tmp_path / "factor_of_a_test.py"
+    helper.write_text("FACTOR = 1.0\n")
+    train("./scaled_of_a_test.py", steps=1, eval_fraction=0.4)
+    assert run_cli("resume", "run", "--steps", 2).status == 0
+    helper.write_text("FACTOR = -1.0\n")
+    for command in (["resume", "run", "--steps", 3], ["eval", "run"]):
+        status, _, err = run_cli(*command)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{helper} has changed since run was trained with it; restore it, or start a new run" in err
+
+
+def test_the_function_of_a_program_is_known_by_its_code(train: Train) -> None:
+    from mint_train import loss, resume, sequence_logprobs
+
+    def signed(sign: float) -> Any:
+        @loss(extends="dpo")
+        def pushed(batch, logprobs):
+            """Push each chosen above its rejected."""
+            scores = sequence_logprobs(logprobs, batch)
+            return batch.mean(torch.nn.functional.softplus(sign * (scores[1::2] - scores[::2])))
+
+        return pushed
+
+    train(signed(1.0), steps=1)
+    with pytest.raises(OptionError, match=r"the function .*pushed has changed since this run began"):
+        resume("run", loss=signed(-1.0), steps=2)
+    assert resume("run", loss=signed(1.0), steps=2).status == "done"
+    described = description("run")
+    version, _, digest = described["function"]["code"].rpartition(" ")
+    assert version == f"python {sys.version_info.major}.{sys.version_info.minor}"
+    described["function"]["code"] = f"python 3.10 {digest[::-1]}"
+    Path("run/run.json").write_text(json.dumps(described))
+    assert resume("run", loss=signed(1.0), steps=3).status == "done"
 
 
 def test_a_plugin_of_another_version_is_named(train: Train, run_cli: Cli) -> None:

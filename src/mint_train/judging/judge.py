@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from numbers import Real
+from pathlib import Path
 from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 
@@ -20,7 +21,13 @@ from mint_train.plugins.functions import PROGRAM
 from mint_train.plugins.guarding import failure
 from mint_train.plugins.hookspecs import PROJECT, hookimpl
 from mint_train.plugins.judge_hookspecs import JudgeSpec
-from mint_train.plugins.sources import function_digest, source_of, sources_digest, with_helpers
+from mint_train.plugins.sources import (
+    function_digest,
+    helper_files,
+    source_of,
+    sources_digest,
+    with_helpers,
+)
 from mint_train.rows.candidates import Candidates
 from mint_train.run_folder.files import digests_of_files, is_file
 from mint_train.settings.wrong_values import described
@@ -84,15 +91,15 @@ class Judge:
         return f'the judge "{self.name}"'
 
     def _code(self) -> str:
-        """Return a digest of what scores: a function of the program, or a plugin's files and version."""
+        """Digest what scores: a function of the program, or the plugin's files and what they import."""
         hooks = self._hook.score.get_hookimpls()
-        said = [
-            function_digest(hook.plugin.function)
-            if isinstance(hook.plugin, FunctionJudge)
-            else f"{self._origin} {sources_digest(with_helpers(source_of(hook.function)))}"
-            for hook in hooks
-        ]
-        return " ".join(said)
+        functions = [hook.plugin.function for hook in hooks if isinstance(hook.plugin, FunctionJudge)]
+        if functions:
+            return function_digest(functions[0])
+        files = [path for hook in hooks for path in with_helpers(source_of(hook.function))]
+        named = [Path(str(name)) for name in self.options.values() if is_file(name)]
+        files += [helper for path in named if path.suffix == ".py" for helper in helper_files(path)]
+        return f"{self._origin} {sources_digest(files)}"
 
     def _own_versions(self) -> dict[str, str]:
         """Return what the judge says that its scores depend on."""

@@ -15,7 +15,7 @@ from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.discovery import NamedPlugin
 from mint_train.plugins.functions import SCRIPT, find_function, is_importable, named_function
-from mint_train.run_folder.description import RunDescription
+from mint_train.run_folder.description import FunctionDescription, RunDescription
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import different_run
 from mint_train.settings.wrong_values import in_plain_words
@@ -111,8 +111,7 @@ def refuse_other_loss(recorded: RunDescription, loss: Loss, given: Container[str
     if loss.name != recorded.loss:
         raise OptionError(different_run(f"--loss {loss.name}", recorded.loss))
     function = next((link.function for link in loss.plugins if link.function), None)
-    code = recorded.function.code if recorded.function else None
-    if function is not None and code not in (None, function.code):
+    if function is not None and is_other_code(recorded.function, function):
         raise OptionError(
             f"the function {function.name} has changed since this run began; restore it, or start a new one"
         )
@@ -123,6 +122,16 @@ def refuse_other_loss(recorded: RunDescription, loss: Loss, given: Container[str
         if name in given or name.rpartition(".")[2] in given:
             raise OptionError(different_run(f"--set {name}={value}", before[name]))
         raise default_changed(name, value, before[name])
+
+
+def is_other_code(before: FunctionDescription | None, now: FunctionDescription) -> bool:
+    """Return whether a function does something else than it did, as far as one version of Python can tell."""
+    if before is None or before.code is None or now.code is None:
+        return False
+    (version, _, digest), (own_version, _, own_digest) = (
+        code.rpartition(" ") for code in (before.code, now.code)
+    )
+    return version == own_version and digest != own_digest
 
 
 def refuse_other_defaults(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mint_train.errors import OptionError, UserError
 from mint_train.plugins.discovery import NamedPlugin
+from mint_train.plugins.sources import helper_files
 from mint_train.run_folder.files import file_sha256
 from mint_train.settings.fields import without_credentials
 from mint_train.settings.loss_names import is_loss_file, parse_terms
@@ -18,9 +19,10 @@ ADDRESS_VARIABLE = VARIABLES["base_url"]
 
 
 def loss_file_digests(plugins: Iterable[NamedPlugin]) -> dict[str, str]:
-    """Return the SHA-256 of each file among the plugins of a loss, by its path."""
-    files = {plugin.origin: Path(plugin.origin) for plugin in plugins}
-    return {origin: file_sha256(path) for origin, path in files.items() if path.is_file()}
+    """Return the SHA-256 of each file among the plugins of a loss, and of what they import, by its path."""
+    files = {plugin.origin: Path(plugin.origin) for plugin in plugins if Path(plugin.origin).is_file()}
+    helpers = [helper for path in files.values() for helper in helper_files(path)]
+    return {name: file_sha256(path) for name, path in {**{str(one): one for one in helpers}, **files}.items()}
 
 
 def is_users_own(path: Path, folder: Path) -> bool:
@@ -75,6 +77,8 @@ def check_loss_files(
     for name in names:
         if is_loss_file(name) and Path(name).is_file():
             check_loss_file(name, digests, folder, trust_loss=trust_loss)
+            for helper in map(str, helper_files(Path(name))):
+                refuse_changed_file(helper, digests, folder)
 
 
 def check_loss_file(name: str, digests: Mapping[str, str], folder: Path, *, trust_loss: bool) -> None:
@@ -84,14 +88,23 @@ def check_loss_file(name: str, digests: Mapping[str, str], folder: Path, *, trus
         UserError: it is not the file that the run was trained with.
         OptionError: it is outside the current folder, or came with the run folder.
     """
-    if digests.get(name) != file_sha256(Path(name)):
-        raise UserError(
-            f"{name} has changed since {folder} was trained with it; restore it, or start a new run"
-        )
+    refuse_changed_file(name, digests, folder)
     if not trust_loss and not is_users_own(Path(name), folder):
         raise OptionError(
             f"{folder} names {name} as its loss, whose code would be run; it is not one of the current "
             "folder's own files: read it, and add --trust-loss"
+        )
+
+
+def refuse_changed_file(name: str, digests: Mapping[str, str], folder: Path) -> None:
+    """Refuse a file of code that is not the one that a run was trained with.
+
+    Raises:
+        UserError: naming it.
+    """
+    if digests.get(name) != file_sha256(Path(name)):
+        raise UserError(
+            f"{name} has changed since {folder} was trained with it; restore it, or start a new run"
         )
 
 

@@ -40,7 +40,7 @@ class JudgeSpec:
 
     @hookspec(firstresult=True)
     def judge_versions(self) -> Mapping[str, str] | None:
-        """Say what the scores depend on, besides the options and the files that they name.
+        """Say what the scores depend on, besides the judge's code, the options and the files that they name.
 
         Scores of two versions are not mixed: `mint-train pairs` and `winrate` judge all completions again,
         and rounds, and runs whose samples are judged, refuse another version than the one that they began

@@ -17,6 +17,8 @@ from types import CellType, CodeType, FunctionType
 from typing import Any
 from uuid import uuid4
 
+from mint_train.plugins.installed import loss_entry_points
+
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import|import[ \t]+([^#\n]+))", re.M)
 LIBRARIES = (sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages())
 """Folders whose modules are installed, and change with a version that a plugin's own helpers do not have."""
@@ -50,6 +52,11 @@ def with_helpers(source: Path | None) -> list[Path | None]:
     return found
 
 
+def helper_files(file: Path) -> list[Path]:
+    """Return the Python files of all modules that a file imports and that are not installed."""
+    return [each for path in with_helpers(file)[1:] for each in python_files(path)]
+
+
 def python_files(path: Path | None) -> list[Path]:
     """Return the Python files of a folder, or the one that a path is."""
     if path is None or not path.exists():
@@ -76,7 +83,14 @@ def own_module(name: str) -> Path | None:
         return None
     places = list(spec.submodule_search_locations or []) or [spec.origin or ""]
     path = Path(places[0])
-    return None if not path.exists() or str(path).startswith(LIBRARIES) else path
+    if not path.exists() or str(path).startswith(LIBRARIES) or name in plugin_modules():
+        return None
+    return path
+
+
+def plugin_modules() -> set[str]:
+    """Return the top names of the modules of installed losses, which have a version, wherever they are."""
+    return {entry.module.partition(".")[0] for found in loss_entry_points().values() for entry in found}
 
 
 def sources_digest(paths: Iterable[Path | None]) -> str:
@@ -110,8 +124,12 @@ def function_digest(function: Callable[..., Any]) -> str:
     """Digest the code of a function, of those of its module that it calls, and plain values that they use.
 
     A function of a notebook has no file, and all lambdas have one name.
+
+    Returns:
+        The version of Python, whose code it is, and the digest: only those of one version can be compared.
     """
-    return hashlib.sha256("\n".join(said_by(function, set())).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(said_by(function, set())).encode()).hexdigest()
+    return f"python {sys.version_info.major}.{sys.version_info.minor} {digest}"
 
 
 def said_by(function: Any, seen: set[int]) -> Iterator[str]:

@@ -154,9 +154,9 @@ def test_what_couples_a_batch_is_averaged_over_batches_and_said(train: Callable[
 def test_kto_s_baseline_couples_its_loss(run_cli: RunCli) -> None:
     status, _, err = run_cli("--loss", "kto", "--eval-fraction", "0.5", "--lr", "1e-2", "--output", "run")
     assert status == 0, err
-    last = lines("run/evaluations.jsonl")[-1]
-    assert "loss" in last["batch_means"]
-    assert not {"rewards/desirable", "rewards/undesirable"} & set(last["batch_means"])
+    for evaluation in lines("run/evaluations.jsonl"):  # before the first step all groups have the same loss
+        assert {"loss", "accuracy", "kl"} <= set(evaluation["batch_means"])
+        assert not {"rewards/desirable", "rewards/undesirable"} & set(evaluation["batch_means"])
 
 
 def test_a_loss_that_refuses_a_single_group_is_averaged_over_batches(

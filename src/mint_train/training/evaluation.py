@@ -11,7 +11,8 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -29,6 +30,8 @@ from mint_train.training.intervals import confidence_interval, weighted_mean
 
 TOLERANCE = 1e-6
 """How far float32 sums in two orders may differ, relative to what was summed."""
+PROBED = ((0.25, 1.0), (1.0, 2.0), (0.25, 2.0), (0.25, 2.0))
+"""By what logprobs are multiplied to see which metrics are means over groups."""
 
 Metrics = Mapping[str, float]
 
@@ -66,6 +69,8 @@ class Evaluator:
     """Groups per batch, for metrics that can only be computed over batches."""
     name: str = ""
     """The name of the held-out set."""
+    probes: list[Measured] = field(default_factory=list)
+    """Metrics of other logprobs, once the first evaluation has computed them."""
 
     def evaluate(
         self, client: TrainingClient, step: int, state: Mapping[str, float], sent: Sent = uncounted
@@ -92,13 +97,49 @@ class Evaluator:
             given = list(islice(outputs, len(batch.data)))
             own = [values[LOGPROBS].requires_grad_() for values in given]
             vocabulary = {name: torch.cat([values[name] for values in given]) for name in asked}
-            _, metrics = self.loss.compute(batch, own, dict(state), vocabulary)
-            sources = [group.source for group in batch.groups]
-            weights = [group.weight for group in batch.groups]
-            alone = self.measure_groups(batch, own, state, vocabulary)
-            measured.append(Measured(sources, metrics, alone, weights))
+            measured.append(self.measure(batch, own, state, vocabulary))
+            self.probes.extend(() if self.probes else self.probe(batch, own, state, vocabulary))
         shares = {name for name, metric in self.loss.metrics.items() if metric.kind == "share"}
-        return replace(summarise(step, measured, shares), held_out=self.name)
+        return replace(summarise(step, measured, shares, self.probes), held_out=self.name)
+
+    def measure(
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: Mapping[str, float],
+        vocabulary: Vocabulary,
+    ) -> Measured:
+        """Compute the metrics of a batch, and of each of its groups alone."""
+        _, metrics = self.loss.compute(batch, logprobs, dict(state), vocabulary)
+        sources = [group.source for group in batch.groups]
+        weights = [group.weight for group in batch.groups]
+        return Measured(sources, metrics, self.measure_groups(batch, logprobs, state, vocabulary), weights)
+
+    def probe(
+        self,
+        batch: Batch,
+        logprobs: Sequence[torch.Tensor],
+        state: Mapping[str, float],
+        vocabulary: Vocabulary,
+    ) -> list[Measured]:
+        """Compute the metrics of a batch of several groups whose logprobs are raised, or lowered, at random.
+
+        Before the first step all log-ratios are 0, and any metric looks like a mean over groups. Returns none
+        where the loss refuses such logprobs.
+        """
+        if len(batch.groups) < 2:
+            return []
+        random, probes = torch.Generator().manual_seed(0), list[Measured]()
+        for least, most in PROBED:
+            factors = [least + (most - least) * torch.rand(1, generator=random) for _ in logprobs]
+            moved = [
+                (one.detach() * factor).requires_grad_()
+                for one, factor in zip(logprobs, factors, strict=True)
+            ]
+            with warnings.catch_warnings(), suppress(LossError, ContractError):
+                warnings.simplefilter("ignore")
+                probes.append(self.measure(batch, moved, state, vocabulary))
+        return probes
 
     def measure_groups(
         self,
@@ -122,20 +163,24 @@ class Evaluator:
         return measured
 
 
-def summarise(step: int, measured: Sequence[Measured], shares: Set[str]) -> Evaluation:
+def summarise(
+    step: int, measured: Sequence[Measured], shares: Set[str], probes: Sequence[Measured] = ()
+) -> Evaluation:
     """Average each metric: over groups, with an interval, if it is a mean over groups; else over batches.
 
     Args:
         step: the optimiser steps that the policy has taken.
         measured: the batches' metrics.
         shares: the metrics that the loss declares as shares of groups.
+        probes: metrics of other logprobs, which show too what is a mean over groups.
     """
+    shown = [*measured, *probes]
     metrics: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
     by_group: list[str] = []
     for name in dict.fromkeys(name for part in measured for name in part.metrics):
         # most metrics are means over rows; a loss is one over rows that count by their weights
-        found = [by_row for by_row in (False, True) if all(is_mean(name, part, by_row) for part in measured)]
+        found = [by_row for by_row in (False, True) if all(is_mean(name, part, by_row) for part in shown)]
         if found:
             parts = [part.weighted(name, by_row=found[0]) for part in measured]
             values, weights = ([number for part in parts for number in part[side]] for side in (0, 1))

@@ -103,3 +103,18 @@ def test_a_function_is_known_by_what_it_does(one: Callable[..., Any], other: Cal
 def test_where_a_function_stands_does_not_count() -> None:
     source = "def score(x): return x in {'a', 'b', 'c'}"
     assert function_digest(made(source)) == function_digest(made("\n\n" + source))
+
+
+def test_what_a_function_counts_does_not_count() -> None:
+    calls, texts = 0, list[str]()
+
+    def score(text: str) -> int:
+        nonlocal calls
+        calls += 1
+        texts.append(text)
+        return len(text)
+
+    before = function_digest(score)
+    score("one")
+    assert (calls, texts) == (1, ["one"])
+    assert function_digest(score) == before

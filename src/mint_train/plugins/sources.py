@@ -8,8 +8,9 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dis import get_instructions
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from mint_train.plugins.installed import loss_entry_points
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)[\w.]*[ \t]+import|import[ \t]+([^#\n]+))", re.M)
 LIBRARIES = (sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getusersitepackages())
 """Folders whose modules are installed, and change with a version that a plugin's own helpers do not have."""
+OUTER_ASSIGNMENTS = frozenset({"STORE_GLOBAL", "STORE_DEREF", "DELETE_GLOBAL", "DELETE_DEREF"})
 LARGE = 2**22
 """A file of so many bytes, such as weights that a package brings, is known by its size and time."""
 
@@ -145,19 +147,29 @@ def said_by(function: Any, seen: set[int]) -> Iterator[str]:
         yield type(function).__qualname__
         return
     seen.add(id(plain))
-    values = [*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).items()]
-    values += [cell.cell_contents for cell in plain.__closure__ or () if cell != CellType()]
-    for code in codes_of(plain.__code__):
+    codes = list(codes_of(plain.__code__))
+    for code in codes:
         yield from (code.co_code.hex(), repr(code.co_varnames), repr(code.co_names))
         # a set has no order of its own
         yield from (repr(sorted(map(repr, each)) if isinstance(each, frozenset) else each)
                     for each in code.co_consts if not isinstance(each, CodeType))  # fmt: skip
-        values += [plain.__globals__[name] for name in code.co_names if name in plain.__globals__]
-    for value in values:
+    for value in [*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).items(), *used_by(plain, codes)]:
         if is_plain(value):
             yield repr(value)
         elif isinstance(value, FunctionType) and value.__module__ == plain.__module__:
             yield from said_by(value, seen)
+
+
+def used_by(function: FunctionType, codes: Sequence[CodeType]) -> Iterator[Any]:
+    """Yield the values of the outer names that a function reads, and does not count with or change."""
+    changed = {
+        step.argval for code in codes for step in get_instructions(code) if step.opname in OUTER_ASSIGNMENTS
+    }
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    outer = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
+    for name in dict.fromkeys(name for code in codes for name in (*code.co_freevars, *code.co_names)):
+        if name not in changed:
+            yield outer.get(name, function.__globals__.get(name))
 
 
 def codes_of(code: CodeType) -> Iterator[CodeType]:
@@ -169,7 +181,7 @@ def codes_of(code: CodeType) -> Iterator[CodeType]:
 
 
 def is_plain(value: object) -> bool:
-    """Return whether a value is a number or a text, or a tuple or list of them."""
-    if isinstance(value, tuple | list):
+    """Return whether a value is a number or a text, or a tuple of them, none of which can change."""
+    if isinstance(value, tuple):
         return all(map(is_plain, value))
     return value is None or isinstance(value, str | int | float | bool)

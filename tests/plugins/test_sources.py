@@ -46,8 +46,8 @@ def test_a_plugin_changes_with_what_it_is_made_of(plugin: Path, changed: str) ->
 
 def test_installed_modules_are_no_helpers(plugin: Path) -> None:
     others = ("torch", "json", "mint_train", "mint_train_dpo", "nowhere_at_all")
-    assert [own_module(name) for name in others] == [None] * 5
-    assert own_module("near_helper") == plugin.parent / "near_helper.py"
+    assert [own_module(name, tuple(sys.path)) for name in others] == [None] * 5
+    assert own_module("near_helper", tuple(sys.path)) == plugin.parent / "near_helper.py"
 
 
 def test_what_is_not_there_is_never_found_again() -> None:

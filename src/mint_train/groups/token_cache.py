@@ -128,12 +128,12 @@ def makers_of_datums(loss: Loss) -> dict[str, Any]:
     here = Path(__file__).parents[1]
     hooks = loss.data_hooks()
     takes_options = any("options" in hook.argnames for hook in hooks)
+    sources = {source_of(hook.function) for hook in hooks}
+    digests = {source: sources_digest(with_helpers(source)) for source in sources}
     return {
         "libraries": library_versions(),
         "core": sources_digest(here / name for name in CORE_SOURCES),
-        "plugins": [
-            (hook.plugin_name, sources_digest(with_helpers(source_of(hook.function)))) for hook in hooks
-        ],
+        "plugins": [(hook.plugin_name, digests[source_of(hook.function)]) for hook in hooks],
         "options": loss.options.model_dump(mode="json") if takes_options else {},
         "files": digests_of_files(loss.option_values) if takes_options else {},
     }

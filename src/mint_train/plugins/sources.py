@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dis import get_instructions
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import CellType, CodeType, FunctionType
@@ -46,11 +46,10 @@ def with_helpers(source: Path | None) -> list[Path | None]:
     """
     found: list[Path | None] = [source]
     for path in found:  # grows while it is read
-        for file in python_files(path):
-            for name in imported_names(file):
-                helper = own_module(name)
-                if helper is not None and helper not in found:
-                    found.append(helper)
+        for name in dict.fromkeys(name for file in python_files(path) for name in imported_names(file)):
+            helper = own_module(name, tuple(sys.path))
+            if helper is not None and helper not in found:
+                found.append(helper)
     return found
 
 
@@ -73,8 +72,14 @@ def imported_names(file: Path) -> Iterator[str]:
         yield from (name.split()[0].partition(".")[0] for name in names if name.split())
 
 
-def own_module(name: str) -> Path | None:
-    """Return the folder or the file of a module that is neither installed nor core; None for any other."""
+@cache
+def own_module(name: str, places: tuple[str, ...]) -> Path | None:  # noqa: ARG001 - what is found depends on them
+    """Return the folder or the file of a module that is neither installed nor core; None for any other.
+
+    Args:
+        name: of the module, without that of a package in it.
+        places: where modules are looked for, `sys.path`.
+    """
     if name in sys.stdlib_module_names or name == __name__.partition(".")[0]:
         return None
     try:
@@ -83,8 +88,7 @@ def own_module(name: str) -> Path | None:
         return None
     if spec is None:
         return None
-    places = list(spec.submodule_search_locations or []) or [spec.origin or ""]
-    path = Path(places[0])
+    path = Path(next(iter(spec.submodule_search_locations or [spec.origin or ""]), ""))
     if not path.exists() or str(path).startswith(LIBRARIES) or name in plugin_modules():
         return None
     return path

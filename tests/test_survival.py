@@ -288,6 +288,63 @@ def test_a_plugin_with_other_defaults_does_not_go_on_without_a_word(
     assert (metrics("run"), adapter("run")) == (metrics("unbroken"), adapter("unbroken"))
 
 
+OPTIONS = """
+import math
+from enum import Enum
+from pathlib import Path
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
+from mint_train import hookimpl
+from mint_train_dpo.plugin import DPOOptions
+
+EXTENDS = "dpo"
+
+class Form(Enum):
+    ONE = "one"
+
+class Inner(BaseModel):
+    numbers: tuple[float, ...] = (0.1, 0.2)
+
+class Many(DPOOptions):
+    model_config = ConfigDict(validate_default=True, allow_inf_nan=True)
+    layers: set[int] = Field(default={7, 15}, description="A set.")
+    names: frozenset[str] = Field(default=frozenset("abcdefg"), description="A set.")
+    clip: float = Field(default=math.inf, description="A number.")
+    none: float = Field(default=math.nan, description="A number.")
+    form: Form = Field(default=Form.ONE, description="A choice.")
+    inner: Inner = Field(default=Inner(), description="A table.")
+    pair: tuple[int, int] = Field(default=(1, 2), description="Two numbers.")
+    percent: float = Field(default=50.0, description="A share.")
+
+    @field_validator("percent")
+    @classmethod
+    def as_share(cls, value: float) -> float:
+        return value / 100
+
+    @computed_field
+    @property
+    def twice(self) -> float:
+        return 2 * self.beta
+
+@hookimpl
+def loss_options():
+    return Many
+"""
+
+
+def test_options_of_every_kind_are_those_that_the_run_began_with(train: Train, run_cli: Cli) -> None:
+    Path("options_of_a_test.py").write_text(OPTIONS)
+    train("./options_of_a_test.py", steps=1, eval_fraction=0.4)
+    for seed in ("1", "2"):  # a set of texts has another order
+        command = [sys.executable, "-m", "mint_train", "resume", "run", "--steps", str(int(seed) + 1)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": seed}, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert run_cli("eval", "run").status == 0
+    status, _, err = run_cli("resume", "run", "--set", "clip=3.0")
+    assert (status, "would make it a different run" in err) == (2, True)
+
+
 OWN_LOSS = '''
 import torch
 from factor_of_a_test import FACTOR
@@ -310,11 +367,14 @@ def test_a_loss_file_counts_with_what_it_imports(
     helper.write_text("FACTOR = 1.0\n")
     train("./scaled_of_a_test.py", steps=1, eval_fraction=0.4)
     assert run_cli("resume", "run", "--steps", 2).status == 0
+    assert helper.name in description("run")["loss_files"], "by its name from here: both may be moved"
     helper.write_text("FACTOR = -1.0\n")
     for command in (["resume", "run", "--steps", 3], ["eval", "run"]):
         status, _, err = run_cli(*command)
         assert (status, err.count("\n")) == (2, 1)
-        assert f"{helper} has changed since run was trained with it; restore it, or start a new run" in err
+        assert (
+            f"{helper.name} has changed since run was trained with it; restore it, or start a new run" in err
+        )
 
 
 def test_the_function_of_a_program_is_known_by_its_code(train: Train) -> None:

@@ -299,6 +299,21 @@ def test_a_loss_that_changes_its_batch_is_refused(change: Callable[..., None], w
         opened.compute(batch, make_logprobs([[-1.0], [-2.0]]), {})
 
 
+def test_a_loss_may_keep_something_on_its_batch_and_read_it_without_gradients() -> None:
+    @loss(extends="dpo")
+    def mine(batch, logprobs):
+        with torch.inference_mode():
+            sums = [group.reference_sums for group in batch.groups]
+        vars(batch)["of_my_own"] = torch.ones(len(sums))
+        return sequence_logprobs(logprobs, batch).sum()
+
+    batch = make_batch(make_group([[3], [4]], reference=[[-1.0], [-2.0]]))
+    value, _ = Loss.of(NamedPlugin("mine", mine, "a test")).compute(
+        batch, make_logprobs([[-1.0], [-2.0]]), {}
+    )
+    assert float(value.detach()) == -3.0
+
+
 def test_a_loss_may_use_sums_and_single_tensors_together() -> None:
     @loss(extends="dpo")
     def mine(batch, logprobs):

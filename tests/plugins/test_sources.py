@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,13 +69,32 @@ def scaled(factor: float) -> Callable[[float], float]:
 
 
 class Scorer:
-    """Is called as a function is."""
+    """Is called as a function is, and counts its calls."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        self.sign, self.calls = sign, 0
 
     def __call__(self, value: float) -> float:
-        return value
+        self.calls += 1
+        return self.sign * value
 
     def turned(self, value: float) -> float:
         return -value
+
+
+def decorated(sign: float) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapped(value: float) -> Any:
+            return sign * function(value)
+
+        return wrapped
+
+    return decorate(scaled(2.0))
+
+
+def calling(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda value: function(value)
 
 
 CALLS = "def score(x): return helped(x) * SIGN\ndef helped(x): return x + {}\n"
@@ -93,6 +112,11 @@ CALLS = "def score(x): return helped(x) * SIGN\ndef helped(x): return x + {}\n"
         (scaled(1.0), scaled(2.0)),
         (partial(max, 1), partial(max, 2)),
         (Scorer(), Scorer().turned),
+        (Scorer(1.0), Scorer(-1.0)),
+        (Scorer(1.0).turned, Scorer(-1.0).turned),
+        (decorated(1.0), decorated(-1.0)),
+        (calling(len), calling(str.count)),
+        (calling(partial(max, 1)), calling(partial(max, 5))),
     ],
 )
 def test_a_function_is_known_by_what_it_does(one: Callable[..., Any], other: Callable[..., Any]) -> None:
@@ -114,7 +138,10 @@ def test_what_a_function_counts_does_not_count() -> None:
         texts.append(text)
         return len(text)
 
-    before = function_digest(score)
+    scorer = Scorer()
+    before, of_scorer = function_digest(score), function_digest(scorer)
     score("one")
+    scorer(1.0)
+    assert function_digest(scorer) == of_scorer
     assert (calls, texts) == (1, ["one"])
     assert function_digest(score) == before

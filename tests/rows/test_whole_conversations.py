@@ -41,6 +41,9 @@ YES, NO = [user("Hi."), assistant("Yes.")], [user("Hi."), assistant("No.")]
         ({"messages": [*YES, user("Why?"), assistant("So.")], "label": True}, [*YES, user("Why?")]),
         ({"prompt": "Hello?", "example": YES, "other": [user("Ho."), assistant("No.")]}, "Hello?"),
         ({"prompt": "Hello?", "example": YES}, "Hello?"),
+        ({"prompt": "Hi", "example": YES}, "Hi"),
+        ({"prompt": "Hi.", "messages": YES}, [user("Hi.")]),
+        ({"problem": "Hi.", "solution": "Yes.", "messages": YES}, [user("Hi.")]),
         ({"prompt": ["Hello?"]}, "Hello?"),
     ],
 )

@@ -18,6 +18,7 @@ from mint_train.plugins.functions import named_function
 from mint_train.report.comparison import Comparison, check_distinct, comparison_folder, eval_share
 from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
+from mint_train.run_folder.files import Place
 from mint_train.run_folder.names import file_name
 from mint_train.run_folder.records import HeldOut, RunResult
 from mint_train.sampling.new_rounds import new_rounds
@@ -272,10 +273,10 @@ def compare(
             name: opened_loss(loss, (options or {}).get(name), settings) for name, loss in by_name.items()
         }
         output, overwrite = settings.get("output"), bool(settings.get("overwrite"))
-        folder = comparison_folder(Path(output) if output else None, chosen, overwrite=overwrite)
+        place = Place(comparison_folder(Path(output) if output else None, chosen, overwrite=overwrite))
         chosen = of_one_commit(chosen)
         for name, (loaded, opened) in chosen.items():
-            own = folder / file_name(name)
+            own = place.path / file_name(name)
             loaded = loaded.model_copy(update={**eval_share(loaded), "output": own})
             try:
                 results[name] = start_run(loaded, opened, Program(observers=observers))
@@ -283,7 +284,7 @@ def compare(
                 results[name] = RunResult("failed", own, 0, {}, None, str(error))
             if results[name].status == "interrupted":
                 break
-        return Comparison(results, {name: opened.metrics for name, (_, opened) in chosen.items()}, folder)
+        return Comparison(results, {name: opened.metrics for name, (_, opened) in chosen.items()}, place.path)
 
 
 def of_one_commit(chosen: Mapping[str, tuple[Settings, Loss]]) -> dict[str, tuple[Settings, Loss]]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from mint_train.backends.base import Backend
 from mint_train.backends.hub_model import ModelVersion, pinned
+from mint_train.backends.start import run_and_step
 from mint_train.errors import OptionError
 from mint_train.groups.reference import INITIAL
 from mint_train.losses.loss import Loss
-from mint_train.run_folder.folder import RunFolder
-from mint_train.run_folder.replacing import holds_run
 
 
 def located(reference: str, backend: Backend) -> str:
@@ -23,11 +22,11 @@ def located(reference: str, backend: Backend) -> str:
     Raises:
         OptionError: it is a run, which has several policies.
     """
-    if holds_run(Path(reference)):
-        state = RunFolder(Path(reference)).checkpoint_after(None).state
-        raise OptionError(
-            f"--set reference={reference}: it is a run; name a state of it, such as --set reference={state}"
-        )
+    run, step = run_and_step(reference)
+    if run is not None:
+        states = [saved.state for saved in run.checkpoints() if step in (None, saved.step)]
+        such_as = f", such as --set reference={states[-1]}" if states else "; it has none"
+        raise OptionError(f"--set reference={reference}: it is a run; name a state of it{such_as}")
     if reference == INITIAL or backend.remote:
         return reference
     return str(Path(reference).resolve()) if Path(reference).is_dir() else pinned(reference)

@@ -24,6 +24,7 @@ from mint_train.plugins.judge_hookspecs import JudgeSpec
 from mint_train.plugins.sources import (
     function_digest,
     helper_files,
+    python_files,
     source_of,
     sources_digest,
     with_helpers,
@@ -96,7 +97,9 @@ class Judge:
         functions = [hook.plugin.function for hook in hooks if isinstance(hook.plugin, FunctionJudge)]
         if functions:
             return function_digest(functions[0])
-        files = [path for hook in hooks for path in with_helpers(source_of(hook.function))]
+        # not other files of its package, to which a judge may write
+        sources = [path for hook in hooks for path in with_helpers(source_of(hook.function))]
+        files = [file for path in sources for file in python_files(path)]
         named = [Path(str(name)) for name in self.options.values() if is_file(name)]
         files += [helper for path in named if path.suffix == ".py" for helper in helper_files(path)]
         return f"{self._origin} {sources_digest(files)}"

@@ -13,6 +13,8 @@ from mint_train.errors import OptionError, PluginError, nearest
 from mint_train.plugins.guarding import said
 from mint_train.settings.wrong_values import in_plain_words
 
+BY_NAME = ("populate_by_name", "validate_by_name")
+"""Settings of a model that takes its fields' own names beside their aliases."""
 SECRETS = (SecretStr, SecretBytes, Secret)
 
 
@@ -69,7 +71,8 @@ def check_options_model(who: str, model: type[BaseModel]) -> None:
                 "read the secret from an environment variable"
             )
     for kind in types_in(model):
-        fields = kind.model_fields if issubclass(kind, BaseModel) else {}
+        by_name = issubclass(kind, BaseModel) and any(kind.model_config.get(each) for each in BY_NAME)
+        fields = kind.model_fields if issubclass(kind, BaseModel) and not by_name else {}
         for name, field in fields.items():
             for alias in (field.alias, field.validation_alias, field.serialization_alias):
                 if alias not in (None, name):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from mint_train.errors import OptionError, UserError
 from mint_train.losses.loss import Loss
@@ -18,7 +17,6 @@ from mint_train.plugins.functions import SCRIPT, find_function, is_importable, n
 from mint_train.run_folder.description import FunctionDescription, RunDescription
 from mint_train.settings.model import Settings
 from mint_train.settings.recorded import different_run
-from mint_train.settings.wrong_values import in_plain_words
 
 
 def open_run_loss(
@@ -74,26 +72,32 @@ def find_again(recorded: RunDescription, folder: Path, *, trust_loss: bool) -> N
     return find_function(described)
 
 
-def recorded_options(recorded: RunDescription, loss: Loss) -> dict[str, Any]:
-    """Return all options that a run began with, given or not, as `Loss.option_values` has them.
+def changed_options(recorded: RunDescription, loss: Loss) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the options that are not those that a run began with: the name, the value now, and that of then.
 
     Raises:
-        OptionError: a plugin does not take them any more.
+        OptionError: a plugin does not have an option any more.
     """
-    found: dict[str, Any] = {}
     for term, part in zip(loss.terms, recorded.losses, strict=True):
-        try:
-            options = term.options_model.model_validate(part.options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
+        now = term.options.model_dump(mode="json")
+        if gone := part.options.keys() - now.keys():
             raise OptionError(
-                f'the run began with other options of "{term.name}" ({name}: {in_plain_words(first)}): the '
-                f"plugin has changed; install {part.plugins.get(term.name)}"
-            ) from None
-        prefix = f"{term.name}." * loss.is_sum
-        found |= {prefix + name: value for name, value in options.model_dump(mode="json").items()}
-    return found
+                f'"{term.name}" has no option {min(gone)} any more, with which the run began: the plugin has '
+                f"changed; install {part.plugins.get(term.name)}"
+            )
+        for name, before in part.options.items():
+            unordered = isinstance(getattr(term.options, name, None), set | frozenset)
+            if not is_same(now[name], before, unordered=unordered):
+                yield f"{term.name}." * loss.is_sum + name, now[name], before
+
+
+def is_same(now: Any, recorded: Any, *, unordered: bool) -> bool:
+    """Return whether the value of an option is the one that `run.json` has, where infinity may be null."""
+    if isinstance(now, float) and not math.isfinite(now):
+        return recorded is None or repr(recorded) == repr(now)
+    if unordered and isinstance(recorded, list):
+        return sorted(map(repr, now)) == sorted(map(repr, recorded))
+    return bool(now == recorded)
 
 
 def refuse_other_loss(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
@@ -115,13 +119,10 @@ def refuse_other_loss(recorded: RunDescription, loss: Loss, given: Container[str
         raise OptionError(
             f"the function {function.name} has changed since this run began; restore it, or start a new one"
         )
-    before = recorded_options(recorded, loss)
-    for name, value in loss.option_values.items():
-        if value == before[name]:
-            continue
+    for name, now, before in changed_options(recorded, loss):
         if name in given or name.rpartition(".")[2] in given:
-            raise OptionError(different_run(f"--set {name}={value}", before[name]))
-        raise default_changed(name, value, before[name])
+            raise OptionError(different_run(f"--set {name}={now}", before))
+        raise default_changed(name, now, before)
 
 
 def is_other_code(before: FunctionDescription | None, now: FunctionDescription) -> bool:
@@ -136,10 +137,9 @@ def is_other_code(before: FunctionDescription | None, now: FunctionDescription) 
 
 def refuse_other_defaults(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
     """Refuse options that nobody gives and that are not those that a run began with, as above."""
-    before = recorded_options(recorded, loss)
-    for name, value in loss.option_values.items():
-        if value != before[name] and name not in given and name.rpartition(".")[2] not in given:
-            raise default_changed(name, value, before[name])
+    for name, now, before in changed_options(recorded, loss):
+        if name not in given and name.rpartition(".")[2] not in given:
+            raise default_changed(name, now, before)
 
 
 def default_changed(name: str, value: object, before: object) -> OptionError:

@@ -21,8 +21,14 @@ ADDRESS_VARIABLE = VARIABLES["base_url"]
 def loss_file_digests(plugins: Iterable[NamedPlugin]) -> dict[str, str]:
     """Return the SHA-256 of each file among the plugins of a loss, and of what they import, by its path."""
     files = {plugin.origin: Path(plugin.origin) for plugin in plugins if Path(plugin.origin).is_file()}
-    helpers = [helper for path in files.values() for helper in helper_files(path)]
-    return {name: file_sha256(path) for name, path in {**{str(one): one for one in helpers}, **files}.items()}
+    helpers = {short(helper): helper for path in files.values() for helper in helper_files(path)}
+    return {name: file_sha256(path) for name, path in {**helpers, **files}.items()}
+
+
+def short(path: Path) -> str:
+    """Return the name of a file from the current folder, so that it stays when both are moved."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def is_users_own(path: Path, folder: Path) -> bool:
@@ -77,8 +83,9 @@ def check_loss_files(
     for name in names:
         if is_loss_file(name) and Path(name).is_file():
             check_loss_file(name, digests, folder, trust_loss=trust_loss)
-            for helper in map(str, helper_files(Path(name))):
-                refuse_changed_file(helper, digests, folder)
+            for helper in map(short, helper_files(Path(name))):
+                if helper in digests:  # an earlier version recorded none
+                    refuse_changed_file(helper, digests, folder)
 
 
 def check_loss_file(name: str, digests: Mapping[str, str], folder: Path, *, trust_loss: bool) -> None:

@@ -14,7 +14,7 @@ from dis import get_instructions
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import CellType, CodeType, FunctionType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -89,9 +89,8 @@ def own_module(name: str, places: tuple[str, ...]) -> Path | None:  # noqa: ARG0
     if spec is None:
         return None
     path = Path(next(iter(spec.submodule_search_locations or [spec.origin or ""]), ""))
-    if not path.exists() or str(path).startswith(LIBRARIES) or name in plugin_modules():
-        return None
-    return path
+    installed = str(path.resolve()).startswith(LIBRARIES) or any(path.parent.glob("*.dist-info"))
+    return None if not path.exists() or installed or name in plugin_modules() else path
 
 
 def plugin_modules() -> set[str]:
@@ -140,17 +139,19 @@ def function_digest(function: Callable[..., Any]) -> str:
 
 def said_by(function: Any, seen: set[int]) -> Iterator[str]:
     """Yield what decides what a function returns, as far as it is code and plain values."""
-    plain = inspect.unwrap(function)
-    if isinstance(plain, partial):
-        yield from map(repr, filter(is_plain, [*plain.args, *plain.keywords.items()]))
-        plain = plain.func
-    plain = getattr(plain, "__func__", plain)
+    if isinstance(function, partial):
+        yield from map(repr, filter(is_plain, [*function.args, *function.keywords.items()]))
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    plain = getattr(function, "__func__", function)
     if not isinstance(plain, FunctionType):
-        plain = vars(type(plain)).get("__call__")
+        owner, plain = plain, vars(type(plain)).get("__call__")
     if not isinstance(plain, FunctionType) or id(plain) in seen:
-        yield type(function).__qualname__
+        yield getattr(function, "__qualname__", type(function).__qualname__)
         return
     seen.add(id(plain))
+    if owner is not None and not isinstance(owner, ModuleType):
+        yield from (f"{name} {value!r}" for name, value in state_of(owner).items() if is_plain(value))
     codes = list(codes_of(plain.__code__))
     for code in codes:
         yield from (code.co_code.hex(), repr(code.co_varnames), repr(code.co_names))
@@ -160,20 +161,35 @@ def said_by(function: Any, seen: set[int]) -> Iterator[str]:
     for value in [*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).items(), *used_by(plain, codes)]:
         if is_plain(value):
             yield repr(value)
-        elif isinstance(value, FunctionType) and value.__module__ == plain.__module__:
+        elif isinstance(value, FunctionType | MethodType | BuiltinFunctionType | partial):
             yield from said_by(value, seen)
 
 
+def state_of(owner: object) -> dict[str, Any]:
+    """Return the attributes of an object that none of its methods sets, but the one that makes it."""
+    methods = {name: each for name, each in vars(type(owner)).items() if isinstance(each, FunctionType)}
+    codes = [code for name, each in methods.items() if name != "__init__" for code in codes_of(each.__code__)]
+    changed = {
+        step.argval for code in codes for step in get_instructions(code) if step.opname == "STORE_ATTR"
+    }
+    return {name: value for name, value in getattr(owner, "__dict__", {}).items() if name not in changed}
+
+
 def used_by(function: FunctionType, codes: Sequence[CodeType]) -> Iterator[Any]:
-    """Yield the values of the outer names that a function reads, and does not count with or change."""
+    """Yield the values of the outer names that a function reads, and does not count with or change.
+
+    Functions of other modules have versions of their own.
+    """
     changed = {
         step.argval for code in codes for step in get_instructions(code) if step.opname in OUTER_ASSIGNMENTS
     }
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     outer = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
     for name in dict.fromkeys(name for code in codes for name in (*code.co_freevars, *code.co_names)):
-        if name not in changed:
-            yield outer.get(name, function.__globals__.get(name))
+        value = outer.get(name, function.__globals__.get(name))
+        is_others = name not in outer and getattr(value, "__module__", None) != function.__module__
+        if name not in changed and (is_plain(value) or not is_others):
+            yield value
 
 
 def codes_of(code: CodeType) -> Iterator[CodeType]:

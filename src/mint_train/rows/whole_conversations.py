@@ -8,7 +8,7 @@ from typing import Any
 
 from mint_train.errors import RowError
 from mint_train.rows.answers import read_answers
-from mint_train.rows.conversations import split_shared
+from mint_train.rows.conversations import split_shared, texts_of
 from mint_train.rows.form import Answers
 from mint_train.rows.messages import ChatMessage, are_messages
 from mint_train.rows.prompts import PROMPTS, is_dialogue
@@ -54,12 +54,14 @@ def several_share_a_prompt(row: Mapping[str, Any]) -> bool:
 
 
 def one_has_the_prompt(row: Mapping[str, Any]) -> bool:
-    """Return whether a row has one whole conversation, and no prompt in another column."""
+    """Return whether a row has one whole conversation, and no other prompt in another column."""
     found = whole_conversations(row)
+    if len(distinct(found)) != 1:
+        return False
+    before = set(texts_of(next(iter(found.values()))[:-1]))
     beside = {name for name, value in row.items() if value not in (None, "") and name not in found}
-    return len(distinct(found)) == 1 and not any(
-        beside.issuperset(prompt.needs) and prompt.suits(row) for prompt in PROMPTS
-    )
+    prompts = [form for form in PROMPTS if beside.issuperset(form.needs) and form.suits(row)]
+    return all(before.issuperset(texts_of([row[field] for field in form.needs])) for form in prompts)
 
 
 def read_conversations(row: Mapping[str, Any], read: frozenset[str]) -> Answers:

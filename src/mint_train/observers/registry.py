@@ -70,7 +70,7 @@ def open_observers(
         others: observers of the calling program.
 
     Raises:
-        OptionError: the program's observers are no list.
+        OptionError: the program's observers are not a list.
         PluginError: an observer is missing or broken, or what it needs is not installed.
     """
     others = () if others is None else others

@@ -29,7 +29,7 @@ class FunctionLoss:
         """Check the function's arguments and the traits.
 
         Raises:
-            PluginError: it is no function, it has an argument that a loss cannot have, or a trait is unknown.
+            PluginError: it is not a function, has an argument that a loss cannot have, or an unknown trait.
         """
         if not (callable(function) and hasattr(function, "__qualname__")):
             raise PluginError(
@@ -111,7 +111,7 @@ def loss(
         traits: what it says of itself, such as `{"STOPS_GRADIENT": True}`; `mint_train.testing` lists them.
 
     Raises:
-        PluginError: it is no function, it has an argument that a loss cannot have, or a trait is unknown.
+        PluginError: it is not a function, has an argument that a loss cannot have, or an unknown trait.
 
     Example:
         >>> @loss(extends="dpo")

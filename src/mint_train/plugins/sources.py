@@ -25,7 +25,7 @@ LIBRARIES = (sysconfig.get_path("stdlib"), *site.getsitepackages(), site.getuser
 """Folders whose modules are installed, and change with a version that a plugin's own helpers do not have."""
 OUTER_ASSIGNMENTS = frozenset({"STORE_GLOBAL", "STORE_DEREF", "DELETE_GLOBAL", "DELETE_DEREF"})
 LARGE = 2**22
-"""A file of so many bytes, such as weights that a package brings, is known by its size and time."""
+"""Bytes from which a file, such as weights in a package, is identified by its size and time instead."""
 
 
 def source_of(function: Any) -> Path | None:

@@ -26,7 +26,7 @@ from mint_train.settings.data_items import HUB, STANDARD_INPUT, DataItem
 
 Signature = tuple[int, ...] | None
 SHOWN = 40
-"""Characters that are shown of a text that is no name."""
+"""How many characters of a text that is not a name are shown."""
 
 
 @dataclass(frozen=True)

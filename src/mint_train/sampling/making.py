@@ -63,7 +63,7 @@ class RowWriter:
         """Return the rows of one prompt.
 
         Raises:
-            PluginError: the plugin raises, or makes a row that is no object, or that JSON cannot hold.
+            PluginError: the plugin raises, or makes a row that is not an object, or that JSON cannot hold.
         """
         made = self._call("rows", lambda: list(self._hook.rows(judged=judged)))
         for row in made:

@@ -55,7 +55,10 @@ def find_start(settings: Settings) -> tuple[Settings, StartDescription | None]:
     if run is not None:
         return of_run(settings, run, step, remote=remote)
     if remote and not Path(name).exists():
-        raise OptionError(f"--from {name}: there is no run of that name here; a state is tinker://...")
+        raise OptionError(
+            f"--from {name}: there is no run of that name here; the name of a state on the service begins "
+            f"with {ON_THE_SERVICE[0]}"
+        )
     if remote:
         raise OptionError(
             f"--from {name}: a service begins with a state of its own ({ON_THE_SERVICE[0]}...) or with a run "

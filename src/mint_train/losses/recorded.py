@@ -120,7 +120,7 @@ def refuse_other_loss(recorded: RunDescription, loss: Loss, given: Container[str
             f"the function {function.name} has changed since this run began; restore it, or start a new one"
         )
     for name, now, before in changed_options(recorded, loss):
-        if name in given or name.rpartition(".")[2] in given:
+        if is_given(name, given):
             raise OptionError(different_run(f"--set {name}={now}", before))
         raise default_changed(name, now, before)
 
@@ -138,8 +138,13 @@ def is_other_code(before: FunctionDescription | None, now: FunctionDescription) 
 def refuse_other_defaults(recorded: RunDescription, loss: Loss, given: Container[str]) -> None:
     """Refuse options that nobody gives and that are not those that a run began with, as above."""
     for name, now, before in changed_options(recorded, loss):
-        if name not in given and name.rpartition(".")[2] not in given:
+        if not is_given(name, given):
             raise default_changed(name, now, before)
+
+
+def is_given(name: str, given: Container[str]) -> bool:
+    """Return whether an option is given, by its whole name or without that of its term, for all terms."""
+    return name in given or name.rpartition(".")[2] in given
 
 
 def default_changed(name: str, value: object, before: object) -> OptionError:

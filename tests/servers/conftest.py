@@ -50,7 +50,9 @@ class OneServer:
     def started(self, model_folder: Path, work_folder: Path) -> SkyrlServer:
         """Return the server that runs, or start one."""
         if self.server is None:
-            self.server = self.running.enter_context(running_server(model_folder, work_folder))
+            # one sequence at once, of which there is one shape to compile; the other servers pad two to one length
+            running = running_server(model_folder, work_folder, sequences=1)
+            self.server = self.running.enter_context(running)
         return self.server
 
     def end(self) -> None:

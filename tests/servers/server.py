@@ -26,6 +26,8 @@ ADAPTERS, LARGEST_RANK = 8, 16
 """Slots for adapters, which sessions and samplers hold until they expire, and their rank; each costs time."""
 SEQUENCES = 2
 """How many a server computes at once: it compiles for each number of sequences, which takes seconds."""
+SAMPLED_SEQUENCES = 8
+"""How many it samples at once: otherwise as many as have arrived, and each number is compiled anew."""
 XLA_FLAGS = (
     "--xla_force_host_platform_device_count=2",
     "--xla_backend_optimization_level=0",  # all is compiled, in both processes, for a few steps
@@ -163,7 +165,7 @@ def server_command(
     """Give the command line; only `uv run` will do, since the server starts its engine with its parent's."""
     start = [str(environment / "bin" / "uv"), "run", "--no-project", "--active", "-m", "skyrl.tinker.api"]
     config = {"max_lora_adapters": adapters, "max_lora_rank": LARGEST_RANK}
-    config["train_micro_batch_size"] = sequences
+    config |= {"train_micro_batch_size": sequences, "sample_max_num_sequences": SAMPLED_SEQUENCES}
     options = {
         "--base-model": str(model_folder),
         "--backend": "jax",

@@ -52,3 +52,5 @@ def test_two_processes_train_as_one_device_does(
     status, out, err = run_cli("eval", "two", "--data", others)
     assert status == 0, err
     assert "rewards/margin" in out
+    status, out, err = run_cli("sample", "two", "--prompt", "Now.", "--max-tokens", 4)
+    assert status == 0, err

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from few_rows import PAIRS, lines
+from few_rows import PAIRS, lines, write_lines
 
 import mint_train
 from mint_train.cli.compare import Contender, print_results
@@ -53,11 +53,17 @@ def test_three_losses_on_one_split(
         "--no-pipeline",
         "--set",
         "simpo.beta=3",
+        *("--sample-prompts", write_lines(Path("prompts.jsonl"), [{"prompt": "Say six."}])),
+        *("--sample-tokens", "2", "--judge", "length", "--judge-set", "unit=characters"),
         "--output",
         "all",
     )
     assert status == 1, out + err
     for folder in ("dpo", "simpo"):
+        assert all(
+            line["score"] == -len(line["completion"])
+            for line in lines(Path("all", folder, "samples/step-000002.jsonl"))
+        )
         described = json.loads(Path("all", folder, "run.json").read_text())
         assert (described["status"], described["settings"]["pipeline"]) == ("done", False)
         assert described["settings"]["eval_fraction"] == 0.1
@@ -198,6 +204,21 @@ def test_all_losses_get_the_rows_of_a_generator(tmp_path: Path, monkeypatch: pyt
         ["dpo", "ipo"], data=(row for row in PAIRS[:3]), eval_data=held_out, output="runs", **given
     )
     assert {name: result.status for name, result in found.items()} == {"dpo": "done", "ipo": "done"}
+
+
+def test_a_function_judges_the_samples_of_each_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say six."}])
+    given: dict[str, Any] = {"data": PAIRS, "steps": 1, "backend": "local", "progress": "quiet"}
+    given |= {
+        "sample_prompts": str(prompts),
+        "sample_tokens": 2,
+        "judge": lambda _, texts: [7.0] * len(texts),
+    }
+    found = mint_train.compare(["dpo", "ipo"], eval_data=PAIRS[3:], output="runs", **given)
+    for result in found.values():
+        assert result.status == "done", result.error
+        assert {line["score"] for line in lines(result.folder / "samples/step-000001.jsonl")} == {7.0}
 
 
 def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(

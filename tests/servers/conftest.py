@@ -50,7 +50,7 @@ class OneServer:
     def started(self, model_folder: Path, work_folder: Path) -> SkyrlServer:
         """Return the server that runs, or start one."""
         if self.server is None:
-            # one sequence at once, of which there is one shape to compile; the other servers pad two to one length
+            # one at once, of which there is one shape to compile; the other servers pad two to one length
             running = running_server(model_folder, work_folder, sequences=1)
             self.server = self.running.enter_context(running)
         return self.server

@@ -155,7 +155,8 @@ def loaded_settings(
     Raises:
         OptionError: one is wrong.
     """
-    return load_settings({**settings, "options": plain_options(options, "options"), "loss": name_of(loss)})
+    given = {**judge_by_name(settings), "options": plain_options(options, "options"), "loss": name_of(loss)}
+    return load_settings(given)
 
 
 def opened_loss(
@@ -279,7 +280,7 @@ def compare(
             own = place.path / file_name(name)
             loaded = loaded.model_copy(update={**eval_share(loaded), "output": own})
             try:
-                results[name] = start_run(loaded, opened, Program(observers=observers))
+                results[name] = start_run(loaded, opened, program_of(by_name[name], observers, settings))
             except MintTrainError as error:
                 results[name] = RunResult("failed", own, 0, {}, None, str(error))
             if results[name].status == "interrupted":

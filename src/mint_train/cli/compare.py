@@ -239,9 +239,16 @@ def command_of(
             command.append(flag if value else f"--no-{flag.removeprefix('--')}")
         elif isinstance(value, list | tuple):
             command += [f"{flag}={each}" for each in value]
+        elif isinstance(value, Mapping):
+            command += assignments(flag, value)
         else:
             command.append(f"{flag}={value}")
-    return command + [f"--set={name}={value}" for name, value in options.items()]
+    return command + assignments("--set", options)
+
+
+def assignments(flag: str, options: Mapping[str, object]) -> list[str]:
+    """Return an option as the command line takes it once for each key."""
+    return [f"{flag}={name}={value}" for name, value in options.items()]
 
 
 def train_all(contenders: Sequence[Contender], *, at_once: int) -> bool:

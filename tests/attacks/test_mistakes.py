@@ -245,6 +245,14 @@ def test_lists_that_are_empty_or_of_different_lengths_are_refused() -> None:
             check_groups([group_of(wrong)])
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_with_file_and_line(weight: float) -> None:
+    weights = np.array([1.0, weight], dtype=np.float32)
+    wrong = group_of(build_datum(*GOOD, None), ArrayDatum(np.arange(2), np.arange(2), weights))
+    with pytest.raises(ContractError, match=r"^rows\.jsonl:7: datum 2 of flatten has a weight that is not a"):
+        check_groups([group_of(build_datum(*GOOD, None)), wrong])
+
+
 def test_what_fits_passes() -> None:
     good = build_datum(*GOOD, None)
     check_groups([group_of(good, attach(good, one=1, each=[0.0, 1.0, 2.0], also=(1, 2, 3)))])

@@ -14,13 +14,15 @@ LARGEST_TOKEN = 2**31 - 1
 
 
 def check_groups(groups: Sequence[Group]) -> None:
-    """Refuse tokens that no model has, and weights and attachments of another length than the targets.
+    """Refuse tokens that no model has, weights that are not finite, and parts of uneven lengths.
 
     Raises:
         ContractError: the first one, with its file and line.
     """
-    tokens = [part for group in groups for one in group.arrays for part in (one.inputs, one.targets)]
-    if not in_range(np.concatenate(tokens)):
+    datums = [one for group in groups for one in group.arrays]
+    tokens = np.concatenate([part for one in datums for part in (one.inputs, one.targets)])
+    weights = np.concatenate([one.weights for one in datums])
+    if not (in_range(tokens) and np.isfinite(weights).all()):
         raise next(problems(groups))
     for group in groups:
         if any(group.attached) or not all(is_even(group, number) for number in range(len(group.datums))):

@@ -123,6 +123,18 @@ def test_held_out_rows_that_are_trained_on_are_found(
     assert [(one.path, one.line, other.line) for one, other in report.leaked] == [(str(held_out), 2, 1)]
 
 
+def test_a_held_out_row_with_another_prompt_may_hold_the_same_tokens(
+    write_rows: Callable[..., Path], tokenizer: Any
+) -> None:
+    """Found by the dry run as by the run, whose note names how many there are."""
+    rows = write_rows([{"prompt": "one two", "chosen": " three", "rejected": " four"}])
+    moved = [{"prompt": "one", "chosen": " two three", "rejected": " two four"}]
+    held_out = write_rows(moved, "held_out.jsonl")
+    settings = {"eval_data": str(held_out), "render": "raw"}
+    report = inspected(tokenizer, rows, **settings)
+    assert [(one.line, other.line) for one, other in report.leaked] == [(1, 1)]
+
+
 def test_the_screen_and_the_exit_status(rows: Path, run_cli: Any) -> None:
     status, out, err = run_cli("--loss", "dpo", "--data", rows, "--max-length", 40, "--dry-run")
     assert status == 2

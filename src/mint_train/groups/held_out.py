@@ -90,7 +90,7 @@ def hold_out(examples: Examples, share: float) -> frozenset[int]:
     """
     by_prompt: dict[bytes, list[int]] = {}
     for position, prompt in enumerate(examples.prompts()):
-        by_prompt.setdefault(digest_of(prompt, position), []).append(position)
+        by_prompt.setdefault(digest_of_prompt(prompt, position), []).append(position)
     drawn = list(by_prompt.values())
     random.Random(SPLIT_SEED).shuffle(drawn)  # noqa: S311 - an order, not a secret
     wanted = round(share * len(examples))
@@ -102,7 +102,7 @@ def hold_out(examples: Examples, share: float) -> frozenset[int]:
     return frozenset(held)
 
 
-def digest_of(prompt: object, position: int) -> bytes:
+def digest_of_prompt(prompt: object, position: int) -> bytes:
     """Identify a prompt; an example without one has one of its own."""
     said = repr(position) if prompt is None else "\n".join(texts_of(as_prompt_value(prompt)))
     return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.groups import Group
@@ -22,6 +19,7 @@ from mint_train.groups.order import Order
 from mint_train.groups.prompts import read_prompts
 from mint_train.groups.shares import Share, shares_of
 from mint_train.groups.step_count import count_steps, groups_per_step
+from mint_train.groups.token_file import digest_of
 from mint_train.losses.loss import Loss
 from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
@@ -167,7 +165,7 @@ def inspect_trained(
     first: list[Group] = []
     by_path: Counter[str] = Counter()
     for group, form in checked_groups(examples, loss, tokenizer, report):
-        digest = digest_of(group)
+        digest = digest_of_group(group)
         if digest in seen:
             report.repeated.append((group.source, seen[digest]))
         seen.setdefault(digest, group.source)
@@ -187,7 +185,7 @@ def inspect_held_out(
         "", (), frozenset(), report.max_length, report.special_tokens, [], rendering=report.rendering
     )
     for group, _ in checked_groups(held_out, loss, tokenizer, own):
-        if (trained := seen.get(digest_of(group))) is not None:
+        if (trained := seen.get(digest_of_group(group))) is not None:
             report.leaked.append((group.source, trained))
     report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
     report.broken += own.broken
@@ -236,11 +234,6 @@ def lengths_by_source(chunk: Sequence[Example], flatten: Any) -> dict[Source, in
     return {group.source: sum(group.lengths) for group in groups}
 
 
-def digest_of(group: Group) -> bytes:
-    """Identify a group by its tokens and what of them is trained."""
-    digest = hashlib.blake2b(digest_size=16)
-    for datum, targets, weights in zip(group.datums, group.targets, group.weights, strict=True):
-        digest.update(np.asarray(datum.model_input.to_ints()).tobytes())
-        digest.update(targets.tobytes())
-        digest.update(weights.tobytes())
-    return digest.digest()
+def digest_of_group(group: Group) -> bytes:
+    """Identify a group by its tokens."""
+    return digest_of((arrays.inputs, arrays.targets) for arrays in group.arrays)

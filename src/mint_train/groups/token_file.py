@@ -22,6 +22,14 @@ from mint_train.groups.arrow_arrays import (
 )
 
 
+def digest_of(datums: Iterable[tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Identify a group by the inputs and targets of its datums, ``[tokens]`` each."""
+    digest = hashlib.blake2b(digest_size=16)
+    for inputs, targets in datums:
+        digest.update(inputs.tobytes() + b"|" + targets.tobytes() + b"||")
+    return digest.digest()
+
+
 class ListColumn:
     """A column of lists of numbers, each read as a view of what lies in the file."""
 
@@ -148,11 +156,8 @@ class StoredChunk:
         """Identify each group by the tokens of its datums; with `squares`, those that have one of these."""
         rows = np.arange(len(self._starts) - 1)
         for row in (rows if squares is None else rows[np.isin(self.squares(), squares)]).tolist():
-            digest = hashlib.blake2b(digest_size=16)
-            for index in self.datum_indices(row):
-                digest.update(self._tokens.view(index).tobytes() + b"|" + self._targets.view(index).tobytes())
-                digest.update(b"||")
-            yield digest.digest()
+            datums = self.datum_indices(row)
+            yield digest_of((self._tokens.view(index), self._targets.view(index)) for index in datums)
 
     def datum_indices(self, row: int) -> range:
         """Say where a group's datums are."""

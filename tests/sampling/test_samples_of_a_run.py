@@ -197,6 +197,7 @@ def stops_after_three(selecting: Any) -> bool:
         ({"sample_prompts": "PROMPTS", "judge_options": {"a": 1}}, "--judge-set needs --judge NAME"),
         ({"sample_prompts": "missing.jsonl"}, r"--sample-prompts: .*missing\.jsonl: no such file"),
         ({"sample_prompts": "EMPTY"}, "--sample-prompts: .*the file holds no rows"),
+        ({"sample_prompts": "-"}, "--sample-prompts=-: .*resumed reads the prompts again; write"),
         ({"sample_prompts": "PROMPTS", "judge": "nobody"}, 'no judge "nobody" is installed'),
         ({"sample_prompts": "PROMPTS", "judge": "length", "judge_options": {"a": 1}}, 'has no option "a"'),
     ],

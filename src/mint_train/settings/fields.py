@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from mint_train.settings.data_items import (
     HUB,
+    STANDARD_INPUT,
     DataItems,
     HeldOutItems,
     parse_data,
@@ -99,7 +100,15 @@ def without_credentials(value: object) -> object:
 
 
 def absolute_source(value: object) -> object:
-    """Make a file of rows stand wherever a run is resumed from; a data set of the hub stays as it is."""
+    """Make a file of rows stand wherever a run is resumed from; a data set of the hub stays as it is.
+
+    Raises:
+        PydanticCustomError: the rows would come from standard input.
+    """
+    if value == STANDARD_INPUT:
+        raise PydanticCustomError(
+            "prompts", "a run that is resumed reads the prompts again; write them to a file"
+        )
     return value if isinstance(value, str) and value.startswith(tuple(HUB)) else absolute_path(value)
 
 

@@ -49,7 +49,6 @@ from mint_train.batches.logprobs import (
 from mint_train.batches.sums import segment_sums
 from mint_train.batches.vocabulary import Vocabulary
 from mint_train.errors import ContractError, DataError, DoesNotFit, JudgeError, PluginError, RowError
-from mint_train.groups.token_cache import cache_folder
 from mint_train.plugins.authoring import loss
 from mint_train.plugins.hookspecs import CONTRACT_VERSION, hookimpl
 from mint_train.plugins.loss_files import import_file
@@ -69,6 +68,7 @@ from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.records import Checkpoint, Evaluation, RunRecord, RunResult, Samples, StepRecord
 from mint_train.sampling.log_ratio import LogRatio
 from mint_train.sdk import Datum
+from mint_train.settings.cache import cache_folder
 
 __all__ = [
     "CONTRACT_VERSION",

@@ -27,11 +27,11 @@ from mint_train.backends.local.load import open_local_client
 from mint_train.backends.local.merging import merge_adapter
 from mint_train.backends.local.states import load_state, save_state
 from mint_train.errors import BackendError, DataError, MintTrainError, UserError, unusable_text
-from mint_train.groups.token_cache import cache_folder
 from mint_train.rendering import refusals
 from mint_train.rows.readers import open_data
 from mint_train.run_folder.description import parse_description
 from mint_train.run_folder.folder import RunFolder
+from mint_train.settings.cache import cache_folder
 from mint_train.settings.merge import load_settings
 from mint_train.training.runner import Runner
 

@@ -23,7 +23,6 @@ from mint_train.groups import build as dataset_module
 from mint_train.groups import token_writer
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import read_examples
-from mint_train.groups.token_cache import cache_folder
 from mint_train.groups.token_file import StoredGroups
 from mint_train.groups.token_writer import GroupWriter
 from mint_train.losses.loss import Loss
@@ -35,6 +34,7 @@ from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.readers import open_data
 from mint_train.rows.row import Example
 from mint_train.sdk import Datum, types
+from mint_train.settings.cache import cache_folder
 
 ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n} it is", "rejected": f"not {n}, no"} for n in range(10)]
 

@@ -22,7 +22,7 @@ from mint_train.groups.cache_bound import limit_bytes, note_use, remove_oldest
 from mint_train.groups.checksums import is_whole, write_checksums
 from mint_train.groups.examples import Examples
 from mint_train.groups.flattened import check_groups
-from mint_train.groups.token_cache import cache_folder, cannot_keep, keep, new_folder, put_away, token_key
+from mint_train.groups.token_cache import cannot_keep, keep, new_folder, put_away, token_key
 from mint_train.groups.token_file import StoredGroups
 from mint_train.groups.token_writer import GroupWriter
 from mint_train.losses.loss import Loss
@@ -30,6 +30,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
+from mint_train.settings.cache import cache_folder
 from mint_train.settings.model import Settings
 
 CHUNK = 256

@@ -11,10 +11,11 @@ from typing import Any
 
 from mint_train.errors import MintTrainError
 from mint_train.groups.cache_bound import note_use
-from mint_train.groups.token_cache import cache_folder, makers_of_datums
+from mint_train.groups.token_cache import makers_of_datums
 from mint_train.losses.loss import Loss
 from mint_train.rows.readers import DataSource
 from mint_train.run_folder.files import make_parent, write_whole
+from mint_train.settings.cache import cache_folder
 
 FOLDER = "readings"
 LEAST_BYTES = 2**22

@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from mint_train.errors import MintTrainError
 from mint_train.groups.cache_bound import note_use
 from mint_train.groups.reference_file import is_whole
-from mint_train.groups.token_cache import cache_folder, library_versions
+from mint_train.groups.token_cache import library_versions
 from mint_train.plugins.sources import sources_digest
 from mint_train.run_folder.files import copy_whole
+from mint_train.settings.cache import cache_folder
 
 STORE = "references"
 """The folder in the cache, which has a folder for each reference."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -16,37 +15,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from platformdirs import user_cache_path
-
 from mint_train.errors import UserError
 from mint_train.losses.loss import Loss
 from mint_train.plugins.sources import source_of, sources_digest, with_helpers
 from mint_train.run_folder.files import digests_of_files
+from mint_train.settings.cache import CACHE_VARIABLE, cache_folder
 
-CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 PART = "part-"
 STALE_SECONDS = 86_400.0
 LIBRARIES = ("mint-train", "tinker", "tokenizers", "transformers")
 CORE_SOURCES = ("rows", "rendering", "batches", "groups")
-
-
-def cache_folder() -> Path:
-    """Return the folder of tokenised data: MINT_TRAIN_CACHE, else `mint-train` in the user's cache folder.
-
-    The platform decides which that is: `~/.cache` or XDG_CACHE_HOME on Linux. It may be deleted whenever no
-    run uses it.
-
-    Raises:
-        UserError: the user has no home folder, and none is given.
-    """
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    with suppress(RuntimeError):  # a new platformdirs raises it, an old one returns a path that begins with ~
-        folder = user_cache_path("mint-train", appauthor=False)
-        if folder.is_absolute():
-            return folder
-    raise UserError(f"this user has no home folder to keep tokenised data in; name one in {CACHE_VARIABLE}")
 
 
 def new_folder() -> Path:

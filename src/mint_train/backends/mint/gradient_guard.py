@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,15 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from platformdirs import user_cache_path
-
 from mint_train.backends.mint.gradient_form import FORMS, GradientForm
 from mint_train.backends.mint.gradient_probe import Adapter, CannotMeasureError, Probe, Verdict
 from mint_train.backends.mint.session import Session
-from mint_train.errors import BackendError, ServiceError
+from mint_train.errors import BackendError, MintTrainError, ServiceError
+from mint_train.run_folder.files import make_parent, write_whole
 from mint_train.sdk import SDK_VERSION
+from mint_train.settings.cache import cache_folder
 
-CACHE_VARIABLE = "MINT_TRAIN_CACHE"
 KEPT_SECONDS = 24 * 60 * 60
 PROOF = 4
 """Counted up where the experiments change."""
@@ -85,11 +83,9 @@ def find_proof(session: Session, open_adapter: Callable[[], OpenAdapter], *, tru
     forms = FORMS[1:] + FORMS[:1] if session.server.divides_by_weights else FORMS
     proof = prove(session.service.url, open_adapter, forms, trust=trust)
     if proof.proved:
-        with suppress(OSError):  # then the next run proves it again
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps({"at": time.time(), **asdict(proof)}), encoding="utf-8")
-            beside.replace(path)
+        with suppress(MintTrainError):  # then the next run proves it again
+            make_parent(path)
+            write_whole(path, json.dumps({"at": time.time(), **asdict(proof)}))
     return proof
 
 
@@ -201,5 +197,4 @@ def proof_path(session: Session) -> Path:
     """Return the file that keeps what was found out about a service, its version and a model."""
     parts = [session.service.url, session.server.digest, session.model, SDK_VERSION, str(PROOF)]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("mint-train"))
-    return folder / "services" / f"{name}.json"
+    return cache_folder() / "services" / f"{name}.json"

@@ -193,6 +193,20 @@ def test_completions_before_and_after_side_by_side(run_cli: RunCli, run: Path) -
     assert other[1] != out
 
 
+def test_before_training_is_the_adapter_that_the_run_began_with(run_cli: RunCli, run: Path) -> None:
+    """A run whose one step moves nothing shows what the run before it had reached, twice."""
+    given = {"data": PAIRS, "steps": 1, "lr": 1e-12, "batch_size": 2, "progress": "quiet"}
+    mint_train.train("dpo", from_checkpoint=run, output=run.with_name("next"), **given)
+    shown = {}
+    for name in ("run", "next"):
+        status, out, err = run_cli("sample", run.with_name(name), "--prompt", "Go on.", "--max-tokens", "8")
+        assert status == 0, err
+        shown[name] = [line.partition(": ")[2].strip() for line in out.splitlines()[1:]]
+    base, reached = shown["run"]
+    assert base != reached
+    assert shown["next"] == [reached, reached]
+
+
 def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, run: Path) -> None:
     """Both policies taken step by step with transformers alone, the adapter loaded by PEFT."""
     import torch

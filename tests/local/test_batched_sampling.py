@@ -17,6 +17,7 @@ from mint_train.backends.local.load import open_local_client
 from mint_train.backends.local.sampling import LocalSampler
 from mint_train.batches.datums import build_datum
 from mint_train.settings.merge import load_settings
+from mint_train.trained.sample import sampled_tokens
 
 END = 2
 
@@ -57,7 +58,7 @@ def test_at_temperature_0_it_is_what_generate_writes(
     client: LocalTrainingClient, prompts: list[list[int]], adapter: bool
 ) -> None:
     sampler = LocalSampler(client, adapter=adapter)
-    found = sampler.sample(prompts, Sampling(2, 16, 0.0))
+    found = sampled_tokens(sampler, prompts, Sampling(2, 16, 0.0))
     if adapter:
         expected = [generated(client, prompt, 16) for prompt in prompts]
     else:
@@ -69,7 +70,9 @@ def test_at_temperature_0_it_is_what_generate_writes(
 
 def test_the_adapter_matters(client: LocalTrainingClient, prompts: list[list[int]]) -> None:
     sampling = Sampling(1, 16, 0.0)
-    before, after = (LocalSampler(client, adapter=adapter).sample(prompts, sampling) for adapter in (0, 1))
+    before, after = (
+        sampled_tokens(LocalSampler(client, adapter=adapter), prompts, sampling) for adapter in (False, True)
+    )
     assert before != after
 
 

@@ -27,6 +27,7 @@ from mint_train.backends.local.starter_model import (
 )
 from mint_train.rendering.options import Form, Rendering
 from mint_train.rendering.renderer import Renderer
+from mint_train.trained.sample import sampled_tokens
 
 LEARNED = [fact for position, fact in enumerate(facts()) if not is_held_out(position)]
 HELD_OUT = [fact for position, fact in enumerate(facts()) if is_held_out(position)]
@@ -45,7 +46,8 @@ def asked(
     tokenizer = client.get_tokenizer()
     renderer = Renderer(tokenizer, None, Rendering(form))
     sampler = LocalSampler(client, adapter=False)
-    drawn = sampler.sample([renderer.prompt_tokens(p) for p in prompts], Sampling(samples, 32, temperature))
+    tokens = [renderer.prompt_tokens(prompt) for prompt in prompts]
+    drawn = sampled_tokens(sampler, tokens, Sampling(samples, 32, temperature))
     return [[text.strip() for text in tokenizer.batch_decode(each)] for each in drawn]
 
 

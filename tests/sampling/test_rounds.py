@@ -24,6 +24,7 @@ from mint_train.sampling.round_plan import Plan, mixed_in
 from mint_train.sampling.rounds import Rounds
 from mint_train.settings.merge import load_settings
 from mint_train.settings.prices import describe_tokens
+from mint_train.trained.sample import sampled_tokens
 from mint_train.training.runner import Runner
 
 
@@ -257,9 +258,8 @@ def score(completion):
 
 def share_of_metric_answers(policy: str | None, questions: list[str]) -> float:
     with open_policy(policy, {"backend": "local"}, print) as opened:
-        drawn = opened.sampler.sample(
-            [opened.prompt_tokens(question) for question in questions], Sampling(4, 24, 1.0, seed=9)
-        )
+        tokens = [opened.prompt_tokens(question) for question in questions]
+        drawn = sampled_tokens(opened.sampler, tokens, Sampling(4, 24, 1.0, seed=9))
         texts = [text for each in drawn for text in opened.tokenizer.batch_decode(each)]
     return sum(" about " in text for text in texts) / len(texts)
 

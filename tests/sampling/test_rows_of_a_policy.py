@@ -26,6 +26,7 @@ from mint_train.plugins.discovery import NamedPlugin, load_plugin
 from mint_train.rendering.options import Rendering
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
+from mint_train.trained.sample import sampled_tokens
 
 PROMPTS: list[dict[str, Any]] = [
     {"prompt": "Name a river."},
@@ -412,7 +413,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first_words(name: str | None, **given: Any) -> list[int]:
     with open_policy(name, {"backend": "local"} | given, print) as opened:
         tokens = opened.prompt_tokens("Go on.")  # the starter model is sure of no answer
-        return opened.sampler.sample([tokens], Sampling(1, 12, 0.0))[0][0]
+        return sampled_tokens(opened.sampler, [tokens], Sampling(1, 12, 0.0))[0][0]
 
 
 def test_a_policy_is_a_run_a_step_of_it_an_adapter_or_a_model(

@@ -116,14 +116,6 @@ class Sampler(Protocol):
         """
         ...
 
-    def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
-        """Return the tokens of the completions per prompt, without the end-of-sequence token.
-
-        Raises:
-            BackendError: the backend failed.
-        """
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Gradients:

@@ -1,13 +1,14 @@
-"""Completions of a trained policy, beside those of the base model that it was trained from."""
+"""Completions of a trained policy, beside those of the policy that training began with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sampling
+from mint_train.backends.base import Sampler, Samplers, Sampling
 from mint_train.errors import DataError, RowError
 from mint_train.groups.build import build_as_set
 from mint_train.groups.held_out import held_out_or_trained
@@ -17,6 +18,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.row import BadRow
+from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.recorded import with_given
 from mint_train.trained.find import Trained
 
@@ -29,7 +31,7 @@ class Completed:
 
     prompt: str
     before: Sequence[str]
-    """The base model's."""
+    """Those of the adapter that the run began with, or of the base model."""
     after: Sequence[str]
     """The trained policy's, as many."""
 
@@ -37,7 +39,7 @@ class Completed:
 def complete(
     trained: Trained, prompts: Sequence[str] | None, data: Any, rows: int, sampling: Sampling
 ) -> list[Completed]:
-    """Complete prompts by the base policy and by the trained one.
+    """Complete prompts by the policy that training began with, and by the trained one.
 
     Args:
         trained: the trained policy.
@@ -50,26 +52,58 @@ def complete(
     Raises:
         MintTrainError: the data is wrong, or the backend fails.
     """
-    folder = trained.folder.path if trained.folder else Path()
-    samplers = trained.backend.open_samplers(folder, trained.checkpoint, echo_problem)
-    tokenizer = samplers.tokenizer
-
-    def decoded(completions: list[list[int]]) -> list[str]:
-        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-        return [printable(text) for text in texts]
-
-    try:
+    with open_samplers(trained, trained.checkpoint) as samplers:
+        tokenizer = samplers.tokenizer
         if prompts is not None:
             renderer = renderer_of(trained, tokenizer)
             tokens = [renderer.prompt_tokens(prompt) for prompt in prompts]
         else:
             tokens = prompts_of_rows(trained, tokenizer, data)[:rows]
-        shown = decoded(tokens) if prompts is None else prompts
-        before = [decoded(drawn) for drawn in samplers.before.sample(tokens, sampling)]
-        after = [decoded(drawn) for drawn in samplers.after.sample(tokens, sampling)]
+        shown = decoded(tokens, tokenizer) if prompts is None else prompts
+        before = [] if trained.start else completions(samplers.before, tokens, sampling, tokenizer)
+        after = completions(samplers.after, tokens, sampling, tokenizer)
+    if trained.start:
+        with open_samplers(trained, Checkpoint(0, trained.start.path, None, {})) as samplers:
+            before = completions(samplers.after, tokens, sampling, tokenizer)
+    return [Completed(*each) for each in zip(shown, before, after, strict=True)]
+
+
+@contextmanager
+def open_samplers(trained: Trained, checkpoint: Checkpoint) -> Iterator[Samplers]:
+    """Open what samples from a state of a trained policy, and close it.
+
+    Raises:
+        UserError: the state is not there any more.
+        BackendError: the backend fails.
+    """
+    folder = trained.folder.path if trained.folder else Path()
+    samplers = trained.backend.open_samplers(folder, checkpoint, echo_problem)
+    try:
+        yield samplers
     finally:
         samplers.close()
-    return [Completed(*each) for each in zip(shown, before, after, strict=True)]
+
+
+def completions(
+    sampler: Sampler, prompts: list[list[int]], sampling: Sampling, tokenizer: Any
+) -> list[list[str]]:
+    """Return the texts of each prompt's completions."""
+    return [decoded(each, tokenizer) for each in sampled_tokens(sampler, prompts, sampling)]
+
+
+def sampled_tokens(sampler: Sampler, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
+    """Return the tokens of each prompt's completions, without the one that ends them.
+
+    Raises:
+        BackendError: the backend fails.
+    """
+    drawn = dict(sampler.draw(prompts, sampling))
+    return [[one.text_tokens for one in drawn[index]] for index in range(len(prompts))]
+
+
+def decoded(tokens: list[list[int]], tokenizer: Any) -> list[str]:
+    """Return texts as a terminal can show them."""
+    return [printable(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]]:

@@ -59,11 +59,6 @@ class LocalSampler:
                     # at temperature 0 all completions are the same
                     yield index, samples * (sampling.samples // distinct.samples)
 
-    def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
-        """Sample all prompts; the seed and the prompts alone determine the samples."""
-        drawn = dict(self.draw(prompts, sampling))
-        return [[one.text_tokens for one in drawn[index]] for index in range(len(prompts))]
-
     def ends(self, sampling: Sampling) -> list[int]:
         """Return the tokens that end a completion."""
         return sorted({int(self.client.tokenizer.eos_token_id), *sampling.stop})

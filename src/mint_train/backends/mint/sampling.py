@@ -72,11 +72,6 @@ class MintSampler:
             raise BackendError(f"a completion has {len(tokens)} tokens and {len(logprobs)} logprobs")
         return Sample(tokens, logprobs, bool(tokens) and tokens[-1] in ends)
 
-    def sample(self, prompts: list[list[int]], sampling: Sampling) -> list[list[list[int]]]:
-        """Ask for the completions of all prompts at once."""
-        drawn = dict(self.draw(prompts, sampling))
-        return [[one.text_tokens for one in drawn[index]] for index in range(len(prompts))]
-
 
 def seed_of(prompt: Sequence[int], seed: int) -> int:
     """Return a prompt's own seed: prompts that are sampled with one seed must not share their noise."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import pyarrow as pa
 import pytest
 from few_rows import lines
@@ -384,22 +385,13 @@ def test_each_held_out_set_has_its_own_figures_everywhere(
 # rows of a program
 
 
-class Frame:
-    """What pandas has of a frame: it is not installed here."""
-
-    columns = ("prompt", "chosen", "rejected", "system")
-
-    def itertuples(self, *, index: bool, name: None) -> Any:
-        assert (index, name) == (False, None)
-        return iter([(*row.values(), float("nan")) for row in ROWS])
-
-
 GIVEN = {
     "list": lambda: ROWS,
     "iterable": lambda: (row for row in ROWS),
     "data set": lambda: datasets.Dataset.from_list(ROWS),
     "table": lambda: pa.Table.from_pylist([{**row, "system": None} for row in ROWS]),
-    "frame": Frame,
+    "frame": lambda: pandas.DataFrame(ROWS),
+    "frame with a column of gaps": lambda: pandas.DataFrame([{**row, "system": None} for row in ROWS]),
 }
 
 
@@ -431,8 +423,8 @@ def test_rows_of_a_program_that_are_none_are_refused(rows: Any, said: str) -> No
 def test_a_run_on_rows_of_a_program_goes_on_wherever_its_folder_is(
     train: Callable[..., Any], run_cli: Any
 ) -> None:
-    sets = {"helpful": ROWS[:2], "other": (row for row in ROWS[3:])}
-    train(data=ROWS, eval_data=sets, steps=2, output=Path("run"))
+    sets = {"helpful": pandas.DataFrame(ROWS[:2]), "other": (row for row in ROWS[3:])}
+    train(data=pandas.DataFrame(ROWS), eval_data=sets, steps=2, output=Path("run"))
     assert sorted(path.name for path in Path("run/rows").iterdir()) == [
         "data.jsonl", "eval_data-helpful.jsonl", "eval_data-other.jsonl",
     ]  # fmt: skip

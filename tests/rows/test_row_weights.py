@@ -83,8 +83,11 @@ def test_the_batches_of_a_step_count_by_their_weights() -> None:
 
 def test_a_batch_that_weighs_nothing_is_refused() -> None:
     nothing = make_batch(pair(0.0), pair(0.0))
-    with pytest.raises(LossError, match="rows:1 and the 1 other rows of its batch have the weight 0"):
-        open_loss("dpo", {}).compute(nothing, drawn(2), {})
+    dpo, problem = open_loss("dpo", {}), "rows:1 and the 1 other rows of its batch have the weight 0"
+    with pytest.raises(LossError, match=problem):
+        dpo.compute(nothing, drawn(2), {})
+    with pytest.raises(LossError, match=problem):
+        CustomLoss(dpo, [nothing], {})([], [each.float().requires_grad_() for each in drawn(2)])
 
 
 def plain_mean(batch: Batch, logprobs: list[torch.Tensor]) -> torch.Tensor:

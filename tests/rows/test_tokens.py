@@ -159,10 +159,26 @@ def test_a_digest_is_found_by_its_groups_squares(tmp_path: Path) -> None:
     stored = StoredGroups(tmp_path / "groups.arrow")
     digests, squares = [*stored.digests()], stored.squares()
     assert squares.tolist()[:3] == [28, 28, 10]
-    assert [*stored.digests(squares)] == digests
-    assert [*stored.digests(squares[:1])] == [digests[0], digests[1], digests[4]]
+    assert [*stored.digests(squares=squares)] == digests
+    assert [*stored.digests(squares=squares[:1])] == [digests[0], digests[1], digests[4]]
     assert digests[0] == digests[4] != digests[1]
-    assert not [*stored.digests(np.array([11]))]
+    assert not [*stored.digests(squares=np.array([11]))]
+
+
+def test_a_datum_that_is_not_trained_makes_no_group_another_one(tmp_path: Path) -> None:
+    """KTO measures the completion of another row beside each of its own."""
+    made = [
+        Group.of([build_datum([0], text, None) for text in texts], Source("x", line))
+        for line, texts in enumerate(([[1, 2], [3]], [[1, 2], [4, 5]], [[3], [1, 2]]))
+    ]
+    with closing(GroupWriter(tmp_path / "groups.arrow")) as writer:
+        writer.write(made)
+    stored = StoredGroups(tmp_path / "groups.arrow")
+    assert stored.squares({1}).tolist() == [5, 5, 9]
+    first, second, third = stored.digests({1})
+    assert first == second != third
+    assert [*stored.digests({1}, np.array([5]))] == [first, second]
+    assert len({*stored.digests()}) == 3
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "listmle", "policy-gradient", "odpo"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,7 +165,7 @@ def inspect_trained(
     first: list[Group] = []
     by_path: Counter[str] = Counter()
     for group, form in checked_groups(examples, loss, tokenizer, report):
-        digest = digest_of_group(group)
+        digest = digest_of_group(group, report.untrained)
         if digest in seen:
             report.repeated.append((group.source, seen[digest]))
         seen.setdefault(digest, group.source)
@@ -185,7 +185,7 @@ def inspect_held_out(
         "", (), frozenset(), report.max_length, report.special_tokens, [], rendering=report.rendering
     )
     for group, _ in checked_groups(held_out, loss, tokenizer, own):
-        if (trained := seen.get(digest_of_group(group))) is not None:
+        if (trained := seen.get(digest_of_group(group, report.untrained))) is not None:
             report.leaked.append((group.source, trained))
     report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
     report.broken += own.broken
@@ -234,6 +234,7 @@ def lengths_by_source(chunk: Sequence[Example], flatten: Any) -> dict[Source, in
     return {group.source: sum(group.lengths) for group in groups}
 
 
-def digest_of_group(group: Group) -> bytes:
-    """Identify a group by its tokens."""
-    return digest_of((arrays.inputs, arrays.targets) for arrays in group.arrays)
+def digest_of_group(group: Group, untrained: Collection[int]) -> bytes:
+    """Identify a group by the tokens of its datums that are trained."""
+    datums = [arrays for position, arrays in enumerate(group.arrays) if position not in untrained]
+    return digest_of((arrays.inputs, arrays.targets) for arrays in datums)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -148,15 +148,21 @@ class StoredChunk:
         counts: np.ndarray = np.add.reduceat(self._tokens.lengths() - with_last_target, self._starts[:-1])
         return counts
 
-    def squares(self) -> np.ndarray:
-        """Add up the squares of each group's tokens, int64 `[groups]`: those of equal groups are equal."""
-        return self._tokens.squares(self._starts)
+    def squares(self, without: Collection[int]) -> np.ndarray:
+        """Add up the squares of each group's tokens, int64 `[groups]`; see `StoredGroups.squares`."""
+        if not without:
+            return self._tokens.squares(self._starts)
+        of_datums = self._tokens.squares(np.arange(self._starts[-1] + 1))
+        positions = np.arange(len(of_datums)) - np.repeat(self._starts[:-1], np.diff(self._starts))
+        counted = np.where(np.isin(positions, [*without]), 0, of_datums)
+        sums: np.ndarray = np.add.reduceat(counted, self._starts[:-1])
+        return sums
 
-    def digests(self, squares: np.ndarray | None) -> Iterator[bytes]:
-        """Identify each group by the tokens of its datums; with `squares`, those that have one of these."""
+    def digests(self, without: Collection[int], squares: np.ndarray | None) -> Iterator[bytes]:
+        """Identify groups by their tokens; see `StoredGroups.digests`."""
         rows = np.arange(len(self._starts) - 1)
-        for row in (rows if squares is None else rows[np.isin(self.squares(), squares)]).tolist():
-            datums = self.datum_indices(row)
+        for row in (rows if squares is None else rows[np.isin(self.squares(without), squares)]).tolist():
+            datums = [index for at, index in enumerate(self.datum_indices(row)) if at not in without]
             yield digest_of((self._tokens.view(index), self._targets.view(index)) for index in datums)
 
     def datum_indices(self, row: int) -> range:
@@ -213,14 +219,23 @@ class StoredGroups(Groups):
         """Count the input tokens of each group, without reading them."""
         return integers(chunk.inputs() for chunk in self._chunks)
 
-    def squares(self) -> np.ndarray:
-        """Add up the squares of each group's tokens, int64 `[groups]`: those of equal groups are equal."""
-        return np.concatenate([chunk.squares() for chunk in self._chunks])
+    def squares(self, without: Collection[int] = ()) -> np.ndarray:
+        """Add up the squares of each group's tokens, int64 `[groups]`: those of equal groups are equal.
 
-    def digests(self, squares: np.ndarray | None = None) -> Iterator[bytes]:
-        """Identify each group by the tokens of its datums; with `squares`, those that have one of these."""
+        Args:
+            without: positions in a group of datums that do not count.
+        """
+        return np.concatenate([chunk.squares(without) for chunk in self._chunks])
+
+    def digests(self, without: Collection[int] = (), squares: np.ndarray | None = None) -> Iterator[bytes]:
+        """Identify each group by the tokens of its datums.
+
+        Args:
+            without: positions in a group of datums that do not count.
+            squares: leave out groups whose sum of squares is none of these.
+        """
         for chunk in self._chunks:
-            yield from chunk.digests(squares)
+            yield from chunk.digests(without, squares)
 
     def take(self, indices: Sequence[int]) -> list[Group]:
         """Read groups, in the order of their indices."""

@@ -16,6 +16,7 @@ from mint_train.losses.guard import (
     check_linear,
     check_logprobs,
     check_state,
+    check_total_weight,
     check_untouched,
 )
 from mint_train.losses.loss import Loss
@@ -98,6 +99,8 @@ class CustomLoss:
             for number, name in enumerate(self.loss.vocabulary, start=1)
         }
         check_logprobs(self.step, logprobs, 1 + len(asked))
+        for batch in self.batches:
+            check_total_weight(batch)
         shares = [batch.total_weight / self.step.total_weight for batch in self.batches]
         values, metrics, packed, start = [], [], [], 0
         for batch in self.batches:

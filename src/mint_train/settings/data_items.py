@@ -71,9 +71,14 @@ def parse_data(value: object) -> DataItems:
     return items
 
 
+def is_nothing(value: object) -> bool:
+    """Return whether no data is given; a frame compares each of its cells, and so is not compared."""
+    return value is None or (isinstance(value, tuple) and not value)
+
+
 def items_of(value: object, called: str) -> list[DataItem]:
     """Return each source that a value names."""
-    if value is None or value == ():
+    if is_nothing(value):
         return []
     if isinstance(value, list) and not value:
         raise wrong("is an empty list; give a file or rows")
@@ -212,7 +217,7 @@ def parse_held_out(value: object) -> HeldOutItems:
         sets = [named_set(str(value))]
     elif isinstance(value, list | tuple) and value and all(isinstance(one, str | Path) for one in value):
         sets = [named_set(str(one)) for one in value]
-    elif value is None or value == ():
+    elif is_nothing(value):
         sets = []
     else:
         sets = [("", held_out_item(value, "eval_data"))]

@@ -36,7 +36,8 @@ def count_trained_on(
     ):
         return len(dataset.groups)
     try:
-        return count_overlap(dataset, training_data(trained, loss, tokenizer, sources))
+        trained_on = training_data(trained, loss, tokenizer, sources)
+        return count_overlap(dataset, trained_on, loss.untrained_datums)
     except MintTrainError:  # the data is gone or has changed, or this loss cannot read it
         return 0
 

@@ -242,8 +242,10 @@ def overlap_lines(run: Run, dataset: Dataset, held_out: Mapping[str, Dataset]) -
     """Say which held-out sets hold rows that are trained on; a share of the data holds none."""
     if run.settings.eval_fraction is not None:
         return []
+    untrained = run.loss.untrained_datums
     notes = [
-        overlap_note(count_overlap(part, dataset), len(part.groups), name) for name, part in held_out.items()
+        overlap_note(count_overlap(part, dataset, untrained), len(part.groups), name)
+        for name, part in held_out.items()
     ]
     return [note for note in notes if note]
 

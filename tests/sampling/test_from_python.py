@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -125,6 +126,22 @@ def test_rounds_are_judged_by_a_function_and_go_on_with_it(
     ]  # fmt: skip
     scores = [line["mean_score"] for line in lines(tmp_path / "all" / "rounds.jsonl")]
     assert [one.mean_score for one in result.rounds] == scores
+
+
+def test_a_judge_may_take_another_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    write_lines(tmp_path / "prompts.jsonl", [{"prompt": text} for text in PROMPTS])
+
+    def moving(prompt: str, completions: Sequence[str]) -> list[float | None]:
+        os.chdir(tmp_path / "elsewhere")
+        return shortest(prompt, completions)
+
+    known: dict[str, Any] = {"rounds": 2, "steps": 1, "prompts": "prompts.jsonl", "output": "all", **DRAWN}
+    result = mint_train.train("dpo", judge=moving, **known)
+    assert (result.status, result.folder) == ("done", tmp_path / "all/round-002")
+    assert len(lines(tmp_path / "all/rounds.jsonl")) == 2
+    assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
 def refusal(function: Any, *arguments: Any, **named: Any) -> str:

@@ -283,14 +283,14 @@ def test_rounds_raise_the_score_on_prompts_that_they_have_not_seen(tmp_path: Pat
 
 def test_the_reference_is_the_rounds_beginning_or_the_base_model(tmp_path: Path, unbroken: Path) -> None:
     rounds = Rounds.read(Path(shutil.copytree(unbroken, tmp_path / "all")))
-    based = Rounds(rounds.folder, rounds.plan, {**rounds.given, "options": {"reference": "base"}})
+    based = Rounds(rounds.place, rounds.plan, {**rounds.given, "options": {"reference": "base"}})
     assert based.own_settings(1)["options"] == {"reference": "initial"}
     assert based.own_settings(2)["options"] == {
         "reference": str(tmp_path / "all" / "round-001" / "base_model")
     }
     assert "options" not in rounds.own_settings(2)
     with pytest.raises(OptionError, match="reference=base cannot be taken with --from"):
-        Rounds(rounds.folder, rounds.plan, {**based.given, "from_checkpoint": "x"}).own_settings(2)
+        Rounds(rounds.place, rounds.plan, {**based.given, "from_checkpoint": "x"}).own_settings(2)
 
 
 def test_earlier_rounds_without_a_row_of_an_epoch_are_not_mixed_in() -> None:

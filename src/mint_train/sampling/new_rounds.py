@@ -12,7 +12,7 @@ from mint_train.backends.start import find_start
 from mint_train.errors import OptionError, command_line
 from mint_train.groups.located_reference import options_located
 from mint_train.groups.prompts import read_prompts
-from mint_train.run_folder.files import whole_folder, write_whole
+from mint_train.run_folder.files import Place, whole_folder, write_whole
 from mint_train.run_folder.names import make_unused_folder
 from mint_train.run_folder.replacing import is_empty
 from mint_train.sampling.policy import reading_settings
@@ -46,7 +46,7 @@ def new_rounds(settings: Settings, plan: Plan, program: RoundsProgram | None = N
     backend = choose_backend(settings)
     own |= files_found_anywhere(settings, own) | model_at_commit(settings, backend)
     kept = Settings(**own).model_dump(mode="json", include=set(own))
-    rounds = with_prompts(Rounds(output or Path(), plan.found_anywhere(), kept, program=program))
+    rounds = with_prompts(Rounds(Place(output or Path()), plan.found_anywhere(), kept, program=program))
     first = rounds.settings(rounds.own_settings(1))  # refused before anything is sampled
     find_start(first)
     loss = rounds.open_loss(first)
@@ -58,7 +58,7 @@ def new_rounds(settings: Settings, plan: Plan, program: RoundsProgram | None = N
         if program is not None and program.prompts is not None:
             write_whole(made / PROMPTS_FILE, program.prompts)
         write_plan(made, rounds.plan, kept)
-    return replace(rounds, folder=folder, given=kept)
+    return replace(rounds, place=Place(folder), given=kept)
 
 
 def own_settings(settings: Settings) -> dict[str, Any]:

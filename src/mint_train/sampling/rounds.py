@@ -25,7 +25,7 @@ from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.description import RunDescription
-from mint_train.run_folder.files import append_line
+from mint_train.run_folder.files import Place, append_line
 from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder
 from mint_train.run_folder.records import RunResult
 from mint_train.run_folder.replacing import holds_run
@@ -73,7 +73,8 @@ class RoundsProgram(Program):
 class Rounds:
     """Rounds in a folder."""
 
-    folder: Path
+    place: Place
+    """Where the folder is, whatever the judge or the loss makes the current folder."""
     plan: Plan
     given: Mapping[str, Any]
     """The settings of the training that were given, without those that each round has of its own."""
@@ -81,6 +82,11 @@ class Rounds:
     """Whether files that the folder names and that are not plainly the user's own may be run."""
     program: RoundsProgram | None = None
     """The Python program that calls; None for the command line."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the rounds."""
+        return self.place.path
 
     @classmethod
     def read(
@@ -104,7 +110,7 @@ class Rounds:
             OptionError: it names code to run or an address to ask, and is not trusted; or the judge that it
                 began with is a function, and is not given.
         """
-        rounds = cls(folder, *read_plan(folder), trusted, program)
+        rounds = cls(Place(folder), *read_plan(folder), trusted, program)
         rounds.require_own_judge()
         settings = rounds.settings({})
         check_address(settings.model_copy(update={"backend": choose_backend(settings).name}))
@@ -220,7 +226,7 @@ class Rounds:
         sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)  # each round draws others
         judge, prompts = self.open_judge(), self.read_prompts()
         keep_judge(self.folder, judge.versions, name if number > 1 else None)
-        part = rows_of(self.folder, number).with_suffix(".part")
+        part = rows_of(self.folder, number).with_suffix(".part").absolute()
         # a kill came while the rows were written, or between them and their scores, which belong together
         for left in (part, *self.folder.glob(f".{part.name}*")):
             left.unlink(missing_ok=True)

@@ -37,9 +37,8 @@ def make_ranking(
     for index, (better, worse) in enumerate(pairwise(grades)):
         if better == worse:
             problem = f"the completions {index} and {index + 1} from the best are equally good ({better:g})"
-            raise RowError(
-                "scores", f"{problem}; a ranking has no ties; leave such rows out with --on-bad-row skip"
-            )
+            advice = "--on-bad-row skip leaves such rows out, and --loss dpo compares the best with the worst"
+            raise RowError("scores", f"{problem}, and a ranking has no ties; {advice}")
     low, high = grades[-1], grades[0]
     labels = tuple(grade / (high - low) - low / (high - low) for grade in grades)
     return RankedCompletions(prompt, tuple(completions), labels, tuple(grades))

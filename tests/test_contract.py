@@ -91,7 +91,7 @@ def test_a_broken_pair_is_refused_before_anything_is_sent(dpo: Loss, tmp_path: P
     run = Run(settings, dpo, Observers(), choose_backend(settings), folder, rows, None)
     dataset = Dataset(ListedGroups([pair(1, *GOOD), pair(7, *datums), pair(9, *GOOD)]), [])
     client: Any = Silent()
-    expected = ExpectedTokens(settings, 1, Order(3, 3, 0), trained=[0, 0, 0])
+    expected = ExpectedTokens(settings, 1, Order(3, 3, 0), [0, 0, 0], 0, [], referenced=False)
     runner = Runner(run, Prepared(client, dataset, {}, expected))
     with pytest.raises(ContractError, match=rf"^step 1: pairs\.jsonl:7: pair 1.*{problem}") as refused:
         runner.train()

@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 import mint_train
 from mint_train import hookimpl, sequence_logprobs
 from mint_train.errors import LossError, MintTrainError
-from mint_train.groups.order import Order, steps_per_epoch
+from mint_train.groups.order import Order
+from mint_train.groups.step_count import steps_per_epoch
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.rendering.renderer import Renderer
 from mint_train.run_folder.names import make_unused_folder
@@ -763,7 +764,7 @@ def test_a_run_is_made_once_and_what_follows_from_its_settings_is_derived_once(
 
     once = [
         ("run", "choose_backend"), ("run", "find_data"), ("run", "find_held_out"), ("run", "open_observers"),
-        ("preparing", "count_steps"), ("preparing", "Order"), ("description", "recorded_settings"),
+        ("preparing", "count_steps"), ("preparing", "ExpectedTokens"), ("description", "recorded_settings"),
     ]  # fmt: skip
     for module, name in once:
         counted(module, name)

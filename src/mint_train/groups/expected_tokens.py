@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mint_train.groups.order import Order, epoch_order, steps_per_epoch
+from mint_train.groups.order import Order, epoch_order
 from mint_train.groups.reference_blocks import first_uses, groups_of
-from mint_train.groups.step_count import is_due, times_due
+from mint_train.groups.step_count import is_due, steps_per_epoch, times_due
 from mint_train.settings.model import Settings
 
 AT_MOST = ("reference", "sampled")
@@ -25,11 +25,11 @@ class ExpectedTokens:
     order: Order
     trained: Sequence[int]
     """The tokens of each group to train on."""
-    held_out: int = 0
+    held_out: int
     """The tokens of all held-out groups."""
-    prompts: Sequence[int] = ()
+    prompts: Sequence[int]
     """The tokens of each prompt of `--sample-prompts`."""
-    referenced: bool = False
+    referenced: bool
     """Whether the loss needs a reference's logprobs of the groups that steps use, and of those held out."""
 
     def before_first_step(self) -> Counter[str]:

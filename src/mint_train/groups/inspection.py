@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from mint_train.batches.batch import Batch
@@ -17,8 +17,8 @@ from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.order import Order
 from mint_train.groups.prompts import read_prompts
-from mint_train.groups.shares import Share, shares_of
-from mint_train.groups.step_count import count_steps, groups_per_step
+from mint_train.groups.shares import shares_of
+from mint_train.groups.step_count import count_steps
 from mint_train.groups.token_file import digest_of
 from mint_train.losses.loss import Loss
 from mint_train.rendering.notes import rendering_notes
@@ -119,8 +119,12 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
         report.remarks = [share.describe() for share in shares]
         report.remarks += loss.data_notes(Batch(first))
         report.steps = count_steps(settings, report.groups)
-        report.expected = replace(
-            expect_tokens(settings, report, shares, held_out_tokens),
+        report.expected = ExpectedTokens(
+            settings,
+            report.steps,
+            order=Order.of(settings, report.groups, report.longest, shares),
+            trained=report.group_tokens,
+            held_out=held_out_tokens,
             prompts=prompt_lengths(settings, tokenizer),
             referenced=loss.reference is not None,
         )
@@ -128,15 +132,6 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     report.notes += markers_note([found for found in guarded.markers.items() if found[0] not in skipped])
     return report
-
-
-def expect_tokens(
-    settings: Settings, report: DataReport, shares: Sequence[Share], held_out: int
-) -> ExpectedTokens:
-    """Predict what a run would send for the groups of a report and `held_out` tokens of held-out rows."""
-    lengths = report.longest if settings.group_by_length else None
-    order = Order(report.groups, groups_per_step(settings), settings.seed, lengths, shares)
-    return ExpectedTokens(settings, report.steps, order, report.group_tokens, held_out)
 
 
 def prompt_lengths(settings: Settings, tokenizer: Any) -> list[int]:

@@ -11,14 +11,11 @@ from functools import lru_cache
 import numpy as np
 
 from mint_train.groups.shares import Share, epoch_of_shares
+from mint_train.groups.step_count import groups_per_step, steps_per_epoch
+from mint_train.settings.model import Settings
 
 MOST_STEPS_SORTED = 50
 """Steps whose groups are sorted by length together, as transformers has it."""
-
-
-def steps_per_epoch(groups: int, batch_size: int) -> int:
-    """Count the steps of one pass; the last one may be smaller, and nothing is dropped."""
-    return -(-groups // batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +29,12 @@ class Order:
     """Of each group; given, a step's groups are of similar length."""
     shares: Sequence[Share] = ()
     """What weights leave of each source in an epoch; without them each group comes once."""
+
+    @classmethod
+    def of(cls, settings: Settings, groups: int, lengths: Sequence[int], shares: Sequence[Share]) -> Order:
+        """Return the order of a run's groups, whose longest datums have these lengths."""
+        similar = lengths if settings.group_by_length else None
+        return cls(groups, groups_per_step(settings), settings.seed, similar, shares)
 
     def step(self, step: int) -> list[int]:
         """Return the groups of a step (counted from 1), in the data's order within the step."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mint_train.groups.order import Order, epoch_order, steps_per_epoch
+from mint_train.groups.order import Order, epoch_order
+from mint_train.groups.step_count import steps_per_epoch
 
 BLOCK = 8
 """Groups whose logprobs are computed together and are one file.

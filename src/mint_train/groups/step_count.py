@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from mint_train.groups.order import steps_per_epoch
 from mint_train.settings.merge import check_warmup
 from mint_train.settings.model import DEFAULT_STEPS, Settings
+
+
+def steps_per_epoch(groups: int, batch_size: int) -> int:
+    """Count the steps of one pass; the last one may be smaller, and nothing is dropped."""
+    return -(-groups // batch_size)
 
 
 def count_steps(settings: Settings, groups: int) -> int:

@@ -23,7 +23,7 @@ from mint_train.groups.overlap import count_overlap, overlap_note
 from mint_train.groups.reference import INITIAL
 from mint_train.groups.reference_ahead import LogprobsAhead
 from mint_train.groups.shares import shares_of
-from mint_train.groups.step_count import count_steps, groups_per_step
+from mint_train.groups.step_count import count_steps
 from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.special_tokens import TAKEN
@@ -156,12 +156,11 @@ def expect_tokens(
 ) -> ExpectedTokens:
     """Decide which groups make up which step, and count what the run will send."""
     settings, groups = run.settings, len(dataset.groups)
-    lengths = dataset.lengths if settings.group_by_length else None
     shares = shares_of(run.examples.data, dataset.by_path)
     return ExpectedTokens(
         settings,
-        steps=count_steps(settings, groups),
-        order=Order(groups, groups_per_step(settings), settings.seed, lengths, shares),
+        count_steps(settings, groups),
+        order=Order.of(settings, groups, dataset.lengths, shares),
         trained=dataset.tokens,
         held_out=sum(sum(part.tokens) for part in held_out.values()),
         prompts=[len(tokens) for tokens in watcher.readable.tokens] if watcher else [],

@@ -62,8 +62,7 @@ def test_parts_on_different_data_are_refused_with_the_reason() -> None:
 
 def test_an_option_goes_to_the_part_that_has_it() -> None:
     loss = open_loss("dpo+0.5*ipo", {"dpo.beta": "0.3", "reference": "initial"})
-    described = loss.describe()["parts"]
-    assert described[0]["options"]["beta"] == 0.3
+    assert loss.describe()[0].options["beta"] == 0.3
     assert loss.reference == "initial"
 
 

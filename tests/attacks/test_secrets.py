@@ -16,7 +16,7 @@ from run_files import run_description
 from mint_train.backends.mint.service import Service
 from mint_train.backends.mint.session import check_key, hide_key_in_logs, open_session
 from mint_train.errors import MintTrainError, OptionError, UserError
-from mint_train.losses.trust import check_address, check_loss_files, check_run_folder
+from mint_train.losses.trust import check_address, check_loss_files
 from mint_train.run_folder.files import file_sha256
 from mint_train.settings.fields import without_credentials
 from mint_train.settings.merge import load_settings
@@ -114,7 +114,7 @@ def test_the_key_goes_only_where_the_user_says(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MINT_BASE_URL", "http://mine.example")
     with pytest.raises(OptionError, match="MINT_BASE_URL does not name"):
         check_address(with_key)
-    check_run_folder(with_key, {}, Path(), {"base_url": "http://stranger.example"})
+    check_address(with_key, "http://stranger.example")
     check_address(recorded)
     monkeypatch.setenv("MINT_BASE_URL", "http://stranger.example")
     check_address(with_key)

@@ -79,6 +79,20 @@ class DataReport:
     nothing_held_out: bool = False
     """Whether a held-out set is asked for, and none of its rows is left."""
 
+    @classmethod
+    def of(cls, settings: Settings, loss: Loss, rows: Examples) -> DataReport:
+        """Begin a report with what reading the rows has found."""
+        return cls(
+            rows.describe(),
+            loss.datum_names,
+            loss.untrained_datums,
+            settings.max_length,
+            settings.special_tokens,
+            list(rows.bad_rows),
+            rendering=Rendering.of(settings),
+            unread=rows.unread,
+        )
+
     @property
     def problems(self) -> int:
         """Count the rows that would stop a run."""
@@ -100,16 +114,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     lenient = settings.model_copy(update={"on_bad_row": "skip"})
     all_rows = read_training_rows(lenient, loss)
     examples, held_out = split_examples(lenient, loss, all_rows, find_held_out(settings))
-    report = DataReport(
-        all_rows.describe(),
-        loss.datum_names,
-        loss.untrained_datums,
-        settings.max_length,
-        settings.special_tokens,
-        list(all_rows.bad_rows),
-        rendering=Rendering.of(settings),
-        unread=all_rows.unread,
-    )
+    report = DataReport.of(settings, loss, all_rows)
     report.notes = [*loss.options_notes(), *rendering_notes(tokenizer, report.rendering)]
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
     seen, first, by_path = inspect_trained(examples, loss, guarded, report, shown)

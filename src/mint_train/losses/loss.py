@@ -22,6 +22,7 @@ from mint_train.plugins.discovery import NamedPlugin
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import Reading
 from mint_train.rows.verdicts import Survey
+from mint_train.run_folder.description import LossDescription
 from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
 
@@ -200,12 +201,11 @@ class Loss:
         """Collect what the terms have to say about the data, each line once."""
         return distinct(term.own_note("data_note", batch=batch) for term in self.terms)
 
-    def describe(self) -> dict[str, Any]:
-        """Return what `run.json` records of the loss: for a sum, each term's weight and description."""
+    def describe(self) -> list[LossDescription]:
+        """Return what `run.json` records of the loss: of a sum, each term with its weight."""
         if not self.is_sum:
-            return self.terms[0].describe()
-        parts = [{"name": term.name, "weight": term.weight, **term.describe()} for term in self.terms]
-        return {"parts": parts}
+            return [self.terms[0].describe(self.name)]
+        return [term.describe(term.name, term.weight) for term in self.terms]
 
     def compute(
         self,

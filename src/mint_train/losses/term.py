@@ -28,6 +28,7 @@ from mint_train.plugins.options import NO_REFERENCE
 from mint_train.rendering.renderer import Renderer
 from mint_train.rows.forms import Forms, Reading
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
+from mint_train.run_folder.description import LossDescription
 from mint_train.run_folder.metric import Metric
 from mint_train.sdk import Datum
 
@@ -201,15 +202,17 @@ class Term:
                 return note
         return None
 
-    def describe(self) -> dict[str, Any]:
-        """Return what `run.json` records of the term: its text, its options, its plugins (the base first)."""
+    def describe(self, name: str, weight: float | None = None) -> LossDescription:
+        """Return what `run.json` records of the term, under the name and weight that it has in the loss."""
         described = describe_loss(self.chain[-1].plugin)
-        return {
-            "description": described.text.partition("\n")[0],
-            "paper": described.parts.get("Paper"),
-            "options": self.options.model_dump(mode="json"),
-            "plugins": {link.name: link.origin for link in self.chain},
-        }
+        return LossDescription(
+            name=name,
+            weight=weight,
+            description=described.text.partition("\n")[0],
+            paper=described.parts.get("Paper"),
+            options=self.options.model_dump(mode="json"),
+            plugins={link.name: link.origin for link in self.chain},
+        )
 
     def first(self, hook: str, **arguments: Any) -> Any:
         """Call a hook that must be answered.

@@ -37,33 +37,6 @@ def is_users_own(path: Path, folder: Path) -> bool:
     return path.is_relative_to(Path.cwd()) and not path.is_relative_to(folder.resolve())
 
 
-def check_run_folder(
-    settings: Settings,
-    digests: Mapping[str, str],
-    folder: Path,
-    given: Mapping[str, object],
-    *,
-    trust_loss: bool = False,
-) -> None:
-    """Refuse what a run folder would do with the user's key and on the user's machine.
-
-    Args:
-        settings: those of the folder.
-        digests: by path, the SHA-256 of each loss file as the folder has it.
-        folder: the run folder.
-        given: settings on the command line.
-        trust_loss: the user has said that the file may be run.
-
-    Raises:
-        UserError: it names a loss file that is another one now, or not the user's own, or an address that
-            neither the environment nor the command line names.
-    """
-    if given.get("base_url") is None:
-        check_address(settings)
-    if given.get("loss") is None:
-        check_loss_files(settings.loss, digests, folder, trust_loss=trust_loss)
-
-
 def check_loss_files(
     expression: str, digests: Mapping[str, str], folder: Path, *, trust_loss: bool = False
 ) -> None:
@@ -115,17 +88,18 @@ def refuse_changed_file(name: str, digests: Mapping[str, str], folder: Path) -> 
         )
 
 
-def check_address(recorded: Settings) -> None:
+def check_address(recorded: Settings, given: object = None) -> None:
     """Refuse to send the key to an address that only a run folder names.
 
     Args:
         recorded: the settings of the run folder.
+        given: the address that the command line names instead, if it does.
 
     Raises:
         OptionError: with the address.
     """
     address = recorded.base_url
-    if recorded.backend != "mint" or recorded.api_key is None or address is None:
+    if given is not None or recorded.backend != "mint" or recorded.api_key is None or address is None:
         return
     if without_credentials(os.environ.get(ADDRESS_VARIABLE)) != address:
         raise OptionError(

@@ -13,7 +13,7 @@ from mint_train.backends.start import run_and_step
 from mint_train.errors import OptionError, UserError
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import open_run_loss
-from mint_train.losses.trust import check_run_folder
+from mint_train.losses.trust import check_address, check_loss_files
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.plugins.functions import named_function
@@ -76,8 +76,7 @@ def find_trained(
         name: a run folder, `RUN@STEP`, a run's `checkpoints/step-...` or `adapter`, or `tinker://...`.
         step: which checkpoint of a run folder: its step, "best" or "last"; without it, the best by the
             run's `--select-by`, else the last.
-        given: settings on the command line, which for a run folder change the recorded ones; None counts as
-            not given.
+        given: settings on the command line, which change those of a run folder; None is not given.
         loss: the loss, if it is a function of the calling program.
         trust_loss: run a loss file that is not one of the current folder's own.
         only_read: neither the key nor the loss will be used.
@@ -86,8 +85,7 @@ def find_trained(
         UserError: it is none of these, the run does not have that checkpoint, or a setting is wrong.
     """
     given = {key: value for key, value in given.items() if value is not None}
-    if loss is not None:
-        given["loss"] = loss.__name__
+    given |= {"loss": loss.__name__} if loss is not None else {}
     if name.startswith(ON_THE_SERVICE):
         return on_the_service(name, step, given, loss)
     name, step = step_in_name(name, step)
@@ -95,7 +93,9 @@ def find_trained(
     recorded = folder.read_description()
     settings = settings_of(recorded, folder, given)
     if not only_read:
-        check_run_folder(settings, recorded.loss_files, folder.path, given, trust_loss=trust_loss)
+        check_address(settings, given.get("base_url"))
+        if given.get("loss") is None:
+            check_loss_files(settings.loss, recorded.loss_files, folder.path, trust_loss=trust_loss)
     checkpoint = choose_checkpoint(folder, Path(name), step)
     same = given.get("loss", settings.loss) == settings.loss
     if not same:  # the options and state of one loss mean nothing to another

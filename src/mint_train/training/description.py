@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -15,14 +15,12 @@ from mint_train.groups.build import Dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.reference import INITIAL
 from mint_train.groups.shares import Share
-from mint_train.losses.loss import Loss
 from mint_train.losses.trust import loss_file_digests
 from mint_train.rendering.options import template_digest
 from mint_train.run_folder.base_model import base_model_folder, describe_reference, model_files
 from mint_train.run_folder.description import (
     DataDescription,
     HeldOutDescription,
-    LossDescription,
     RunDescription,
     SourceDescription,
 )
@@ -64,7 +62,7 @@ def describe_run(run: Run, prepared: Prepared) -> RunDescription:
         return run.recorded.model_copy(update=changed)
     return RunDescription(
         loss=run.loss.name,
-        losses=list(describe_losses(run.loss)),
+        losses=run.loss.describe(),
         metrics=dict(run.metrics),
         loss_files=loss_file_digests(run.loss.plugins),
         function=next((plugin.function for plugin in run.loss.plugins if plugin.function), None),
@@ -107,13 +105,6 @@ def describe_data(run: Run, prepared: Prepared) -> DataDescription:
             describe_held_out(name, run.held_out[name], part) for name, part in prepared.held_out.items()
         ],
     )
-
-
-def describe_losses(loss: Loss) -> Iterable[LossDescription]:
-    """Describe a loss, or each part of a weighted sum."""
-    described = loss.describe()
-    for part in described.get("parts", [described]):
-        yield LossDescription(**{"name": loss.name, **part})
 
 
 def describe_sources(examples: Examples, shares: Sequence[Share]) -> list[SourceDescription]:

@@ -24,7 +24,7 @@ from mint_train.losses.recorded import (
     refuse_other_loss,
     tell_changed_plugins,
 )
-from mint_train.losses.trust import check_run_folder, refuse_foreign
+from mint_train.losses.trust import check_address, check_loss_files, refuse_foreign
 from mint_train.losses.weighted_sum import with_options
 from mint_train.observers.registry import Observers, open_observers
 from mint_train.plugins.authoring import FunctionLoss
@@ -136,8 +136,8 @@ class Run:
         with folder:
             recorded = folder.read_description()
             before = restore_settings(recorded.settings | {"backend": recorded.backend}, path)
-            service = {"base_url": given.get("base_url")}
-            check_run_folder(before, recorded.loss_files, path, service, trust_loss=trust_loss)
+            check_address(before, given.get("base_url"))
+            check_loss_files(before.loss, recorded.loss_files, path, trust_loss=trust_loss)
             function = program.loss if program else None
             opened = partial(open_run_loss, recorded, path, function=function, trust_loss=trust_loss)
             options = without_same_names(given.get("options") or {}, opened(before))

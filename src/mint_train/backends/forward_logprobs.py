@@ -22,11 +22,9 @@ MOST_IN_FLIGHT = 16
 """Requests that are sent before the first one is awaited."""
 
 
-def forward_logprobs(
-    data: Iterable[Datum], client: Forwards, sent: Sent = uncounted
-) -> Iterator[torch.Tensor]:
+def forward_logprobs(data: Iterable[Datum], client: Forwards) -> Iterator[torch.Tensor]:
     """Yield the logprobs of the datums' target tokens, as `forward_values` does."""
-    return (values[LOGPROBS] for values in forward_values(data, client, sent=sent))
+    return (values[LOGPROBS] for values in forward_values(data, client))
 
 
 def forward_values(

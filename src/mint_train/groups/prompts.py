@@ -27,14 +27,6 @@ from mint_train.settings.wrong_values import described
 
 
 @dataclass(frozen=True, slots=True)
-class PromptRow:
-    """A prompt, and the row that it stands in."""
-
-    prompt: Prompt
-    row: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class LocatedPrompt:
     """A prompt with the file and the line of its row."""
 
@@ -76,7 +68,7 @@ class PromptsAlone:
             Form("the prompt", (), read_whole, one_has_the_prompt),
             Form("their own columns", (), lambda row, _: Answers(value=row, read=verdicts_of(row))),
         ],
-        lambda prompt, _, row: PromptRow(prompt, row),
+        lambda prompt, _, row: (prompt, row),
     )
 
     @hookimpl
@@ -125,9 +117,9 @@ def read_prompts(data: Any, settings: Settings) -> Prompts:
     examples = read_examples(source, reader, settings.columns, settings.on_bad_row)
     found: dict[str, LocatedPrompt] = {}
     for example in examples:
-        value: PromptRow = example.value
-        located = LocatedPrompt(value.prompt, value.row, example.source, example.weight)
-        found.setdefault(repr(prompt_columns(value.prompt)), located)
+        prompt, row = example.value
+        located = LocatedPrompt(prompt, row, example.source, example.weight)
+        found.setdefault(repr(prompt_columns(prompt)), located)
     rows = list(found.values())
     return Prompts(
         rows, len(examples) - len(rows), examples.bad_rows, source.fingerprint(), examples.describe()

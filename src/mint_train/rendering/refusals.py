@@ -35,9 +35,6 @@ class template_refusals:  # noqa: N801 - used as a function is; contextlib's cos
         EndlessTemplateError: it does not end.
     """
 
-    def __init__(self, field: str = "prompt") -> None:
-        self._field = field
-
     def __enter__(self) -> None:
         self._outermost = WATCH.enter()
 
@@ -51,7 +48,7 @@ class template_refusals:  # noqa: N801 - used as a function is; contextlib's cos
         problem = "refuses the conversation"
         if isinstance(error, SecurityError):
             problem = "tries to reach what it must not (templates run in a sandbox)"
-        raise RowError(self._field, f"the chat template {problem}: {first_line(error)}") from error
+        raise RowError("prompt", f"the chat template {problem}: {first_line(error)}") from error
 
 
 class Watch:

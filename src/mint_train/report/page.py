@@ -104,7 +104,7 @@ def status(run: Run) -> str:
     return f"{steps}, {described.problem}" if described.problem else steps
 
 
-def curves_note(runs: Sequence[Run], constant: Sequence[str] = ()) -> str:
+def curves_note(runs: Sequence[Run], constant: Sequence[str]) -> str:
     """Explain what the charts show besides the curves, and name the metrics that need no chart."""
     notes = []
     if any(len(run.lines) >= LONG for run in runs):

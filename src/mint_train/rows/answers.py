@@ -69,14 +69,14 @@ def compared_answers() -> list[Form]:
         for joint in ("_", "")
         for sides in SIDES
     ]
-    return [*forms, better_first("response_j", "response_k")]
+    return [*forms, better_first()]
 
 
-def better_first(better: str, worse: str) -> Form:
-    """Make the form of two columns of which the first is always better."""
-    fields = (better, worse)
+def better_first() -> Form:
+    """Return the form of two columns of which the first is always better."""
+    fields = ("response_j", "response_k")
     return Form(
-        f"{better} better than {worse}",
+        "response_j better than response_k",
         fields,
         lambda row, _: Answers(read_answers([row[field] for field in fields], fields), fields, [1.0, 0.0]),
     )
@@ -203,7 +203,7 @@ def tree_of_replies(ends: bool) -> Form:
 
     def read(row: Mapping[str, Any], survey: Survey) -> Answers:
         items = row["prompt"]["replies"]
-        turns = compared_turns(row["prompt"], "prompt", (*RANK_KEYS, *SCORE_KEYS))
+        turns = compared_turns(row["prompt"], (*RANK_KEYS, *SCORE_KEYS))
         further = [answers_of(turn, ends, survey) for turn in turns]
         if len(items) < 2 and further:
             return replace(further[0], further=further[1:])

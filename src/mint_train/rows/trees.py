@@ -25,20 +25,19 @@ class ComparedTurn:
     """Where the answers stand in the row."""
 
 
-def compared_turns(root: Mapping[str, Any], field: str, grades: Sequence[str]) -> Iterator[ComparedTurn]:
+def compared_turns(root: Mapping[str, Any], grades: Sequence[str]) -> Iterator[ComparedTurn]:
     """Find the turns of a tree that compare answers, its first turn left out.
 
     An answer without a grade, or alone, is compared with nothing; it only leads on to what follows it.
 
     Args:
-        root: the first turn, with `role`, `text` and `replies`.
-        field: where it stands in the row.
+        root: the first turn, with `role`, `text` and `replies`; it stands in the row's `prompt`.
         grades: the fields that grade an answer.
 
     Raises:
         RowError: a reply is not an object, or its text or its role is wrong.
     """
-    waiting = [(root, [as_message(root, field)], f"{field}.replies")]
+    waiting = [(root, [as_message(root, "prompt")], "prompt.replies")]
     while waiting:
         node, above, at = waiting.pop()
         replies = replies_of(node, at)

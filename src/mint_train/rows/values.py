@@ -17,17 +17,6 @@ MAX_SCORE = 1e100
 """Far above any score, and far below where differences of floats overflow."""
 
 
-def require(row: Mapping[str, Any], field: str) -> Any:
-    """Return a field's value.
-
-    Raises:
-        RowError: the row does not have the field.
-    """
-    if field not in row:
-        raise RowError(field, f"missing; the row has {', '.join(map(repr, row)) or 'no fields'}")
-    return row[field]
-
-
 def given(row: Mapping[str, Any], field: str) -> bool:
     """Return whether a row has something in a field: not null, and not an empty text or list."""
     return row.get(field) not in (None, "", [], {})

@@ -16,6 +16,7 @@ from mint_train.backends.choose import choose_backend
 from mint_train.backends.start import base_model, find_start
 from mint_train.errors import BudgetError, DataError, JudgeError, OptionError, command_line
 from mint_train.groups.prompts import Prompts, read_prompts
+from mint_train.groups.reference import INITIAL
 from mint_train.judging.judge import Judge, function_name, open_judge
 from mint_train.losses.loss import Loss
 from mint_train.losses.trust import check_address, refuse_foreign
@@ -54,8 +55,8 @@ from mint_train.training.training import resume_run, start_run
 
 PROMPTS_FILE = "prompts.jsonl"
 """The prompts, where a program gave them as rows."""
-REFERENCE, BASE, INITIAL = "reference", "base", "initial"
-"""`--set reference=base`: the base model in every round; `initial` is the policy that a round begins with."""
+REFERENCE, BASE = "reference", "base"
+"""`--set reference=base`: the base model in every round."""
 
 Shown = Callable[[], AbstractContextManager[Progress]]
 """Shows the progress of sampling and judging while it is entered."""

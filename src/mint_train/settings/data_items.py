@@ -59,7 +59,7 @@ def parse_data(value: object) -> DataItems:
     Raises:
         PydanticCustomError: it is neither, or only some of the sources have a weight.
     """
-    items = tuple(items_of(value, "data"))
+    items = tuple(items_of(value))
     weighted = [item for item in items if item.weight is not None]
     if weighted and len(weighted) < len(items):
         without = next(item for item in items if item.weight is None)
@@ -76,7 +76,7 @@ def is_nothing(value: object) -> bool:
     return value is None or (isinstance(value, tuple) and not value)
 
 
-def items_of(value: object, called: str) -> list[DataItem]:
+def items_of(value: object) -> list[DataItem]:
     """Return each source that a value names."""
     if is_nothing(value):
         return []
@@ -89,8 +89,8 @@ def items_of(value: object, called: str) -> list[DataItem]:
         if odd is not None:
             raise wrong(f"mixes names of files with {described(odd)}; give (ROWS, WEIGHT) or names only")
         several = len(value) > 1
-        return [item_of(one, f"{called}[{index}]" if several else called) for index, one in enumerate(value)]
-    return [item_of(value, called)]
+        return [item_of(one, f"data[{index}]" if several else "data") for index, one in enumerate(value)]
+    return [item_of(value, "data")]
 
 
 def is_source(value: object) -> bool:

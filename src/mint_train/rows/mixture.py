@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from functools import cached_property
 
 from mint_train.errors import DataError
 from mint_train.rows.compression import MAX_ROW_BYTES
-from mint_train.rows.readers import DataSource, changed, open_item
+from mint_train.rows.readers import DataSource, changed, joined_digest, open_item
 from mint_train.settings.data_items import DataItem
 
 
@@ -47,11 +46,6 @@ class Mixture:
 
 
 Data = DataSource | Mixture
-
-
-def joined_digest(digests: Iterable[str]) -> str:
-    """Return the SHA-256 of digests in order."""
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def open_items(items: Iterable[DataItem], most_bytes: int = MAX_ROW_BYTES) -> Data:

@@ -114,7 +114,7 @@ class DataSource:
     def digest(self) -> str:
         """Compute the SHA-256 of what the files hold now."""
         digests = [file_digest(shard) for shard in self.shards]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return digests[0] if len(digests) == 1 else joined_digest(digests)
 
     def check_unchanged(self, *, content: bool = False) -> None:
         """Refuse data that has been written to since it was opened, even if its old content is back.
@@ -299,6 +299,11 @@ def read_rows(data: str | Path) -> list[Row]:
             raise DataError(str(row))
         rows.append(row)
     return rows
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """Return the SHA-256 of digests in order, hexadecimal."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mint_train.errors import OptionError
-
-if TYPE_CHECKING:
-    from mint_train.settings.model import Settings
+from mint_train.run_folder.base_model import refuse_changed
+from mint_train.run_folder.description import RunDescription
+from mint_train.settings.model import Settings
 
 Form = Literal["recipe", "template", "raw"]
 Turns = Literal["all", "last"]
@@ -113,6 +113,16 @@ def template_digest(settings: Settings) -> str | None:
     if settings.chat_template is None:
         return None
     return hashlib.sha256(read_template(settings.chat_template).encode()).hexdigest()
+
+
+def refuse_changed_template(recorded: RunDescription, settings: Settings) -> None:
+    """Refuse a file of `--chat-template` that is no longer what a run began with.
+
+    Raises:
+        OptionError: the file cannot be read, or has a syntax error.
+        UserError: the rows would become other tokens.
+    """
+    refuse_changed(settings.chat_template, recorded.chat_template, template_digest(settings))
 
 
 def check_syntax(template: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The models of a run on this machine: the files of their folders, and whether they are still the same."""
+"""The models of a run on this machine, and whether they and its other files are still the same."""
 
 from __future__ import annotations
 
@@ -72,6 +72,21 @@ def describe_reference(reference: str | None) -> ReferenceDescription | None:
 def base_model_folder(settings: Settings, run: Path) -> Path:
     """Return the folder of the base model, which a run without `--model` has in its own."""
     return Path(settings.model or run / BASE_MODEL)
+
+
+def refuse_changed(name: object, before: str | None, now: str | None) -> None:
+    """Refuse what is no longer as it was when a run began: it could not be compared with what came before.
+
+    Args:
+        name: the file or the source, as the user knows it.
+        before: its digest or version then.
+        now: the same, now.
+
+    Raises:
+        UserError: naming it.
+    """
+    if now != before:
+        raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
 
 
 def refuse_changed_models(recorded: RunDescription, folder: Path, reference: str | None) -> None:

@@ -16,7 +16,7 @@ from mint_train.errors import DataError, OptionError, UserError, command_line
 from mint_train.losses.trust import check_address
 from mint_train.observers.model_card import GGUF_FILE, MODELFILE, base_model, write_card
 from mint_train.observers.terminal import echo_problem
-from mint_train.rendering.options import Rendering, template_digest
+from mint_train.rendering.options import Rendering, refuse_changed_template
 from mint_train.run_folder.files import require_space, whole_folder
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
@@ -178,8 +178,7 @@ def chat_template(settings: Settings, folder: RunFolder) -> str | None:
     Raises:
         UserError: its file is gone, or has changed.
     """
-    if template_digest(settings) != folder.read_description().chat_template:
-        raise UserError(f"{settings.chat_template} has changed since this run began; restore it")
+    refuse_changed_template(folder.read_description(), settings)
     return Rendering.of(settings).template
 
 

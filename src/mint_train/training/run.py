@@ -12,7 +12,6 @@ from typing import Any
 from mint_train.backends.base import Backend, TrainingClient
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.start import find_start, load_start
-from mint_train.errors import UserError
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import find_held_out, split_examples
 from mint_train.groups.located_reference import options_located, without_same_names
@@ -28,10 +27,10 @@ from mint_train.losses.trust import check_address, check_loss_files, refuse_fore
 from mint_train.losses.weighted_sum import with_options
 from mint_train.observers.registry import Observers, open_observers
 from mint_train.plugins.authoring import FunctionLoss
-from mint_train.rendering.options import template_digest
+from mint_train.rendering.options import refuse_changed_template
 from mint_train.rows.mixture import Data
 from mint_train.rows.readers import DataSource, waits_for_writer
-from mint_train.run_folder.base_model import base_model_folder, refuse_changed_models
+from mint_train.run_folder.base_model import base_model_folder, refuse_changed, refuse_changed_models
 from mint_train.run_folder.description import DataDescription, RunDescription, StartDescription
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
@@ -251,20 +250,7 @@ def refuse_changed_data(recorded: DataDescription, data: Data, eval_data: Mappin
     pairs = [*zip(data.parts, (source.sha256 for source in recorded.sources), strict=True)]
     pairs += [(eval_data[held.name], held.sha256) for held in recorded.held_out if held.name in eval_data]
     for source, digest in pairs:
-        if source.fingerprint() != digest:
-            raise UserError(f"{source} has changed since this run began; restore it, or start a new run")
-
-
-def refuse_changed_template(recorded: RunDescription, settings: Settings) -> None:
-    """Refuse a file of `--chat-template` that is no longer what a run began with.
-
-    Raises:
-        UserError: the rows would become other tokens.
-    """
-    if template_digest(settings) != recorded.chat_template:
-        raise UserError(
-            f"{settings.chat_template} has changed since this run began; restore it, or start a new run"
-        )
+        refuse_changed(source, digest, source.fingerprint())
 
 
 def watch_again(
@@ -284,11 +270,9 @@ def watch_again(
     for value in settings.judge_options.values():
         refuse_foreign(str(value), path, trusted=trusted)
     watching = Watching.of(settings, program.judge if program else None)
-    if watching is not None and watching.prompts.sha256 != recorded.sample_prompts:
-        name = settings.sample_prompts
-        raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
+    if watching is not None:
+        refuse_changed(settings.sample_prompts, recorded.sample_prompts, watching.prompts.sha256)
     versions = watching.judge.versions if watching is not None and watching.judge is not None else {}
     for name, before in recorded.judge_versions.items():
-        if versions.get(name) != before:
-            raise UserError(f"{name} has changed since this run began; restore it, or start a new run")
+        refuse_changed(name, before, versions.get(name))
     return watching

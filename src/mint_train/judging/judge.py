@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from numbers import Real
 from pathlib import Path
 from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 
-import pluggy
-
 from mint_train.errors import JudgeError, MintTrainError, OptionError, counted
 from mint_train.losses.loss_options import NoOptions, validate_options
 from mint_train.plugins.creating import Kind, create_plugin
-from mint_train.plugins.discovery import NamedPlugin, check_hooks
+from mint_train.plugins.discovery import NamedPlugin, manager_of
 from mint_train.plugins.functions import PROGRAM
-from mint_train.plugins.guarding import failure
-from mint_train.plugins.hookspecs import PROJECT, hookimpl
+from mint_train.plugins.guarding import HookGuard
+from mint_train.plugins.hookspecs import hookimpl
 from mint_train.plugins.judge_hookspecs import JudgeSpec
 from mint_train.plugins.sources import (
     function_digest,
@@ -59,13 +55,9 @@ class Judge:
         Raises:
             PluginError: it breaks the hook contract.
         """
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(JudgeSpec)
-        check_hooks(manager, link, JUDGE.name, JudgeSpec)
-        manager.register(link.plugin)
         self.name, self.options, self.time_limit = link.name, dict(options or {}), time_limit
         self._origin = link.origin
-        self._hook = manager.hook
+        self._hook = manager_of([link], JUDGE.name, JudgeSpec).hook
         self.versions = digests_of_files(self.options) | {str(self): self._code()} | self._own_versions()
         """What decides the scores besides the options: its code, versions and digests of files, by name."""
 
@@ -126,11 +118,15 @@ class Judge:
         return [None if score is None else float(score) for score in scores]
 
     def _call(self, hook: str, function: Callable[[], Result]) -> Result:
-        """Call a hook; whatever it raises is one line with its file and line."""
+        """Call a hook, for a limited time; whatever it raises is one line with its file and line."""
 
         def call() -> Result:
-            with redirect_stdout(sys.stderr):  # standard output may be lines of JSON
-                return function()
+            with HookGuard(JudgeError, str(self), hook):
+                try:
+                    return function()
+                except MintTrainError as error:
+                    error.locate(str(self))
+                    raise
 
         try:
             return within(self.time_limit, call)
@@ -138,11 +134,6 @@ class Judge:
             raise self._wrong(
                 f"took more than {self.time_limit:g} s for one batch (--judge-timeout gives it more)"
             ) from error
-        except MintTrainError as error:
-            error.locate(str(self))
-            raise
-        except (Exception, SystemExit) as error:
-            raise self._wrong(failure(hook, error)) from error
 
     def _wrong(self, problem: str) -> JudgeError:
         return JudgeError(f"{self} {problem}")

@@ -86,13 +86,29 @@ def make_manager(chain: list[NamedPlugin]) -> pluggy.PluginManager:
     Raises:
         PluginError: a plugin breaks the hook contract; nothing stays registered.
     """
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(LossSpec)
-    for link in chain:
-        check_hooks(manager, link, "loss", LossSpec, ObserverSpec)
-        manager.register(link.plugin, name=link.name)
+    manager = manager_of(chain, "loss", LossSpec, ObserverSpec)
     guard_hooks(manager)
     trace_hooks(manager)
+    return manager
+
+
+def manager_of(links: Sequence[NamedPlugin], kind: str, spec: type, *others: type) -> pluggy.PluginManager:
+    """Register plugins, the first one first.
+
+    Args:
+        links: the plugins.
+        kind: what they are, as messages call them.
+        spec: the hooks that the manager calls.
+        others: hooks that the plugins may implement too.
+
+    Raises:
+        PluginError: a plugin breaks the hook contract.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(spec)
+    for link in links:
+        check_hooks(manager, link, kind, spec, *others)
+        manager.register(link.plugin, name=link.name)
     return manager
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stdout
 from functools import wraps
 from inspect import unwrap
 from pathlib import Path
@@ -15,6 +14,7 @@ import pluggy
 
 from mint_train.errors import DoesNotFit, MintTrainError, PluginError
 from mint_train.plugins.returned import wrong_kind
+from mint_train.plugins.wrapping import wrap_hooks
 
 MATHEMATICS = "compute_loss"
 """Its exceptions are reported where the groups of the batch are known; only an exit is stopped here."""
@@ -23,52 +23,67 @@ LINKING = "link_examples"
 
 
 def guard_hooks(manager: pluggy.PluginManager) -> None:
-    """Turn what a plugin raises, an exit of the program included, into one line; call it once all are there.
-
-    What a plugin prints goes to standard error: standard output may be lines of JSON.
-    """
-    for name, plugin in manager.list_name_plugin():
-        for caller in manager.get_hookcallers(plugin) or ():
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin is plugin:
-                    implementation.function = guarded(  # type: ignore[misc]
-                        name, caller.name, implementation.function, getattr(plugin, "function", None)
-                    )
+    """Turn what the plugins raise into one line; call it once all are registered."""
+    wrap_hooks(manager, guarded)
 
 
-def guarded(
-    loss: str, hook: str, function: Callable[..., Any], written: Callable[..., Any] | None = None
-) -> Callable[..., Any]:
-    """Wrap the implementation of a hook: what it raises, and a value of a wrong kind, is one line.
-
-    Args:
-        loss: the plugin's name.
-        hook: the hook's name.
-        function: what implements it.
-        written: the function that a loss of one function is, if this is one.
-    """
-    code = getattr(unwrap(written or function), "__code__", None)
+def guarded(hook: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
+    """Guard what implements a loss's hook: what it raises, and a value of a wrong kind, is one line."""
+    who, function = f'the loss "{implementation.plugin_name}"', implementation.function
+    # a loss that is a function stands where that does, not where the class around it does
+    code = getattr(unwrap(getattr(implementation.plugin, "function", None) or function), "__code__", None)
     file, line = (code.co_filename, code.co_firstlineno) if code else ("", 0)
+    passing = (Exception,) if hook == MATHEMATICS else (DoesNotFit,)
 
     def watched(function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            with redirect_stdout(sys.stderr):
-                return function(*arguments)
-        except (MintTrainError, DoesNotFit):
-            raise
-        except (Exception, SystemExit) as error:
-            if hook == MATHEMATICS and not isinstance(error, SystemExit):
-                raise
-            raise PluginError(f'the loss "{loss}" {failure(hook, error, file)}') from error
+        with HookGuard(PluginError, who, hook, file, passing):
+            return function(*arguments)
 
     @wraps(function)
     def call(*arguments: Any) -> Any:
         value = watched(function, *arguments)
         if problem := wrong_kind(hook, value):
-            raise PluginError(f'the loss "{loss}": {hook} at {Path(file).name}:{line} {problem}')
+            raise PluginError(f"{who}: {hook} at {Path(file).name}:{line} {problem}")
         return Watched(value, watched) if hook == LINKING and value is not None else value
 
     return call
+
+
+class HookGuard:
+    """Turns what a hook raises, an exit of the program included, into one line; an error of core's passes.
+
+    What the hook prints goes to standard error: standard output may be lines of JSON.
+    """
+
+    def __init__(
+        self,
+        kind: type[MintTrainError],
+        who: str,
+        hook: str,
+        file: str = "",
+        passing: tuple[type[Exception], ...] = (),
+    ) -> None:
+        """Guard one call.
+
+        Args:
+            kind: the error to raise.
+            who: the plugin, as messages name it.
+            hook: the hook.
+            file: the plugin's, for the line at which the hook failed.
+            passing: what passes too.
+        """
+        self._kind, self._who, self._hook, self._file, self._passing = kind, who, hook, file, passing
+
+    def __enter__(self) -> None:
+        # contextlib's ways of both would double what a guard costs a hook
+        self._output, sys.stdout = sys.stdout, sys.stderr
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        sys.stdout = self._output
+        if isinstance(error, Exception | SystemExit) and not isinstance(
+            error, (MintTrainError, *self._passing)
+        ):
+            raise self._kind(f"{self._who} {failure(self._hook, error, self._file)}") from error
 
 
 class Watched:

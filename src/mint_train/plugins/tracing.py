@@ -10,6 +10,8 @@ from typing import Any
 
 import pluggy
 
+from mint_train.plugins.wrapping import wrap_hooks
+
 TRACE_VARIABLE = "MINT_TRAIN_TRACE"
 
 
@@ -23,7 +25,9 @@ def trace_hooks(manager: pluggy.PluginManager) -> None:
         return
     answered: list[str] = []
 
-    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(_: str, implementation: pluggy.HookImpl) -> Callable[..., Any]:
+        name, function = implementation.plugin_name, implementation.function
+
         @wraps(function)
         def call(*arguments: Any) -> Any:
             result = function(*arguments)
@@ -33,12 +37,8 @@ def trace_hooks(manager: pluggy.PluginManager) -> None:
 
         return call
 
-    for name, plugin in manager.list_name_plugin():
-        for caller in manager.get_hookcallers(plugin) or ():
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin is plugin:
-                    # pluggy's monitoring is not told which implementation answered
-                    implementation.function = recorded(name, implementation.function)  # type: ignore[misc]
+    # pluggy's monitoring is not told which implementation answered
+    wrap_hooks(manager, recorded)
 
     def before(*_: object) -> None:
         answered.clear()

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pluggy
-
 from mint_train.backends.base import Sampling
-from mint_train.errors import JudgeError, MintTrainError, PluginError, counted
+from mint_train.errors import JudgeError, PluginError, counted
 from mint_train.groups.completions import RenderedPrompts, Written
 from mint_train.groups.prompts import Prompts
 from mint_train.judging.judge import Judge, Scores, as_options
 from mint_train.observers.progress import Progress
 from mint_train.plugins.creating import Kind, create_plugin
-from mint_train.plugins.discovery import check_hooks
-from mint_train.plugins.guarding import failure, said
-from mint_train.plugins.hookspecs import PROJECT
+from mint_train.plugins.discovery import manager_of
+from mint_train.plugins.guarding import HookGuard, said
 from mint_train.plugins.judge_hookspecs import RowWriterSpec
 from mint_train.rows.candidates import Judged, prompt_columns
 from mint_train.rows.row import kind
@@ -53,11 +48,7 @@ class RowWriter:
             OptionError: an option is unknown or malformed.
         """
         link = create_plugin(ROW_WRITER, name, as_options(ROW_WRITER, name, options))
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(RowWriterSpec)
-        check_hooks(manager, link, ROW_WRITER.name, RowWriterSpec)
-        manager.register(link.plugin)
-        self.name, self._hook = name, manager.hook
+        self.name, self._hook = name, manager_of([link], ROW_WRITER.name, RowWriterSpec).hook
 
     def rows(self, judged: Judged) -> list[Mapping[str, Any]]:
         """Return the rows of one prompt.
@@ -65,7 +56,8 @@ class RowWriter:
         Raises:
             PluginError: the plugin raises, or makes a row that is not an object, or that JSON cannot hold.
         """
-        made = self._call("rows", lambda: list(self._hook.rows(judged=judged)))
+        with self._guard("rows"):
+            made = list(self._hook.rows(judged=judged))
         for row in made:
             if problem := problem_of_row(row):
                 raise PluginError(f'the row writer "{self.name}" made a row that {problem}')
@@ -77,18 +69,12 @@ class RowWriter:
         Raises:
             PluginError: the plugin raises.
         """
-        notes = self._call("rows_note", self._hook.rows_note)
+        with self._guard("rows_note"):
+            notes = self._hook.rows_note()
         return str(notes[0]) if notes else None
 
-    def _call(self, hook: str, function: Callable[[], list[Any]]) -> list[Any]:
-        """Call a hook; whatever it raises is one line with its file and line."""
-        try:
-            with redirect_stdout(sys.stderr):  # standard output may be lines of JSON
-                return function()
-        except MintTrainError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise PluginError(f'the row writer "{self.name}" {failure(hook, error)}') from error
+    def _guard(self, hook: str) -> HookGuard:
+        return HookGuard(PluginError, f'the row writer "{self.name}"', hook)
 
 
 def problem_of_row(row: object) -> str:

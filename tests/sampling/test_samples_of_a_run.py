@@ -23,7 +23,7 @@ from mint_train.report.curves import Run, read_runs
 from mint_train.report.page import make_page
 from mint_train.report.samples import completed_prompts, samples_of
 from mint_train.run_folder.folder import RunFolder
-from mint_train.run_folder.samples import read_samples, sample_files, samples_file
+from mint_train.run_folder.samples import read_samples, sample_files, samples_file, write_samples
 from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.policy import open_policy
 from mint_train.sampling.round_plan import Plan
@@ -403,3 +403,9 @@ def test_the_command_line(
     assert RunFolder(tmp_path / "run").read_description().settings["judge_options"] == {
         "prefer": "near", "target": "4",
     }  # fmt: skip
+
+
+def test_a_text_may_hold_any_line_separator(tmp_path: Path) -> None:
+    line = {"prompt": "one\u2028two\x85three", "completion": "four\u2029five\n", "score": None}
+    write_samples(tmp_path, 3, [line])
+    assert read_samples(tmp_path) == [{**line, "step": 3}]

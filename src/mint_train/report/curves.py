@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from mint_train.errors import UserError
 from mint_train.run_folder.description import RunDescription
-from mint_train.run_folder.files import read_lines
+from mint_train.run_folder.files import json_lines, read_lines
 from mint_train.run_folder.folder import METRICS_FILE, RunFolder
 from mint_train.run_folder.samples import SAMPLE_SCORE, read_samples
 from mint_train.run_folder.win_rates import read_win_rates
@@ -140,11 +139,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
+    rows = json_lines(path)
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for row in rows:
             highest_loss_first(row)  # which fails where a line is not a row
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
     return rows
 

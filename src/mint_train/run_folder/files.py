@@ -152,6 +152,24 @@ def sync_file(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+def json_lines(path: Path, *, torn: bool = False) -> list[Any]:
+    """Return the values of a JSON Lines file.
+
+    Args:
+        path: the file.
+        torn: leave out a last line without a line feed, which was being appended when a run was killed.
+
+    Raises:
+        UserError: it cannot be read, or a line is not JSON.
+    """
+    try:
+        # not splitlines(): a text may hold other line separators, such as U+2028
+        *lines, last = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in (*lines, *([last] if last and not torn else []))]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is broken: {error}") from error
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of a JSON Lines file of steps; a torn last line is left out.
 
@@ -160,11 +178,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    try:
-        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-        lines = [json.loads(line) for line in whole]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is broken: {error}") from error
+    lines = json_lines(path, torn=True)
     for problem in filter(None, (what_is_wrong(path.name, line) for line in lines)):
         raise UserError(f"{path} is broken: {problem}")
     return lines

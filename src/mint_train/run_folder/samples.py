@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mint_train.errors import UserError
-from mint_train.run_folder.files import write_rows
+from mint_train.run_folder.files import json_lines, write_rows
 from mint_train.run_folder.metric import Metric
 
 SAMPLES = "samples"
@@ -53,11 +52,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     """
     lines: list[dict[str, Any]] = []
     for step, path in sample_files(folder).items():
-        try:
-            found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is broken: {error}") from error
-        for line in found:
+        for line in json_lines(path):
             if not isinstance(line, dict) or not {"prompt", "completion"} <= line.keys():
                 raise UserError(f"{path} is broken: a line of it is not a sample")
             lines.append({**line, "step": step})

@@ -23,12 +23,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         OptionError: it cannot be read, or has a setting that does not exist.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = parse_config(text, yaml=path.suffix in YAML_ENDINGS)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise OptionError(f"--config {path}: {reason}") from error
+    values = read_values(path, "--config")
     if not isinstance(values, dict):
         raise OptionError(f"--config {path}: must hold settings by name")
     allowed = (Settings.model_fields.keys() | ROUNDS_FIELDS) - SECRET_FIELDS
@@ -44,6 +39,18 @@ def read_config(path: Path) -> dict[str, Any]:
         if problem := problem_in_file(name, values.get(name)):
             raise OptionError(f"--config {path}: {problem}")
     return values
+
+
+def read_values(path: Path, option: str) -> Any:
+    """Return what a file of TOML holds, or of YAML if its name ends in .yaml or .yml.
+
+    Raises:
+        OptionError: it cannot be read; the message begins with the option that named it.
+    """
+    try:
+        return parse_config(path.read_text(encoding="utf-8"), yaml=path.suffix in YAML_ENDINGS)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{option} {path}: {' '.join(str(error).split())}") from error
 
 
 def parse_config(text: str, *, yaml: bool) -> Any:

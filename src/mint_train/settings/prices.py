@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mint_train.errors import OptionError, nearest
-from mint_train.settings.config_files import YAML_ENDINGS, parse_config
+from mint_train.settings.config_files import read_values
 from mint_train.settings.wrong_values import in_plain_words
 
 TokenKind = Literal["reference", "forward", "backward", "evaluation", "prompts", "sampled"]
@@ -51,11 +51,7 @@ class Prices(BaseModel):
             OptionError: it cannot be read, a key is unknown or missing, or a price is not a number from 0 on.
         """
         where = f"--price-file {path}"
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            values = parse_config(text, yaml=Path(path).suffix in YAML_ENDINGS)
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{where}: {' '.join(str(error).split())}") from error
+        values = read_values(Path(path), "--price-file")
         known = ("currency", TABLE)
         if not isinstance(values, dict) or not isinstance(values.get(TABLE, {}), dict):
             raise OptionError(f"{where}: it must hold currency, and the prices in a table [{TABLE}]")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from itertools import groupby
 
+from mint_train.observers.terminal import column_count, wrapped
 from mint_train.plugins.listing import LossListing, list_losses
-
-WIDEST = 100
 
 
 def loss_option_rows(name: str) -> list[tuple[str, str]]:
@@ -26,24 +23,16 @@ def losses_text() -> str:
     if not listings:
         return "No loss is installed. In this project's repository: pip install -e plugins/mint-train-dpo"
     column = max(len(listing.name) for listing in listings) + 4
-    width = min(shutil.get_terminal_size().columns, WIDEST)
     sections = [
-        "\n".join([origin, *(entry(listing, column, width) for listing in group)])
+        "\n".join([origin, *(entry(listing, column) for listing in group)])
         for origin, group in groupby(listings, key=lambda listing: listing.origin)
     ]
     return "\n\n".join(sections)
 
 
-def entry(listing: LossListing, column: int, width: int) -> str:
+def entry(listing: LossListing, column: int) -> str:
     """Return a loss's name with its description beside it, or why it is broken."""
     text = f"BROKEN: {listing.problem}" if listing.problem else listing.description
     if listing.extends:
         text += f" Extends {listing.extends}."
-    return textwrap.fill(
-        text,
-        width=max(width, column + 20),
-        initial_indent=f"  {listing.name}".ljust(column),
-        subsequent_indent=" " * column,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrapped(f"  {listing.name}".ljust(column) + text, max(column_count(), column + 20), " " * column)

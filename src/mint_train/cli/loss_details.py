@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 from collections.abc import Iterable
 from itertools import islice
@@ -11,11 +10,11 @@ from itertools import islice
 from mint_train.batches.vocabulary import QUANTITIES
 from mint_train.losses.loss import Loss
 from mint_train.losses.loss_options import option_rows
+from mint_train.observers.terminal import column_count, wrapped
 from mint_train.plugins.discovery import load_plugin
 from mint_train.plugins.docstrings import describe_loss
 from mint_train.rows.readers import read_rows
 
-WIDEST = 100
 MOST_FORMS = 12
 INDENT = "  "
 
@@ -29,39 +28,28 @@ def loss_details(name: str) -> str:
     plugin = load_plugin(name)
     loss = Loss.of(plugin)
     described = describe_loss(plugin.plugin)
-    sections = [f"{name} ({plugin.origin})\n\n{wrapped(described.text)}"]
-    sections += [f"{part}\n{wrapped(words)}" for part, words in described.parts.items()]
+    sections = [f"{name} ({plugin.origin})\n\n{indented(described.text)}"]
+    sections += [f"{part}\n{indented(words)}" for part, words in described.parts.items()]
     reference = loss.reference or "none"
-    sections.append(f"Reference\n{wrapped(f'{reference} by default')}")
+    sections.append(f"Reference\n{indented(f'{reference} by default')}")
     needs = "\n\n".join(f"{name}: {QUANTITIES[name].text}" for name in loss.vocabulary)
     if needs:
-        sections.append(f"Needs of the whole vocabulary, on the embedded backend only\n{wrapped(needs)}")
+        sections.append(f"Needs of the whole vocabulary, on the embedded backend only\n{indented(needs)}")
     options = [row for row in option_rows(loss.options_model) if not row[0].startswith("reference ")]
     sections.append("\n".join(["Options (--set NAME=VALUE)", *in_columns(options)]))
     sections += [part for part in (forms_text(loss), example_row(loss)) if part]
     return "\n\n".join(sections)
 
 
-def wrapped(text: str) -> str:
+def indented(text: str) -> str:
     """Indent paragraphs and wrap them to the terminal's width."""
-    width = min(shutil.get_terminal_size().columns, WIDEST)
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-    return "\n\n".join(
-        textwrap.fill(
-            paragraph,
-            width,
-            initial_indent=INDENT,
-            subsequent_indent=INDENT,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for paragraph in paragraphs
-    )
+    return "\n\n".join(wrapped(f"{INDENT}{each}", column_count()) for each in paragraphs)
 
 
 def in_columns(options: Iterable[tuple[str, str]]) -> list[str]:
     """Return options with their texts, or that there are none."""
-    lines = [f"{INDENT}{name}\n{textwrap.indent(wrapped(text), INDENT)}" for name, text in options]
+    lines = [f"{INDENT}{name}\n{textwrap.indent(indented(text), INDENT)}" for name, text in options]
     return lines or [f"{INDENT}none"]
 
 
@@ -74,7 +62,7 @@ def forms_text(loss: Loss) -> str:
     more = len(forms.answers) - MOST_FORMS
     lines += [f"and {more} more: see docs/data.md"] * (more > 0)
     title = "Rows: a prompt, and in one of these forms its answers (each row may have a weight)"
-    return "\n".join([title, *(wrapped(line) for line in lines)])
+    return "\n".join([title, *(indented(line) for line in lines)])
 
 
 def example_row(loss: Loss) -> str:
@@ -83,4 +71,4 @@ def example_row(loss: Loss) -> str:
     if path is None:
         return ""
     row = json.dumps(read_rows(path)[0].values, ensure_ascii=False)
-    return f"An example row\n{wrapped(row)}"
+    return f"An example row\n{indented(row)}"

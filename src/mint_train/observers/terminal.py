@@ -12,6 +12,8 @@ import click
 PROGRAM = "mint-train"
 LONGEST_PROBLEM = 2000
 """Characters of an error that are shown: it may quote a value of any length."""
+WIDEST = 100
+"""Columns of a text for reading."""
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control codes but tab and line feed, marks that turn the direction of text, and halves of characters."""
 
@@ -32,12 +34,28 @@ def say(text: str, *, err: bool = False) -> None:
     echo(wrapped(text, shutil.get_terminal_size().columns) if stream.isatty() else text, err=err)
 
 
-def wrapped(text: str, width: int) -> str:
-    """Wrap a line on words; a path that is too long stays whole, so that it can be copied."""
+def wrapped(text: str, width: int, below: str | None = None) -> str:
+    """Wrap a line on words; a path that is too long stays whole, so that it can be copied.
+
+    Args:
+        text: the line.
+        width: columns.
+        below: what stands before each line after the first; by default, the spaces that the text begins with.
+    """
     indent = text[: len(text) - len(text.lstrip())]
     return textwrap.fill(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        text.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent if below is None else below,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+
+
+def column_count() -> int:
+    """Return how wide a text for reading may be: as the terminal, and 100 columns at most."""
+    return min(shutil.get_terminal_size().columns, WIDEST)
 
 
 def echo_problem(problem: object) -> None:

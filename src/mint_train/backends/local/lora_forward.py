@@ -7,7 +7,7 @@ it can be computed again from what is saved anyway, it is not saved. Results agr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -62,14 +62,21 @@ def fused_lora(model: nn.Module) -> Iterator[None]:
 
     Inside, adapters must not be switched on or off.
     """
-    forwards = {layer: _forward_of(layer) for layer in model.modules() if isinstance(layer, PeftLinear)}
+    layers = [layer for layer in model.modules() if isinstance(layer, PeftLinear)]
+    with replaced_forwards({layer: _forward_of(layer) for layer in layers}):
+        yield
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., torch.Tensor]]) -> Iterator[None]:
+    """Give modules other forwards, and restore them afterwards."""
     try:
-        for layer, forward in forwards.items():
-            layer.__dict__["forward"] = forward
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
         yield
     finally:
-        for layer in forwards:
-            layer.__dict__.pop("forward", None)
+        for module in forwards:
+            module.__dict__.pop("forward", None)
 
 
 def _forward_of(layer: PeftLinear) -> Callable[..., torch.Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
@@ -21,8 +21,8 @@ from transformers import PretrainedConfig
 
 from mint_train.backends.local.attention import ATTENTION_NAME
 from mint_train.backends.local.logprobs import Head, precise, target_logprobs
-from mint_train.backends.local.lora_forward import fused_lora, plain_lora
-from mint_train.backends.local.norm_and_mlp import Forward, lean_forwards
+from mint_train.backends.local.lora_forward import fused_lora, plain_lora, replaced_forwards
+from mint_train.backends.local.norm_and_mlp import lean_forwards
 from mint_train.backends.local.packed_values import spread
 from mint_train.backends.local.packing import Pack, TokenSequence, plan_packs
 from mint_train.backends.local.rotary import lean_rotations, replaced_rotations
@@ -127,7 +127,7 @@ class Scorer:
             if not adapter:
                 stack.enter_context(cast(Any, self.model).disable_adapter())
             stack.enter_context(fused_lora(self.model))
-            stack.enter_context(_replaced_forwards(self._lean))
+            stack.enter_context(replaced_forwards(self._lean))
             stack.enter_context(replaced_rotations(self._rotations))
             stack.enter_context(
                 self._packed_attention() if self.mode is ScoringMode.PACKED else nullcontext()
@@ -209,17 +209,6 @@ class Scorer:
     def rows_per_pack(self, wanted: int) -> int:
         """Return `wanted`, or 1 if the model takes one sequence at a time."""
         return wanted if self.mode is ScoringMode.PACKED else 1
-
-
-@contextmanager
-def _replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    try:
-        for module, forward in forwards.items():
-            module.__dict__["forward"] = forward
-        yield
-    finally:
-        for module in forwards:
-            module.__dict__.pop("forward", None)
 
 
 def _reach_beyond_probe(config: PretrainedConfig) -> str:

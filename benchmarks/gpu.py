@@ -120,8 +120,8 @@ def check(bench: Any, name: str) -> bool:
 
     dtype = getattr(torch, name)
     # rounded to the dtype first, so that both sides have the same weights
-    base = bench.make_base(TINY, dtype, spread=0.1).to("cpu", torch.float32)
-    plain, ours = bench.adapt(copy.deepcopy(base)), bench.adapt(base.to(bench.device))
+    base = bench.make_base(TINY, dtype, spread=0.1)
+    plain, ours = bench.adapt(copy.deepcopy(base).to("cpu", torch.float32)), bench.adapt(base)
     weights = [{n: p for n, p in model.named_parameters() if p.requires_grad} for model in (plain, ours)]
     with torch.no_grad():
         for key, parameter in weights[0].items():
@@ -130,7 +130,7 @@ def check(bench: Any, name: str) -> bool:
     sequences = sequences_of(Case(96, 3), TINY)
     expected = [plain_logprobs(plain, sequence) for sequence in sequences]
     dpo_loss(expected).backward()
-    engine = Engine(ours, dtype=dtype)
+    engine = Engine(ours)
     found: list[Any] = []
 
     def loss(logprobs: list[Any]) -> Any:

@@ -130,7 +130,7 @@ def common_length(left: list[int], right: list[int]) -> int:
 def sequence_of(prompt: list[int], completion: list[int], max_length: int) -> Any:
     import torch
 
-    from mint_train.backends.local.engine import TokenSequence
+    from mint_train.backends.local.packing import TokenSequence
 
     tokens = torch.tensor([*prompt, *completion][:max_length])
     return TokenSequence(tokens[:-1], tokens[1:], torch.arange(1, len(tokens)) >= len(prompt))

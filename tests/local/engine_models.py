@@ -18,7 +18,7 @@ from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.qwen3 import Qwen3Config
 
-from mint_train.backends.local.engine import TokenSequence
+from mint_train.backends.local.packing import TokenSequence
 
 VOCABULARY = 61
 NO_TOKENS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
@@ -64,10 +64,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 HEAD = {"gpt-neox": "embed_out"}
 
 
-def make_model(name: str, *, head_lora: bool = False, seed: int = 0) -> Any:
-    """Make a PEFT-wrapped random model whose adapter is not the identity."""
+def make_model(name: str, *, head_lora: bool = False, seed: int = 0, dtype: Any = torch.float32) -> Any:
+    """Make a PEFT-wrapped random model whose adapter, in float32, is not the identity."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_config(CONFIGS[name](), attn_implementation="eager")
+    for parameter in base.parameters():  # what is computed once, as rotations, stays in float32
+        parameter.data = parameter.data.to(dtype)
     linear = [n for n, m in base.named_modules() if type(m).__name__ in ("Linear", "Conv1D")]
     head = HEAD.get(name, "lm_head")
     targets = [n for n in linear if head_lora or n != head]

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from mint_train.backends.local import logprobs as logprobs_module
 from mint_train.backends.local import norm_and_mlp, swiglu
-from mint_train.backends.local.engine import Engine, TokenSequence
+from mint_train.backends.local.engine import Engine
+from mint_train.backends.local.packing import TokenSequence
 from mint_train.backends.local.scoring import ScoringMode
 
 PACKED = [
@@ -110,7 +111,8 @@ def test_any_batch_in_any_budget_agrees(
     name: str, batch: list[TokenSequence], rows: int, budget: int, shared: int
 ) -> None:
     model = make_model(name)
-    engine = Engine(model, max_tokens_in_flight=budget, rows_per_pack=rows, min_shared_tokens=shared)
+    engine = Engine(model, max_tokens_in_flight=budget, min_shared_tokens=shared)
+    engine.rows_per_pack = rows
     assert_exact(engine, model, batch)
 
 
@@ -195,8 +197,8 @@ def test_a_bfloat16_model_with_an_adapted_vocabulary_projection_is_packed(name: 
     sequences = make_sequences(LAYOUTS["pairs"])
     precise = make_model(name, head_lora=True)
     expected, wanted = plain_logprobs(precise, sequences), plain_gradients(precise, sequences)
-    model = make_model(name, head_lora=True)
-    engine = Engine(model, dtype=torch.bfloat16, max_tokens_in_flight=1000, min_shared_tokens=2)
+    model = make_model(name, head_lora=True, dtype=torch.bfloat16)
+    engine = Engine(model, max_tokens_in_flight=1000, min_shared_tokens=2)
 
     assert engine.mode is ScoringMode.PACKED
     for found, logprobs in zip(engine.forward(sequences), expected, strict=True):
@@ -212,8 +214,8 @@ def test_a_bfloat16_model_with_an_adapted_vocabulary_projection_is_packed(name: 
 def test_a_bfloat16_model_with_replaced_modules_agrees_to_its_rounding() -> None:
     sequences = make_sequences(LAYOUTS["pairs"])
     expected = plain_logprobs(make_model("qwen3"), sequences)
-    model = make_model("qwen3")
-    engine = Engine(model, dtype=torch.bfloat16, max_tokens_in_flight=1000)
+    model = make_model("qwen3", dtype=torch.bfloat16)
+    engine = Engine(model, max_tokens_in_flight=1000)
     assert len(norm_and_mlp.lean_forwards(model)) == 11
     for found, wanted in zip(engine.forward(sequences), expected, strict=True):
         assert (found - wanted.detach()).abs().mean() < 0.1

@@ -19,8 +19,9 @@ from engine_models import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mint_train.backends.local import logprobs as logprobs_module
-from mint_train.backends.local.engine import Engine, TokenSequence
+from mint_train.backends.local.engine import Engine
 from mint_train.backends.local.logprobs import Head
+from mint_train.backends.local.packing import TokenSequence
 from mint_train.backends.local.scoring import ScoringMode
 from mint_train.backends.local.vocabulary import States, vocabulary_values
 from mint_train.batches.vocabulary import QUANTITIES

@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from mint_train.backends.base import Gradients, Sampler
 from mint_train.backends.local.adapter import name_base_without_path
-from mint_train.backends.local.engine import LossFunction, OutOfMemoryError, TokenSequence
+from mint_train.backends.local.engine import LossFunction, OutOfMemoryError
 from mint_train.backends.local.identity import base_identity
 from mint_train.backends.local.inputs import Limits, token_sequences
+from mint_train.backends.local.packing import TokenSequence
 from mint_train.backends.local.quantized import difference, quantization_of, unquantized
 from mint_train.backends.local.states import delete_state, load_state, load_weights, save_state
 from mint_train.errors import BackendError

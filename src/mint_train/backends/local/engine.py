@@ -23,8 +23,6 @@ from mint_train.backends.local.quantized import quantization_of
 from mint_train.backends.local.scoring import Scorer, ScoringMode
 from mint_train.batches.vocabulary import QUANTITIES
 
-__all__ = ["Engine", "OutOfMemoryError", "TokenSequence"]
-
 T = TypeVar("T")
 
 LossFunction = Callable[[list[torch.Tensor]], torch.Tensor]
@@ -50,9 +48,7 @@ class Engine:
             the free memory holds. A batch within this budget costs one forward and one backward. A larger
             one costs a second forward (GradCache, arXiv 2101.06983) and gives the same gradients; not so
             where the loss's gradients are known before its logprobs.
-        dtype: convert the frozen weights to this dtype; None leaves them. The adapter keeps its own.
         gradient_checkpointing: recompute each layer in the backward: less memory, a third more time.
-        rows_per_pack: most tokens of one forward call; by default it depends on the device.
         min_shared_tokens: length of the shortest shared prefix that is computed once.
     """
 
@@ -61,20 +57,15 @@ class Engine:
         model: nn.Module,
         *,
         max_tokens_in_flight: int | None = None,
-        dtype: torch.dtype | None = None,
         gradient_checkpointing: bool = False,
-        rows_per_pack: int | None = None,
         min_shared_tokens: int = MIN_SHARED_TOKENS,
     ) -> None:
-        for name, value in (("max_tokens_in_flight", max_tokens_in_flight), ("rows_per_pack", rows_per_pack)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if max_tokens_in_flight is not None and max_tokens_in_flight < 1:
+            raise ValueError(f"max_tokens_in_flight must be at least 1, got {max_tokens_in_flight}")
         self.model = model
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self.trained:
             raise ValueError("the model has no trainable parameter: wrap it with a LoRA adapter first")
-        if dtype is not None:
-            _convert_frozen(model, dtype)
         _switch_off_dropout(model, checkpointing=gradient_checkpointing)
         self._scorer = Scorer(model)
         self._reference: list[torch.Tensor] = []
@@ -82,7 +73,8 @@ class Engine:
         on_cpu = self._scorer.device.type == "cpu"
         if on_cpu:
             keep_freed_memory(quantized=quantization_of(model) is not None)
-        self.rows_per_pack = rows_per_pack or (CPU_ROWS_PER_PACK if on_cpu else sys.maxsize)
+        self.rows_per_pack = CPU_ROWS_PER_PACK if on_cpu else sys.maxsize
+        """Most tokens of one forward call."""
         self.max_tokens_in_flight = max_tokens_in_flight or self._default_budget(gradient_checkpointing)
 
     @property
@@ -308,12 +300,6 @@ def _flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-def _convert_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
 
 
 def _switch_off_dropout(model: nn.Module, *, checkpointing: bool) -> None:

@@ -27,6 +27,7 @@ from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.guarding import guarded
+from mint_train.settings.model import Settings
 from mint_train.training.runner import Runner
 
 IN_A_STEP = [
@@ -132,7 +133,7 @@ def share_of_preparing(data: Path) -> str:
     loss, tokenizer = open_loss("dpo", {}), make_starter_tokenizer()
     os.environ["MINT_TRAIN_CACHE"] += "-fresh"
     began = time.perf_counter()
-    build_dataset(read_examples(find_data(data, loss), loss), loss, tokenizer, None)
+    build_dataset(read_examples(find_data(data, loss), loss), loss, tokenizer, Settings(loss="dpo"))
     whole = time.perf_counter() - began
     checks = timer.seconds + seconds_of_keys(data)
     return f"{100 * checks / whole:.1f} % of {whole:.1f} s"

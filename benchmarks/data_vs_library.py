@@ -53,8 +53,8 @@ def measure(rows: Path, folder: Path, render: Any, cache: Path) -> tuple[float, 
     from mint_train.groups.examples import read_examples
     from mint_train.losses.weighted_sum import open_loss
     from mint_train.rendering.encoding import BatchTokenizer
-    from mint_train.rendering.options import Rendering
     from mint_train.rows.readers import open_data
+    from mint_train.settings.model import Settings
 
     shutil.rmtree(cache, ignore_errors=True)
     tokenizer, loss = AutoTokenizer.from_pretrained(folder), open_loss("dpo", {})
@@ -68,7 +68,7 @@ def measure(rows: Path, folder: Path, render: Any, cache: Path) -> tuple[float, 
     with patch.object(BatchTokenizer, "_encode_all", noted):
         began, cpu = time.perf_counter(), time.process_time()
         examples = read_examples(open_data(rows), loss)
-        build_dataset(examples, loss, tokenizer, 1024, rendering=Rendering(render))
+        build_dataset(examples, loss, tokenizer, Settings(loss="dpo", max_length=1024, render=render))
         ours = time.perf_counter() - began, time.process_time() - cpu
     tokenizer = AutoTokenizer.from_pretrained(folder)
     began, cpu = time.perf_counter(), time.process_time()

@@ -113,14 +113,15 @@ def prepare_ours(given: argparse.Namespace) -> dict[str, Any]:
     from mint_train.groups.build import build_dataset
     from mint_train.groups.examples import read_examples
     from mint_train.losses.weighted_sum import open_loss
-    from mint_train.rendering.options import Rendering
     from mint_train.rows.readers import open_data
+    from mint_train.settings.model import Settings
 
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
     loss = open_loss("dpo", {})
     began, cpu = time.perf_counter(), time.process_time()
     examples = read_examples(open_data(given.texts), loss)
-    groups = build_dataset(examples, loss, tokenizer, 1024, rendering=Rendering(given.render)).groups
+    settings = Settings(loss="dpo", max_length=1024, render=given.render)
+    groups = build_dataset(examples, loss, tokenizer, settings).groups
     figures = measured(began, cpu)
     tokens = 0
     for index in range(0, len(groups), max(1, len(groups) // 1000)):

@@ -34,7 +34,7 @@ from unittest.mock import patch
 
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
-from mint_train.groups.build import build_as_set
+from mint_train.groups.build import build_dataset
 from mint_train.training import preparing, references
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
@@ -191,9 +191,9 @@ def time_to_begin(run: Path, settings: dict[str, Any]) -> tuple[float, float]:
 
     def noted(*arguments: Any) -> Any:
         watch.began = clocks()
-        return build_as_set(*arguments)
+        return build_dataset(*arguments)
 
-    with patch.object(preparing, "build_as_set", noted):
+    with patch.object(preparing, "build_dataset", noted):
         mint_train.train(
             "dpo", data=run.parent / "pairs.jsonl", output=run, steps=1, backend="local", observers=[watch],
             progress="quiet", **settings,

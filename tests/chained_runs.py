@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.settings.model import Settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PEFT_WARNS = "ignore:.is_gradient_checkpointing"
@@ -53,7 +54,7 @@ def plain_scores(model: torch.nn.Module, tokenizer: Any, pairs: Path) -> tuple[f
     loss = open_loss("dpo", {})
     examples = read_examples(find_data(str(pairs), loss), loss)
     scores = []
-    for group in build_dataset(examples, loss, tokenizer, None).groups:
+    for group in build_dataset(examples, loss, tokenizer, Settings(loss="any")).groups:
         for arrays in group.arrays:
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor(arrays.inputs)[None].long()).logits[0].double()

@@ -17,6 +17,7 @@ from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
 from mint_train.rows.readers import open_data, read_rows
+from mint_train.settings.model import Settings
 from mint_train_dpo.rows import PreferencePair
 
 ROW = {"prompt": "a question", "chosen": "a good answer", "rejected": "a bad answer"}
@@ -399,7 +400,9 @@ def test_rows_of_both_forms_are_the_same(tmp_path: Path) -> None:
 
 
 def dataset(dpo: Loss, tokenizer: Any, path: Path, max_length: int | None) -> Any:
-    return build_dataset(read_examples(open_data(path), dpo), dpo, tokenizer, max_length)
+    return build_dataset(
+        read_examples(open_data(path), dpo), dpo, tokenizer, Settings(loss="any", max_length=max_length)
+    )
 
 
 def test_pairs_that_do_not_fit_are_counted_and_named(

@@ -32,6 +32,7 @@ from mint_train.rows.columns import rename
 from mint_train.rows.json_rows import read_json
 from mint_train.rows.row import BadRow, Row
 from mint_train.sdk import types
+from mint_train.settings.model import Settings
 from mint_train_dpo.rows import FORMS as PAIRS
 from mint_train_policy_gradient.rows import FORMS as ROLLOUTS
 
@@ -181,7 +182,7 @@ def test_data_that_changes_under_the_run_is_not_trained(
         changed: list[bool] = []
         loss.flatten = changing  # type: ignore[method-assign]
     with pytest.raises(DataError, match="was changed while it was read"):
-        build_dataset(examples, loss, tokenizer, None)
+        build_dataset(examples, loss, tokenizer, Settings(loss="any"))
     cache = Path(os.environ["MINT_TRAIN_CACHE"])
     assert not list(cache.glob("*/groups.arrow"))
 
@@ -189,18 +190,20 @@ def test_data_that_changes_under_the_run_is_not_trained(
 def test_data_that_stays_is_trained(data: Path, tokenizer: Any) -> None:
     loss = open_loss("dpo", {})
     examples = read_examples(find_data(data, loss), loss)
-    assert len(build_dataset(examples, loss, tokenizer, None).groups) == len(ROWS)
+    assert len(build_dataset(examples, loss, tokenizer, Settings(loss="any")).groups) == len(ROWS)
 
 
 def test_a_broken_cache_is_made_anew_with_a_line_that_says_so(data: Path, tokenizer: Any) -> None:
     loss = open_loss("dpo", {})
-    first = build_dataset(read_examples(find_data(data, loss), loss), loss, tokenizer, None)
+    first = build_dataset(read_examples(find_data(data, loss), loss), loss, tokenizer, Settings(loss="any"))
     (kept,) = Path(os.environ["MINT_TRAIN_CACHE"]).glob("*/groups.arrow")
     whole = kept.read_bytes()
     for seed in range(5):
         kept.unlink()  # the groups read from before are mapped into memory
         kept.write_bytes(spoilt(whole, seed))
-        again = build_dataset(read_examples(find_data(data, loss), loss), loss, tokenizer, None)
+        again = build_dataset(
+            read_examples(find_data(data, loss), loss), loss, tokenizer, Settings(loss="any")
+        )
         assert "was broken; it is made anew" in again.note
         assert [group.targets[0].tolist() for group in again.groups] == [
             group.targets[0].tolist() for group in first.groups

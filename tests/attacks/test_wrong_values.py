@@ -137,7 +137,7 @@ def returning(hook: str, action: Callable[[], Any]) -> Callable[..., Any]:
 def use(loss: Loss, rows: Path, tokenizer: Any) -> None:
     """Do with a loss what a run does."""
     examples = read_examples(find_data(rows, loss), loss)
-    dataset = build_dataset(examples, loss, tokenizer, None)
+    dataset = build_dataset(examples, loss, tokenizer, Settings(loss="any"))
     batch = Batch(list(dataset.groups))
     logprobs = [torch.full((length,), -1.0, requires_grad=True) for length in batch.lengths.tolist()]
     CustomLoss(loss, [batch], {})(list(batch.data), logprobs)

@@ -20,6 +20,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.readers import open_data
+from mint_train.settings.model import Settings
 
 TEMPLATED = [name for name, (template, *_) in FAMILIES.items() if template]
 TEXTS = ["Blue.", "", " \n", "  two\n", "{{ 1 }}", "<think>\nIt is.\n</think>\n\nYes.", "</think>", "日本 🙂"]
@@ -100,7 +101,8 @@ def test_rows_together_have_the_tokens_of_each_alone(
     monkeypatch.setattr(DirectTemplates, "render", noted)
     loss, tokenizer, rendering = open_loss("dpo", {}), copy.deepcopy(family("qwen3")), Rendering("template")
     examples = read_examples(open_data(write_rows(rows_with("<|im_end|>"))), loss)
-    dataset = build_dataset(examples, loss, tokenizer, None, policy, rendering)
+    settings = Settings(loss="any", special_tokens=policy, render="template")
+    dataset = build_dataset(examples, loss, tokenizer, settings)
     # once for the row without a special token, and twice for those whose tokens are noted with their lines
     assert len([text for text in rendered if "Name one." in text]) == 3 + 2 * 3 * 4
     for example, group in zip(examples, dataset.groups, strict=True):

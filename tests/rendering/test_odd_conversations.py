@@ -19,6 +19,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.readers import open_data
+from mint_train.settings.model import Settings
 
 ASKED = {"role": "user", "content": "Name a river."}
 GREETING = {"role": "assistant", "content": "I help."}
@@ -166,8 +167,7 @@ def test_no_text_of_a_row_is_tokenised_alone(
     )
     loss = open_loss("dpo", {})
     rows = [row({**ASKED, "content": f"Name {n}."}, GREETING, ASKED, chosen=f"Danube {n}.") for n in range(6)]
-    dataset = build_dataset(
-        read_examples(open_data(write_rows(rows)), loss), loss, tokenizer, None, rendering=Rendering(form)
-    )
+    examples = read_examples(open_data(write_rows(rows)), loss)
+    dataset = build_dataset(examples, loss, tokenizer, Settings(loss="any", render=form))
     assert len(dataset.groups) == len(rows)
     assert [text for text in alone if "Name" in text or "Danube" in text or "Blue" in text] == []

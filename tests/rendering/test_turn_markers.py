@@ -19,6 +19,7 @@ from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rendering.turn_markers import markers_note
 from mint_train.rows.readers import open_data
+from mint_train.settings.model import Settings
 
 ALPACA = (
     "{% for m in messages %}{{ {'system': '', 'user': '### Instruction:\n', 'assistant': '### Response:\n'}"
@@ -101,7 +102,7 @@ ROWS = [
 def build(path: Path, policy: Any, on_bad_row: Any = "fail") -> Dataset:
     dpo = Loss.of(load_plugin("dpo"))
     examples = read_examples(open_data(path), dpo, on_bad_row=on_bad_row)
-    return build_dataset(examples, dpo, family("no_template"), None, policy)
+    return build_dataset(examples, dpo, family("no_template"), Settings(loss="any", special_tokens=policy))
 
 
 def test_rows_are_counted_and_bad_only_where_asked(write_rows: Callable[..., Path]) -> None:

@@ -21,6 +21,7 @@ from mint_train.plugins.discovery import load_plugin
 from mint_train.rows import readers
 from mint_train.rows.readers import open_data
 from mint_train.settings.merge import load_settings
+from mint_train.settings.model import Settings
 
 ROWS = [
     {
@@ -190,7 +191,7 @@ def test_what_is_held_is_forgotten_where_it_is_not_needed(
     for _ in range(2):  # the second time the tokens are found
         examples = read(data, dpo)
         assert examples.parts[0].held
-        build_dataset(examples, dpo, tokenizer, 100)
+        build_dataset(examples, dpo, tokenizer, Settings(loss="any", max_length=100))
         assert not examples.parts[0].held
 
 
@@ -228,7 +229,7 @@ def test_examples_that_are_held_belong_to_the_content_that_was_read(
     data.write_text(data.read_text(encoding="utf-8").replace("Say 9", "Say 8"), encoding="utf-8")
 
     with pytest.raises(DataError, match="was changed while it was read"):
-        build_dataset(examples, dpo, tokenizer, 100)
+        build_dataset(examples, dpo, tokenizer, Settings(loss="any", max_length=100))
 
 
 def test_a_cache_that_refuses_costs_time_alone(
@@ -244,7 +245,7 @@ def test_what_was_used_longest_ago_goes_first(
     data: Path, dpo: Loss, own_cache: Path, tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(max_length: int) -> None:
-        build_dataset(read(data, dpo), dpo, tokenizer, max_length)
+        build_dataset(read(data, dpo), dpo, tokenizer, Settings(loss="any", max_length=max_length))
 
     def tokenised() -> set[Path]:
         return {path.parent for path in own_cache.glob("*/groups.arrow")}
@@ -282,10 +283,10 @@ def test_a_bound_that_is_not_a_number_is_refused(
     monkeypatch.setenv("MINT_TRAIN_CACHE_GB", given)
 
     with pytest.raises(UserError, match=f"MINT_TRAIN_CACHE_GB={given} is not a number of gigabytes"):
-        build_dataset(read(data, dpo), dpo, tokenizer, 100)
+        build_dataset(read(data, dpo), dpo, tokenizer, Settings(loss="any", max_length=100))
     assert not list(own_cache.glob("*/groups.arrow"))
     monkeypatch.delenv("MINT_TRAIN_CACHE_GB")
-    build_dataset(read(data, dpo), dpo, tokenizer, 100)
+    build_dataset(read(data, dpo), dpo, tokenizer, Settings(loss="any", max_length=100))
     monkeypatch.setenv("MINT_TRAIN_CACHE_GB", given)
     with pytest.raises(UserError, match=f"MINT_TRAIN_CACHE_GB={given}"):  # and nothing is to be written
-        build_dataset(read(data, dpo), dpo, tokenizer, 100)
+        build_dataset(read(data, dpo), dpo, tokenizer, Settings(loss="any", max_length=100))

@@ -35,6 +35,7 @@ from mint_train.rows.readers import open_data
 from mint_train.rows.row import Example
 from mint_train.sdk import Datum, types
 from mint_train.settings.cache import cache_folder
+from mint_train.settings.model import Settings
 
 ROWS = [{"prompt": f"Say {n}.", "chosen": f"{n} it is", "rejected": f"not {n}, no"} for n in range(10)]
 
@@ -192,7 +193,7 @@ def test_what_is_batched_and_kept_is_what_flatten_gives(
     loss = Loss.of(load_plugin(name))
     examples = read_examples(open_data(loss.bundled_rows), loss)
     assert can_batch(tokenizer)
-    found = build_dataset(examples, loss, tokenizer, max_length)
+    found = build_dataset(examples, loss, tokenizer, Settings(loss="any", max_length=max_length))
     held = list(examples)
     expected = []
     for value, example in zip(loss.link_examples([one.value for one in held]), held, strict=True):
@@ -315,7 +316,8 @@ def build(
     **more: Any,
 ) -> Any:
     examples = read_examples(open_data(path), loss, **more)
-    return build_dataset(examples, loss, tokenizer, max_length, special_tokens)
+    settings = Settings(loss="any", max_length=max_length, special_tokens=special_tokens)
+    return build_dataset(examples, loss, tokenizer, settings)
 
 
 @pytest.fixture

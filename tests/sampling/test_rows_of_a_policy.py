@@ -23,9 +23,9 @@ from mint_train.judging.judge import Judge, open_judge
 from mint_train.losses.loss import Loss
 from mint_train.plugin import Candidates, Judged, hookimpl
 from mint_train.plugins.discovery import NamedPlugin, load_plugin
-from mint_train.rendering.options import Rendering
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
+from mint_train.settings.model import Settings
 from mint_train.trained.sample import sampled_tokens
 
 PROMPTS: list[dict[str, Any]] = [
@@ -94,7 +94,7 @@ def test_a_row_is_read_back_as_the_tokens_that_were_sampled(
     assert (made.retokenised, [list(one.texts) for one in made.written]) == (0, [texts] * len(made.written))
     loss = Loss.of(load_plugin("dpo"))
     examples = read_examples(find_data(str(tmp_path / "pairs.jsonl"), loss), loss)
-    groups = build_dataset(examples, loss, policy.tokenizer, None, "split", Rendering.of(settings)).groups
+    groups = build_dataset(examples, loss, policy.tokenizer, settings).groups
     assert len(groups) == made.rows
     per_prompt = made.rows // len(made.written)
     for index, group in enumerate(groups):
@@ -137,7 +137,7 @@ def test_each_kind_of_rows_is_read_by_its_losses(
     made = make(policy, prompts_file, output, writer, keep_all=True)
     opened = Loss.of(load_plugin(loss))
     examples = read_examples(find_data(str(output), opened), opened)
-    groups = build_dataset(examples, opened, policy.tokenizer, None, "split", Rendering()).groups
+    groups = build_dataset(examples, opened, policy.tokenizer, Settings(loss="any")).groups
     assert len(groups) == made.rows
     assert {len(group.datums) for group in groups} <= datums
     if writer == "rollouts":

@@ -66,9 +66,7 @@ def build_dataset(
     examples: Examples,
     loss: Loss,
     tokenizer: Any,
-    max_length: int | None,
-    special_tokens: SpecialTokens = "split",
-    rendering: Rendering | None = None,
+    settings: Settings,
 ) -> Dataset:
     """Flatten all examples and check every group against the loss's contract, or find that done before.
 
@@ -78,18 +76,17 @@ def build_dataset(
         examples: the rows that are read.
         loss: the loss.
         tokenizer: the tokenizer of the model that is trained.
-        max_length: the most tokens of a datum.
-        special_tokens: what becomes of a special token in a text.
-        rendering: how rows become tokens; without it, in the recipe's form.
+        settings: their length, special tokens and rendering say what the tokens are.
 
     Raises:
-        OptionError: nothing is left to train.
+        OptionError: nothing is left to train, or the chat template is missing or has a syntax error.
         DataError: an example does not suit the tokenizer, with file, line and field.
         ContractError: a group breaks the contract, with its file and line.
         UserError: the cache cannot be written to, or its limit is not a number.
     """
-    renderer = Renderer(GuardedTokenizer(tokenizer, special_tokens), max_length, rendering or Rendering())
-    key = token_key(describe(examples, renderer, special_tokens), loss, tokenizer)
+    guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
+    renderer = Renderer(guarded, settings.max_length, Rendering.of(settings))
+    key = token_key(describe(examples, renderer, settings.special_tokens), loss, tokenizer)
     kept, note, limit = cache_folder() / key, "", limit_bytes()
     note_use(kept)
     if kept.exists() and not is_whole(kept, GROUPS_FILE, SUMMARY_FILE):
@@ -100,13 +97,6 @@ def build_dataset(
     examples.forget_held()
     examples.data.check_unchanged()
     return read_kept(kept, examples, note)
-
-
-def build_as_set(examples: Examples, loss: Loss, tokenizer: Any, settings: Settings) -> Dataset:
-    """Do what `build_dataset` does, with the length, special tokens and rendering of the settings."""
-    return build_dataset(
-        examples, loss, tokenizer, settings.max_length, settings.special_tokens, Rendering.of(settings)
-    )
 
 
 def read_kept(folder: Path, examples: Examples, note: str) -> Dataset:

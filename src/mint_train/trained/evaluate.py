@@ -14,7 +14,7 @@ from mint_train.backends.base import TrainingClient
 from mint_train.backends.start import load_start
 from mint_train.batches.groups import Groups
 from mint_train.errors import MintTrainError, OptionError, UserError
-from mint_train.groups.build import build_as_set
+from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import Examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.located_reference import key_of, located
@@ -210,7 +210,7 @@ def evaluators_of(
         key = key_of(str(name), trained.backend)
         reference = Reference(key, reference_client, kept, echo_problem, sent, not trained.backend.remote)
         for held_out_name, examples in held_out.items():
-            dataset = build_as_set(examples, loss, tokenizer, settings)
+            dataset = build_dataset(examples, loss, tokenizer, settings)
             count = count_trained_on(trained, loss, tokenizer, examples, dataset)
             if note := overlap_note(count, len(dataset.groups), held_out_name):
                 echo_problem(note)

@@ -17,7 +17,7 @@ from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, UserError
-from mint_train.groups.build import build_as_set
+from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import held_out_or_trained
 from mint_train.losses.loss import Loss
 from mint_train.observers.model_card import GGUF_FILE
@@ -144,7 +144,7 @@ def some_groups(settings: Settings, loss: Loss, client: TrainingClient) -> Seque
     """
     examples = held_out_or_trained(settings, loss)
     some = examples.only(frozenset(range(min(ROWS, len(examples)))))
-    return build_as_set(some, loss, client.get_tokenizer(), settings).groups[:ROWS]
+    return build_dataset(some, loss, client.get_tokenizer(), settings).groups[:ROWS]
 
 
 def text_logprobs(groups: Sequence[Group], client: TrainingClient) -> torch.Tensor:

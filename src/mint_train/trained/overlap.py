@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mint_train.errors import MintTrainError
-from mint_train.groups.build import Dataset, build_as_set
+from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.examples import Examples, find_data, read_examples
 from mint_train.groups.held_out import split_examples
 from mint_train.groups.overlap import count_overlap
@@ -57,4 +57,4 @@ def training_data(
     examples = read_examples(data, loss, settings.columns, settings.on_bad_row)
     if settings.eval_fraction is not None:
         examples = split_examples(settings, loss, examples, {})[0]
-    return build_as_set(examples, loss, tokenizer, settings)
+    return build_dataset(examples, loss, tokenizer, settings)

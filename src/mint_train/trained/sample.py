@@ -10,7 +10,7 @@ from typing import Any
 
 from mint_train.backends.base import Sampler, Samplers, Sampling
 from mint_train.errors import DataError, RowError
-from mint_train.groups.build import build_as_set
+from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import held_out_or_trained
 from mint_train.groups.prompts import read_prompts
 from mint_train.observers.terminal import echo_problem
@@ -118,7 +118,7 @@ def prompts_of_rows(trained: Trained, tokenizer: Any, data: Any) -> list[list[in
         settings = with_given(settings, {"eval_data": data, "eval_fraction": None})
     try:
         examples = held_out_or_trained(settings, loss)
-        groups = build_as_set(examples, loss, tokenizer, settings).groups
+        groups = build_dataset(examples, loss, tokenizer, settings).groups
     except DataError:
         alone = [] if data is None else prompts_alone(trained, tokenizer, data)
         if not alone:

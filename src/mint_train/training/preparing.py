@@ -14,7 +14,7 @@ from mint_train.backends.start import other_rendering
 from mint_train.batches.batch import Batch
 from mint_train.batches.datums import input_length
 from mint_train.errors import DataError, ServiceError, counted
-from mint_train.groups.build import Dataset, build_as_set
+from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.completions import PromptRenderer, render_prompts
 from mint_train.groups.examples import Examples
 from mint_train.groups.expected_tokens import ExpectedTokens
@@ -206,7 +206,7 @@ def watcher_of(run: Run, client: TrainingClient) -> Watcher | None:
 
 def flattened(run: Run, examples: Examples, client: TrainingClient) -> Dataset:
     """Return the groups of some examples, checked."""
-    return build_as_set(examples, run.loss, client.get_tokenizer(), run.settings)
+    return build_dataset(examples, run.loss, client.get_tokenizer(), run.settings)
 
 
 def data_lines(run: Run, prepared: Prepared) -> list[str]:

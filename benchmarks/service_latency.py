@@ -36,7 +36,8 @@ from torch.nn.functional import logsigmoid
 import mint_train
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.batches.datums import build_datum
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.recipe import build_completion_tokens
+from mint_train.rendering.renderer import Renderer
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.records import StepRecord
 from mint_train.sdk import Datum, mint, types
@@ -154,7 +155,7 @@ class Recipe:
         tokenizer = self.client.get_tokenizer()
         self.data = [
             build_datum(
-                build_prompt_tokens(pair["prompt"], tokenizer),
+                Renderer(tokenizer).prompt_tokens(pair["prompt"]),
                 build_completion_tokens(pair[side], tokenizer),
                 None,
             )

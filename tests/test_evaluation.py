@@ -109,7 +109,8 @@ def test_the_figures_are_those_of_the_policy(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+    from mint_train.rendering.recipe import build_completion_tokens
+    from mint_train.rendering.renderer import Renderer
 
     train("--output", "run")
     tokenizer = AutoTokenizer.from_pretrained(starter_model_folder)
@@ -119,7 +120,7 @@ def test_the_figures_are_those_of_the_policy(
         model = PeftModel.from_pretrained(base, "run/adapter").double()
 
     def score(prompt: str, completion: str) -> torch.Tensor:
-        before = build_prompt_tokens(prompt, tokenizer)
+        before = Renderer(tokenizer).prompt_tokens(prompt)
         tokens = torch.tensor([[*before, *build_completion_tokens(completion, tokenizer)]])
         with torch.no_grad():
             logprobs = torch.log_softmax(model(tokens).logits[0, :-1], -1)

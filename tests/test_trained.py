@@ -213,13 +213,13 @@ def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, r
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mint_train.rendering.recipe import build_prompt_tokens
+    from mint_train.rendering.renderer import Renderer
 
     tokenizer = AutoTokenizer.from_pretrained(run / "base_model")
     base = AutoModelForCausalLM.from_pretrained(run / "base_model")
 
     def greedy(model: Any) -> str:
-        tokens = build_prompt_tokens("Say two.", tokenizer)
+        tokens = Renderer(tokenizer).prompt_tokens("Say two.")
         start = len(tokens)
         with torch.no_grad():
             while len(tokens) < start + 6:

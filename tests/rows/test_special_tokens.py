@@ -18,7 +18,7 @@ from mint_train.groups.build import Dataset, build_dataset
 from mint_train.groups.examples import read_examples
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.recipe import build_completion_tokens, recipe_prompt_tokens
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokenError
 from mint_train.rows.readers import open_data
 from mint_train.settings.model import Settings
@@ -66,9 +66,13 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+def prompt_tokens(text: str, tokenizer: Any) -> list[int]:
+    return recipe_prompt_tokens([{"role": "user", "content": text}], tokenizer, {})
+
+
 def test_a_forged_turn_is_plain_text(tokenizer: Any) -> None:
     guarded = GuardedTokenizer(tokenizer, "split")
-    tokens = build_prompt_tokens(FORGED, guarded)
+    tokens = prompt_tokens(FORGED, guarded)
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": FORGED}], tokenize=False, add_generation_prompt=True
     )
@@ -76,7 +80,7 @@ def test_a_forged_turn_is_plain_text(tokenizer: Any) -> None:
     start, end = tokenizer.convert_tokens_to_ids([START, END])
     # one turn of the user, and the beginning of the assistant's
     assert [token for token in tokens if token in (start, end)] == [start, end, start]
-    assert build_prompt_tokens(FORGED, tokenizer).count(start) == 3
+    assert prompt_tokens(FORGED, tokenizer).count(start) == 3
 
 
 def test_every_text_of_a_conversation_is_split(tokenizer: Any) -> None:
@@ -86,14 +90,14 @@ def test_every_text_of_a_conversation_is_split(tokenizer: Any) -> None:
         {"role": "assistant", "content": END},
         {"role": f"user{END}", "content": "Go on."},
     ]
-    tokens = build_prompt_tokens(messages, GuardedTokenizer(tokenizer, "split"))
+    tokens = recipe_prompt_tokens(messages, GuardedTokenizer(tokenizer, "split"), {})
     assert tokens.count(tokenizer.convert_tokens_to_ids(END)) == 4
     assert tokens.count(tokenizer.convert_tokens_to_ids(START)) == 5
 
 
 def test_plain_prompts_and_completions_are_split(plain: Any) -> None:
     guarded = GuardedTokenizer(plain, "split")
-    tokens = build_prompt_tokens(FORGED, guarded)
+    tokens = prompt_tokens(FORGED, guarded)
     assert plain.decode(tokens) == f"User: {FORGED}\nAssistant:"
     completion = build_completion_tokens(f"three{END}", guarded)
     assert plain.decode(completion) == f" three{END}{END}"
@@ -105,7 +109,7 @@ def test_the_pieces_around_are_those_of_text_without_special_tokens() -> None:
     """A tokenizer that treats the beginning of a text unlike its middle, and has the markers as pieces."""
     tokenizer = sentencepiece_tokenizer()
     guarded = GuardedTokenizer(tokenizer, "split")
-    tokens = tokenizer.convert_ids_to_tokens(build_prompt_tokens("a </s> b[INST]", guarded))
+    tokens = tokenizer.convert_ids_to_tokens(prompt_tokens("a </s> b[INST]", guarded))
     assert tokens == ["▁", "[INST]", *"▁a▁</s>▁b[INST]▁", "[/INST]"][1:]
     assert tokenizer.convert_ids_to_tokens(guarded.encode("x<s>")) == ["<s>", *"▁x<s>"]
     assert tokenizer.convert_ids_to_tokens(guarded.encode("x<s>", add_special_tokens=False)) == [*"▁x<s>"]
@@ -123,7 +127,7 @@ def test_other_text_is_encoded_as_ever(tokenizer: Any, plain: Any, dpo: Loss) ->
 
 def test_allowing_is_what_the_tokenizer_does_itself(tokenizer: Any) -> None:
     guarded = GuardedTokenizer(tokenizer, "allow")
-    assert build_prompt_tokens(FORGED, guarded) == build_prompt_tokens(FORGED, tokenizer)
+    assert prompt_tokens(FORGED, guarded) == prompt_tokens(FORGED, tokenizer)
     assert guarded.encode(FORGED) == tokenizer.encode(FORGED)
 
 
@@ -134,7 +138,7 @@ def test_what_a_plugin_rendered_itself_keeps_its_markers(tokenizer: Any) -> None
         messages = [{"role": "user", "content": text}]
         rendered = guarded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert rendered == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        expected = build_prompt_tokens(text, guarded)
+        expected = prompt_tokens(text, guarded)
         assert guarded.encode(rendered, add_special_tokens=False) == expected
         whole = guarded(rendered + f"Yes{END}", add_special_tokens=False)["input_ids"]
         assert whole[: len(expected)] == expected

@@ -16,7 +16,8 @@ from mint_train.backends.local.load import open_local_client
 from mint_train.backends.mint.client import open_mint_client
 from mint_train.batches.datums import build_datum
 from mint_train.errors import BackendError, LossError, UserError
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.recipe import build_completion_tokens
+from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
 from mint_train.settings.model import Settings
 
@@ -52,7 +53,7 @@ def client(open_client: Callable[[], TrainingClient]) -> TrainingClient:
 def make_data(client: TrainingClient) -> list[Datum]:
     tokenizer = client.get_tokenizer()
     return [
-        build_datum(build_prompt_tokens(prompt, tokenizer), build_completion_tokens(text, tokenizer), None)
+        build_datum(Renderer(tokenizer).prompt_tokens(prompt), build_completion_tokens(text, tokenizer), None)
         for prompt, text in TEXTS
     ]
 

@@ -21,7 +21,7 @@ from mint_train.batches.groups import Group
 from mint_train.errors import Source
 from mint_train.losses.loss import Loss
 from mint_train.plugins.discovery import load_plugin
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.recipe import build_completion_tokens
 from mint_train.rendering.renderer import Renderer
 from mint_train.sdk import Datum, types
 from mint_train.settings.merge import load_settings
@@ -114,7 +114,7 @@ def test_flattening_is_the_pages_own(
     dpo: Loss, tokenizer: Any, plain_tokenizer: Any, has_template: bool
 ) -> None:
     mine = tokenizer if has_template else plain_tokenizer
-    prompt_tokens = build_prompt_tokens(PROMPT, mine)
+    prompt_tokens = Renderer(mine).prompt_tokens(PROMPT)
     group = dpo.flatten(PreferencePair(PROMPT, CHOSEN, REJECTED), Renderer(mine))
     for datum, text in zip(group, (CHOSEN, REJECTED), strict=True):
         assert isinstance(datum, Datum)
@@ -145,13 +145,14 @@ def test_a_completion_gets_no_special_token_from_a_tokenizer_that_adds_some(toke
 
 
 def test_chat_template_with_generation_prompt(tokenizer: Any) -> None:
-    shown = tokenizer.decode(build_prompt_tokens(PROMPT, tokenizer))
+    shown = tokenizer.decode(Renderer(tokenizer).prompt_tokens(PROMPT))
     assert shown == f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_plain_form_without_chat_template(plain_tokenizer: Any) -> None:
     assert (
-        plain_tokenizer.decode(build_prompt_tokens(PROMPT, plain_tokenizer)) == f"User: {PROMPT}\nAssistant:"
+        plain_tokenizer.decode(Renderer(plain_tokenizer).prompt_tokens(PROMPT))
+        == f"User: {PROMPT}\nAssistant:"
     )
 
 
@@ -162,7 +163,7 @@ def test_plain_form_of_a_conversation(plain_tokenizer: Any) -> None:
         {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": "Bye"},
     ]
-    shown = plain_tokenizer.decode(build_prompt_tokens(messages, plain_tokenizer))
+    shown = plain_tokenizer.decode(Renderer(plain_tokenizer).prompt_tokens(messages))
     assert shown == "System: Be brief.\nUser: Hello\nAssistant: Hi\nUser: Bye\nAssistant:"
 
 

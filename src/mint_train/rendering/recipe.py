@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mint_train.rendering.refusals import template_refusals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message: TypeAlias = Mapping[str, Any]
-Prompt: TypeAlias = str | Sequence[Message]
+    from mint_train.rows.messages import ChatMessage
 
 
-def build_prompt_tokens(
-    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None
+def recipe_prompt_tokens(
+    messages: list[ChatMessage], tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]
 ) -> list[int]:
-    """Tokenise a prompt up to where the assistant's answer begins.
+    """Tokenise a conversation up to where the assistant's answer begins.
 
     Uses the tokenizer's chat template with its generation prompt where it has one, else the plain form
     `User: ...` and `Assistant:` a line each.
 
     Args:
-        prompt: a user's text, or chat messages with `role` and `content`.
+        messages: chat messages with `role` and `content`.
         tokenizer: the model's tokenizer.
         arguments: what the chat template gets beside the messages.
 
     Raises:
         RowError: the chat template refuses the messages.
     """
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
-    if tokenizer.chat_template or (arguments and "chat_template" in arguments):
+    if tokenizer.chat_template or "chat_template" in arguments:
         with template_refusals():
             tokens = tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=False, **(arguments or {})
+                messages, tokenize=True, add_generation_prompt=True, return_dict=False, **arguments
             )
         return list(tokens)
     lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]

@@ -12,7 +12,7 @@ from mint_train.errors import DoesNotFit, OptionError, RowError
 from mint_train.rendering.offsets import text_offsets
 from mint_train.rendering.options import Rendering
 from mint_train.rendering.raw import raw_completion_tokens, raw_prompt_tokens
-from mint_train.rendering.recipe import build_completion_tokens, build_prompt_tokens
+from mint_train.rendering.recipe import build_completion_tokens, recipe_prompt_tokens
 from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rendering.text_only import completion_text, text_messages
 from mint_train.rendering.turn_markers import TurnMarkers
@@ -113,7 +113,7 @@ class Renderer:
         systems = [index for index, message in enumerate(messages) if message["role"] in SYSTEM_ROLES]
         if systems:
             self._refuse_dropped(messages, systems, arguments)
-        tokens = build_prompt_tokens(messages, self.tokenizer, arguments)
+        tokens = recipe_prompt_tokens(messages, self.tokenizer, arguments)
         if not conversation.opening:
             return tokens
         return tokens + list(self.tokenizer.encode(f" {conversation.opening}", add_special_tokens=False))

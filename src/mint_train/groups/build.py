@@ -26,7 +26,6 @@ from mint_train.groups.token_cache import cannot_keep, keep, new_folder, put_awa
 from mint_train.groups.token_file import StoredGroups
 from mint_train.groups.token_writer import GroupWriter
 from mint_train.losses.loss import Loss
-from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
 from mint_train.rendering.special_tokens import GuardedTokenizer, SpecialTokens
 from mint_train.rows.row import BadRow, Example
@@ -84,8 +83,7 @@ def build_dataset(
         ContractError: a group breaks the contract, with its file and line.
         UserError: the cache cannot be written to, or its limit is not a number.
     """
-    guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
-    renderer = Renderer(guarded, settings.max_length, Rendering.of(settings))
+    renderer = Renderer.of(settings, tokenizer, settings.max_length)
     key = token_key(describe(examples, renderer, settings.special_tokens), loss, tokenizer)
     kept, note, limit = cache_folder() / key, "", limit_bytes()
     note_use(kept)

@@ -12,9 +12,7 @@ from mint_train.backends.base import Sample
 from mint_train.errors import DataError, JudgeError, RowError
 from mint_train.groups.prompts import LocatedPrompt, Prompts
 from mint_train.judging.judge import Judge, Scores
-from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
-from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.candidates import Candidates
 from mint_train.rows.conversations import Prompt
 from mint_train.settings.model import Settings
@@ -35,8 +33,7 @@ class PromptRenderer:
     @cached_property
     def renderer(self) -> Renderer:
         """What renders prompts and completions, as training does."""
-        guarded = GuardedTokenizer(self.tokenizer, self.settings.special_tokens)
-        return Renderer(guarded, None, Rendering.of(self.settings))
+        return Renderer.of(self.settings, self.tokenizer)
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt, up to where the answer begins.

@@ -29,6 +29,7 @@ from mint_train.rows.conversations import (
 if TYPE_CHECKING:
     from mint_train.rows.messages import ChatMessage
     from mint_train.sdk import Datum
+    from mint_train.settings.model import Settings
 
 RenderedPrompt: TypeAlias = Prompt | Sequence[int]
 """A prompt: a user's text, messages, a conversation, or token ids, which are taken as they are."""
@@ -50,6 +51,16 @@ class Renderer:
     """The most tokens, prompt and completion together, that a datum may have; None for no limit."""
     rendering: Rendering = field(default_factory=Rendering)
     """The form: the recipe's, the chat template's, or raw."""
+
+    @classmethod
+    def of(cls, settings: Settings, tokenizer: Any, max_length: int | None = None) -> Renderer:
+        """Return what renders as a run with these settings does; texts of any length unless one is given.
+
+        Raises:
+            OptionError: the chat template is missing or has a syntax error.
+        """
+        guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
+        return cls(guarded, max_length, Rendering.of(settings))
 
     def __post_init__(self) -> None:
         if self.rendering.form != "template" or self.rendering.template or self.tokenizer.chat_template:

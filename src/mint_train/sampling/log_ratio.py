@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from weakref import finalize
 
 from mint_train.backends.base import TrainingClient
@@ -13,9 +12,7 @@ from mint_train.backends.closing import closed_on_failure
 from mint_train.backends.forward_logprobs import forward_logprobs
 from mint_train.backends.start import adapter_sha256, load_start, run_and_step
 from mint_train.observers.terminal import echo_problem
-from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
-from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.conversations import Prompt
 from mint_train.run_folder.records import ON_THE_SERVICE
 from mint_train.sampling.policy import NO_LOSS
@@ -70,9 +67,7 @@ class LogRatio:
     @cached_property
     def renderer(self) -> Renderer:
         """The run's own rendering."""
-        settings = self.trained.settings
-        guarded: Any = GuardedTokenizer(self.after.get_tokenizer(), settings.special_tokens)
-        return Renderer(guarded, None, Rendering.of(settings))
+        return Renderer.of(self.trained.settings, self.after.get_tokenizer())
 
     def of(self, asked: Sequence[tuple[Prompt, str]]) -> list[float]:
         """Return the log-ratio of each completion given its prompt, summed over its tokens, nats.

@@ -14,9 +14,7 @@ from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import held_out_or_trained
 from mint_train.groups.prompts import read_prompts
 from mint_train.observers.terminal import echo_problem
-from mint_train.rendering.options import Rendering
 from mint_train.rendering.renderer import Renderer
-from mint_train.rendering.special_tokens import GuardedTokenizer
 from mint_train.rows.row import BadRow
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.recorded import with_given
@@ -55,7 +53,7 @@ def complete(
     with open_samplers(trained, trained.checkpoint) as samplers:
         tokenizer = samplers.tokenizer
         if prompts is not None:
-            renderer = renderer_of(trained, tokenizer)
+            renderer = Renderer.of(trained.settings, tokenizer)
             tokens = [renderer.prompt_tokens(prompt) for prompt in prompts]
         else:
             tokens = prompts_of_rows(trained, tokenizer, data)[:rows]
@@ -135,7 +133,7 @@ def prompts_alone(trained: Trained, tokenizer: Any, data: Any) -> list[list[int]
     Raises:
         DataError: some rows hold prompts, and another one does not, or its prompt cannot be rendered.
     """
-    renderer, settings = renderer_of(trained, tokenizer), trained.settings
+    renderer, settings = Renderer.of(trained.settings, tokenizer), trained.settings
     try:
         prompts = read_prompts(data, settings.model_copy(update={"on_bad_row": "skip"}))
     except DataError:
@@ -156,12 +154,6 @@ def tell_skipped(rows: Sequence[BadRow]) -> None:
     """Name the rows whose prompts are not completed."""
     for row in rows:
         echo_problem(f"Skipped: {row}")
-
-
-def renderer_of(trained: Trained, tokenizer: Any) -> Renderer:
-    """Return what renders a prompt as training does, whatever its length."""
-    guarded = GuardedTokenizer(tokenizer, trained.settings.special_tokens)
-    return Renderer(guarded, None, Rendering.of(trained.settings))
 
 
 def printable(text: str) -> str:

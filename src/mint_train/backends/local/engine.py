@@ -19,7 +19,6 @@ from mint_train.backends.local.memory import (
 )
 from mint_train.backends.local.packed_values import flat_gradients, spread_all
 from mint_train.backends.local.packing import MIN_SHARED_TOKENS, Pack, TokenSequence, plan_packs
-from mint_train.backends.local.quantized import quantization_of
 from mint_train.backends.local.scoring import Scorer, ScoringMode
 from mint_train.batches.vocabulary import QUANTITIES
 
@@ -72,7 +71,7 @@ class Engine:
         self._min_shared = min_shared_tokens
         on_cpu = self._scorer.device.type == "cpu"
         if on_cpu:
-            keep_freed_memory(quantized=quantization_of(model) is not None)
+            keep_freed_memory()
         self.rows_per_pack = CPU_ROWS_PER_PACK if on_cpu else sys.maxsize
         """Most tokens of one forward call."""
         self.max_tokens_in_flight = max_tokens_in_flight or self._default_budget(gradient_checkpointing)

@@ -101,19 +101,17 @@ def counted_saved_bytes() -> Iterator[SavedBytes]:
         counter.release()
 
 
-def keep_freed_memory(*, quantized: bool = False) -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep the memory that a step frees for the next step (glibc only).
 
-    Returning it to the system and faulting it in again page by page takes up to a tenth of a step. Large
-    blocks of a quantised model are returned nevertheless: activations between dequantised weights leave gaps
-    into which no other weight fits, and the peak of a step would be higher than without quantisation.
+    Returning it to the system and faulting it in again page by page takes up to a tenth of a step.
     """
     if not sys.platform.startswith("linux"):
         return
     with suppress(AttributeError):  # other C libraries lack mallopt
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 2**21 if quantized else 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

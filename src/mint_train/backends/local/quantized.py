@@ -6,8 +6,9 @@ quantised form is kept in between. Activations, adapters, embeddings and the out
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -22,6 +23,10 @@ from mint_train.settings.model import Quantization
 NF4_BLOCK = 64
 """Weights that share a scale, as in QLoRA (arXiv 2305.14314)."""
 INT8_LARGEST = 127
+M_MMAP_THRESHOLD = -3
+"""The option of glibc's `mallopt` that fixes from which size on a block is mapped on its own."""
+LARGE_BLOCK = 2**21
+"""Bytes."""
 
 Dequantized: TypeAlias = Callable[[], torch.Tensor]
 
@@ -109,9 +114,20 @@ def quantize_layers(
             f"--quantize {kind}: {type(model).__name__} has no linear layers that can be quantised; leave "
             "the option out"
         )
+    unmap_freed_blocks()
     for path in paths:
         layer = cast(nn.Linear, model.get_submodule(path))
         model.set_submodule(path, QuantizedLinear(layer, kind, device, dtype))
+
+
+def unmap_freed_blocks() -> None:
+    """Let a C library such as glibc give large blocks back to the system once they are freed.
+
+    So the weights that are quantised leave nothing behind. An engine has it keep its memory again, as a step
+    that does takes less time and no more memory.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # where it does not have the function
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear]]:

@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from mint_train.backends.local.memory import M_MMAP_THRESHOLD
 from mint_train.errors import OptionError
 from mint_train.run_folder.description import QuantizationDescription
 from mint_train.settings.model import Quantization
@@ -23,8 +24,6 @@ from mint_train.settings.model import Quantization
 NF4_BLOCK = 64
 """Weights that share a scale, as in QLoRA (arXiv 2305.14314)."""
 INT8_LARGEST = 127
-M_MMAP_THRESHOLD = -3
-"""The option of glibc's `mallopt` that fixes from which size on a block is mapped on its own."""
 LARGE_BLOCK = 2**21
 """Bytes."""
 

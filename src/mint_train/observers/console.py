@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from mint_train.errors import command_line
 from mint_train.observers.terminal import echo_problem, say
 from mint_train.plugins.hookspecs import hookimpl
-from mint_train.run_folder.metric import Metric, screen_format, shown_formats
+from mint_train.run_folder.metric import Metric, screen_format, shown_formats, with_interval
 from mint_train.run_folder.records import Evaluation, RunRecord, RunResult, StepRecord
 from mint_train.settings.prices import describe_tokens
 
@@ -122,16 +122,6 @@ def evaluation_line(evaluation: Evaluation, formats: Mapping[str, str]) -> str:
         if name in evaluation.metrics:
             shown.append(f"{name}={with_interval(name, form, evaluation.metrics, evaluation.intervals)}")
     return ", ".join(shown)
-
-
-def with_interval(
-    name: str, form: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
-) -> str:
-    """Format a metric with its interval, if it has one: `0.75 [0.60, 0.86]`."""
-    if name not in intervals:
-        return f"{metrics[name]:{form}}"
-    low, high = intervals[name]
-    return f"{metrics[name]:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def batch_means_note(evaluation: Evaluation) -> str:

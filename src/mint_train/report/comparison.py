@@ -12,10 +12,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mint_train.errors import OptionError
-from mint_train.observers.console import with_interval
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import echo
-from mint_train.run_folder.metric import Metric, screen_format
+from mint_train.run_folder.metric import Metric, screen_format, with_interval
 from mint_train.run_folder.names import file_name, make_unused_folder
 from mint_train.run_folder.records import RunResult
 from mint_train.run_folder.replacing import holds_run

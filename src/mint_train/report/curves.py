@@ -61,7 +61,9 @@ class Run:
         """Return a metric over the steps that have it; the score of samples begins before the first step."""
         if metric == SAMPLE_SCORE:
             return score_curve(self.samples)
-        found = [(line["step"], value) for line in self.lines if (value := figure(line, metric)) is not None]
+        found = [
+            (line["step"], value) for line in self.lines if (value := value_of(line, metric)) is not None
+        ]
         return Curve([step for step, _ in found], [value for _, value in found])
 
     def held_out(self) -> list[str]:
@@ -92,7 +94,7 @@ def set_of(line: Mapping[str, Any]) -> str:
     return str(line.get("held_out", ""))
 
 
-def figure(line: Mapping[str, Any], metric: str) -> float | None:
+def value_of(line: Mapping[str, Any], metric: str) -> float | None:
     """Return a metric of a step, or None if the step does not have it."""
     if metric == SPEED:
         return line["tokens"] / line["seconds"] if line["seconds"] else None

@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 
 from mint_train.errors import MintTrainError, counted
-from mint_train.observers.console import with_interval
 from mint_train.report.comparison import html_table
 from mint_train.report.curves import LEARNING_RATE, SPEED, read_run
+from mint_train.run_folder.metric import with_interval
 from mint_train.run_folder.records import Evaluation, RunResult
 
 STYLE = (

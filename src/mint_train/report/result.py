@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mint_train.errors import counted
-from mint_train.observers.console import with_interval
 from mint_train.report.curves import Run, read_rows, set_of
 from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.metric import with_interval
 
 LOSS = "loss"
 FORMAT = ".3g"

@@ -31,13 +31,13 @@ def cells(line: Mapping[str, Any]) -> list[str]:
     return [
         str(line["against"]),
         f"{line['judge']} ({options})" if options else str(line["judge"]),
-        with_interval(line["win_rate"]),
-        with_interval(line["length_controlled"]),
+        share_with_interval(line["win_rate"]),
+        share_with_interval(line["length_controlled"]),
         *(f"{line[part]:.1%}" for part in ("better", "equal", "worse")),
         f"{line['comparisons']:,}" + (f" ({line['left_out']:,} left out)" if line["left_out"] else ""),
     ]
 
 
-def with_interval(rate: Mapping[str, float]) -> str:
+def share_with_interval(rate: Mapping[str, float]) -> str:
     """Write a share with its 95 % interval."""
     return f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,3 +39,13 @@ def shown_formats(metrics: Mapping[str, Metric]) -> dict[str, str]:
 def screen_format(form: str) -> str:
     """Return a number's format for a person at a terminal: many decimals become four significant digits."""
     return ".4g" if FIXED.fullmatch(form) else form
+
+
+def with_interval(
+    name: str, form: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]
+) -> str:
+    """Format a metric with its interval, if it has one: `0.75 [0.60, 0.86]`."""
+    if name not in intervals:
+        return f"{metrics[name]:{form}}"
+    low, high = intervals[name]
+    return f"{metrics[name]:{form}} [{low:{form}}, {high:{form}}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def better(write_rows: Callable[..., Path], column: str, values: list[Any], **fi
     [
         ("winner", ["a", "b", "tie"], "xy"),
         ("winner", ["model_b", "Model_A"], "yx"),
+        ("winner", ["Response A", "Response B", "both bad"], "xy"),
         ("label", [1, 0], "xy"),
         ("labels", [1.0, 0.0, 1.0], "xyx"),
         ("preference", [-2, 1, 0], "xy"),
@@ -89,21 +91,65 @@ def test_numbers_that_name_the_sides(write_rows: Callable[..., Path]) -> None:
 def test_a_column_of_no_one_reading_is_refused_whole(
     write_rows: Callable[..., Path], values: list[Any]
 ) -> None:
-    with pytest.raises(DataError, match=r'field "choice": holds .*--columns "choice=choice'):
+    with pytest.raises(DataError, match=r'rows.jsonl: field "choice": holds .*--columns \'choice=choice'):
         better(write_rows, "choice", values)
 
 
-def test_the_refusal_can_be_pasted(write_rows: Callable[..., Path]) -> None:
-    rows = [ROW | {"choice": 1}, ROW | {"prompt": "q", "choice": 0}]
-    path = write_rows(rows)
-    with pytest.raises(DataError) as refused:
-        read_examples(open_data(path), open_loss("dpo", {}))
-    flag = str(refused.value).partition('--columns "')[2].partition('"')[0]
-    given: Any = parse_columns(flag)
-    assert [one.value.chosen for one in read_examples(open_data(path), open_loss("dpo", {}), given)] == [
-        "x",
-        "y",
-    ]
+def refusal(path: Path, loss: str, columns: Any = None) -> str:
+    with pytest.raises((DataError, OptionError)) as refused:
+        read_examples(open_data(path), open_loss(loss, {}), columns)
+    return str(refused.value)
+
+
+def offered(said: str) -> str:
+    """What a refusal says to give as `--columns`."""
+    return re.findall("--columns '([^']+)'", said)[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "column", "values", "meanings"),
+    [
+        ("kto", "label", ["helpful", "unhelpful"], ("helpful=true|false", "unhelpful=true|false")),
+        ("kto", "label", ["accepted", "spurned"], ("accepted=true|false", "spurned=true|false")),
+        ("kto", "label", ["relevant", "irrelevant", "off"], ("relevant=true|false", "irrelevant=true|false")),
+        ("dpo", "winner", ["left one", "right one"], ("left one=a|b", "right one=a|b")),
+        ("dpo", "choice", [1, 0], ("0=a|b", "1=a|b")),
+    ],
+)
+def test_a_refusal_leaves_the_meaning_open_and_is_refused_as_it_stands(
+    write_rows: Callable[..., Path], loss: str, column: str, values: list[Any], meanings: tuple[str, ...]
+) -> None:
+    path = write_rows([ROW | {"completion": "c", "prompt": f"p{n}", column: v} for n, v in enumerate(values)])
+    given = offered(refusal(path, loss))
+    assert all(meaning in given for meaning in meanings)
+    said = refusal(path, loss, parse_columns(given))
+    assert "names two meanings; leave only the right one" in said
+    chosen = given.replace("true|false", "false").replace("a|b", "b")
+    columns: Any = parse_columns(chosen)
+    for example in read_examples(open_data(path), open_loss(loss, {}), columns):
+        assert example.value.desirable is False if loss == "kto" else example.value.chosen == "y"
+
+
+def test_a_threshold_is_left_open_too(write_rows: Callable[..., Path]) -> None:
+    path = write_rows([{"prompt": f"p{n}", "completion": "c", "label": n} for n in (1, 4, 5)])
+    given = offered(refusal(path, "kto"))
+    assert given == "label=label>=NUMBER"
+    assert refusal(path, "kto", parse_columns(given)).endswith("NUMBER is not a number")
+
+
+def test_values_that_no_flag_can_hold_are_changed_in_the_data(write_rows: Callable[..., Path]) -> None:
+    path = write_rows([{"prompt": "p", "completion": "c", "label": "yes (mostly)"}])
+    assert refusal(path, "kto").endswith(
+        "not two labels such as true and false; write true or false there instead"
+    )
+
+
+def test_an_empty_label_is_one_bad_row(write_rows: Callable[..., Path]) -> None:
+    assert better(write_rows, "winner", ["a", " ", "b"]) == ["x", "y"]
+    rows = [{"prompt": f"p{n}", "completion": "c", "label": v} for n, v in enumerate(["yes", " ", "no"])]
+    examples = read_examples(open_data(write_rows(rows)), open_loss("kto", {}), {}, "skip")
+    assert [example.value.desirable for example in examples] == [True, False]
+    assert [str(row).rpartition("jsonl:")[2] for row in examples.bad_rows] == ['2: field "label": is empty']
 
 
 def ratings(write_rows: Callable[..., Path], values: list[Any]) -> list[bool]:
@@ -125,7 +171,7 @@ def test_labels(write_rows: Callable[..., Path], values: list[Any]) -> None:
 def test_labels_that_are_more_than_two_are_refused_whole(
     write_rows: Callable[..., Path], values: list[Any]
 ) -> None:
-    with pytest.raises(DataError, match=r'field "label": holds .*--columns "label=label'):
+    with pytest.raises(DataError, match=r'field "label": holds .*--columns \'label=label'):
         ratings(write_rows, values)
 
 

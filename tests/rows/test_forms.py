@@ -304,8 +304,8 @@ def test_a_row_of_two_forms_shows_both_and_how_to_choose(
             {"winner": "c"},
             'field "winner": holds c, which does not say which of completion_a and completion_b',
         ),
-        ({"winner": 1}, '--columns "winner=winner(1=a)"'),
-        ({"winner": True}, '--columns "winner=winner(true=a)"'),
+        ({"winner": 1}, "--columns 'winner=winner(1=a|b)'"),
+        ({"winner": True}, "--columns 'winner=winner(true=a|b)'"),
         ({}, 'field "label": missing'),
         ({"winner": "a", "label": "b"}, 'field "label": is not alone: the row has label, winner'),
         (

@@ -110,8 +110,9 @@ def test_a_shape_is_read_right(shape: Shape) -> None:
     if shape.columns:
         with pytest.raises(DataError) as refused:
             read(shape, "")
-        flags = re.findall(r'--columns (?:"([^"]+)"|([^ ;]+))', str(refused.value))
-        assert shape.columns in ["".join(flag) for flag in flags]
+        flags = re.findall(r"--columns (?:'([^']+)'|([^ ;]+))", str(refused.value))
+        # a threshold is the user's to say
+        assert shape.columns in ["".join(flag).replace("NUMBER", "3") for flag in flags]
     examples = read(shape, shape.columns)
     assert len(examples) == shape.rows
     for example in examples:

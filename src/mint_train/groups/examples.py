@@ -318,10 +318,10 @@ def read_rows(
             weight, rest = split_weight(values)
             reading = loss.read_row(rest, survey)
             yield row.source, reading if weight is None else weighted(reading, weight)
+        except ColumnRefusedError as error:
+            raise DataError(f"{data}: {error}") from None
         except RowError as error:
             yield row.source, BadRow(row.source, str(error))
         except PluginError as error:
             error.locate(row.source)
             raise
-        except ColumnRefusedError as error:
-            raise DataError(f"{data}: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+OPEN = "|"
+"""`label(up=true|false)`, as refusals show it, leaves open which of the two a value means."""
 LEAST = "min"
 """`strength(min=2)`: numbers nearer to 0 than 2 count as 0, which prefers nothing."""
 
@@ -69,6 +72,11 @@ class ColumnSpec:
         return words[written]
 
 
+def flag(columns: Mapping[str, str]) -> str:
+    """Return the option that gives fields their columns, quoted for a shell."""
+    return f"--columns {shlex.quote(','.join(f'{field}={column}' for field, column in columns.items()))}"
+
+
 def value_text(value: object) -> str:
     """Return a value as a user writes it: 1.0 is 1, true is true, and case does not count."""
     if isinstance(value, float) and value.is_integer():
@@ -104,7 +112,7 @@ def parse_column(column: str) -> ColumnSpec:
     """Read what stands behind `FIELD=`: `COLUMN`, `COLUMN>=3`, `COLUMN(1=a;0=b)` or `COLUMN(min=2)`.
 
     Raises:
-        OptionError: a bound is not a number, or a meaning is missing.
+        OptionError: a bound is not a number, or a meaning is missing or left open.
     """
     if found := THRESHOLD.fullmatch(column):
         bound = as_number(found["bound"])
@@ -115,6 +123,8 @@ def parse_column(column: str) -> ColumnSpec:
         pairs = [pair.partition("=") for pair in found["words"].split(";")]
         if not all(value.strip() and equals and meaning.strip() for value, equals, meaning in pairs):
             raise OptionError(f"--columns: {column}: write the values as ({LEAST}=2) or (1=a;0=b)")
+        if open_one := next((f"{value}={meaning}" for value, _, meaning in pairs if OPEN in meaning), None):
+            raise OptionError(f"--columns: {column}: {open_one} names two meanings; leave only the right one")
         words = tuple((value.strip().lower(), meaning.strip()) for value, _, meaning in pairs)
         return ColumnSpec(found["path"].strip(), words=words)
     return ColumnSpec(column)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from mint_train.errors import RowError
+from mint_train.rows.columns import flag
 from mint_train.rows.form import Form
 from mint_train.rows.messages import are_messages
 from mint_train.rows.row import kind
@@ -50,7 +51,7 @@ def no_answers(row: Mapping[str, Any], present: frozenset[str], forms: Sequence[
     advice = f"--columns {flags}"
     figures = [name for name, value in row.items() if isinstance(value, int | float) and value not in (0, 1)]
     if len(missing) == 1 < len(nearest.needs) and figures and flags.endswith("=COLUMN"):
-        advice += f', or a rating and what is good of it, such as --columns "{missing[0]}={figures[0]}>=3"'
+        advice += f", or a rating and from where on it is good: {flag({missing[0]: f'{figures[0]}>=NUMBER'})}"
     return absent(row, missing[0], advice)
 
 

@@ -7,12 +7,13 @@ column is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mint_train.errors import RowError
-from mint_train.rows.columns import value_text
+from mint_train.rows.columns import flag, value_text
 from mint_train.rows.values import as_number
 
 VERDICTS = (
@@ -45,10 +46,15 @@ TIES = (
     "bothbad",
     "both_bad",
     "tie_bothbad",
+    "both bad",
 )
 MOST_VALUES = 24
 """Different values that are remembered of a column; a column with more is not one of verdicts."""
 SHOWN = 6
+LONGEST = 40
+"""Characters of a value that are shown."""
+NO_VALUE = re.compile(r"[;=()|]")
+"""What `--columns` reads as its own signs in the values of a column."""
 
 YES = (
     "true",
@@ -103,7 +109,7 @@ class Survey:
         """Add the values of a row."""
         for name in names:
             value = row[name]
-            if value is None or isinstance(value, list | dict):
+            if is_blank(value) or isinstance(value, list | dict):
                 continue
             seen = self.values.setdefault(name, {})
             if len(seen) < MOST_VALUES:
@@ -115,9 +121,19 @@ class Survey:
         return found if found else {value_text(row[name]): row[name]}
 
 
+def is_blank(value: object) -> bool:
+    """Return whether a cell holds nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def some_of(values: Mapping[str, object]) -> list[str]:
+    """Return the first values of a column, numbers in their order."""
+    return sorted(values, key=lambda text: (as_number(text) is None, as_number(text) or 0.0, text))[:SHOWN]
+
+
 def shown(values: Mapping[str, object]) -> str:
     """Return some values of a column as text."""
-    some = sorted(values, key=lambda text: (as_number(text) is None, as_number(text) or 0.0, text))[:SHOWN]
+    some = [f"{value:.{LONGEST}}" for value in some_of(values)]
     return ", ".join(some) + (", ..." if len(values) > SHOWN else "")
 
 
@@ -137,7 +153,7 @@ def better_of(
         ColumnRefusedError: the column has no one reading.
     """
     values = survey.of(name, row)
-    said = value_text(row[name])
+    said = as_name(value_text(row[name]))
     names = {
         word: index
         for index, (full, side) in enumerate(zip(fields, sides, strict=True))
@@ -150,26 +166,28 @@ def better_of(
     if signed:
         strength = as_number(row[name]) or 0.0
         return None if strength == 0 else int(strength > 0)
-    if all(word in names or word in TIES for word in values) and not any(
+    if all(as_name(word) in names or word in TIES for word in values) and not any(
         isinstance(value, bool) for value in values.values()
     ):
         return names.get(said)
     if name in TRUE_OF_FIRST and set(values) <= {"0", "1", "true", "false"} and not set(sides) & {"0", "1"}:
         return int(said in ("0", "false"))
-    first, second = (side.lower() for side in sides)
-    raise ColumnRefusedError(
-        name,
-        f"holds {shown(values)}, which does not say which of {fields[0]} and {fields[1]} is "
-        f'better; say it with --columns "{name}={name}({meanings(values, first, second)})", '
-        "the other way round where that is what it means",
-    )
+    problem = f"holds {shown(values)}, which does not say which of {fields[0]} and {fields[1]} is better"
+    raise ColumnRefusedError(name, f"{problem}; {choose(name, values, [side.lower() for side in sides])}")
 
 
-def meanings(values: Mapping[str, object], first: str, second: str) -> str:
-    """Write what the values of a column may mean, for a user to paste or to turn round."""
-    some = sorted(values, reverse=True)[:SHOWN]
-    words = [first, second] if len(some) == 2 else [first] * len(some)
-    return ";".join(f"{value}={word}" for value, word in zip(some, words, strict=True))
+def as_name(word: str) -> str:
+    """Return a value as the names of columns are written: "response a" is response_a."""
+    return "_".join(word.split())
+
+
+def choose(name: str, values: Mapping[str, object], words: Sequence[str]) -> str:
+    """Say how to give each value of a column its meaning, in a form that is refused as it stands."""
+    some = some_of(values)
+    if any(NO_VALUE.search(value) or len(value) > LONGEST for value in some):
+        return f"write {words[0]} or {words[1]} there instead"
+    meanings = ";".join(f"{value}={words[0]}|{words[1]}" for value in some)
+    return f"say {words[0]} or {words[1]} for each value in {flag({name: f'{name}({meanings})'})}"
 
 
 def is_good(row: Mapping[str, Any], name: str, survey: Survey) -> bool:
@@ -179,8 +197,8 @@ def is_good(row: Mapping[str, Any], name: str, survey: Survey) -> bool:
         RowError: it is empty.
         ColumnRefusedError: the column holds more than two labels, such as ratings.
     """
-    if row.get(name) in (None, ""):
-        raise RowError(name, "is empty" if row.get(name) == "" else "must be true or false, not null")
+    if is_blank(row.get(name)):
+        raise RowError(name, "must be true or false, not null" if row.get(name) is None else "is empty")
     if isinstance(row[name], list | dict):
         raise RowError(name, "must be true or false")
     values = survey.of(name, row)
@@ -189,8 +207,8 @@ def is_good(row: Mapping[str, Any], name: str, survey: Survey) -> bool:
         return value_text(row[name]) in YES
     numbers = [number for number in map(as_number, values.values()) if number is not None]
     if len(numbers) == len(values):
-        middle = f"{(min(numbers) + max(numbers)) / 2:g}"
-        advice = f'what is good begins where, say, --columns "{name}={name}>{middle}" puts it'
+        advice = f"say from which number on it is good with {flag({name: f'{name}>=NUMBER'})}"
+        advice += ", or up to which one with <="
     else:
-        advice = f'say it with --columns "{name}={name}({meanings(values, "true", "false")})"'
+        advice = choose(name, values, ["true", "false"])
     raise ColumnRefusedError(name, f"holds {shown(values)}, not two labels such as true and false; {advice}")

@@ -44,7 +44,7 @@ def read_answer(value: object, field: str) -> str | list[ChatMessage]:
     Raises:
         RowError: it is something else, or empty.
     """
-    found = from_json(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+    found = from_json(value)
     if is_message(found):
         return [chat_message(from_json(value, field), field)]
     if isinstance(found, list) and (are_messages(found) or not isinstance(value, str)):

@@ -8,6 +8,7 @@ from typing import Any
 
 from mint_train.rows.conversations import Prompt, as_conversation
 from mint_train.rows.prompts import is_dialogue, kind_of_prompt
+from mint_train.rows.values import JSON_STARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +73,5 @@ def prompt_columns(prompt: Prompt) -> dict[str, Any]:
 
 def text_column(text: str) -> str | list[dict[str, str]]:
     """Return a completion's text as a column from which it is read back: a message, if it looks like JSON."""
-    plain = text[:1] not in ("[", "{") and not is_dialogue(text)
+    plain = not text.lstrip().startswith(JSON_STARTS) and not is_dialogue(text)
     return text if plain else [{"role": "assistant", "content": text}]

@@ -19,7 +19,7 @@ from mint_train.rows.conversations import (
     split_shared,
 )
 from mint_train.rows.form import Answers, Form
-from mint_train.rows.meaning import unread_columns, written_list
+from mint_train.rows.meaning import unread_columns
 from mint_train.rows.messages import ChatMessage
 from mint_train.rows.prompts import (
     PROMPTS,
@@ -230,7 +230,7 @@ def having(present: frozenset[str], forms: Sequence[Form]) -> tuple[Form, ...]:
 
 def value_of(form: Form, row: Mapping[str, Any]) -> list[object]:
     """Return what a form reads of a row, as it stands there."""
-    return [written_list(row[field]) for field in form.needs]
+    return [from_json(row[field]) for field in form.needs]
 
 
 def same_answers(answers: Answers, other: Form, row: Mapping[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +48,7 @@ def unread_columns(
 
 def is_new(value: object, known: object) -> bool:
     """Return whether a value says something that is not known: a text, a number or a truth."""
-    value = written_list(value)
+    value = from_json(value)
     if are_messages(value) and isinstance(value, list):
         # an assistant's turn beside the answers is another answer, and not a part of the prompt
         value = [message for message in value if not is_assistants(message)]
@@ -57,17 +56,6 @@ def is_new(value: object, known: object) -> bool:
         isinstance(value, list) and any(isinstance(item, int | float) for item in value)
     )
     return numbers or not says_nothing_new(value, known)
-
-
-def written_list(value: object) -> object:
-    """Return the list that a text holds as JSON or as Python writes it; any other value as it is."""
-    found = from_json(value)
-    if isinstance(found, str) and found.lstrip().startswith("["):
-        try:
-            return ast.literal_eval(found.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return found
-    return found
 
 
 def reserved_for_others(name: str) -> str:

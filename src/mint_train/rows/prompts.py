@@ -106,7 +106,7 @@ def kind_of_prompt(value: object) -> str:
     replies), "input" (an object with messages, as OpenAI has it), or "other".
     """
     if isinstance(value, str):
-        if value[:1] in "[{" and (found := from_json(value)) is not value:
+        if (found := from_json(value)) is not value:
             return kind_of_prompt(found) if not isinstance(found, str) else "text"
         return "dialogue" if is_dialogue(value) else "text"
     if isinstance(value, Mapping):

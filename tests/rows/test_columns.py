@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import pytest
 
 from mint_train.errors import DataError, OptionError, RowError
 from mint_train.groups.examples import read_examples
+from mint_train.groups.prompts import read_prompts
+from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
+from mint_train.plugins.discovery import NamedPlugin
+from mint_train.plugins.hookspecs import hookimpl
 from mint_train.rows.columns import rename
 from mint_train.rows.known import known_columns, known_data_sets
 from mint_train.rows.readers import open_data
 from mint_train.settings.fields import parse_columns
+from mint_train.settings.model import Settings
 
 ROW = {"prompt": "p", "response_a": "x", "response_b": "y"}
 
@@ -199,3 +205,70 @@ def test_known_data_sets() -> None:
     assert known_columns("hf:somebody/else") == known_columns("openai/webgpt_comparisons") == {}
     for entry in known_data_sets().values():
         assert set(entry) == {"columns"}
+
+
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b", "confidence": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "said"),
+    [
+        (PAIR, "wieght=confidence", 'wieght=confidence: the field "wieght" is not read in text prompts with'),
+        (PAIR, "wieght=confidence", '; did you mean "weight"?'),
+        (PAIR | {"s y": "Be"}, "sytem=s y", "--columns 'sytem=s y': the field \"sytem\" is not read"),
+        (PAIR, "scores=confidence", '"scores" is not read in text prompts with chosen and rejected; leave'),
+        ({"q": "p"} | PAIR | {"prompt": None}, "prmpt=q", 'field "prmpt"; did you mean "prompt"?'),
+        ({"prompt": "p", "x": "a", "y": "b"}, "chossen=x,rejected=y", '; did you mean "chosen"?'),
+        (PAIR | {"weight": 2}, "wieght=", '--columns wieght= leaves nothing out; did you mean "weight"?'),
+        (PAIR | {"system": "s"}, "sistem=", '--columns sistem= leaves nothing out; did you mean "system"?'),
+    ],
+)
+def test_a_field_that_nothing_reads_is_refused(
+    write_rows: Callable[..., Path], row: dict[str, Any], columns: str, said: str
+) -> None:
+    row = {name: value for name, value in row.items() if value is not None}
+    assert said in refusal(write_rows([row]), "dpo", parse_columns(columns))
+
+
+def test_a_field_of_one_source_is_refused_too(write_rows: Callable[..., Path]) -> None:
+    source = replace(open_data(write_rows([PAIR])), columns={"wieght": "confidence"})
+    with pytest.raises(OptionError, match='did you mean "weight"'):
+        read_examples(source, open_loss("dpo", {}), {}, "skip")
+
+
+@pytest.mark.parametrize(
+    ("loss", "row", "columns"),
+    [
+        ("dpo", PAIR | {"s1": 2, "s2": 1}, "score_chosen=s1,score_rejected=s2"),
+        ("dpo", PAIR | {"s": "Be."}, "system=s"),
+        ("dpo", PAIR, "weight=confidence"),
+        ("dpo", PAIR, "images=,source="),
+        ("dpo", PAIR | {"p2": "p"}, "question=p2"),
+        ("odpo", PAIR | {"s1": 2, "s2": 1}, "chosen_score=s1,rejected_score=s2"),
+        ("xpo", PAIR | {"r": "c"}, "reference_completion=r"),
+    ],
+)
+def test_fields_that_something_reads(
+    write_rows: Callable[..., Path], loss: str, row: dict[str, Any], columns: str
+) -> None:
+    given: Any = parse_columns(columns)
+    assert len(read_examples(open_data(write_rows([row])), open_loss(loss, {}), given)) == 1
+
+
+class OwnReader:
+    """Reads any field itself."""
+
+    @hookimpl
+    def parse_row(self, row: dict[str, Any]) -> Any:
+        return row["wieght"]
+
+
+def test_a_plugin_that_reads_rows_itself_and_a_judge_may_read_any_field(
+    write_rows: Callable[..., Path],
+) -> None:
+    path = write_rows([PAIR])
+    columns = {"wieght": "confidence"}
+    loss = Loss.of(NamedPlugin("own", OwnReader(), "here"))
+    assert [example.value for example in read_examples(open_data(path), loss, columns)] == [0.5]
+    (prompt,) = read_prompts(path, Settings(loss="any", columns=columns)).rows
+    assert prompt.row["wieght"] == 0.5

@@ -21,6 +21,7 @@ from mint_train.rows.mixture import Data, open_items
 from mint_train.rows.readers import DataSource, changed, open_data
 from mint_train.rows.row import BadRow, Example, Row
 from mint_train.rows.row_weights import split_weight, weighted
+from mint_train.rows.unused import NamedFields
 from mint_train.rows.verdicts import ColumnRefusedError, Survey
 from mint_train.settings.data_items import DataItems, parse_data
 from mint_train.settings.model import Settings
@@ -308,19 +309,26 @@ def read_rows(
 
     Raises:
         DataError: a column of verdicts has no one reading.
+        OptionError: nothing reads a field that `columns` names.
     """
+    first = loss.terms[0]
+    named = NamedFields(columns, None if first.parses else first.forms)
     for row in data.rows():
         if isinstance(row, BadRow):
             yield row.source, row
             continue
+        values = row.values
         try:
-            values = rename(row.values, columns) if columns else row.values
+            named.check_left_out(values)
+            values = rename(values, columns) if columns else values
             weight, rest = split_weight(values)
             reading = loss.read_row(rest, survey)
+            named.check_read(rest, reading)
             yield row.source, reading if weight is None else weighted(reading, weight)
         except ColumnRefusedError as error:
             raise DataError(f"{data}: {error}") from None
         except RowError as error:
+            named.check_missing(values, error)
             yield row.source, BadRow(row.source, str(error))
         except PluginError as error:
             error.locate(row.source)

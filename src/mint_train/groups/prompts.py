@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from mint_train.plugins.hookspecs import hookimpl
 from mint_train.rows.candidates import prompt_columns
 from mint_train.rows.conversations import Prompt
 from mint_train.rows.form import Answers, Form
-from mint_train.rows.forms import Forms
+from mint_train.rows.forms import NOTHING, Forms, Reading
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.mixture import open_items
 from mint_train.rows.row import BadRow
-from mint_train.rows.verdicts import VERDICTS
+from mint_train.rows.verdicts import VERDICTS, Survey
 from mint_train.rows.whole_conversations import one_has_the_prompt, read_conversations, several_share_a_prompt
 from mint_train.settings.data_items import DataItem, holds_rows, parse_data
 from mint_train.settings.model import Settings
@@ -59,10 +59,18 @@ def read_whole(row: Mapping[str, Any], _: object) -> Answers:
     return read_conversations(row, verdicts_of(row))
 
 
+class WholeRows(Forms):
+    """Forms of rows of which a judge may read any column."""
+
+    def read(self, row: Mapping[str, Any], survey: Survey = NOTHING) -> Reading:
+        """Read a row; none of its columns counts as unread."""
+        return replace(super().read(row, survey), unread=())
+
+
 class PromptsAlone:
     """Reads prompts in every form that losses read, and nothing else of a row."""
 
-    FORMS = Forms(
+    FORMS = WholeRows(
         [
             Form("answers", (), read_whole, several_share_a_prompt),
             Form("the prompt", (), read_whole, one_has_the_prompt),

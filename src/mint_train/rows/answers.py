@@ -90,6 +90,7 @@ def compared(first: str, second: str, sides: tuple[str, str]) -> Form:
         better, read = find_better(row, fields, sides, survey)
         answers = read_answers([up_to_turn(row[field], row) for field in fields], fields)
         order = (better, 1 - better)
+        read += [name for name in ("turn",) if are_messages(row[first]) and name in row]
         return Answers([answers[n] for n in order], [fields[n] for n in order], [1.0, 0.0], frozenset(read))
 
     return Form(f"{first} and {second} compared", fields, read)

@@ -26,6 +26,8 @@ class Form:
     """Reads the part from a row; it raises RowError where a field is wrong."""
     suits: Callable[[Mapping[str, Any]], bool] = suits_any
     """Whether a row that has the fields is in this form, by the kind of their values."""
+    checks: tuple[str, ...] = ()
+    """Fields that what was read is compared with, and that nothing is trained of."""
 
 
 @dataclass(frozen=True)

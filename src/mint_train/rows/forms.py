@@ -19,9 +19,11 @@ from mint_train.rows.conversations import (
     split_shared,
 )
 from mint_train.rows.form import Answers, Form
+from mint_train.rows.grades import RANK_COLUMNS, SCORE_COLUMNS
 from mint_train.rows.meaning import unread_columns
 from mint_train.rows.messages import ChatMessage
 from mint_train.rows.prompts import (
+    BESIDE,
     PROMPTS,
     REPLY_TREES,
     SYSTEM_FIELDS,
@@ -36,6 +38,7 @@ from mint_train.rows.verdicts import VERDICTS, Survey
 
 BESIDE_CONVERSATIONS = frozenset({*SYSTEM_FIELDS, *TOOL_FIELDS, "chat_template_kwargs"})
 """What may stand beside whole conversations, which hold the rest of their prompt themselves."""
+GRADES = frozenset({*RANK_COLUMNS, *SCORE_COLUMNS})
 NOTHING = Survey()
 
 
@@ -87,6 +90,17 @@ class Forms:
         self._make = make
         self._answers_with = lru_cache(maxsize=256)(lambda present: having(present, self.answers))
         self._prompts_with = lru_cache(maxsize=256)(lambda present: having(present, self.prompts))
+
+    @property
+    def checked(self) -> frozenset[str]:
+        """Fields that what was read is compared with."""
+        return frozenset(field for form in self.answers for field in form.checks)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that a row in one of the forms may have; `extended` forms may read others too."""
+        needed = (field for form in (*self.answers, *self.prompts) for field in form.needs)
+        return frozenset(needed) | self.surveyed | self.reserved | self.checked | GRADES | set(BESIDE)
 
     def read(self, row: Mapping[str, Any], survey: Survey = NOTHING) -> Reading:
         """Read a row in the one form that it suits; an empty or null field counts as absent.

@@ -80,7 +80,8 @@ def named_sides(better: str, worse: str) -> Form:
         refuse_contradiction(row)
         return Answers(read_answers([row[field] for field in fields], fields), fields)
 
-    return Form(f"{better} and {worse}", fields, read)
+    checks = tuple(name for names in SCORES for name in names)
+    return Form(f"{better} and {worse}", fields, read, checks=checks)
 
 
 def refuse_contradiction(row: Mapping[str, Any]) -> None:

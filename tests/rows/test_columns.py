@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,11 @@ PAIR = {"prompt": "p", "chosen": "a", "rejected": "b", "confidence": 0.5}
         (PAIR, "scores=confidence", '"scores" is not read in text prompts with chosen and rejected; leave'),
         ({"q": "p"} | PAIR | {"prompt": None}, "prmpt=q", 'field "prmpt"; did you mean "prompt"?'),
         ({"prompt": "p", "x": "a", "y": "b"}, "chossen=x,rejected=y", '; did you mean "chosen"?'),
+        (
+            PAIR,
+            "Weight=confidence",
+            '--columns Weight=confidence: nothing reads a field "Weight"; did you mean',
+        ),
         (PAIR | {"weight": 2}, "wieght=", '--columns wieght= leaves nothing out; did you mean "weight"?'),
         (PAIR | {"system": "s"}, "sistem=", '--columns sistem= leaves nothing out; did you mean "system"?'),
     ],
@@ -253,6 +259,48 @@ def test_fields_that_something_reads(
 ) -> None:
     given: Any = parse_columns(columns)
     assert len(read_examples(open_data(write_rows([row])), open_loss(loss, {}), given)) == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "column", "value", "said"),
+    [
+        ("dpo", "System", "Be.", "give --columns system=System, or leave it out with --columns System="),
+        ("dpo", "System Prompt", "Be.", "give --columns 'system_prompt=System Prompt', or leave it out with"),
+        ("dpo", "systemPrompt", "Be.", "give --columns system_prompt=systemPrompt, or leave it out"),
+        ("dpo", "Weight", "0", "give --columns weight=Weight, or leave it out with --columns Weight="),
+        ("kto", "Weight", 2, "give --columns weight=Weight"),
+        ("dpo", " weight ", 2, 'if it is the field "weight"'),
+        ("dpo", "Tools", [{"name": "f"}], "give --columns tools=Tools"),
+        ("dpo", "Images", "x", "a model for more than text reads; leave it out with --columns Images="),
+        (
+            "dpo",
+            "Margin",
+            2,
+            "is read by other losses, and not by this one; leave it out with --columns Margin=",
+        ),
+        ("dpo", "Label", "1", "give --columns label=Label"),
+        (
+            "dpo",
+            "instructions",
+            "Be.",
+            "may change what is trained; leave it out with --columns instructions=",
+        ),
+        ("dpo", "label", "1", "may change what is trained; leave it out with --columns label="),
+    ],
+)
+def test_a_column_that_would_be_dropped_is_named_however_it_is_written(
+    write_rows: Callable[..., Path], loss: str, column: str, value: object, said: str
+) -> None:
+    row = {"prompt": "p 0 1", "chosen": "a", "rejected": "b", column: value}
+    path = write_rows([row])
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_examples(open_data(path), open_loss(loss, {}))
+    with suppress(KeyError):
+        named = {"Weight": "weight", "System": "system", "System Prompt": "system_prompt"}[column]
+        (example, *_) = read_examples(open_data(path), open_loss(loss, {}), {named: column})
+        assert example.weight == float(value) if named == "weight" else "Be." in str(example.value.prompt)
+    if loss == "dpo":
+        assert len(read_examples(open_data(path), open_loss(loss, {}), {column: ""})) == 1
 
 
 class OwnReader:

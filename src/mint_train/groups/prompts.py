@@ -17,6 +17,7 @@ from mint_train.rows.conversations import Prompt
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.forms import NOTHING, Forms, Reading
 from mint_train.rows.given_rows import given_rows
+from mint_train.rows.meaning import plain_name
 from mint_train.rows.mixture import open_items
 from mint_train.rows.row import BadRow
 from mint_train.rows.verdicts import VERDICTS, Survey
@@ -51,7 +52,7 @@ class Prompts:
 
 def verdicts_of(row: Mapping[str, Any]) -> frozenset[str]:
     """Return the columns that say which answer is better, and nothing of the prompt."""
-    return frozenset(VERDICTS) & row.keys()
+    return frozenset(name for name in row if plain_name(name) in VERDICTS)
 
 
 def read_whole(row: Mapping[str, Any], _: object) -> Answers:

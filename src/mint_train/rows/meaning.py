@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from mint_train.errors import RowError
+from mint_train.rows.columns import flag
 from mint_train.rows.conversations import says_nothing_new
 from mint_train.rows.messages import MEDIA, are_messages, is_assistants
-from mint_train.rows.values import from_json, given
+from mint_train.rows.values import as_number, from_json, given
 from mint_train.rows.verdicts import VERDICTS
 
 MEANINGFUL = frozenset(
@@ -17,10 +20,18 @@ MEANINGFUL = frozenset(
         "system_message", "context", "contexts", "input", "history", "document", "documents", "passage",
         "passages", "background", "knowledge", "evidence", "persona", "initial_reason_steps",
         "chat_template_kwargs", "prompt", "question", "instruction", "query", "messages", "conversations",
-        "few_shot", "examples", "weight", "weights", "hint", "hints",
+        "few_shot", "examples", "weight", "weights", "sample_weight", "hint", "hints", "instructions",
+        "system_instruction", "system_instructions", "preamble",
     }
 )  # fmt: skip
 """Columns that belong to a prompt, to what is trained of a row, or to its verdict."""
+WORD_ENDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[\s_-]+")
+
+
+@lru_cache(maxsize=4096)
+def plain_name(name: str) -> str:
+    """Return a column's name as fields are written: "System Prompt" is system_prompt."""
+    return "_".join(WORD_ENDS.sub(" ", name).lower().split())
 
 
 def unread_columns(
@@ -39,10 +50,11 @@ def unread_columns(
     """
     left = [name for name in row if name not in read]
     for name in left:
-        if name in reserved and given(row, name):
+        field = plain_name(name)
+        if field in reserved and given(row, name):
             raise RowError(name, reserved_for_others(name))
-        if name in MEANINGFUL and given(row, name) and (name in MEDIA or is_new(row[name], known)):
-            raise RowError(name, unread(name))
+        if field in MEANINGFUL and given(row, name) and (field in MEDIA or is_new(row[name], known)):
+            raise RowError(name, unread(name, field))
     return left
 
 
@@ -52,19 +64,25 @@ def is_new(value: object, known: object) -> bool:
     if are_messages(value) and isinstance(value, list):
         # an assistant's turn beside the answers is another answer, and not a part of the prompt
         value = [message for message in value if not is_assistants(message)]
-    numbers = isinstance(value, int | float) or (
-        isinstance(value, list) and any(isinstance(item, int | float) for item in value)
+    numbers = (
+        as_number(value) is not None
+        or isinstance(value, int | float)
+        or (isinstance(value, list) and any(isinstance(item, int | float) for item in value))
     )
     return numbers or not says_nothing_new(value, known)
 
 
 def reserved_for_others(name: str) -> str:
     """Say that other losses read a column and this one does not, and the flag that leaves it out."""
-    return f"is read by other losses, and not by this one; leave it out with --columns {name}="
+    return f"is read by other losses, and not by this one; leave it out with {flag({name: ''})}"
 
 
-def unread(name: str) -> str:
+def unread(name: str, field: str) -> str:
     """Say that a column would be dropped, and the flags that read it or leave it out."""
-    if name in MEDIA:
-        return f"holds what only a model for more than text reads; leave it out with --columns {name}="
-    return f"is not read in this form, and may change what is trained; leave it out with --columns {name}="
+    leave = f"leave it out with {flag({name: ''})}"
+    if field in MEDIA:
+        return f"holds what only a model for more than text reads; {leave}"
+    if name != field:
+        read = f'if it is the field "{field}", give {flag({field: name})}'
+        return f"is not read under this name; {read}, or {leave}"
+    return f"is not read in this form, and may change what is trained; {leave}"

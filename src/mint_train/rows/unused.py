@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from mint_train.errors import OptionError, RowError, nearest
 from mint_train.rows.columns import flag
 from mint_train.rows.forms import Forms, Reading
-from mint_train.rows.meaning import MEANINGFUL
+from mint_train.rows.meaning import MEANINGFUL, plain_name
 from mint_train.rows.row_weights import WEIGHT
 from mint_train.rows.values import given
 
@@ -60,15 +60,19 @@ class NamedFields:
                 )
 
     def check_missing(self, row: Mapping[str, object], error: RowError) -> None:
-        """Refuse a field that is nearly the one which an error misses.
+        """Refuse a field that is nearly the one which an error misses, or a known one in capitals.
 
         Raises:
             OptionError: naming both.
         """
         for field in self._doubtful:
-            if error.field not in row and field not in self.known and close(field, [error.field]):
+            meant = plain_name(field) if error.field == field else error.field
+            missed = error.field not in row and close(field, [meant])
+            if field not in self.known and (
+                missed or (error.field == field != meant and meant in self.known)
+            ):
                 said = flag({field: self.columns[field]})
-                raise OptionError(f'{said}: nothing reads a field "{field}"; did you mean "{error.field}"?')
+                raise OptionError(f'{said}: nothing reads a field "{field}"; did you mean "{meant}"?')
 
 
 def close(name: str, names: Iterable[str]) -> str:

@@ -52,6 +52,32 @@ def test_what_stands_behind_a_field(columns: str, expected: dict[str, Any]) -> N
     assert rename(row, given).items() >= expected.items()
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("prompt=Prompt ,chosen=Chosen", {"prompt": "p", "chosen": "c", "Grade  ": "4"}),
+        ("prompt=Prompt,chosen= Chosen,label=Grade >=3", {"prompt": "p", "chosen": "c", "label": True}),
+        ("Prompt =,chosen=Chosen,Grade=", {"chosen": "c"}),
+        ("label=Grade(4, or so=x;4=yes)", {"label": "yes", "Prompt ": "p", " Chosen": "c"}),
+    ],
+)
+def test_space_around_the_name_of_a_column_does_not_count(columns: str, expected: dict[str, Any]) -> None:
+    given: Any = parse_columns(columns)
+    assert rename({"Prompt ": "p", " Chosen": "c", "Grade  ": "4"}, given) == expected
+    assert rename({"Prompt ": "other", "Prompt": "p"}, {"prompt": "Prompt"}) == {
+        "prompt": "p",
+        "Prompt ": "other",
+    }
+
+
+def test_a_header_of_a_csv_may_end_with_a_space(tmp_path: Path) -> None:
+    path = tmp_path / "spaces.csv"
+    path.write_text("Prompt ,Chosen,Rejected\np,a,b\n")
+    given: Any = parse_columns("prompt=Prompt ,chosen=Chosen,rejected=Rejected")
+    (example,) = read_examples(open_data(path), open_loss("dpo", {}), given)
+    assert (example.value.prompt, example.value.chosen) == ("p", "a")
+
+
 @pytest.mark.parametrize("columns", ["prompt=missing.path", "label=text>=3", "winner=score(1=a)"])
 def test_a_column_without_a_meaning_is_named(columns: str) -> None:
     given: Any = parse_columns(columns)

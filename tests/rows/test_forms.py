@@ -224,11 +224,12 @@ def test_columns_on_the_command_line(run_cli: Callable[..., Any], starter_model_
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("columns", ["question", "=question", "prompt=question,"])
+@pytest.mark.parametrize("columns", ["question", "=question", "prompt=question,", "prompt=a, b"])
 def test_columns_that_are_none_are_refused(run_cli: Callable[..., Any], columns: str) -> None:
     status, _, err = run_cli("--loss", "dpo", "--data", FILES / "orca.jsonl", "--columns", columns)
     assert status == 2
     assert err.startswith(f"mint-train: --columns={columns}: write it as FIELD=COLUMN")
+    assert "[columns] in a config file, in which a column's name may hold a comma" in " ".join(err.split())
 
 
 # rows that are in no form, or in two

@@ -93,8 +93,8 @@ MISSING = Missing()
 
 def follow(row: Mapping[str, Any], path: str) -> Any:
     """Return what is at a path such as `question.full_text` or `answers.0.text`, or MISSING."""
-    if path in row:
-        return row[path]
+    if (name := actual_name(row, path)) in row:
+        return row[name]
     found: Any = row
     for part in path.split("."):
         found = from_json(found, path)
@@ -146,6 +146,13 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]
         for field, column in columns.items()
         if column
     }
-    taken = {*columns, *(spec.path for spec in specs.values())}
+    taken = {actual_name(row, name) for name in (*columns, *(spec.path for spec in specs.values()))}
     renamed = {name: value for name, value in row.items() if name not in taken}
     return renamed | {field: spec.of(row, field) for field, spec in specs.items()}
+
+
+def actual_name(row: Mapping[str, Any], name: str) -> str:
+    """Return the name of a column as the row has it: space around it does not count."""
+    if name in row:
+        return name
+    return next((actual for actual in row if actual.strip() == name.strip()), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,10 +23,15 @@ from mint_train.settings.data_items import (
     written_held_out,
 )
 
+COMMA = re.compile(",")
+COMMA_OUTSIDE = re.compile(r",(?![^()]*\))")
+"""A comma between fields, and not one in the meanings of values: `label=label(yes, very=true;no=false)`."""
+
 
 def parse_columns(value: object) -> object:
     """Parse `FIELD=COLUMN,...` into a dictionary; the model checks the names of one that is given."""
-    return by_name(value, "FIELD=COLUMN")
+    table = "a table, such as [columns] in a config file, in which a column's name may hold a comma"
+    return by_name(value, "FIELD=COLUMN", table, COMMA_OUTSIDE)
 
 
 def refuse_full_training(rank: int) -> int:
@@ -45,18 +51,26 @@ def parse_arguments(value: object) -> object:
     return {key: json_or_text(said) for key, said in parsed.items()} if isinstance(value, str) else parsed
 
 
-def by_name(value: object, form: str) -> Mapping[Any, Any]:
+def by_name(
+    value: object, form: str, table: str = "a table", comma: re.Pattern[str] = COMMA
+) -> Mapping[Any, Any]:
     """Parse `KEY=VALUE,...` into a dictionary of texts; return a dictionary as it is.
+
+    Args:
+        value: a text, or anything else.
+        form: what one pair is called.
+        table: what else may be given.
+        comma: what separates the pairs.
 
     Raises:
         PydanticCustomError: it is neither; the message says in which form to write it.
     """
     if isinstance(value, Mapping):
         return value
-    pairs = [pair.partition("=") for pair in value.split(",")] if isinstance(value, str) else []
+    pairs = [pair.partition("=") for pair in comma.split(value)] if isinstance(value, str) else []
     if not pairs or not all(equals and key.strip() for key, equals, _ in pairs):
-        problem = "write it as {form}, separated by commas, or give a table"
-        raise PydanticCustomError("by_name", problem, {"form": form})
+        problem = "write it as {form}, separated by commas, or give {table}"
+        raise PydanticCustomError("by_name", problem, {"form": form, "table": table})
     return {key.strip(): said.strip() for key, _, said in pairs}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,31 @@ def test_missing_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(run_cli: Callable[..., Any], tmp_path: Path) -> None:
-    assert refused(run_cli, tmp_path).startswith(f"{tmp_path}: Is a directory; name its files")
+    assert refused(run_cli, tmp_path).startswith(f"{tmp_path}: Is a directory; name its files (there is none")
+
+
+@pytest.mark.parametrize(
+    ("files", "patterns"),
+    [
+        (["train-0.parquet", "train-1.parquet", "README.md"], "'*.parquet'"),
+        (["a.jsonl.gz", "b.jsonl.gz", "dataset_info.json"], "'*.jsonl.gz' or '*.json'"),
+        (["data/a.csv.zst", "notes.txt"], "'*/*.csv.zst'"),
+    ],
+)
+def test_the_pattern_for_a_folder_is_that_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], patterns: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        (tmp_path / "my shards" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "my shards" / name).touch()
+    with pytest.raises(DataError) as error:
+        open_data("my shards")
+    named = patterns.replace("'*", "'my shards/*")
+    assert str(error.value).endswith(f"name its files ({named}), or a data set ('hf:my shards')")
+    assert len(open_data(shlex.split(named)[0]).shards) == sum(
+        name.endswith(patterns.split("'")[1].lstrip("*/")) for name in files
+    )
 
 
 def read_or_problem(path: Path, dpo: Loss) -> tuple[list[Any], str | None]:

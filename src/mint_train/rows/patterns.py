@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+from mint_train.rows.compression import SUFFIXES
+from mint_train.rows.tables import BUILDERS, DELIMITERS
+
 EVERY_FOLDER = "**"
+ROWS_IN = (".jsonl", ".json", ".ndjson", *BUILDERS, *DELIMITERS)
+"""Suffixes of the files that rows are read from."""
+MOST_NAMES = 10_000
+"""Names of a folder that are looked at."""
 
 
 def matching_files(pattern: str) -> list[str]:
@@ -46,3 +55,22 @@ def folders(base: str, entered: set[tuple[int, int]]) -> Iterator[str]:
     for entry in entries:
         if entry.is_dir() and not entry.name.startswith("."):
             yield from folders(os.path.join(base, entry.name), entered)
+
+
+def patterns_in(folder: str) -> list[str]:
+    """Return patterns of the files of rows in a folder, or in those right below it; the most files first."""
+    base = glob.escape(folder)
+    for level in ("*", os.path.join("*", "*")):
+        names = islice(glob.iglob(os.path.join(base, level)), MOST_NAMES)
+        suffixes = Counter(suffix for name in names if (suffix := suffix_of(name)))
+        if suffixes:
+            return [os.path.join(base, f"{level}{suffix}") for suffix, _ in suffixes.most_common()]
+    return []
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a file of rows, that of its compression included; nothing for other files."""
+    path = Path(name)
+    packed = path.suffix if path.suffix in SUFFIXES else ""
+    inner = Path(path.stem).suffix if packed else path.suffix
+    return f"{inner}{packed}" if inner in ROWS_IN else ""

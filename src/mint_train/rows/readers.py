@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import math
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from mint_train.rows.compression import BUFFER, MAX_ROW_BYTES, SUFFIXES, is_comp
 from mint_train.rows.file_kinds import what_address
 from mint_train.rows.given_rows import given_rows
 from mint_train.rows.json_rows import read_json
-from mint_train.rows.patterns import matching_files
+from mint_train.rows.patterns import ROWS_IN, matching_files, patterns_in
 from mint_train.rows.row import BadRow, Row
 from mint_train.rows.tables import BUILDERS, DELIMITERS, as_json_line, read_csv, read_hub, read_table
 from mint_train.settings.data_items import HUB, STANDARD_INPUT, DataItem
@@ -167,9 +168,7 @@ def find_source(text: str) -> DataSource:
                 f"{start} ...: {error.strerror}; give a file, or from Python rows as a list of dictionaries"
             ) from error
     if path.is_dir():
-        raise DataError(
-            f"{text}: Is a directory; name its files (`{text}/*.jsonl`), or a data set (`hf:{text}`)"
-        )
+        raise DataError(f"{text}: Is a directory; {advice_for(text)}")
     if path.is_fifo():
         with path.open("rb") as pipe:
             return copy_stream(text, pipe)
@@ -183,6 +182,13 @@ def find_source(text: str) -> DataSource:
     for problem in filter(None, (unusable_text(str(shard)) for shard in shards)):
         raise DataError(problem)
     return DataSource(text, shards)
+
+
+def advice_for(folder: str) -> str:
+    """Say what to give in place of a folder, by what lies in it."""
+    patterns = " or ".join(map(shlex.quote, patterns_in(folder)))
+    files = patterns or f"there is none that ends in {', '.join(ROWS_IN)}"
+    return f"name its files ({files}), or a data set ({shlex.quote(f'hf:{folder}')})"
 
 
 def copy_standard_input() -> DataSource:

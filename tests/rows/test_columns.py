@@ -329,6 +329,40 @@ def test_a_column_that_would_be_dropped_is_named_however_it_is_written(
         assert len(read_examples(open_data(path), open_loss(loss, {}), {column: ""})) == 1
 
 
+HEADERS = ("Question (customer)", "Better answer", "Worse answer")
+
+
+def test_all_that_is_missing_is_named_at_once_and_quoted(write_rows: Callable[..., Path]) -> None:
+    path = write_rows([dict(zip(HEADERS, ("Hello", "a", "b"), strict=True))])
+    said = refusal(path, "dpo")
+    assert said.endswith("ones with --columns 'prompt=Question (customer),chosen=COLUMN,rejected=COLUMN'")
+    filled = offered(said).replace("chosen=COLUMN", f"chosen={HEADERS[1]}")
+    columns: Any = parse_columns(filled.replace("COLUMN", HEADERS[2]))
+    (example,) = read_examples(open_data(path), open_loss("dpo", {}), columns)
+    assert (example.value.prompt, example.value.chosen) == ("Hello", "a")
+    assert offered(refusal(path, "dpo", {"chosen": HEADERS[1], "rejected": HEADERS[2]})) == (
+        "prompt=Question (customer)"
+    )
+    assert refusal(path, "kto").endswith("'prompt=Question (customer),completion=COLUMN,label=COLUMN'")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"chosen": "a", "q": "Hi"}, "--columns prompt=COLUMN,rejected=COLUMN"),
+        ({"prompt": "p", "a": "x"}, "--columns chosen=COLUMN,rejected=COLUMN"),
+        ({"chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]},
+         "name the right one with --columns rejected=COLUMN"),
+        ({"Question, in full": "Hello", "chosen": "a", "rejected": "b"},
+         'with columns = { "prompt" = "Question, in full" } in a config file'),
+    ],
+)  # fmt: skip
+def test_what_is_missing_and_how_to_name_it(
+    write_rows: Callable[..., Path], row: dict[str, Any], said: str
+) -> None:
+    assert refusal(write_rows([row]), "dpo").endswith(said)
+
+
 class OwnReader:
     """Reads any field itself."""
 

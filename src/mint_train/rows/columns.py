@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 
 from mint_train.errors import OptionError, RowError
 from mint_train.rows.values import as_number, from_json
+from mint_train.settings.fields import COMMA_OUTSIDE
 
 THRESHOLD = re.compile(r"(?P<path>.+?)\s*(?P<sign>>=|<=|>|<)\s*(?P<bound>[-+.\w]+)")
 WORDS = re.compile(r"(?P<path>.+?)\((?P<words>[^()]*)\)")
@@ -46,7 +48,7 @@ class ColumnSpec:
         found = follow(row, self.path)
         if found is MISSING:
             has = ", ".join(map(repr, row)) or "no fields"
-            problem = f"missing, though --columns {field}={self.path} asks for it; the row has {has}"
+            problem = f"missing, though {flag({field: self.path})} asks for it; the row has {has}"
             raise RowError(self.path, problem)
         if self.sign:
             number = as_number(found)
@@ -73,7 +75,13 @@ class ColumnSpec:
 
 
 def flag(columns: Mapping[str, str]) -> str:
-    """Return the option that gives fields their columns, quoted for a shell."""
+    """Return what gives fields their columns: the option, quoted for a shell, or a table if it cannot."""
+    if any("=" in field or "," in field or COMMA_OUTSIDE.search(column) for field, column in columns.items()):
+        quoted = (
+            f"{json.dumps(field, ensure_ascii=False)} = {json.dumps(column, ensure_ascii=False)}"
+            for field, column in columns.items()
+        )
+        return f"columns = {{ {', '.join(quoted)} }} in a config file"
     return f"--columns {shlex.quote(','.join(f'{field}={column}' for field, column in columns.items()))}"
 
 

@@ -138,7 +138,8 @@ class Forms:
         suiting = [form for form in self._answers_with(present) if form.suits(row)]
         if not suiting:
             of_prompts = {field for prompt in self.prompts for field in prompt.needs}
-            raise no_answers(row, present, [one for one in self.answers if not of_prompts >= set(one.needs)])
+            forms = [one for one in self.answers if not of_prompts >= set(one.needs)]
+            raise no_answers(row, present, forms, self.prompts)
         first = suiting[0]
         answers = first.read(row, survey)
         for other in suiting[1:]:

@@ -12,7 +12,7 @@ from mint_train.rows.form import Form
 from mint_train.rows.messages import are_messages
 from mint_train.rows.row import kind
 from mint_train.rows.values import from_json
-from mint_train.rows.whole_conversations import answered
+from mint_train.rows.whole_conversations import answered, whole_conversations
 
 PROMPT_WORDS = re.compile(
     r"prompt|question|query|instruction|post|input|problem|user|full_text|context|dialog|title", re.I
@@ -32,27 +32,38 @@ def ambiguous(one_name: str, other_name: str, one: Form, other: Form) -> RowErro
     )
 
 
-def absent(row: Mapping[str, Any], field: str, flags: str) -> RowError:
-    """Say that a field is missing, null or empty."""
+def absent(row: Mapping[str, Any], field: str, columns: Mapping[str, str]) -> RowError:
+    """Say that a field is missing, null or empty, and how to name it and the others that are missing."""
     if field not in row:
         has = ", ".join(map(repr, row)) or "no fields"
-        return RowError(field, f"missing; the row has {has}; name the right one with {flags}")
+        ones = "ones" if len(columns) > 1 else "one"
+        return RowError(field, f"missing; the row has {has}; name the right {ones} with {flag(columns)}")
     return RowError(field, "must be given, not null" if row[field] is None else "is empty")
 
 
-def no_answers(row: Mapping[str, Any], present: frozenset[str], forms: Sequence[Form]) -> RowError:
-    """Say which field of the nearest form of answers is missing."""
+def no_answers(
+    row: Mapping[str, Any], present: frozenset[str], forms: Sequence[Form], prompts: Sequence[Form]
+) -> RowError:
+    """Say which fields of the nearest form of answers are missing, and with them the prompt."""
     nearest = max(forms, key=lambda form: (len(present & set(form.needs)), present.issuperset(form.needs)))
     missing = [field for field in nearest.needs if field not in present]
     if not missing:
         found = kind(from_json(row[nearest.needs[0]]))
         return RowError(nearest.needs[0], f"must be a list of answers, not {found}")
-    flags = ",".join(f"{field}={likely_column(row, field, nearest.needs)}" for field in missing)
-    advice = f"--columns {flags}"
+    columns = {field: likely_column(row, field, nearest.needs) for field in missing}
+    with_prompt = any(present.issuperset(form.needs) and form.suits(row) for form in prompts)
+    prompt = prompts[0].needs[0]
+    if not with_prompt and prompt not in row and not whole_conversations(row):
+        likely = likely_prompt(row, {*nearest.needs, *columns.values()}) or ""
+        columns = {prompt: likely if PROMPT_WORDS.search(likely) else "COLUMN"} | columns
+    error = absent(row, missing[0], columns)
+    if missing[0] in row:
+        return error
     figures = [name for name, value in row.items() if isinstance(value, int | float) and value not in (0, 1)]
-    if len(missing) == 1 < len(nearest.needs) and figures and flags.endswith("=COLUMN"):
-        advice += f", or a rating and from where on it is good: {flag({missing[0]: f'{figures[0]}>=NUMBER'})}"
-    return absent(row, missing[0], advice)
+    if len(missing) == 1 < len(nearest.needs) and figures and columns[missing[0]] == "COLUMN":
+        rating = flag({missing[0]: f"{figures[0]}>=NUMBER"})
+        return RowError(error.field, f"{error.problem}, or a rating and from where on it is good: {rating}")
+    return error
 
 
 def likely_column(row: Mapping[str, Any], field: str, taken: Sequence[str]) -> str:
@@ -64,7 +75,7 @@ def likely_column(row: Mapping[str, Any], field: str, taken: Sequence[str]) -> s
 def no_prompt(row: Mapping[str, Any], forms: Sequence[Form], read: Set[str]) -> RowError:
     """Say that the prompt is missing, and which columns may be one."""
     field = forms[0].needs[0]
-    return absent(row, field, f"--columns {field}={likely_prompt(row, read) or 'COLUMN'}")
+    return absent(row, field, {field: likely_prompt(row, read) or "COLUMN"})
 
 
 def begins_with_assistant(
@@ -73,7 +84,7 @@ def begins_with_assistant(
     """Say that a conversation has no turn of the user, and which column may hold one."""
     field = forms[0].needs[0]
     if (column := likely_prompt(row, read)) is not None:
-        advice = f"name the column of its prompt with --columns {field}={column}"
+        advice = f"name the column of its prompt with {flag({field: column})}"
     else:
         advice = f"put the user's turn before it or into a column {field}"
     problem = "begins with the assistant, and nothing says what it answers"

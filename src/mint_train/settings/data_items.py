@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,7 +64,8 @@ def parse_data(value: object) -> DataItems:
     weighted = [item for item in items if item.weight is not None]
     if weighted and len(weighted) < len(items):
         without = next(item for item in items if item.weight is None)
-        raise wrong(f"give each source a weight or none; {without.name} has none (write {without.name}:0.5)")
+        example = shlex.quote(f"{without.name}:0.5")
+        raise wrong(f"give each source a weight or none; {without.name} has none (write {example})")
     for item in weighted:
         if not 0 < (item.weight or 0) < MAX_WEIGHT:  # neither is NaN
             bounds = f"above 0 and below {MAX_WEIGHT:g}"
@@ -200,7 +202,8 @@ def weighted_name(text: str) -> DataItem:
         return DataItem(text)
     if os.path.exists(text):
         if os.path.exists(found["name"]):
-            raise wrong(f"{text} is a file, and so is {found['name']}; write {text}:1 for the first of them")
+            first = shlex.quote(f"{text}:1")
+            raise wrong(f"{text} is a file, and so is {found['name']}; write {first} for the first of them")
         return DataItem(text)
     return DataItem(found["name"], float(found["weight"]))
 
@@ -233,7 +236,8 @@ def checked_sets(sets: Sequence[tuple[str, DataItem]]) -> HeldOutItems:
     for name, item in sets:
         if len(sets) > 1 and not name:
             stem = re.sub(r"[^\w.-]+", "-", Path(item.name).stem).strip("-.") or "other"
-            raise wrong(f"each of several held-out sets needs a name; write {stem}={item.name}")
+            named = shlex.quote(f"{stem}={item.name}")
+            raise wrong(f"each of several held-out sets needs a name; write {named}")
         if name and NAMED.fullmatch(f"{name}=-") is None:
             raise wrong(f'a held-out set cannot be called "{name}"; use letters, digits, ".", "_" and "-"')
         if item.weight is not None:
@@ -260,7 +264,9 @@ def named_set(text: str) -> tuple[str, DataItem]:
         return "", DataItem(text)
     if os.path.exists(text):
         if os.path.exists(found["name"]):
-            raise wrong(f"{text} is a file, and so is {found['name']}; write ./{text} for the first of them")
+            raise wrong(
+                f"{text} is a file, and so is {found['name']}; write {shlex.quote(f'./{text}')} for the first"
+            )
         return "", DataItem(text)
     return found["set"], DataItem(found["name"])
 

@@ -17,6 +17,8 @@ from mint_train.rows.whole_conversations import answered, whole_conversations
 PROMPT_WORDS = re.compile(
     r"prompt|question|query|instruction|post|input|problem|user|full_text|context|dialog|title", re.I
 )
+ONE_ANSWER = ("completion", "output", "response", "answer")
+SEVERAL = "this loss needs several answers to a prompt"
 SHORTEST = 2
 DEEPEST = 2
 
@@ -49,7 +51,7 @@ def no_answers(
     missing = [field for field in nearest.needs if field not in present]
     if not missing:
         found = kind(from_json(row[nearest.needs[0]]))
-        return RowError(nearest.needs[0], f"must be a list of answers, not {found}")
+        return RowError(nearest.needs[0], f"must be a list of answers, not {found}: {SEVERAL}")
     columns = {field: likely_column(row, field, nearest.needs) for field in missing}
     with_prompt = any(present.issuperset(form.needs) and form.suits(row) for form in prompts)
     prompt = prompts[0].needs[0]
@@ -59,6 +61,9 @@ def no_answers(
     error = absent(row, missing[0], columns)
     if missing[0] in row:
         return error
+    alone = [name for name in ONE_ANSWER if name in present]
+    if len(missing) == len(nearest.needs) > 1 and alone:
+        return RowError(error.field, f'{error.problem}; {SEVERAL}, and "{alone[0]}" is one')
     figures = [name for name, value in row.items() if isinstance(value, int | float) and value not in (0, 1)]
     if len(missing) == 1 < len(nearest.needs) and figures and columns[missing[0]] == "COLUMN":
         rating = flag({missing[0]: f"{figures[0]}>=NUMBER"})

@@ -17,7 +17,7 @@ from few_rows import PAIRS, lines, write_lines
 
 import mint_train
 from mint_train.cli.compare import Contender, print_results
-from mint_train.errors import INTERRUPTED, OptionError
+from mint_train.errors import INTERRUPTED, OptionError, PluginError
 from mint_train.report.comparison import Compared, comparison_rows, print_comparison
 from mint_train.run_folder.metric import Metric
 
@@ -199,11 +199,12 @@ def test_what_is_wrong_shows_before_anything_begins(
 def test_all_losses_get_the_rows_of_a_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"steps": 1, "backend": "local", "progress": "quiet"}
-    held_out = {"one": iter(PAIRS[3:])}
-    found = mint_train.compare(
-        ["dpo", "ipo"], data=(row for row in PAIRS[:3]), eval_data=held_out, output="runs", **given
-    )
-    assert {name: result.status for name, result in found.items()} == {"dpo": "done", "ipo": "done"}
+    held_out = {"one": PAIRS[3:]}
+    for data in ((row for row in PAIRS[:3]), [(iter(PAIRS[:3]), 0.5), (iter(PAIRS[3:]), 0.5)]):
+        found = mint_train.compare(
+            ["dpo", "ipo"], data=data, eval_data=held_out, output="runs", overwrite=True, **given
+        )
+        assert {name: result.status for name, result in found.items()} == {"dpo": "done", "ipo": "done"}
 
 
 def test_a_function_judges_the_samples_of_each_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +220,18 @@ def test_a_function_judges_the_samples_of_each_loss(tmp_path: Path, monkeypatch:
     for result in found.values():
         assert result.status == "done", result.error
         assert {line["score"] for line in lines(result.folder / "samples/step-000001.jsonl")} == {7.0}
+
+
+def test_a_wrong_judge_is_refused_before_anything_begins(tmp_path: Path, run_cli: RunCli, data: Path) -> None:
+    prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say six."}])
+    given: dict[str, Any] = {"data": str(data), "sample_prompts": str(prompts), "output": tmp_path / "all"}
+    with pytest.raises(PluginError, match='no judge "nosuch" is installed'):
+        mint_train.compare(["dpo", "ipo"], judge="nosuch", **given)
+    asked = ("--data", data, "--sample-prompts", prompts, "--output", tmp_path / "all")
+    status, _, err = run_cli("compare", "dpo", "ipo", *asked, "--judge", "nosuch")
+    assert (status, err.count("\n")) == (2, 1)
+    assert 'no judge "nosuch" is installed' in err
+    assert not (tmp_path / "all").exists()
 
 
 def test_an_interrupt_is_passed_on_once_and_every_state_is_saved(

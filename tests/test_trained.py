@@ -207,6 +207,26 @@ def test_before_training_is_the_adapter_that_the_run_began_with(run_cli: RunCli,
     assert shown["next"] == [reached, reached]
 
 
+@pytest.mark.parametrize("change", ["another", "gone"])
+def test_a_start_that_is_not_that_any_more_is_not_shown_as_before(
+    run_cli: RunCli, run: Path, change: str
+) -> None:
+    given = {"data": PAIRS, "steps": 1, "lr": 1e-12, "batch_size": 2, "progress": "quiet"}
+    mint_train.train(
+        "dpo", from_checkpoint=run, output=run.with_name("next"), model=run / "base_model", **given
+    )
+    state, problem = run / "checkpoints/step-000004", "cannot be read: No such file or directory"
+    shutil.rmtree(state)
+    if change == "another":
+        shutil.copytree(run / "checkpoints/step-000002", state)
+        problem = "has changed since this run began with it; restore it"
+    status, out, err = run_cli("sample", run.with_name("next"), "--prompt", "Go on.", "--max-tokens", "8")
+    assert status == 0
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["Prompt", "After"]
+    assert "Nothing is shown from before training, which began with " in err
+    assert problem in err
+
+
 def test_greedy_completions_are_the_models_own(run_cli: RunCli, trained: Path, run: Path) -> None:
     """Both policies taken step by step with transformers alone, the adapter loaded by PEFT."""
     import torch

@@ -291,6 +291,12 @@ def test_a_line_that_no_run_writes_is_refused(tmp_path: Path, name: str, line: o
         read_lines(tmp_path / name)
 
 
+def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is broken: line 2: Expecting value$"):
+        read_lines(tmp_path / "metrics.jsonl")
+
+
 def test_the_file_that_marks_a_start_is_short_lived(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, overwrite=False) as run:
         assert replacing.is_starting(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -68,10 +69,11 @@ def test_what_a_judge_does_wrong_is_one_line(function: Any, problem: str) -> Non
 
 
 def test_a_judge_that_hangs_is_given_up() -> None:
-    free = threading.Event()
+    free, output = threading.Event(), sys.stdout
     try:
         with pytest.raises(JudgeError, match=r'the judge "mine" took more than 0.05 s for one batch'):
             judging(lambda _: free.wait(), time_limit=0.05).score(BATCH)
+        assert sys.stdout is output, "what the judge printed went elsewhere"
     finally:
         free.set()
 

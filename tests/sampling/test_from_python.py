@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -142,6 +143,23 @@ def test_a_judge_may_take_another_current_folder(tmp_path: Path, monkeypatch: py
     assert (result.status, result.folder) == ("done", tmp_path / "all/round-002")
     assert len(lines(tmp_path / "all/rounds.jsonl")) == 2
     assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_a_judge_that_takes_another_folder_when_it_is_opened_moves_no_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    code = f"import os\nos.chdir({str(tmp_path / 'elsewhere')!r})\n"
+    code += "def score(completion):\n    return -float(len(completion))\n"
+    (tmp_path / "judge_elsewhere.py").write_text(code)
+    known: dict[str, Any] = {"rounds": 2, "steps": 1, "prompts": PROMPTS, "output": "all", **DRAWN}
+    named = {"judge": "function", "judge_options": {"file": "judge_elsewhere.py"}}
+    assert mint_train.train("dpo", **named, **known).status == "done"
+    assert len(lines(tmp_path / "all/rounds.jsonl")) == 2
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+    shutil.rmtree(tmp_path / "all/round-002")
+    assert mint_train.resume(tmp_path / "all", trust_loss=True).status == "done", "from another folder"
 
 
 def refusal(function: Any, *arguments: Any, **named: Any) -> str:

@@ -7,14 +7,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+from mint_train.api.arguments import (
+    judge_by_name,
+    loaded_settings,
+    name_of,
+    opened_loss,
+    opened_losses,
+    program_of,
+    split_rounds,
+)
 from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import MintTrainError, OptionError
-from mint_train.groups.prompts import prompt_lines
-from mint_train.judging.judge import function_name
 from mint_train.losses.loss import Loss
-from mint_train.losses.weighted_sum import open_loss
 from mint_train.plugins.authoring import FunctionLoss
-from mint_train.plugins.functions import named_function
 from mint_train.report.comparison import Comparison, check_distinct, comparison_folder, eval_share
 from mint_train.report.notebook import ShownResult
 from mint_train.report.plots import plot_runs, report_path
@@ -23,7 +28,7 @@ from mint_train.run_folder.names import file_name
 from mint_train.run_folder.records import HeldOut, RunResult
 from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.round_plan import Plan, holds_rounds, refuse_changes
-from mint_train.sampling.rounds import PROMPTS_FILE, Rounds, RoundsProgram
+from mint_train.sampling.rounds import Rounds, RoundsProgram
 from mint_train.sampling.shown_rounds import train_shown
 from mint_train.settings.data_items import read_once
 from mint_train.settings.keywords import (
@@ -33,10 +38,7 @@ from mint_train.settings.keywords import (
     in_python,
     plain_options,
 )
-from mint_train.settings.merge import load_rounds, load_settings
 from mint_train.settings.model import Settings
-from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
-from mint_train.settings.wrong_values import described
 from mint_train.trained.evaluate import evaluate_trained
 from mint_train.trained.export import Exported, export_run
 from mint_train.trained.find import find_trained
@@ -91,86 +93,9 @@ def train(
         return shown(train_shown(new_rounds(loaded, plan, program)))
 
 
-def name_of(loss: str | FunctionLoss) -> str:
-    """Return what a loss is called.
-
-    Raises:
-        OptionError: it is neither a name nor a function that is a loss.
-    """
-    if isinstance(loss, str | FunctionLoss):
-        return loss if isinstance(loss, str) else loss.__name__
-    raise OptionError(
-        f"loss is {described(loss)}; give the name of a loss, the path of its file as text, or a function "
-        "under @mint_train.loss"
-    )
-
-
-def split_rounds(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, dict[str, Any]]:
-    """Return the fields of rounds among some keywords, None without `rounds`, and the settings of training.
-
-    Raises:
-        OptionError: a field of rounds is wrong, is missing, or stands without `rounds`.
-    """
-    known = judge_by_name(settings)
-    if not isinstance(known.get("prompts"), str | Path | None):
-        known["prompts"] = PROMPTS_FILE
-    asked = {name: value for name, value in known.items() if name in RoundsSettings.model_fields}
-    return load_rounds(asked), {name: value for name, value in known.items() if name not in ONLY_ROUNDS}
-
-
-def judge_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords with the name of a judge that is a function, and its options as a file keeps them."""
-    known = dict(settings)
-    if known.get("judge") is not None and not isinstance(known["judge"], str):
-        known["judge"] = function_name(known["judge"])
-    if "judge_options" in known:
-        known["judge_options"] = plain_options(known["judge_options"], "judge_options")
-    return known
-
-
-def program_of(
-    loss: str | FunctionLoss, observers: Sequence[object], settings: Mapping[str, Any]
-) -> RoundsProgram:
-    """Return what a call brings that no settings hold: functions, and prompts that are in no file."""
-    judge, prompts = settings.get("judge"), settings.get("prompts")
-    in_file = isinstance(prompts, str | Path | None)
-    return RoundsProgram(
-        loss=None if isinstance(loss, str) else loss,
-        observers=observers,
-        judge=judge if callable(judge) else None,
-        prompts=None if in_file else prompt_lines(prompts),
-    )
-
-
 def shown(result: RunResult) -> RunResult:
     """Return a result that a notebook shows with its curves."""
     return ShownResult(**{field.name: getattr(result, field.name) for field in fields(result)})
-
-
-def loaded_settings(
-    loss: str | FunctionLoss, options: Mapping[str, Any] | None, settings: Mapping[str, Any]
-) -> Settings:
-    """Return the settings of new runs.
-
-    Raises:
-        OptionError: one is wrong.
-    """
-    given = {**judge_by_name(settings), "options": plain_options(options, "options"), "loss": name_of(loss)}
-    return load_settings(given)
-
-
-def opened_loss(
-    loss: str | FunctionLoss, options: Mapping[str, Any] | None, settings: Mapping[str, Any]
-) -> tuple[Settings, Loss]:
-    """Return the settings of a new run and its loss.
-
-    Raises:
-        UserError: a setting, an option or the loss is wrong.
-    """
-    loaded = loaded_settings(loss, options, settings)
-    if isinstance(loss, str):
-        return loaded, open_loss(loaded.loss, loaded.options)
-    return loaded, Loss.of(named_function(loss), loaded.options)
 
 
 def resume(
@@ -268,11 +193,7 @@ def compare(
     with in_python():
         check_distinct([name_of(loss) for loss in losses])
         settings = cast(SettingsKeywords, {**settings, **read_once(settings)})
-        if strange := (options or {}).keys() - by_name.keys():
-            raise OptionError(f"options: {min(strange)} is none of the losses {', '.join(by_name)}")
-        chosen = {
-            name: opened_loss(loss, (options or {}).get(name), settings) for name, loss in by_name.items()
-        }
+        chosen = opened_losses(by_name, options or {}, settings)
         output, overwrite = settings.get("output"), bool(settings.get("overwrite"))
         place = Place(comparison_folder(Path(output) if output else None, chosen, overwrite=overwrite))
         chosen = of_one_commit(chosen)

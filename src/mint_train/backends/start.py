@@ -226,6 +226,16 @@ def adapter_sha256(path: str) -> str:
         raise UserError(f"--from: {weights} cannot be read: {error.strerror or error}") from error
 
 
+def refuse_changed_start(start: StartDescription) -> None:
+    """Refuse an adapter in a folder that is not the one which a run began with.
+
+    Raises:
+        UserError: it has changed, or is not there any more.
+    """
+    if start.sha256 is not None and adapter_sha256(start.path) != start.sha256:
+        raise UserError(f"{start.path} has changed since this run began with it; restore it")
+
+
 def load_start(client: TrainingClient, start: StartDescription) -> None:
     """Load the adapter that a run begins with into a client whose adapter is fresh; close it if that fails.
 
@@ -234,7 +244,6 @@ def load_start(client: TrainingClient, start: StartDescription) -> None:
         BackendError: it cannot be loaded.
     """
     with closed_on_failure(client):
-        if start.sha256 is not None and adapter_sha256(start.path) != start.sha256:
-            raise UserError(f"{start.path} has changed since this run began with it; restore it")
+        refuse_changed_start(start)
         load = client.load_state_with_optimizer if start.optimizer else client.load_state
         load(start.path).result()

@@ -35,6 +35,7 @@ from mint_train.settings.merge import load_settings, rounds_in
 from mint_train.settings.model import Settings, option_name
 from mint_train.settings.rounds import ONLY_ROUNDS
 from mint_train.training.interrupts import Interrupts
+from mint_train.training.watching import Watching
 
 PROGRAM = "mint-train: "
 PLOT = "comparison"
@@ -223,6 +224,7 @@ def settings_of(
     settings = load_settings({**given, "loss": loss, "options": dict(options)}, config)
     if any(item.name == STANDARD_INPUT for item in (*settings.data, *settings.eval_data.values())):
         raise UserError("--data -: standard input can be read only once; write the rows to a file")
+    Watching.of(settings)
     return settings
 
 

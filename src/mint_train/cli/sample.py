@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from rich.table import Table
 from rich.text import Text
@@ -18,12 +19,13 @@ def print_side_by_side(completed: Sequence[Completed]) -> None:
     if console.is_terminal:
         table = Table("prompt", "before", "after", show_lines=True)
         for each in completed:
-            for number, pair in enumerate(zip(each.before, each.after, strict=True)):
+            for number, pair in enumerate(zip_longest(each.before, each.after, fillvalue="")):
                 table.add_row(*(Text(text) for text in ("" if number else each.prompt, *pair)))
         console.print(table)
         return
     for each in completed:
         echo(f"Prompt: {each.prompt}")
-        for old, new in zip(each.before, each.after, strict=True):
-            echo(f"Before: {old}")
+        for old, new in zip_longest(each.before, each.after):
+            if old is not None:
+                echo(f"Before: {old}")
             echo(f"After:  {new}")

@@ -119,21 +119,18 @@ class Judge:
 
     def _call(self, hook: str, function: Callable[[], Result]) -> Result:
         """Call a hook, for a limited time; whatever it raises is one line with its file and line."""
-
-        def call() -> Result:
-            with HookGuard(JudgeError, str(self), hook):
-                try:
-                    return function()
-                except MintTrainError as error:
-                    error.locate(str(self))
-                    raise
-
-        try:
-            return within(self.time_limit, call)
-        except HookTimeoutError as error:
-            raise self._wrong(
-                f"took more than {self.time_limit:g} s for one batch (--judge-timeout gives it more)"
-            ) from error
+        # guarded out here: standard output would stay redirected by a thread that is left behind
+        with HookGuard(JudgeError, str(self), hook):
+            try:
+                return within(self.time_limit, function)
+            except HookTimeoutError as error:
+                limit = f"{self.time_limit:g} s"
+                raise self._wrong(
+                    f"took more than {limit} for one batch (--judge-timeout gives it more)"
+                ) from error
+            except MintTrainError as error:
+                error.locate(str(self))
+                raise
 
     def _wrong(self, problem: str) -> JudgeError:
         return JudgeError(f"{self} {problem}")

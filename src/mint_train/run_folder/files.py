@@ -165,9 +165,23 @@ def json_lines(path: Path, *, torn: bool = False) -> list[Any]:
     try:
         # not splitlines(): a text may hold other line separators, such as U+2028
         *lines, last = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in (*lines, *([last] if last and not torn else []))]
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is broken: {error}") from error
+    whole = [*lines, *([last] if last and not torn else [])]
+    return [json_line(path, number, line) for number, line in enumerate(whole, start=1)]
+
+
+def json_line(path: Path, number: int, line: str) -> Any:
+    """Return the value of a line of a JSON Lines file.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise UserError(f"{path} is broken: line {number}: {problem}") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -42,23 +42,24 @@ def new_rounds(settings: Settings, plan: Plan, program: RoundsProgram | None = N
                 f"--output {output} holds rounds; {command_line('resume', output)} goes on with them"
             )
         raise OptionError(f"--output {output} exists; name another folder")
+    place = Place(output or Path())  # before the loss or the judge can take another current folder
     own = own_settings(settings)
     backend = choose_backend(settings)
     own |= files_found_anywhere(settings, own) | model_at_commit(settings, backend)
     kept = Settings(**own).model_dump(mode="json", include=set(own))
-    rounds = with_prompts(Rounds(Place(output or Path()), plan.found_anywhere(), kept, program=program))
+    rounds = with_prompts(Rounds(place, plan.found_anywhere(), kept, program=program))
     first = rounds.settings(rounds.own_settings(1))  # refused before anything is sampled
     find_start(first)
     loss = rounds.open_loss(first)
     rounds.open_judge()
     if changed := options_located(loss, backend):
         kept["options"] = {**settings.options, **changed}
-    folder = output or make_unused_folder(f"{settings.loss}-rounds")
+    folder = place.path if output else make_unused_folder(f"{settings.loss}-rounds")
     with whole_folder(folder) as made:
         if program is not None and program.prompts is not None:
             write_whole(made / PROMPTS_FILE, program.prompts)
         write_plan(made, rounds.plan, kept)
-    return replace(rounds, place=Place(folder), given=kept)
+    return replace(rounds, place=place if output else Place(folder), given=kept)
 
 
 def own_settings(settings: Settings) -> dict[str, Any]:

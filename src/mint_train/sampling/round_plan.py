@@ -11,7 +11,7 @@ from typing import Any
 from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.shares import largest_remainders
-from mint_train.run_folder.files import write_whole
+from mint_train.run_folder.files import is_file, write_whole
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.replacing import holds_run
 from mint_train.sampling.journal import whole_lines
@@ -73,9 +73,14 @@ class Plan:
         )
 
     def found_anywhere(self) -> Plan:
-        """Return the plan with a path of its prompts that holds in any folder."""
+        """Return the plan with paths of its prompts and of the judge's files that hold in any folder."""
+        options = {
+            name: str(Path(value).resolve()) if is_file(value) else value
+            for name, value in self.judge_options.items()
+        }
         found = self.prompts != "-" and Path(self.prompts).exists()
-        return replace(self, prompts=str(Path(self.prompts).resolve())) if found else self
+        prompts = str(Path(self.prompts).resolve()) if found else self.prompts
+        return replace(self, prompts=prompts, judge_options=options)
 
 
 def write_plan(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> None:

@@ -220,12 +220,12 @@ class Rounds:
             JudgeError: no row was made.
         """
         plan, settings = self.plan, self.settings({})
+        judge, prompts = self.open_judge(), self.read_prompts()
         name = str(run_of(self.folder, number - 1)) if number > 1 else settings.from_checkpoint
         given = {field: getattr(settings, field) for field in POLICY_FIELDS}
         if number == 1:  # the base model of what it begins with, where that says so
             given["model"] = find_start(settings)[0].model
         sampling = replace(plan.sampling, seed=plan.sampling.seed + number - 1)  # each round draws others
-        judge, prompts = self.open_judge(), self.read_prompts()
         keep_judge(self.folder, judge.versions, name if number > 1 else None)
         part = rows_of(self.folder, number).with_suffix(".part").absolute()
         # a kill came while the rows were written, or between them and their scores, which belong together

@@ -320,7 +320,9 @@ def read_once(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_lists(value: Any) -> Any:
-    """Return an iterator as a list, that of a named set too; anything else as it is."""
+    """Return an iterator as a list, also that of a named set or with a weight; anything else as it is."""
     if isinstance(value, Iterator):
         return list(value)
+    if isinstance(value, list) and any(isinstance(one, tuple) for one in value):
+        return [tuple(map(as_lists, one)) if isinstance(one, tuple) else one for one in value]
     return {name: as_lists(each) for name, each in value.items()} if isinstance(value, dict) else value

@@ -119,7 +119,7 @@ def absolute_source(value: object) -> object:
     Raises:
         PydanticCustomError: the rows would come from standard input.
     """
-    if value == STANDARD_INPUT:
+    if isinstance(value, str) and value == STANDARD_INPUT:
         raise PydanticCustomError(
             "prompts", "a run that is resumed reads the prompts again; write them to a file"
         )

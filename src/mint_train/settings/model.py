@@ -134,7 +134,7 @@ class Settings(BaseModel):
     backend: Literal["auto", "mint", "local"] = Field(
         default="auto", description="auto: MinT if MINT_API_KEY is set, else this machine."
     )
-    model: str | None = Field(
+    model: PathName = Field(
         default=None,
         description="Base model: a folder, or a hub name, perhaps with @REVISION [MINT_BASE_MODEL]. Default "
         f"on MinT: {MINT_DEFAULT_MODEL}; locally: a tiny starter model.",

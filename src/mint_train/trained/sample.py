@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.backends.base import Sampler, Samplers, Sampling
-from mint_train.errors import DataError, RowError
+from mint_train.backends.start import refuse_changed_start
+from mint_train.errors import DataError, RowError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.held_out import held_out_or_trained
 from mint_train.groups.prompts import read_prompts
@@ -29,7 +30,7 @@ class Completed:
 
     prompt: str
     before: Sequence[str]
-    """Those of the adapter that the run began with, or of the base model."""
+    """Those of the adapter that the run began with, or of the base model; none where that adapter is gone."""
     after: Sequence[str]
     """The trained policy's, as many."""
 
@@ -50,6 +51,7 @@ def complete(
     Raises:
         MintTrainError: the data is wrong, or the backend fails.
     """
+    start = start_of(trained)
     with open_samplers(trained, trained.checkpoint) as samplers:
         tokenizer = samplers.tokenizer
         if prompts is not None:
@@ -58,12 +60,26 @@ def complete(
         else:
             tokens = prompts_of_rows(trained, tokenizer, data)[:rows]
         shown = decoded(tokens, tokenizer) if prompts is None else prompts
-        before = [] if trained.start else completions(samplers.before, tokens, sampling, tokenizer)
+        before: Sequence[Sequence[str]] = [()] * len(tokens)
+        if trained.start is None:
+            before = completions(samplers.before, tokens, sampling, tokenizer)
         after = completions(samplers.after, tokens, sampling, tokenizer)
-    if trained.start:
-        with open_samplers(trained, Checkpoint(0, trained.start.path, None, {})) as samplers:
+    if start is not None:
+        with open_samplers(trained, start) as samplers:
             before = completions(samplers.after, tokens, sampling, tokenizer)
     return [Completed(*each) for each in zip(shown, before, after, strict=True)]
+
+
+def start_of(trained: Trained) -> Checkpoint | None:
+    """Return the adapter that a run began with; None, with a word to the user, where it is that no more."""
+    if trained.start is None:
+        return None
+    try:
+        refuse_changed_start(trained.start)
+    except UserError as error:
+        echo_problem(f"Nothing is shown from before training, which began with {trained.start.name}: {error}")
+        return None
+    return Checkpoint(0, trained.start.path, None, {})
 
 
 @contextmanager

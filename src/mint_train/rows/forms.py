@@ -82,7 +82,15 @@ class Forms:
             labels: columns beside `VERDICTS` whose meaning only all their values show.
             reserved: columns that other losses read of such rows, and that this one would drop: they are
                 refused, unless a form or `extended` forms read them.
+
+        Raises:
+            TypeError: a form is none, or its fields are not texts.
         """
+        for form in (*answers, *prompts):
+            if not isinstance(form, Form):
+                raise TypeError(f"a form is of the type {type(form).__name__}, not Form")
+            if not all(isinstance(field, str) for field in (*form.needs, *form.checks)):
+                raise TypeError("the fields that a form needs or checks are texts")
         self.answers = tuple(answers)
         self.prompts = tuple(prompts)
         self.surveyed = frozenset({*VERDICTS, *labels})

@@ -18,7 +18,7 @@ from run_files import metrics
 
 from mint_train.backends.local.states import load_state, save_state
 from mint_train.backends.mint.logprobs import logprobs_problem
-from mint_train.batches.datums import ArrayDatum, attach, build_datum
+from mint_train.batches.datums import ArrayDatum, AttachedDatum, attach, build_datum
 from mint_train.batches.groups import Group
 from mint_train.errors import BackendError, ContractError, DataError, MintTrainError, RowError, Source
 from mint_train.groups.build import build_dataset
@@ -246,6 +246,14 @@ def test_lists_that_are_empty_or_of_different_lengths_are_refused() -> None:
         wrong = ArrayDatum(np.arange(inputs), np.arange(targets), np.ones(weights, dtype=np.float32))
         with pytest.raises(ContractError, match=r"^rows\.jsonl:7: .*as many of each"):
             check_groups([group_of(wrong)])
+
+
+def test_attachments_without_names_are_refused_with_file_and_line() -> None:
+    wrong: Any = AttachedDatum(build_datum(*GOOD, None), 7)  # type: ignore[arg-type]
+    with pytest.raises(
+        ContractError, match=r"^rows\.jsonl:7: datum 1 of flatten attaches an int \(7\); give"
+    ):
+        check_groups([group_of(wrong)])
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])

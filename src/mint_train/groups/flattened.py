@@ -25,7 +25,8 @@ def check_groups(groups: Sequence[Group]) -> None:
     if not (in_range(tokens) and np.isfinite(weights).all()):
         raise next(problems(groups))
     for group in groups:
-        if any(group.attached) or not all(is_even(group, number) for number in range(len(group.datums))):
+        attached = any(not isinstance(one, Mapping) or one for one in group.attached)
+        if attached or not all(is_even(group, number) for number in range(len(group.datums))):
             for problem in problems([group]):
                 raise problem
 
@@ -61,7 +62,10 @@ def problems(groups: Sequence[Group]) -> Iterator[ContractError]:
                 )
             if not np.isfinite(arrays.weights).all():
                 yield ContractError(f"{where} has a weight that is not a finite number")
-            attached: Mapping[str, object] = group.attached[number] if group.attached else {}
+            attached: object = group.attached[number] if group.attached else {}
+            if not isinstance(attached, Mapping):
+                yield ContractError(f"{where} attaches {shown(attached)}; give numbers by their names")
+                continue
             for name, value in attached.items():
                 if (reason := attachment_problem(value, len(arrays.targets))) is not None:
                     yield ContractError(f'{where}: what is attached as "{name}" {reason}')

@@ -112,6 +112,7 @@ def opened_losses(
     if strange := options.keys() - losses.keys():
         raise OptionError(f"options: {min(strange)} is none of the losses {', '.join(losses)}")
     opened = {name: opened_loss(loss, options.get(name), settings) for name, loss in losses.items()}
-    for name, loss in losses.items():
-        Watching.of(opened[name][0], program_of(loss, (), settings).judge)
+    if opened:
+        first = next(iter(opened))  # all have the same prompts and judge
+        Watching.of(opened[first][0], program_of(losses[first], (), settings).judge)
     return opened

@@ -56,7 +56,7 @@ def find_start(settings: Settings) -> tuple[Settings, StartDescription | None]:
         return of_run(settings, run, step, remote=remote)
     if remote and not Path(name).exists():
         raise OptionError(
-            f"--from {name}: there is no run of that name here; the name of a state on the service begins "
+            f"--from {name}: there is no run of that name here; states on the service have names that begin "
             f"with {ON_THE_SERVICE[0]}"
         )
     if remote:

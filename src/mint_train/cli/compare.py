@@ -151,9 +151,9 @@ def compare_and_print(
     chosen = {loss: settings_of(loss, shares[loss], config, given) for loss in losses}
     opened = {loss: open_loss(loss, settings.options) for loss, settings in chosen.items()}
     first = next(iter(chosen.values()))
+    Watching.of(first)  # all have the same prompts and judge
     output = comparison_folder(output, losses, overwrite=first.overwrite)
-    contenders: list[Contender] = []
-    backend = choose_backend(first)
+    backend, contenders = choose_backend(first), list[Contender]()
     given |= model_at_commit(first, backend)
     for loss, settings in chosen.items():
         folder = output / file_name(loss)
@@ -224,7 +224,6 @@ def settings_of(
     settings = load_settings({**given, "loss": loss, "options": dict(options)}, config)
     if any(item.name == STANDARD_INPUT for item in (*settings.data, *settings.eval_data.values())):
         raise UserError("--data -: standard input can be read only once; write the rows to a file")
-    Watching.of(settings)
     return settings
 
 

@@ -116,7 +116,7 @@ def template_digest(settings: Settings) -> str | None:
 
 
 def refuse_changed_template(recorded: RunDescription, settings: Settings) -> None:
-    """Refuse a file of `--chat-template` that is no longer what a run began with.
+    """Refuse a file of `--chat-template` that has changed since a run began.
 
     Raises:
         OptionError: the file cannot be read, or has a syntax error.

@@ -27,12 +27,12 @@ class NamedFields:
             forms: all that reads the rows; None where a plugin reads them itself, and may read any field.
         """
         self.columns = columns if forms is not None else {}
-        checked = forms.checked if forms is not None else frozenset[str]()
-        self.known = (forms.fields if forms is not None else checked) | MEANINGFUL | {WEIGHT}
+        always = MEANINGFUL | {WEIGHT}
+        self.known = always if forms is None else always | forms.fields
+        sure = always if forms is None else always | forms.checked
         self._left_out = [
             field for field, column in self.columns.items() if not column and field not in self.known
         ]
-        sure = MEANINGFUL | checked | {WEIGHT}
         self._doubtful = [field for field, column in self.columns.items() if column and field not in sure]
 
     def check_left_out(self, row: Mapping[str, object]) -> None:

@@ -182,7 +182,7 @@ def as_name(word: str) -> str:
 
 
 def choose(name: str, values: Mapping[str, object], words: Sequence[str]) -> str:
-    """Say how to give each value of a column its meaning, in a form that is refused as it stands."""
+    """Say how to give each value of a column its meaning; the flag is refused until one of two is chosen."""
     some = some_of(values)
     if any(NO_VALUE.search(value) or len(value) > LONGEST for value in some):
         return f"write {words[0]} or {words[1]} there instead"

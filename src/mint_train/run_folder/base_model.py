@@ -75,7 +75,7 @@ def base_model_folder(settings: Settings, run: Path) -> Path:
 
 
 def refuse_changed(name: object, before: str | None, now: str | None) -> None:
-    """Refuse what is no longer as it was when a run began: it could not be compared with what came before.
+    """Refuse what has changed since a run began: its results could not be compared with those before.
 
     Args:
         name: the file or the source, as the user knows it.

@@ -242,7 +242,7 @@ def locate_reference(settings: Settings, loss: Loss, backend: Backend) -> tuple[
 
 
 def refuse_changed_data(recorded: DataDescription, data: Data, eval_data: Mapping[str, DataSource]) -> None:
-    """Refuse data that is no longer what a run began with.
+    """Refuse data that has changed since a run began.
 
     Raises:
         UserError: the training or the evaluations could not be compared with what came before.

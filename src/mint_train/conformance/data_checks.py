@@ -64,12 +64,13 @@ def bad_rows_are_refused(material: Material) -> str:
     """Check that a bad row raises RowError with its field, and a needed field refuses wrong values."""
     require_that(refusal(material, {}, "an empty row") is not None, "an empty row was accepted")
     tried = 0
+    right = right_somewhere(material)
     for row in material.rows:
         for name in row.values:
             without = {key: value for key, value in row.values.items() if key != name}
             required = refusal(material, without, f'a row without "{name}"') is not None
             for what, value in WRONG_VALUES:
-                if is_alike(value, row.values[name]) or is_right_elsewhere(material, name, value):
+                if is_alike(value, row.values[name]) or (name, what) in right:
                     continue
                 tried += 1
                 refused = refusal(material, mutated(row.values, name, value), f'"{name}" set to {what}')
@@ -93,12 +94,15 @@ def is_alike(value: Any, right: Any) -> bool:
     return isinstance(right, str | bool) and type(value) is type(right) and value != ""
 
 
-def is_right_elsewhere(material: Material, name: str, value: Any) -> bool:
-    """Return whether a row that is right has this very value in a field."""
-    return any(
-        name in row.values and type(row.values[name]) is type(value) and row.values[name] == value
+def right_somewhere(material: Material) -> set[tuple[str, str]]:
+    """Return each field with the name of each value of WRONG_VALUES that a row which is right has in it."""
+    return {
+        (name, what)
         for row in material.rows
-    )
+        for name, right in row.values.items()
+        for what, value in WRONG_VALUES
+        if type(right) is type(value) and right == value
+    }
 
 
 def refusal(material: Material, row: Mapping[str, Any], what: str) -> RowError | None:
@@ -158,11 +162,10 @@ def max_length_is_kept(material: Material) -> str:
     longest = max(length for group in material.groups for length in group.lengths) + 1
     fitted = []
     for most in (longest - 1, longest // 2, 2):
+        renderer = Renderer(material.tokenizer, most)
         for example, row in zip(material.examples, material.rows, strict=True):
             try:
-                group = Group.of(
-                    material.loss.flatten(example, Renderer(material.tokenizer, most)), row.source
-                )
+                group = Group.of(material.loss.flatten(example, renderer), row.source)
             except DoesNotFit:
                 continue
             require_that(

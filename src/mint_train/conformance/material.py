@@ -100,9 +100,10 @@ class Material:
         """The first few examples as groups, with reference logprobs where the loss asks for a reference."""
         # a seed other than that of the policy's logprobs, or all log-ratios would be zero
         generator = make_generator(SEED + 1)
+        renderer = Renderer(self.tokenizer)
         groups = []
         for example, row in zip(self.examples[:MOST_GROUPS], self.rows, strict=False):
-            group = Group.of(self.loss.flatten(example, Renderer(self.tokenizer)), row.source)
+            group = Group.of(self.loss.flatten(example, renderer), row.source)
             if self.loss.reference is not None:
                 reference = tuple(random_logprobs(length, generator) for length in group.lengths)
                 group = replace(group, reference_logprobs=reference)

@@ -15,21 +15,22 @@ SHOWN = """
 import os, resource, sys
 print(__name__, sys.argv, os.getcwd(), os.environ["OF_A_TEST"], sys.stdin.read(), sys.stdout.isatty())
 print(sys.path[:2], resource.getrlimit(resource.RLIMIT_FSIZE), sys.stdout.line_buffering, sorted(os.environ))
-print("to stderr", sys.dont_write_bytecode, file=sys.stderr)
+print("to stderr", sys.dont_write_bytecode, sys.stdout.write_through, file=sys.stderr)
 sys.exit(3)
 """
 
 
-@pytest.mark.parametrize("kept_uncompiled", ["", "1"])
+@pytest.mark.parametrize(("kept_uncompiled", "options"), [("", []), ("1", ["-u"])])
 def test_a_process_is_as_python_itself_starts_it(
-    warm_python: str, tmp_path: Path, kept_uncompiled: str
+    warm_python: str, tmp_path: Path, kept_uncompiled: str, options: list[str]
 ) -> None:
     variables = {"OF_A_TEST": "Danube", "PYTHONPATH": "/there", "PYTHONDONTWRITEBYTECODE": kept_uncompiled}
+    variables["PYTHONUNBUFFERED"] = ""
 
     def ended(python: str) -> tuple[int, str, str]:
         done = subprocess.run(
-            [python, "-c", SHOWN, "one", "two words"], cwd=tmp_path, input="typed", capture_output=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+            [python, *options, "-c", SHOWN, "one", "two words"], cwd=tmp_path, input="typed",
+            capture_output=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
             env=os.environ | variables, text=True, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout.replace(f"['{tmp_path}'", "[''"), done.stderr

@@ -1,9 +1,9 @@
 """A Python whose processes are forked from one that has imported what training needs.
 
 Those imports take seconds in each new process. Where a test needs a process but not how it starts, it runs
-the program that `started` yields in place of `sys.executable`: `-m module` or `-c code`, with arguments. It
-passes on its standard streams, folder, environment and limits, signals, and how the process ended. When the
-program is killed, its process follows a moment later.
+the program that `started` yields in place of `sys.executable`: `-m module` or `-c code`, with arguments, and
+with `-u` before it. It passes on its standard streams, folder, environment and limits, signals, and how the
+process ended. When the program is killed, its process follows a moment later.
 """
 
 from __future__ import annotations
@@ -131,14 +131,15 @@ def become(
     program: str, arguments: list[str], folder: str, environment: dict[str, str], limits: list[Any]
 ) -> None:
     """Be the Python process that was asked for."""
+    unbuffered = arguments[0] == "-u"  # as torchrun starts its processes
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     for number, limit in limits:
         resource.setrlimit(number, tuple(limit))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    open_streams()
-    kind, code, *rest = arguments
+    open_streams(unbuffered or bool(os.environ.get("PYTHONUNBUFFERED")))
+    kind, code, *rest = arguments[unbuffered:]
     sys.executable = program
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
@@ -149,12 +150,11 @@ def become(
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def open_streams() -> None:
+def open_streams(at_once: bool) -> None:
     """Open the standard streams as a process that starts would: lines on a terminal, else blocks."""
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         raw = io.FileIO(number, "w", closefd=False)
-        at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
         stream = io.TextIOWrapper(
             raw if at_once else io.BufferedWriter(raw), "utf-8", errors,
             line_buffering=raw.isatty() or number == 2, write_through=at_once,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -156,12 +157,15 @@ def run_commands(text: str, run_cli: RunCli) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_for_several_gpus_run(tmp_path: Path) -> None:
+def test_the_commands_for_several_gpus_run(tmp_path: Path, warm_python: str) -> None:
     page = (ROOT / "docs" / "local-training.md").read_text(encoding="utf-8")
     commands = re.findall(r"^torchrun (.*)$", page, re.MULTILINE)
     for command in commands:
-        started = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command)]
-        ended = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        started = [warm_python, "-m", "torch.distributed.run", *shlex.split(command)]
+        ended = subprocess.run(
+            started, cwd=tmp_path, env=os.environ | {"PYTHON_EXEC": warm_python}, capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.count("Run folder: runs/two") == 1, "only one process prints"
     assert len(commands) == 2

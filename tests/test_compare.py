@@ -157,8 +157,14 @@ def test_losses_without_a_common_metric_keep_their_order() -> None:
 
 
 def test_a_comparison_replaces_no_run_unasked(
-    run_cli: RunCli, data: Path, starter_model_folder: Path, train: Callable[..., Any]
+    run_cli: RunCli,
+    data: Path,
+    starter_model_folder: Path,
+    train: Callable[..., Any],
+    warm_python: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python)
     train("ipo", output="all/ipo", steps=1, progress="quiet")
     before = Path("all/ipo/metrics.jsonl").read_text()
     given = ("dpo", "ipo", "--data", data, "--model", starter_model_folder, "--steps", 1, "--output", "all")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,7 +160,9 @@ def test_every_kind_of_loss_can_be_looked_at(run_cli: Any, loss: str) -> None:
     assert "Example: " in out
 
 
-def test_neither_key_nor_model_is_touched(rows: Path, tmp_path: Path, starter_model_folder: Path) -> None:
+def test_neither_key_nor_model_is_touched(
+    rows: Path, tmp_path: Path, starter_model_folder: Path, warm_python: str
+) -> None:
     """A model folder with a tokenizer alone, a key that no service takes, an address where none is."""
     folder = tmp_path / "tokenizer"
     folder.mkdir()
@@ -170,7 +171,7 @@ def test_neither_key_nor_model_is_touched(rows: Path, tmp_path: Path, starter_mo
             (folder / name).write_bytes((starter_model_folder / name).read_bytes())
     arguments = ["--loss", "dpo", "--data", str(rows), "--on-bad-row", "skip", "--model", str(folder)]
     ended = subprocess.run(
-        [sys.executable, "-m", "mint_train", *arguments, "--dry-run"],
+        [warm_python, "-m", "mint_train", *arguments, "--dry-run"],
         env={"MINT_API_KEY": "sk-none", "MINT_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,

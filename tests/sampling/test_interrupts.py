@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,9 +27,9 @@ def score(prompt, completion):
 COMMON = ("--judge", "function", "--samples", "2", "--max-tokens", "4", "--backend", "local")
 
 
-def interrupted(folder: Path, given: list[str], begun: Path) -> str:
+def interrupted(python: str, folder: Path, given: list[str], begun: Path) -> str:
     """Stop a command once a file is there, and return the last line that it prints."""
-    command = [sys.executable, "-m", "mint_train", *given]
+    command = [python, "-m", "mint_train", *given]
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -47,10 +46,10 @@ def interrupted(folder: Path, given: list[str], begun: Path) -> str:
     return err.splitlines()[-1].removeprefix("mint-train: ")
 
 
-def finish(folder: Path, given: list[str]) -> None:
+def finish(python: str, folder: Path, given: list[str]) -> None:
     """Run a command with a judge that is quick."""
     (folder / "quick").touch()
-    command = [sys.executable, "-m", "mint_train", *given]
+    command = [python, "-m", "mint_train", *given]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
@@ -64,17 +63,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", ["pairs", "winrate"])
-def test_an_interrupted_command_goes_on(folder: Path, starter_model_folder: Path, command: str) -> None:
+def test_an_interrupted_command_goes_on(
+    folder: Path, starter_model_folder: Path, warm_python: str, command: str
+) -> None:
     model = str(starter_model_folder)
     given = {
         "pairs": ["pairs", "prompts.jsonl", "--model", model],
         "winrate": ["winrate", model, model, "--data", "prompts.jsonl"],
     }[command]
     given += [*COMMON, "--set", "file=slow.py", "--output", "rows.jsonl"]
-    said = interrupted(folder, given, folder / "rows.jsonl.scores")
+    said = interrupted(warm_python, folder, given, folder / "rows.jsonl.scores")
     assert said == "interrupted; the same command goes on with what is written and judged"
     assert not (folder / "rows.jsonl").exists()
-    finish(folder, given)
+    finish(warm_python, folder, given)
     assert lines(folder / "rows.jsonl")
     assert not list(folder.glob("rows.jsonl.*"))
 
@@ -85,10 +86,12 @@ def test_an_interrupt_before_anything_is_written_says_no_more(tmp_path: Path) ->
         raise KeyboardInterrupt
 
 
-def test_interrupted_rounds_say_how_they_go_on(folder: Path, starter_model_folder: Path) -> None:
+def test_interrupted_rounds_say_how_they_go_on(
+    folder: Path, starter_model_folder: Path, warm_python: str
+) -> None:
     given = ["--rounds", "1", "--prompts", "prompts.jsonl", *COMMON, "--judge-set", "file=slow.py"]
     given += ["--loss", "dpo", "--model", str(starter_model_folder), "--steps", "1", "--output", "all"]
-    said = interrupted(folder, given, folder / "all" / "round-001.part.scores")
+    said = interrupted(warm_python, folder, given, folder / "all" / "round-001.part.scores")
     assert said == "interrupted; continue the rounds with: mint-train resume all"
-    finish(folder, ["resume", "all"])
+    finish(warm_python, folder, ["resume", "all"])
     assert lines(folder / "all" / "round-001.jsonl")

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
@@ -27,6 +28,8 @@ SKIPS_FAIL = bool(os.environ.get("MINT_TRAIN_SKIPS_FAIL"))
 """Whether a skipped test is an error: where everything that tests look for is installed."""
 KEPT_VARIABLES = ("MINT_TRAIN_SKIP_SERVERS",)
 DIALOGUES = 60
+MANY_TESTS = 100
+"""Of one file; no server has as many."""
 
 WORDS = "the a river city Danube why because größer naïve 日本 🙂 1,450 `code` answer question good"
 SHORT_PAIRS = [
@@ -51,11 +54,18 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a test named by an address: two processes would then collect different tests."""
+    """Group files of many tests, and refuse a test named by an address: two processes collect it differently.
+
+    Larger groups run first. None of these needs a server, so they run while the servers are installed.
+    """
+    tests = Counter(item.path for item in items)
     for item in items:
         if " at 0x" in item.name:
             raise pytest.UsageError(f"{item.nodeid}: name the parameter without its address, with ids=")
+        if tests[item.path] >= MANY_TESTS:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True)

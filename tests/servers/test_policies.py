@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,12 +41,12 @@ def service(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def compared(
-    variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory, warm_python: str
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """DPO and IPO, compared on the server: the folder, and how the command ended."""
     folder = tmp_path_factory.mktemp("compared")
     write_lines(folder / "pairs.jsonl", PAIRS)
-    command = [sys.executable, "-m", "mint_train", "compare", "dpo", "ipo", "--data", "pairs.jsonl"]
+    command = [warm_python, "-m", "mint_train", "compare", "dpo", "ipo", "--data", "pairs.jsonl"]
     command += [
         "--eval-fraction",
         "0.4",

@@ -23,13 +23,13 @@ from tempfile import TemporaryDirectory
 
 os.environ.pop("MINT_API_KEY", None)  # measure the embedded backend, or the server that is started
 
-from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import facts, questions
 from mint_train.backends.local.starter_model import save_starter_model
 from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
 from mint_train.sampling.collecting import decided_by, judge_all, write_all
 from mint_train.sampling.policy import open_policy, reading_settings
+from mint_train.settings.sampling import Sampling
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "servers"))
 from server import running_server

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from mint_train.backends.base import Sampling
 from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.load import open_local_client
 from mint_train.backends.local.sampling import LocalSampler
 from mint_train.settings.merge import load_settings
+from mint_train.settings.sampling import Sampling
 
 WORDS = ("rivers", "metals", "the moon", "cats", "bread")
 

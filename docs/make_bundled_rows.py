@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import (
     METRIC,
     UNKNOWN,
@@ -26,6 +25,7 @@ from mint_train.backends.local.starter.corpus import (
 )
 from mint_train.backends.local.starter_model import make_starter_tokenizer
 from mint_train.sampling.policy import open_policy
+from mint_train.settings.sampling import Sampling
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 PAIRS, FEW, SEED = 80, 16, 0

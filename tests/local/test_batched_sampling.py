@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
 from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.decoding import draw
@@ -17,6 +17,7 @@ from mint_train.backends.local.load import open_local_client
 from mint_train.backends.local.sampling import LocalSampler
 from mint_train.batches.datums import build_datum
 from mint_train.settings.merge import load_settings
+from mint_train.settings.sampling import Sampling
 from mint_train.trained.sample import sampled_tokens
 
 END = 2

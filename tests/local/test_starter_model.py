@@ -12,7 +12,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mint_train.backends.base import Sampling
 from mint_train.backends.local.adapter import LoraShape
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.backends.local.load import open_local_client
@@ -27,6 +26,7 @@ from mint_train.backends.local.starter_model import (
 )
 from mint_train.rendering.options import Form, Rendering
 from mint_train.rendering.renderer import Renderer
+from mint_train.settings.sampling import Sampling
 from mint_train.trained.sample import sampled_tokens
 
 LEARNED = [fact for position, fact in enumerate(facts()) if not is_held_out(position)]

@@ -80,6 +80,11 @@ def test_what_is_wrong_with_a_call_is_said_in_keywords(tmp_path: Path) -> None:
         assert "--" not in str(refused.value)
 
 
+def test_a_misspelt_keyword_of_sample_is_refused() -> None:
+    problem = 'sample has no keyword "max_token"; did you mean "max_tokens"'
+    assert problem in refusal(mint_train.sample, "runs/any", max_token=8)
+
+
 def test_two_policies_are_compared(starter_model_folder: Path, tmp_path: Path) -> None:
     folder = str(starter_model_folder)
     won = mint_train.winrate(folder, folder, PROMPTS, judge=shortest, output=tmp_path / "won.jsonl", **DRAWN)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from few_rows import lines, write_lines
 
-from mint_train.backends.base import Sampling
 from mint_train.cli.pairs import going_on
 from mint_train.judging.judge import open_judge
 from mint_train.sampling.matches import Comparing
+from mint_train.settings.sampling import Sampling
 
 SLOW_JUDGE = """\
 import time

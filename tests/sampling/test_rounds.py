@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from few_rows import lines, write_lines
 
-from mint_train.backends.base import Sampling
 from mint_train.backends.local.starter.corpus import facts, questions
 from mint_train.errors import DataError, JudgeError, OptionError, UserError
 from mint_train.sampling.new_rounds import new_rounds
@@ -24,6 +23,7 @@ from mint_train.sampling.round_plan import Plan, mixed_in
 from mint_train.sampling.rounds import Rounds
 from mint_train.settings.merge import load_settings
 from mint_train.settings.prices import describe_tokens
+from mint_train.settings.sampling import Sampling
 from mint_train.trained.sample import sampled_tokens
 from mint_train.training.runner import Runner
 

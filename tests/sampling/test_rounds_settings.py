@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from few_rows import lines, write_lines
 
+from mint_train.cli.commands.pairs import make_rows
+from mint_train.cli.commands.sample import sample
+from mint_train.cli.commands.winrate import winrate
 from mint_train.errors import OptionError
-from mint_train.sampling.round_plan import read_plan
+from mint_train.sampling.round_plan import Plan, read_plan
+from mint_train.settings.fields import JUDGE_SECONDS
 from mint_train.settings.merge import load_rounds, load_settings
+from mint_train.settings.model import Settings
+from mint_train.settings.rounds import RoundsSettings
+from mint_train.settings.sampling import COMPARED, DRAWN, JUDGED, SHOWN, Sampling
 
 FILE = """
 loss = "dpo"
@@ -52,6 +60,19 @@ def test_the_command_line_comes_before_the_file_and_the_file_before_the_defaults
     assert (own.judge, own.judge_options) == ("length", asked.judge_options), "a run has a judge too"
     assert load_settings({}, config).options == {"reference": "initial"}
     assert load_rounds({}) is None
+
+
+@pytest.mark.parametrize(("command", "drawn"), [(make_rows, JUDGED), (winrate, COMPARED), (sample, SHOWN)])
+def test_what_is_not_given_is_the_same_for_a_command_for_rounds_and_for_python(
+    command: click.Command, drawn: Sampling
+) -> None:
+    options = {option.name: option.default for option in command.params}
+    assert Sampling(**{name: options[name] for name in DRAWN}) == drawn
+    assert options.get("judge_timeout", JUDGE_SECONDS) == JUDGE_SECONDS
+    plan = Plan.of(
+        RoundsSettings(rounds=1, prompts="prompts.jsonl", judge="length"), Settings(loss="dpo").seed
+    )
+    assert (plan.sampling, plan.judge_timeout) == (JUDGED, JUDGE_SECONDS)
 
 
 @pytest.mark.parametrize(

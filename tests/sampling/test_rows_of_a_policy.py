@@ -14,7 +14,7 @@ import torch
 from few_rows import PAIRS, lines, write_lines
 
 import mint_train
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
 from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError, PluginError, UserError
 from mint_train.groups.build import build_dataset
 from mint_train.groups.examples import find_data, read_examples
@@ -26,6 +26,7 @@ from mint_train.plugins.discovery import NamedPlugin, load_plugin
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
 from mint_train.settings.model import Settings
+from mint_train.settings.sampling import Sampling
 from mint_train.trained.sample import sampled_tokens
 
 PROMPTS: list[dict[str, Any]] = [

@@ -14,7 +14,6 @@ from few_rows import lines, write_lines
 from run_files import adapter, metrics
 
 import mint_train
-from mint_train.backends.base import Sampling
 from mint_train.backends.choose import choose_backend
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import DataError, JudgeError, MintTrainError, OptionError, UserError
@@ -28,6 +27,7 @@ from mint_train.sampling.new_rounds import new_rounds
 from mint_train.sampling.policy import open_policy
 from mint_train.sampling.round_plan import Plan
 from mint_train.settings.merge import load_settings
+from mint_train.settings.sampling import Sampling
 from mint_train.training.runner import Runner
 from mint_train.training.watching import Watcher, Watching
 

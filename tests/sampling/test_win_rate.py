@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from few_rows import lines
 
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
 from mint_train.errors import JudgeError, OptionError, UserError
 from mint_train.groups.prompts import read_prompts
 from mint_train.judging.judge import open_judge
@@ -23,6 +23,7 @@ from mint_train.run_folder.win_rates import read_win_rates
 from mint_train.sampling.matches import Comparing, compare_policies
 from mint_train.sampling.policy import Policy, open_policy, reading_settings
 from mint_train.sampling.win_rate import Outcome, Rate, win_rate
+from mint_train.settings.sampling import Sampling
 
 
 def outcomes(won: list[float], longer: list[float] | None = None) -> list[Outcome]:

@@ -17,7 +17,7 @@ from mint_train.sampling.rounds import PROMPTS_FILE, RoundsProgram
 from mint_train.settings.keywords import plain_options
 from mint_train.settings.merge import load_rounds, load_settings
 from mint_train.settings.model import Settings
-from mint_train.settings.rounds import ONLY_ROUNDS, RoundsSettings
+from mint_train.settings.rounds import RoundsSettings, split_rounds
 from mint_train.settings.wrong_values import described
 from mint_train.training.watching import Watching
 
@@ -36,7 +36,7 @@ def name_of(loss: str | FunctionLoss) -> str:
     )
 
 
-def split_rounds(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, dict[str, Any]]:
+def rounds_and_run(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, dict[str, Any]]:
     """Return the fields of rounds among some keywords, None without `rounds`, and the settings of training.
 
     Raises:
@@ -45,8 +45,8 @@ def split_rounds(settings: Mapping[str, Any]) -> tuple[RoundsSettings | None, di
     known = judge_by_name(settings)
     if not isinstance(known.get("prompts"), str | Path | None):
         known["prompts"] = PROMPTS_FILE
-    asked = {name: value for name, value in known.items() if name in RoundsSettings.model_fields}
-    return load_rounds(asked), {name: value for name, value in known.items() if name not in ONLY_ROUNDS}
+    of_rounds, of_run = split_rounds(known)
+    return load_rounds(of_rounds), of_run
 
 
 def judge_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:

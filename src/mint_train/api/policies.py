@@ -4,39 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, nearest
 from mint_train.groups.prompts import read_prompts
-from mint_train.judging.judge import TIME_LIMIT, Judge, JudgeFunction, open_judge
-from mint_train.observers.progress import shown_progress, silent_progress
+from mint_train.judging.judge import Judge, JudgeFunction, open_judge
+from mint_train.observers.progress import Progress, shown_progress, silent_progress
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.authoring import FunctionLoss
 from mint_train.sampling.making import Made, Making, RowWriter, make_rows, require_rows
 from mint_train.sampling.matches import Comparing, compare_policies
 from mint_train.sampling.policy import open_policy, reading_settings
 from mint_train.sampling.win_rate import WinRate
-from mint_train.settings.keywords import PairsKeywords, SampledKeywords, in_python, plain_options
+from mint_train.settings.fields import JUDGE_SECONDS
+from mint_train.settings.keywords import (
+    POLICY_SETTINGS,
+    PairsKeywords,
+    SampledKeywords,
+    SeededKeywords,
+    in_python,
+    plain_options,
+)
+from mint_train.settings.sampling import COMPARED, JUDGED, SHOWN
 from mint_train.trained.find import find_trained
 from mint_train.trained.sample import Completed, complete
 
 ROWS_FILE = "rows.jsonl"
-MOST_TOKENS = 256
-"""Of a completion that is judged."""
-
-
-class Drawn(TypedDict, total=False):
-    """How completions are drawn; see `mint_train.backends.base.Sampling`."""
-
-    samples: int
-    max_tokens: int
-    temperature: float
-    seed: int
 
 
 def sample(
@@ -47,7 +44,7 @@ def sample(
     rows: int = 4,
     step: int | str | None = None,
     loss: FunctionLoss | None = None,
-    **drawn: Unpack[Drawn],
+    **drawn: Unpack[SeededKeywords],
 ) -> list[Completed]:
     """Complete prompts before and after training, as `mint-train sample` does.
 
@@ -67,8 +64,9 @@ def sample(
         if prompts is not None and data is not None:
             raise OptionError("prompts and data are both given; give one of them")
         texts = [prompts] if isinstance(prompts, str) else prompts
+        sampling = SHOWN.with_given(known_keywords(drawn, SeededKeywords, "sample"))
         trained = find_trained(str(run), step, {}, loss=loss)
-        return complete(trained, texts, data, rows, Sampling(**drawn))
+        return complete(trained, texts, data, rows, sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +134,9 @@ def pairs(
             model; by default the base model.
         output: file for the rows. Only with it a call that was stopped goes on where it was.
         form: preferences, rankings, ratings, or rollouts with their sampling logprobs.
-        given: `pair`, which completions make a preference; `samples` (8), `max_tokens` (256), `temperature`
-            (1) and `seed`; `judge_options`, `judge_timeout`, `keep_all`, `overwrite`, `progress`; and the
-            policy's settings, such as `model`.
+        given: `pair`, which completions make a preference; `samples`, `max_tokens`, `temperature` and `seed`,
+            by default those of `mint_train.settings.sampling.JUDGED`; `judge_options`, `judge_timeout`,
+            `keep_all`, `overwrite`, `progress`; and the policy's settings, such as `model`.
 
     Raises:
         MintTrainError: what was given is wrong, the backend or the judge failed, or no row was made.
@@ -149,12 +147,12 @@ def pairs(
     """
     with in_python(), rows_file(output) as path:
         known = known_keywords(given, PairsKeywords, "pairs")
-        writer = open_writer(form, known.pop("pair", None))
-        opened, sampling, made_with = open_parts(judge, known, 8)
-        show = silent_progress if known.pop("progress", "auto") == "quiet" else shown_progress
-        found = read_prompts(prompts, reading_settings(known))
-        making = Making(opened, writer, sampling, path, **made_with)
-        with open_policy(named(policy), known, echo_problem) as policy_opened, show() as tell:
+        writer = open_writer(form, known.get("pair"))
+        opened, settings = judge_with(known, judge), policy_settings(known)
+        found = read_prompts(prompts, reading_settings(settings))
+        written = {part: known[part] for part in ("keep_all", "overwrite") if part in known}
+        making = Making(opened, writer, JUDGED.with_given(known), path, **written)
+        with open_policy(named(policy), settings, echo_problem) as policy_opened, progress(known) as tell:
             made = require_rows(make_rows(policy_opened, found, making, tell))
         notes = [*made.readable.lines(), *made.lines(), *filter(None, [writer.note(), opened.note()])]
         return sampled_rows(made, read_rows(path), None if output is None else path, notes)
@@ -177,19 +175,20 @@ def winrate(
         prompts: as for `pairs`.
         judge: as for `pairs`; it sees each two completions in both orders.
         output: file with a row per comparison. Only with it a call that was stopped goes on where it was.
-        given: as for `pairs`; `samples` (1) are comparisons per prompt.
+        given: as for `pairs`; `samples` are comparisons per prompt, by default one.
 
     Raises:
         MintTrainError: what was given is wrong, a backend or the judge failed, or it left all out.
     """
     with in_python(), rows_file(output) as path:
         known = known_keywords(given, SampledKeywords, "winrate")
-        opened, sampling, made_with = open_parts(judge, known, 1)
-        show = silent_progress if known.pop("progress", "auto") == "quiet" else shown_progress
-        found = read_prompts(prompts, reading_settings(known))
-        with show() as tell:
-            policies = [open_policy(str(name), known, echo_problem) for name in (first, second)]
-            compared = compare_policies(policies, found, Comparing(opened, sampling, path, **made_with), tell)
+        opened, settings = judge_with(known, judge), policy_settings(known)
+        found = read_prompts(prompts, reading_settings(settings))
+        overwrite = known.get("overwrite", False)
+        comparing = Comparing(opened, COMPARED.with_given(known), path, overwrite)
+        with progress(known) as tell:
+            policies = [open_policy(str(name), settings, echo_problem) for name in (first, second)]
+            compared = compare_policies(policies, found, comparing, tell)
         return ComparedPolicies(
             rate=compared.rate,
             matches=compared.matches,
@@ -233,28 +232,24 @@ def known_keywords(given: Mapping[str, Any], keywords: type[Any], function: str)
     return {name: value for name, value in given.items() if value is not None}
 
 
-def open_parts(
-    judge: str | JudgeFunction, known: dict[str, Any], samples: int
-) -> tuple[Judge, Sampling, dict[str, Any]]:
-    """Take the judge's and the sampling's keywords out of those that are given, and open both.
+def judge_with(known: Mapping[str, Any], judge: str | JudgeFunction) -> Judge:
+    """Open the judge with what the keywords say of it.
 
-    Args:
-        judge: a name, or a function.
-        known: the keywords; what is left is the policy's settings.
-        samples: how many completions there are by default.
-
-    Returns:
-        The judge, the sampling, and which of `keep_all` and `overwrite` are given.
+    Raises:
+        UserError: no judge has this name, it is broken, or an option of it is wrong.
     """
-    options = plain_options(known.pop("judge_options", None), "judge_options")
-    opened = open_judge(judge, options, known.pop("judge_timeout", TIME_LIMIT))
-    sampling = Sampling(
-        known.pop("samples", samples),
-        known.pop("max_tokens", MOST_TOKENS),
-        known.pop("temperature", 1.0),
-        known.pop("seed", 0),
-    )
-    return opened, sampling, {name: known.pop(name) for name in ("keep_all", "overwrite") if name in known}
+    options = plain_options(known.get("judge_options"), "judge_options")
+    return open_judge(judge, options, known.get("judge_timeout", JUDGE_SECONDS))
+
+
+def policy_settings(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that are settings of the policy."""
+    return {name: value for name, value in known.items() if name in POLICY_SETTINGS}
+
+
+def progress(known: Mapping[str, Any]) -> AbstractContextManager[Progress]:
+    """Return what shows the progress while it is entered, or nothing where the keywords ask for that."""
+    return silent_progress() if known.get("progress") == "quiet" else shown_progress()
 
 
 def named(policy: str | Path | None) -> str | None:

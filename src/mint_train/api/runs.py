@@ -14,7 +14,7 @@ from mint_train.api.arguments import (
     opened_loss,
     opened_losses,
     program_of,
-    split_rounds,
+    rounds_and_run,
 )
 from mint_train.backends.choose import choose_backend, model_at_commit
 from mint_train.errors import MintTrainError, OptionError
@@ -81,7 +81,7 @@ def train(
         0.75
     """
     with in_python():
-        asked, own = split_rounds(settings)
+        asked, own = rounds_and_run(settings)
         program = program_of(loss, observers, settings)
         if resume is not None:
             given = {**own, "options": plain_options(options, "options"), "loss": name_of(loss)}

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from mint_train.errors import OptionError
 from mint_train.run_folder.description import QuantizationDescription
 from mint_train.run_folder.records import Checkpoint
-from mint_train.settings.fields import MOST
+from mint_train.settings.sampling import Sampling
 
 if TYPE_CHECKING:
     import torch
@@ -43,34 +41,6 @@ class Saved(Protocol):
     def path(self) -> str:
         """Where the backend keeps it; a later load takes this path."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How completions are drawn."""
-
-    samples: int = 1
-    """Completions per prompt."""
-    max_tokens: int = 64
-    """Maximum tokens of a completion."""
-    temperature: float = 0.7
-    """0 takes the most likely token each time."""
-    seed: int = 0
-    stop: tuple[int, ...] = ()
-    """Tokens that end a completion, beside the end-of-sequence token."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            OptionError: one of them is not a number, too small or too large.
-        """
-        for name, least in (("samples", 1), ("max_tokens", 1), ("temperature", 0), ("seed", 0)):
-            value, whole = getattr(self, name), name != "temperature"
-            is_number = isinstance(value, Integral if whole else Real)
-            if not is_number or not value >= least or (least and value > MOST):  # nor is NaN
-                needed = f"a {'whole ' * whole}number, {least} or more" + f", at most {MOST}" * (least > 0)
-                raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {needed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,13 +37,14 @@ from mint_train.cli.commands.schema import schema
 from mint_train.cli.commands.winrate import winrate
 from mint_train.cli.mistakes import explain_usage
 from mint_train.cli.options import LossGroup, complete_option, parse_assignments, settings_options, show_help
-from mint_train.cli.rounds import begin_rounds, rounds_options, take_rounds
+from mint_train.cli.rounds import begin_rounds, rounds_options
 from mint_train.cli.start_up import load_libraries, rarely_collected
 from mint_train.cli.streams import outlast_readers
 from mint_train.errors import INTERRUPTED, RUN_FAILED, USER_MISTAKE, MintTrainError, OptionError, command_line
 from mint_train.observers.terminal import echo_problem
 from mint_train.plugins.installed import require_losses
 from mint_train.settings.merge import load_rounds, load_settings
+from mint_train.settings.rounds import split_rounds
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -97,8 +98,8 @@ def cli(
         return
     if assignments:
         given["options"] = parse_assignments(assignments)
-    asked = take_rounds(given)
-    settings, rounds = load_settings(given, config), load_rounds(asked, config)
+    of_rounds, of_run = split_rounds(given)
+    settings, rounds = load_settings(of_run, config), load_rounds(of_rounds, config)
     require_losses(settings.loss)
     for asked_for, name in ((dry_run, "--dry-run"), (rounds is not None, "--rounds")):
         if asked_for:

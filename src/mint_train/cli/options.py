@@ -15,6 +15,7 @@ from mint_train.cli.mistakes import no_such_command, repeated
 from mint_train.errors import MintTrainError, OptionError, unusable_text
 from mint_train.observers.terminal import echo
 from mint_train.settings.model import SECRET_FIELDS, Settings, option_name
+from mint_train.settings.sampling import Sampling
 
 HELP = ("-h", "--help")
 NOT_OPTIONS = SECRET_FIELDS | {"options"}
@@ -103,6 +104,34 @@ def settings_options(
             for value, text in SHORT_FOR_PROGRESS.items()
         ]
     return command
+
+
+def drawing_options(default: Sampling) -> list[click.Option]:
+    """Return the options of how a completion is drawn, with their defaults."""
+    return [
+        click.Option(
+            ["--max-tokens"],
+            type=click.IntRange(min=1),
+            default=default.max_tokens,
+            show_default=True,
+            metavar="N",
+            help="Tokens per completion, at most.",
+        ),
+        click.Option(
+            ["--temperature"],
+            type=click.FloatRange(min=0),
+            default=default.temperature,
+            show_default=True,
+            help="0 always takes the most likely token.",
+        ),
+        click.Option(
+            ["--seed"],
+            type=click.IntRange(min=0),
+            default=default.seed,
+            show_default=True,
+            help="Random seed.",
+        ),
+    ]
 
 
 def given_or_none(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> list[str] | None:

@@ -32,14 +32,6 @@ def rounds_options(command: click.Command) -> click.Command:
     return command
 
 
-def take_rounds(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of rounds by field; those that a run does not have are taken out of `given`."""
-    asked = {name: given[name] for name in RoundsSettings.model_fields}
-    for name in ONLY_ROUNDS:
-        del given[name]
-    return asked
-
-
 def begin_rounds(settings: Settings, asked: RoundsSettings) -> str:
     """Begin rounds and train them; return how the last one ended.
 

@@ -27,11 +27,10 @@ from mint_train.plugins.sources import (
 )
 from mint_train.rows.candidates import Candidates
 from mint_train.run_folder.files import digests_of_files, is_file
+from mint_train.settings.fields import JUDGE_SECONDS
 from mint_train.settings.wrong_values import described
 
 JUDGE = Kind("judge", "mint_train.judges", "install some, such as mint-train-judges")
-TIME_LIMIT = 600.0
-"""Seconds that a judge may take for one batch."""
 
 Scores = list[float | None]
 JudgeFunction = Callable[[str, Sequence[str]], Sequence[float | None]]
@@ -43,7 +42,7 @@ class Judge:
     """A judge with its options."""
 
     def __init__(
-        self, link: NamedPlugin, options: Mapping[str, Any] | None = None, time_limit: float = TIME_LIMIT
+        self, link: NamedPlugin, options: Mapping[str, Any] | None = None, time_limit: float = JUDGE_SECONDS
     ) -> None:
         """Register the judge's hooks.
 
@@ -149,7 +148,7 @@ class FunctionJudge:
 
 
 def open_judge(
-    judge: str | JudgeFunction, options: Mapping[str, Any] | None = None, time_limit: float = TIME_LIMIT
+    judge: str | JudgeFunction, options: Mapping[str, Any] | None = None, time_limit: float = JUDGE_SECONDS
 ) -> Judge:
     """Create an installed judge with its options, or one of a function.
 

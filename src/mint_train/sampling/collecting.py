@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
 from mint_train.groups.completions import (
     JUDGED_AT_ONCE,
     RenderedPrompts,
@@ -23,6 +23,7 @@ from mint_train.observers.progress import Progress
 from mint_train.observers.terminal import echo_problem
 from mint_train.sampling.journal import Journal, as_json, whole_lines
 from mint_train.sampling.policy import Policy
+from mint_train.settings.sampling import Sampling
 
 
 def decided_by(policy: Policy, prompts: Prompts, sampling: Sampling) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import JudgeError, PluginError, counted
 from mint_train.groups.completions import RenderedPrompts, Written
 from mint_train.groups.prompts import Prompts
@@ -31,6 +30,7 @@ from mint_train.sampling.collecting import (
 from mint_train.sampling.journal import journals_of, require_unused
 from mint_train.sampling.policy import Policy
 from mint_train.settings.prices import describe_tokens
+from mint_train.settings.sampling import Sampling
 
 MORE = "more --samples, a higher --temperature, or another judge"
 """What may give rows where there are none."""

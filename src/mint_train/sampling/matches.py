@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import JudgeError, MintTrainError
 from mint_train.groups.completions import Written
 from mint_train.groups.prompts import LocatedPrompt, Prompts
@@ -22,6 +21,7 @@ from mint_train.sampling.collecting import decided_by, judge_all, sampled_tokens
 from mint_train.sampling.journal import journals_of, require_unused
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.win_rate import Outcome, WinRate, win_rate
+from mint_train.settings.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import BudgetError
 from mint_train.groups.completions import render_prompts
 from mint_train.groups.prompts import Prompts
@@ -16,6 +15,7 @@ from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.sampling.policy import Policy
 from mint_train.sampling.round_plan import read_scores, rows_of, run_of
 from mint_train.settings.prices import describe_tokens
+from mint_train.settings.sampling import Sampling
 
 
 @dataclass(frozen=True)

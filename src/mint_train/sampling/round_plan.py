@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sampling
 from mint_train.errors import OptionError, UserError
 from mint_train.groups.shares import largest_remainders
 from mint_train.run_folder.files import is_file, write_whole
@@ -18,6 +17,7 @@ from mint_train.sampling.journal import whole_lines
 from mint_train.settings.data_items import absolute_item
 from mint_train.settings.model import Settings
 from mint_train.settings.rounds import RoundsSettings
+from mint_train.settings.sampling import Sampling
 
 PLAN_FILE = "rounds.json"
 SCORES_FILE = "rounds.jsonl"

@@ -180,6 +180,8 @@ JudgeName = Annotated[
     ),
 ]
 JudgeOptions = Annotated[dict[str, Any], Field(description="An option of the judge; repeatable.")]
+JUDGE_SECONDS = 600.0
+"""That a judge may take for a batch, where nothing else is said."""
 JudgeSeconds = Annotated[
     float,
     Field(gt=0, allow_inf_nan=False, description="Seconds that the judge may take for a batch."),

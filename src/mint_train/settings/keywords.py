@@ -94,34 +94,32 @@ class SettingsKeywords(PolicyKeywords, total=False):
     track: Sequence[str] | str
 
 
-class JudgingKeywords(TypedDict, total=False):
-    """How completions are drawn and judged."""
+class DrawnKeywords(TypedDict, total=False):
+    """How completions are drawn; see `mint_train.settings.sampling.Sampling`."""
 
-    judge_options: Mapping[str, Any]
-    judge_timeout: float
     samples: int
     max_tokens: int
     temperature: float
 
 
-class TrainKeywords(SettingsKeywords, total=False):
+class TrainKeywords(SettingsKeywords, DrawnKeywords, total=False):
     """All settings of a run, and those of rounds: the fields of `RoundsSettings`."""
 
     rounds: int | None
     prompts: Any
-    samples: int
-    max_tokens: int
-    temperature: float
     pair: str
     mix_previous: float
 
 
-class SampledKeywords(JudgingKeywords, total=False):
-    """How a policy is opened, how it completes prompts, and how they are read."""
+class SeededKeywords(DrawnKeywords, total=False):
+    """How completions are drawn, with the seed, which is a setting of a run too."""
 
     seed: int
-    overwrite: bool
-    progress: Literal["auto", "quiet"]
+
+
+class OpenedKeywords(TypedDict, total=False):
+    """The settings with which a policy is opened and prompts are read."""
+
     model: str | Path | None
     backend: Literal["auto", "mint", "local"]
     base_url: str | None
@@ -134,6 +132,18 @@ class SampledKeywords(JudgingKeywords, total=False):
     render: Literal["recipe", "template", "raw"]
     chat_template: str | Path | None
     chat_template_kwargs: Mapping[str, Any]
+
+
+POLICY_SETTINGS = frozenset(OpenedKeywords.__annotations__)
+
+
+class SampledKeywords(OpenedKeywords, SeededKeywords, total=False):
+    """How a policy is opened, and how it completes prompts for a judge."""
+
+    judge_options: Mapping[str, Any]
+    judge_timeout: float
+    overwrite: bool
+    progress: Literal["auto", "quiet"]
 
 
 class PairsKeywords(SampledKeywords, total=False):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 
 from mint_train.settings.booleans import keep_booleans_apart
 from mint_train.settings.fields import (
+    JUDGE_SECONDS,
     MOST,
     Arguments,
     Columns,
@@ -130,7 +131,7 @@ class Settings(BaseModel):
     )
     judge: JudgeName = None
     judge_options: JudgeOptions = Field(default_factory=dict)
-    judge_timeout: JudgeSeconds = 600.0
+    judge_timeout: JudgeSeconds = JUDGE_SECONDS
     backend: Literal["auto", "mint", "local"] = Field(
         default="auto", description="auto: MinT if MINT_API_KEY is set, else this machine."
     )

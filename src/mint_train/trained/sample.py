@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mint_train.backends.base import Sampler, Samplers, Sampling
+from mint_train.backends.base import Sampler, Samplers
 from mint_train.backends.start import refuse_changed_start
 from mint_train.errors import DataError, RowError, UserError
 from mint_train.groups.build import build_dataset
@@ -19,6 +19,7 @@ from mint_train.rendering.renderer import Renderer
 from mint_train.rows.row import BadRow
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.recorded import with_given
+from mint_train.settings.sampling import Sampling
 from mint_train.trained.find import Trained
 
 NOT_SHOWN = "\N{REPLACEMENT CHARACTER}"

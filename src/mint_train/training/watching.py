@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mint_train.backends.base import Sample, Sampling, TrainingClient
+from mint_train.backends.base import Sample, TrainingClient
 from mint_train.errors import MintTrainError, OptionError, ServiceError
 from mint_train.groups.completions import JUDGED_AT_ONCE, PromptRenderer, RenderedPrompts, Written, score
 from mint_train.groups.prompts import Prompts, read_prompts
@@ -23,6 +23,7 @@ from mint_train.run_folder.records import Sampled, Samples
 from mint_train.run_folder.samples import SAMPLE_SCORE, SAMPLES, samples_file, write_samples
 from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.model import Settings, option_name
+from mint_train.settings.sampling import Sampling
 
 GREEDY = 0.0
 """The temperature: only what was learned changes a completion."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
+from mint_train.settings.sampling import Sampling
 
 ELEMENTS = 2**24
 """Probabilities in float64 that a draw holds at once."""

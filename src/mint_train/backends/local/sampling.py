@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
 from mint_train.backends.local.client import LocalTrainingClient, model_errors
 from mint_train.backends.local.decoding import Decoder
+from mint_train.settings.sampling import Sampling
 
 TOKENS_AT_ONCE = {"cpu": 65_536, "cuda": 1_048_576}
 """Tokens, prompts included, of the completions that are written together: their keys and values are kept."""

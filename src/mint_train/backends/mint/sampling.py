@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 
-from mint_train.backends.base import Sample, Sampling
+from mint_train.backends.base import Sample
 from mint_train.backends.mint.client import MintTrainingClient
 from mint_train.errors import BackendError
 from mint_train.sdk import mint, types
+from mint_train.settings.sampling import Sampling
 
 LARGEST_SEED = 2**31 - 1
 """What servers take for a seed."""

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from mint_train.cli.options import Command, complete_folder, parse_assignments, settings_options
-from mint_train.cli.start_up import load_libraries
-
-if TYPE_CHECKING:
-    from mint_train.backends.base import Sampling
-    from mint_train.judging.judge import Judge
-
-POLICY_SETTINGS = (
-    *("model", "backend", "base_url", "dtype", "quantize"),
-    *("columns", "on_bad_row", "max_row_bytes"),
-    *("special_tokens", "render", "chat_template", "chat_template_kwargs"),
+from mint_train.cli.options import (
+    Command,
+    complete_folder,
+    drawing_options,
+    parse_assignments,
+    settings_options,
 )
-
+from mint_train.cli.start_up import load_libraries
+from mint_train.settings.fields import JUDGE_SECONDS
+from mint_train.settings.keywords import POLICY_SETTINGS
+from mint_train.settings.sampling import DRAWN, JUDGED
 
 FROM_FILE = "mint_train.config"
 """Where a context keeps what its config file says."""
@@ -29,7 +27,7 @@ IN_FILE = {
     "data": "prompts",
     "policy": "from_checkpoint",
     "take": "pair",
-    **{name: name for name in ("judge", "judge_timeout", "samples", "max_tokens", "temperature", "seed")},
+    **{name: name for name in ("judge", "judge_timeout", *DRAWN)},
 }
 """By the parameter of a command, the field of a config file that it is taken from."""
 
@@ -67,7 +65,8 @@ def policy_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in found.items()
         if name in POLICY_SETTINGS and not os.environ.get(VARIABLES.get(name, ""))
     }
-    return own | {name: value for name, value in given.items() if value is not None}
+    asked = {name: value for name, value in given.items() if name in POLICY_SETTINGS and value is not None}
+    return own | asked
 
 
 def config_option() -> click.Option:
@@ -98,49 +97,16 @@ def sampling_options(command: click.Command) -> click.Command:
         click.Option(
             ["--judge-timeout"],
             type=click.FloatRange(min=0, min_open=True),
-            default=600.0,
+            default=JUDGE_SECONDS,
             show_default=True,
             metavar="SECONDS",
             help="Seconds that the judge may take for a batch.",
         ),
-        click.Option(
-            ["--max-tokens"],
-            type=click.IntRange(min=1),
-            default=256,
-            show_default=True,
-            metavar="N",
-            help="Tokens per completion, at most.",
-        ),
-        click.Option(
-            ["--temperature"],
-            type=click.FloatRange(min=0),
-            default=1.0,
-            show_default=True,
-            help="0 always takes the most likely token.",
-        ),
-        click.Option(
-            ["--seed"], type=click.IntRange(min=0), default=0, show_default=True, help="Random seed."
-        ),
+        *drawing_options(JUDGED),
         click.Option(["--overwrite"], is_flag=True, help="Begin again, and replace the output."),
     ]
     command.params += shown
     return settings_options(command, POLICY_SETTINGS, others=False)
-
-
-def judge_and_sampling(
-    given: dict[str, Any], options: Mapping[str, Any], samples: int
-) -> tuple[Judge, Sampling]:
-    """Open the judge, and return how completions are drawn; what both are made of is taken out of `given`.
-
-    Raises:
-        UserError: no judge has this name, it is broken, or an option of it is wrong.
-    """
-    from mint_train.backends.base import Sampling
-    from mint_train.judging.judge import open_judge
-
-    drawn = {part: given.pop(part) for part in ("max_tokens", "temperature", "seed")}
-    judge = open_judge(given.pop("judge"), options, given.pop("judge_timeout"))
-    return judge, Sampling(samples=samples, **drawn)
 
 
 @click.command("pairs", cls=Command, short_help="Make rows of what a policy writes and a judge scores.")
@@ -153,7 +119,13 @@ def judge_and_sampling(
     help="Who writes: a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model; by "
     "default the base model.",
 )
-@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Per prompt.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=JUDGED.samples,
+    show_default=True,
+    help="Per prompt.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -171,19 +143,20 @@ def judge_and_sampling(
 @click.option("--rate", "rated", is_flag=True, help="Write ratings: each completion, good or not.")
 @click.option("--rollouts", is_flag=True, help="Write tokens with rewards and their sampling logprobs.")
 @click.option("--keep-all", is_flag=True, help="Keep all completions with their scores in each row.")
-def make_rows(data: str, policy: str | None, samples: int, options: dict[str, Any], **given: Any) -> None:
+def make_rows(data: str, policy: str | None, **given: Any) -> None:
     """Sample completions of the prompts in a file, judge them, and write rows to train on.
 
     PROMPTS is anything that --data takes. A command that was stopped goes on where it was.
     """
     load_libraries("Loading torch, transformers and the policy ...")
     from mint_train.cli.pairs import choose_writer, make_and_print
+    from mint_train.judging.judge import open_judge
     from mint_train.sampling.making import Making
 
-    written = {part: given.pop(part) for part in ("output", "keep_all", "overwrite")}
-    writer = choose_writer({part: given.pop(part) for part in ("take", "ranked", "rated", "rollouts")})
-    judge, sampling = judge_and_sampling(given, options, samples)
-    making = Making(judge, writer, sampling, **written)
+    written = {part: given[part] for part in ("output", "keep_all", "overwrite")}
+    writer = choose_writer({part: given[part] for part in ("take", "ranked", "rated", "rollouts")})
+    judge = open_judge(given["judge"], given["options"], given["judge_timeout"])
+    making = Making(judge, writer, JUDGED.with_given(given), **written)
     make_and_print(data, policy, policy_settings(given), making)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from mint_train.cli.commands.pairs import judge_and_sampling, policy_settings, sampling_options
+from mint_train.cli.commands.pairs import policy_settings, sampling_options
 from mint_train.cli.options import Command, complete_folder
 from mint_train.cli.start_up import load_libraries
+from mint_train.settings.sampling import COMPARED
 
 
 @click.command(cls=Command, short_help="Let a judge compare what two policies write.")
@@ -17,7 +18,11 @@ from mint_train.cli.start_up import load_libraries
 @click.argument("second", metavar="B", shell_complete=complete_folder)
 @click.option("--data", required=True, metavar="PROMPTS", help="Prompts that both complete.")
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Comparisons per prompt."
+    "--samples",
+    type=click.IntRange(min=1),
+    default=COMPARED.samples,
+    show_default=True,
+    help="Comparisons per prompt.",
 )
 @click.option(
     "--output",
@@ -26,7 +31,7 @@ from mint_train.cli.start_up import load_libraries
     metavar="FILE",
     help="JSON Lines file for each comparison.",
 )
-def winrate(first: str, second: str, data: str, samples: int, options: dict[str, Any], **given: Any) -> None:
+def winrate(first: str, second: str, data: str, **given: Any) -> None:
     """Print how often A's completions beat B's, in both orders, with a 95 % interval.
 
     A and B are each a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model. PROMPTS is
@@ -35,11 +40,12 @@ def winrate(first: str, second: str, data: str, samples: int, options: dict[str,
     """
     load_libraries("Loading torch, transformers and the policies ...")
     from mint_train.cli.winrate import compare_and_print
+    from mint_train.judging.judge import open_judge
     from mint_train.sampling.matches import Comparing
 
-    written = {part: given.pop(part) for part in ("output", "overwrite")}
-    judge, sampling = judge_and_sampling(given, options, samples)
-    comparing = Comparing(judge, sampling, **written)
+    written = {part: given[part] for part in ("output", "overwrite")}
+    judge = open_judge(given["judge"], given["options"], given["judge_timeout"])
+    comparing = Comparing(judge, COMPARED.with_given(given), **written)
     compare_and_print((first, second), data, policy_settings(given), comparing)
 
 

@@ -139,8 +139,11 @@ def test_a_budget_stops_at_a_checkpoint_and_a_larger_one_goes_on(
     ended = run_cli("resume", "run", "--token-budget", whole, "--progress", "plain")
     assert ended.status == 0, ended.err
     assert "which cost" in ended.out
-    assert run_cli(*arguments, "--output", "bounded", "--token-budget", 10).status == 2
+    too_little = run_cli(*arguments, "--output", "bounded", "--token-budget", 10)
+    assert too_little.status == 2
     assert not Path("bounded").exists()
+    foretold = run_cli(*arguments, "--token-budget", 10, "--dry-run")
+    assert (foretold.status, foretold.err) == (2, too_little.err)
 
 
 def test_the_budget_s_end_says_how_to_go_on(

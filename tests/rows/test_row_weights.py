@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from mint_train.rows.row_weights import split_weight
 from mint_train.testing import make_batch, make_group, make_logprobs
 from mint_train.training.evaluation import Measured, summarise
 
-RunCli = Callable[..., tuple[int, str, str]]
+RunCli = Callable[..., Any]
 
 
 def pair(weight: float) -> Group:
@@ -63,6 +65,26 @@ def test_the_mean_counts_each_group_by_its_weight() -> None:
     assert batch.mean(values, sizes).item() == pytest.approx((2 + 3 * 6) / (1 + 3 * 4))
     with pytest.raises(PluginError, match="2 groups"):
         batch.mean(torch.ones(4))
+
+
+def test_a_dry_run_names_the_batch_that_would_stop_the_run(
+    run_cli: RunCli, write_rows: Callable[..., Path], starter_model_folder: Path
+) -> None:
+    rows = [{**PAIRS[0], "chosen": f"It is {number}.", "weight": 0} for number in range(5)]
+    data = write_rows([{**rows[0], "weight": 1}, *rows[1:]], "weighed.jsonl")
+    given = ("--model", starter_model_folder, "--loss", "dpo", "--batch-size", 2)
+    found = run_cli(*given, "--data", data, "--dry-run")
+    refused = run_cli(*given, "--data", data, "--output", "run")
+    assert (found.status, refused.status) == (0, 1)
+    (note,) = [line for line in found.out.splitlines() if line.startswith("A step would stop the run")]
+    assert re.search(r"run: .*weighed\.jsonl:\d and the 1 other rows of its batch have the weight 0", note)
+    assert refused.err.strip().endswith(note.partition("would stop the run: ")[2].removesuffix("."))
+    held = write_rows(rows[:1], "held.jsonl")
+    trained = write_rows([PAIRS[0]], "trained.jsonl")
+    found = run_cli(*given, "--data", trained, "--eval-data", held, "--dry-run")
+    assert "An evaluation would stop the run: " in found.out
+    assert "held.jsonl:1 has the weight 0, so there is nothing to average" in found.out
+    assert "weight 0" not in run_cli(*given, "--data", trained, "--eval-data", trained, "--dry-run").out
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])

@@ -11,8 +11,10 @@ from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.terminal import echo, echo_problem
 from mint_train.rows.readers import waits_for_writer
+from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.model import Settings
 from mint_train.settings.prices import Prices
+from mint_train.training.budget import TokenBudget
 
 
 def inspect_and_print(settings: Settings, examples: int = 1) -> int:
@@ -23,8 +25,8 @@ def inspect_and_print(settings: Settings, examples: int = 1) -> int:
         examples: how many rows to show whole.
 
     Raises:
-        UserError: the data or the tokenizer cannot be read at all, or the loss needs what the backend does
-            not give.
+        UserError: the data or the tokenizer cannot be read at all, the loss needs what the backend does not
+            give, or the budget is not enough for a step.
     """
     loss = open_loss(settings.loss, settings.options)
     prices = None if settings.price_file is None else Prices.read(settings.price_file)
@@ -42,7 +44,10 @@ def inspect_and_print(settings: Settings, examples: int = 1) -> int:
     problem = what_stops(report, settings.on_bad_row == "fail")
     if problem:
         echo_problem(problem)
-    return USER_MISTAKE if problem else 0
+        return USER_MISTAKE
+    if report.expected:
+        TokenBudget(settings.token_budget, TokenCounts(), report.expected).refuse_no_step(0)
+    return 0
 
 
 def what_stops(report: DataReport, fail: bool) -> str:

@@ -20,6 +20,7 @@ from mint_train.groups.prompts import read_prompts
 from mint_train.groups.shares import shares_of
 from mint_train.groups.step_count import count_steps
 from mint_train.groups.token_file import digest_of
+from mint_train.groups.weightless import parts, training_batches, weightless_notes
 from mint_train.losses.loss import Loss
 from mint_train.rendering.notes import rendering_notes
 from mint_train.rendering.options import Rendering
@@ -46,6 +47,8 @@ class DataReport:
     special_tokens: SpecialTokens
     bad_rows: list[BadRow]
     groups: int = 0
+    weightless: dict[int, Source] = field(default_factory=dict)
+    """The groups whose row has the weight 0, by index."""
     steps: int = 0
     tokens: list[int] = field(default_factory=list)
     """Tokens of each datum, its prompt included, in the groups' order."""
@@ -118,16 +121,23 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     report.notes = [*loss.options_notes(), *rendering_notes(tokenizer, report.rendering)]
     guarded = GuardedTokenizer(tokenizer, settings.special_tokens)
     seen, first, by_path = inspect_trained(examples, loss, guarded, report, shown)
-    held_out_tokens = sum(inspect_held_out(part, loss, guarded, report, seen) for part in held_out.values())
+    own = [inspect_held_out(part, loss, guarded, report, seen) for part in held_out.values()]
+    held_out_tokens = sum(sum(part.group_tokens) for part in own)
+    for part in own:
+        batches = parts(range(part.groups), settings.batch_size)
+        report.notes += weightless_notes("An evaluation", batches, part.weightless)
     if first:
         shares = shares_of(examples.data, by_path)
         report.remarks = [share.describe() for share in shares]
         report.remarks += loss.data_notes(Batch(first))
         report.steps = count_steps(settings, report.groups)
+        order = Order.of(settings, report.groups, report.longest, shares)
+        batches = training_batches(order, report.steps, settings.batch_size)
+        report.remarks += weightless_notes("A step", batches, report.weightless)
         report.expected = ExpectedTokens(
             settings,
             report.steps,
-            order=Order.of(settings, report.groups, report.longest, shares),
+            order=order,
             trained=report.group_tokens,
             held_out=held_out_tokens,
             prompts=prompt_lengths(settings, tokenizer),
@@ -179,8 +189,8 @@ def inspect_trained(
 
 def inspect_held_out(
     held_out: Examples, loss: Loss, tokenizer: GuardedTokenizer, report: DataReport, seen: dict[bytes, Source]
-) -> int:
-    """Add to a report what is wrong with held-out rows, and which are trained on too; count their tokens."""
+) -> DataReport:
+    """Add to a report what is wrong with held-out rows, and which are trained on too; return their own."""
     own = DataReport(
         "", (), frozenset(), report.max_length, report.special_tokens, [], rendering=report.rendering
     )
@@ -190,7 +200,7 @@ def inspect_held_out(
     report.bad_rows += [bad for bad in own.bad_rows if bad not in report.bad_rows]
     report.broken += own.broken
     report.nothing_held_out |= not own.groups
-    return sum(own.group_tokens)
+    return own
 
 
 def checked_groups(
@@ -215,6 +225,8 @@ def checked_groups(
             except ContractError as error:
                 report.broken.append(str(error))
                 continue
+            if not group.weight:
+                report.weightless[report.groups] = group.source
             report.groups += 1
             report.tokens += [length + 1 for length in group.lengths]  # the targets are one token behind
             report.group_tokens.append(sum(group.lengths))

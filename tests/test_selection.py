@@ -12,10 +12,13 @@ import pytest
 from few_rows import PAIRS, lines, write_lines
 
 import mint_train
+from mint_train.backends.start import find_start
 from mint_train.errors import OptionError, UserError
 from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import Metric
 from mint_train.run_folder.selection import Selection
+from mint_train.sampling.policy import find_policy
+from mint_train.settings.merge import load_settings
 from mint_train.trained.find import find_trained
 
 METRICS = {"accuracy": Metric(better="higher"), "margin": Metric()}
@@ -141,10 +144,43 @@ def test_words_of_a_checkpoint_on_the_command_line(
     assert (ended.status, "first" in ended.err) == (2, True)
 
 
+def test_words_behind_the_name_of_a_run_name_a_checkpoint(
+    run_cli: Any, stopped: tuple[Path, Any], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(stopped[0], tmp_path / "run"))
+    names = [f"{run}@{word}" for word in ("best", "last", 3)]
+    assert [find_trained(name, None, {}).checkpoint.step for name in names] == [1, 3, 3]
+    for name, step in zip(names, (1, 3, 3), strict=True):
+        _, checkpoint = find_policy(name, {})
+        assert checkpoint is not None
+        assert checkpoint.step == step
+        given = load_settings({"loss": "dpo", "backend": "local", "from_checkpoint": name})
+        _, start = find_start(given)
+        assert start is not None
+        assert start.path == str(run / f"checkpoints/step-{step:06d}")
+    ended = run_cli("export", f"{run}@best", "--output", "best")
+    assert ended.status == 0, ended.err
+    assert weights_in(tmp_path / "best") == weights_in(run / "adapter")
+    refused = run_cli("--loss", "dpo", "--set", f"reference={run}@best")
+    assert f"such as --set reference={run}/checkpoints/step-000001" in refused.err
+
+
+def test_a_step_is_given_once(run_cli: Any, stopped: tuple[Path, Any]) -> None:
+    run, _ = stopped
+    for name in (f"{run}@1", run / "checkpoints/step-000001"):
+        with pytest.raises(OptionError, match=f"the step is given twice, by {name} and by step 3; leave one"):
+            mint_train.evaluate(name, step=3)
+    for command in ("eval", "sample", "export"):
+        ended = run_cli(command, f"{run}@best", "--step", "last")
+        assert (ended.status, "by --step last; leave one of them out" in ended.err) == (2, True)
+
+
 def test_a_run_without_a_selection_has_no_best(tmp_path: Path) -> None:
     result = train(tmp_path, steps=1, select_by=None)
     with pytest.raises(UserError, match="has no best checkpoint: its run had no --select-by"):
         find_trained(str(result.folder), "best", {})
+    with pytest.raises(UserError, match=r"name the last one, or one of those after the steps 1$"):
+        find_trained(f"{result.folder}@best", None, {})
     with pytest.raises(OptionError, match="patience needs select_by METRIC"):
         train(tmp_path, select_by=None, patience=2, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()

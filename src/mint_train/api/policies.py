@@ -130,8 +130,8 @@ def pairs(
         prompts: a file, rows, or a list of texts, each a user's turn.
         judge: the name of a judge, or a function of a prompt and a list of its completions that returns a
             score for each, None to leave one out.
-        policy: who writes: a run (`RUN` or `RUN@STEP`), a state on the service, an adapter, or a base
-            model; by default the base model.
+        policy: who writes: a run (`RUN`, `RUN@STEP` or `RUN@best`), a state on the service, an adapter, or a
+            base model; by default the base model.
         output: file for the rows. Only with it a call that was stopped goes on where it was.
         form: preferences, rankings, ratings, or rollouts with their sampling logprobs.
         given: `pair`, which completions make a preference; `samples`, `max_tokens`, `temperature` and `seed`,
@@ -170,7 +170,8 @@ def winrate(
     """Let two policies complete the same prompts and a judge compare them, as `mint-train winrate` does.
 
     Args:
-        first: a run (`RUN` or `RUN@STEP`), a state on the service, an adapter, or a base model.
+        first: a run (`RUN`, `RUN@STEP` or `RUN@best`), a state on the service, an adapter, or a base
+            model.
         second: what it is compared with, likewise.
         prompts: as for `pairs`.
         judge: as for `pairs`; it sees each two completions in both orders.

@@ -16,7 +16,7 @@ from mint_train.rendering.options import template_digest
 from mint_train.run_folder.base_model import refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.files import file_sha256
-from mint_train.run_folder.folder import BASE_MODEL, RunFolder
+from mint_train.run_folder.folder import BASE_MODEL, BEST, LAST, RunFolder
 from mint_train.run_folder.records import ON_THE_SERVICE, SAVED_STATE, STATE_FILE
 from mint_train.run_folder.replacing import holds_run
 from mint_train.settings.model import Settings, option_name
@@ -81,18 +81,21 @@ def refuse_to_replace(settings: Settings, start: Path) -> None:
         )
 
 
-def run_and_step(name: str) -> tuple[RunFolder | None, int | None]:
-    """Return the run that `RUN` or `RUN@STEP` names, and the step; no run if none is there."""
+def run_and_step(name: str) -> tuple[RunFolder | None, int | str | None]:
+    """Return the run that `RUN` or `RUN@STEP` names, and the step, which may be "best" or "last".
+
+    No run is returned if none is there.
+    """
     if holds_run(Path(name)):
         return RunFolder(Path(name)), None
     run, at, step = name.rpartition("@")
-    if at and step.isdecimal() and holds_run(Path(run)):
-        return RunFolder(Path(run)), int(step)
+    if at and (step.isdecimal() or step in (BEST, LAST)) and holds_run(Path(run)):
+        return RunFolder(Path(run)), int(step) if step.isdecimal() else step
     return None, None
 
 
 def of_run(
-    settings: Settings, run: RunFolder, step: int | None, *, remote: bool
+    settings: Settings, run: RunFolder, step: int | str | None, *, remote: bool
 ) -> tuple[Settings, StartDescription]:
     """Begin with a checkpoint of another run.
 

@@ -12,6 +12,7 @@ from mint_train.backends.start import run_and_step
 from mint_train.errors import OptionError
 from mint_train.groups.reference import INITIAL
 from mint_train.losses.loss import Loss
+from mint_train.run_folder.folder import BEST, LAST
 
 
 def located(reference: str, backend: Backend) -> str:
@@ -24,7 +25,8 @@ def located(reference: str, backend: Backend) -> str:
     """
     run, step = run_and_step(reference)
     if run is not None:
-        states = [saved.state for saved in run.checkpoints() if step in (None, saved.step)]
+        step = run.best_step() if step == BEST else step
+        states = [saved.state for saved in run.checkpoints() if step in (None, LAST, saved.step)]
         such_as = f", such as --set reference={states[-1]}" if states else "; it has none"
         raise OptionError(f"--set reference={reference}: it is a run; name a state of it{such_as}")
     if reference == INITIAL or backend.remote:

@@ -46,7 +46,7 @@ class Policy(PromptRenderer):
 
 @contextmanager
 def open_policy(name: str | None, given: Mapping[str, Any], warn: Callable[[str], None]) -> Iterator[Policy]:
-    """Open what a name stands for: a run folder (`RUN` or `RUN@STEP`), a state, an adapter, or a base model.
+    """Open what a name stands for: a run (`RUN`, `RUN@STEP`, `RUN@best`), a state, an adapter, a base model.
 
     Args:
         name: the policy; None for the base model that the settings name.

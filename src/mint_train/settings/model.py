@@ -154,8 +154,8 @@ class Settings(BaseModel):
     )
     from_checkpoint: PathName = Field(
         default=None,
-        description="Adapter to begin with: a run folder (RUN or RUN@STEP), a state on the service "
-        "(tinker://...), or on the embedded backend a PEFT folder or hub name.",
+        description="Adapter to begin with: a run folder (RUN, RUN@STEP or RUN@best), a state on the "
+        "service (tinker://...), or on the embedded backend a PEFT folder or hub name.",
     )
     from_optimizer: bool = Field(
         default=False, description="Begin with the optimiser's moments of --from too, not its weights alone."

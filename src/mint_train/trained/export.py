@@ -21,7 +21,7 @@ from mint_train.run_folder.files import require_space, whole_folder
 from mint_train.run_folder.folder import BASE_MODEL, RunFolder
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import Settings
-from mint_train.trained.find import Trained, find_trained
+from mint_train.trained.find import Trained, find_trained, step_in_name
 from mint_train.trained.forms import GGUF_MODEL, MERGED_MODEL, PEFT, Form, find_target, serving_lines
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def export_run(
     from what was written.
 
     Args:
-        path: the run folder.
+        path: the run folder, perhaps with `@STEP` or `@best` behind its name.
         output: the folder to write; without it, one beside the run folder.
         to: "peft", "merged" or "gguf"; "hub:ORG/NAME" beside it, or alone for the adapter, uploads it.
         step: the checkpoint that is written: its step, "best" or "last"; without it, the run's result.
@@ -77,7 +77,8 @@ def export_run(
         MintTrainError: the upload failed; the folder stays.
     """
     form, repository = find_target(to)
-    trained = find_trained(str(path), step, {}, only_read=True)
+    name, step = step_in_name(str(path), step)
+    path, trained = Path(name), find_trained(name, step, {}, only_read=True)
     folder = trained.folder
     if folder is None or folder.path != path:
         raise UserError(f"{path} is not a run folder; name the folder that holds its run.json")

@@ -73,7 +73,7 @@ def find_trained(
     """Find a run folder, a checkpoint in one, or a path on the service.
 
     Args:
-        name: a run folder, `RUN@STEP`, a run's `checkpoints/step-...` or `adapter`, or `tinker://...`.
+        name: a run folder, `RUN@STEP`, `RUN@best`, a run's `checkpoints/step-...` or `adapter`, or `tinker://...`.
         step: which checkpoint of a run folder: its step, "best" or "last"; without it, the best by the
             run's `--select-by`, else the last.
         given: settings on the command line, which change those of a run folder; None is not given.
@@ -109,9 +109,26 @@ def find_trained(
 
 
 def step_in_name(name: str, step: int | str | None) -> tuple[str, int | str | None]:
-    """Return the run and the step that `RUN@STEP` names; any other name and the step as they are."""
+    """Return the run and the step that `RUN@STEP` names; any other name and the step as they are.
+
+    Raises:
+        OptionError: the step is given twice.
+    """
     run, named = run_and_step(name)
-    return (str(run.path), named) if run is not None and named is not None and step is None else (name, step)
+    if run is None or named is None:
+        return name, step
+    refuse_second_step(name, step)
+    return str(run.path), named
+
+
+def refuse_second_step(name: str | Path, step: int | str | None) -> None:
+    """Refuse a step beside a name that has one.
+
+    Raises:
+        OptionError: naming both.
+    """
+    if step is not None:
+        raise OptionError(f"the step is given twice, by {name} and by --step {step}; leave one of them out")
 
 
 def settings_of(recorded: RunDescription, folder: RunFolder, given: Mapping[str, Any]) -> Settings:
@@ -166,6 +183,7 @@ def choose_checkpoint(folder: RunFolder, path: Path, step: int | str | None) -> 
     """
     if path == folder.path:
         return folder.checkpoint_after(step)
+    refuse_second_step(path, step)
     for saved in reversed(folder.checkpoints()):
         if str(path) in {getattr(saved, kind) for kind in CHECKPOINT_PATHS}:
             return saved

@@ -49,8 +49,8 @@ def evaluate(
 ) -> None:
     """Evaluate a trained policy on held-out rows: the loss's metrics with 95 % confidence intervals.
 
-    RUN_OR_CHECKPOINT is a run folder, a checkpoint in one, or a tinker:// path of a saved state, which needs
-    --loss. The settings below may differ from those of the run.
+    RUN_OR_CHECKPOINT is a run folder (RUN, RUN@STEP or RUN@best), a checkpoint in one, or a tinker:// path
+    of a saved state, which needs --loss. The settings below may differ from those of the run.
     """
     load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.cli.evaluate import evaluate_and_print

@@ -35,6 +35,7 @@ from mint_train.cli.options import Command, checkpoint_option
 def export(run: Path, to: tuple[str, ...], step: int | str | None, output: Path | None, check: bool) -> None:
     """Write the weights of the run in the folder RUN, with a model card: its adapter, or a whole model.
 
+    RUN@STEP and RUN@best name a checkpoint of it.
     The adapter of a run on a service is downloaded from it.
     """
     from mint_train.cli.export import print_exported

@@ -116,8 +116,8 @@ def sampling_options(command: click.Command) -> click.Command:
     "policy",
     metavar="RUN|STATE|MODEL",
     shell_complete=complete_folder,
-    help="Who writes: a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model; by "
-    "default the base model.",
+    help="Who writes: a run (RUN, RUN@STEP or RUN@best), a state on the service, an adapter, or a base "
+    "model; by default the base model.",
 )
 @click.option(
     "--samples",

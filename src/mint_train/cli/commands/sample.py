@@ -50,7 +50,7 @@ def sample(
 ) -> None:
     """Show completions from before and after training, side by side.
 
-    RUN_OR_CHECKPOINT is a run folder, a checkpoint in one, or a tinker:// path.
+    RUN_OR_CHECKPOINT is a run folder (RUN, RUN@STEP or RUN@best), a checkpoint in one, or a tinker:// path.
     """
     load_libraries("Loading torch, transformers and the run's loss ...")
     from mint_train.cli.sample import print_side_by_side

@@ -34,9 +34,9 @@ from mint_train.settings.sampling import COMPARED
 def winrate(first: str, second: str, data: str, **given: Any) -> None:
     """Print how often A's completions beat B's, in both orders, with a 95 % interval.
 
-    A and B are each a run (RUN or RUN@STEP), a state on the service, an adapter, or a base model. PROMPTS is
-    anything that --data takes. A command that was stopped goes on where it was. Where A is a run, the page of
-    `mint-train plot` shows the win rate too.
+    A and B are each a run (RUN, RUN@STEP or RUN@best), a state on the service, an adapter, or a base model.
+    PROMPTS is anything that --data takes. A command that was stopped goes on where it was. Where A is a run,
+    the page of `mint-train plot` shows the win rate too.
     """
     load_libraries("Loading torch, transformers and the policies ...")
     from mint_train.cli.winrate import compare_and_print

@@ -213,6 +213,16 @@ def test_all_losses_get_the_rows_of_a_generator(tmp_path: Path, monkeypatch: pyt
         assert {name: result.status for name, result in found.items()} == {"dpo": "done", "ipo": "done"}
 
 
+def test_why_a_run_failed_is_said_in_keywords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = mint_train.compare(
+        ["dpo", "ipo"], data=PAIRS, eval_fraction=0.1, backend="local", progress="quiet", output="runs"
+    )
+    for result in found.values():
+        assert result.status == "failed"
+        assert str(result.problem).startswith("eval_fraction 0.1: of 5 rows it holds out 0")
+
+
 def test_a_function_judges_the_samples_of_each_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": "Say six."}])

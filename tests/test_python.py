@@ -119,6 +119,9 @@ def test_what_is_wrong_with_a_call_is_said_before_anything_is_opened(tmp_path: P
         mint_train.compare(["dpo", "ipo"], options={"dpx": {}})
     with pytest.raises(OptionError, match="name each loss once"):
         mint_train.compare(["dpo", "dpo"])
+    given: dict[str, Any] = {"rounds": 2}
+    with pytest.raises(OptionError, match=r"^rounds is for train\(\.\.\., rounds=N\) alone; leave it out$"):
+        mint_train.compare(["dpo", "ipo"], **given)
     with pytest.raises(OptionError, match="no run is named"):
         mint_train.plot()
     with pytest.raises(UserError, match="holds no run"):

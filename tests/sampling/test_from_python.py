@@ -42,6 +42,7 @@ def test_pairs_are_rows_to_train_on_with_their_scores(
     known = [score for scored in made.scored for score in scored.scores if score is not None]
     assert made.mean_score == pytest.approx(sum(known) / len(known))
     assert "2 prompts, 6 completions" in made.notes[0]
+    assert not [note for note in made.notes if "--" in note]
     file = write_lines(tmp_path / "prompts.jsonl", [{"prompt": text} for text in PROMPTS])
     again = mint_train.pairs(file, judge=shortest, output=tmp_path / "own.jsonl", **DRAWN)
     assert again.rows == made.rows == lines(tmp_path / "own.jsonl")

@@ -26,6 +26,7 @@ from mint_train.settings.keywords import (
     PairsKeywords,
     SampledKeywords,
     SeededKeywords,
+    as_keywords,
     in_python,
     plain_options,
 )
@@ -154,8 +155,8 @@ def pairs(
         making = Making(opened, writer, JUDGED.with_given(known), path, **written)
         with open_policy(named(policy), settings, echo_problem) as policy_opened, progress(known) as tell:
             made = require_rows(make_rows(policy_opened, found, making, tell))
-        notes = [*made.readable.lines(), *made.lines(), *filter(None, [writer.note(), opened.note()])]
-        return sampled_rows(made, read_rows(path), None if output is None else path, notes)
+        notes = [*made.readable.lines(), *made.lines(), writer.note(), opened.note()]
+        return sampled_rows(made, read_rows(path), None if output is None else path, in_keywords(notes))
 
 
 def winrate(
@@ -196,7 +197,7 @@ def winrate(
             left_out=compared.left_out,
             rows=read_rows(path),
             output=None if output is None else path,
-            notes=[*compared.notes, *filter(None, [opened.note()])],
+            notes=in_keywords([*compared.notes, opened.note()]),
         )
 
 
@@ -251,6 +252,11 @@ def policy_settings(known: Mapping[str, Any]) -> dict[str, Any]:
 def progress(known: Mapping[str, Any]) -> AbstractContextManager[Progress]:
     """Return what shows the progress while it is entered, or nothing where the keywords ask for that."""
     return silent_progress() if known.get("progress") == "quiet" else shown_progress()
+
+
+def in_keywords(notes: Sequence[str | None]) -> list[str]:
+    """Return what a command prints as a program reads it, without what is None."""
+    return [as_keywords(note) for note in notes if note]
 
 
 def named(policy: str | Path | None) -> str | None:

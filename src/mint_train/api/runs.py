@@ -200,8 +200,10 @@ def compare(
         for name, (loaded, opened) in chosen.items():
             own = place.path / file_name(name)
             loaded = loaded.model_copy(update={**eval_share(loaded), "output": own})
+            program = program_of(by_name[name], observers, settings)
             try:
-                results[name] = start_run(loaded, opened, program_of(by_name[name], observers, settings))
+                with in_python():  # the result keeps the error as text
+                    results[name] = start_run(loaded, opened, program)
             except MintTrainError as error:
                 results[name] = RunResult("failed", own, 0, {}, None, str(error))
             if results[name].status == "interrupted":

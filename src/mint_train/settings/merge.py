@@ -112,6 +112,8 @@ def explain(error: ValidationError, given: Mapping[str, Any], loss: str, config:
     """Say in one line which option, variable or line of the file is wrong, without ever showing a secret."""
     first = error.errors()[0]
     field = str(first["loc"][0]) if first["loc"] else ""
+    if field in ONLY_ROUNDS:  # a command has no such option
+        return f"{field} is for train(..., rounds=N) alone; leave it out"
     if field not in Settings.model_fields:
         ours = OTHER_NAMES.get(field.replace("_", "-"))
         hint = f"; here it is {ours}" if ours else nearest(field, [*Settings.model_fields, *ONLY_ROUNDS])

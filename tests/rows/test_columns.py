@@ -170,6 +170,40 @@ def test_a_threshold_is_left_open_too(write_rows: Callable[..., Path]) -> None:
     assert refusal(path, "kto", parse_columns(given)).endswith("NUMBER is not a number")
 
 
+@pytest.mark.parametrize(
+    ("loss", "field", "values", "flag"),
+    [
+        ("kto", "label", ["helpful", "unhelpful"], "label=Feedback(helpful=true|false;unhelpful=true|false)"),
+        ("kto", "label", [1, 4, 5], "label=Feedback>=NUMBER"),
+        ("dpo", "winner", ["left", "right"], "winner=Feedback(left=a|b;right=a|b)"),
+    ],
+)
+def test_a_refusal_names_the_column_that_the_data_has(
+    write_rows: Callable[..., Path], loss: str, field: str, values: list[Any], flag: str
+) -> None:
+    path = write_rows(
+        [ROW | {"completion": "c", "prompt": f"p{n}", "Feedback": v} for n, v in enumerate(values)]
+    )
+    assert offered(refusal(path, loss, {field: "Feedback"})) == flag
+
+
+def test_all_that_two_answers_lack_is_named_at_once(write_rows: Callable[..., Path]) -> None:
+    answers = {"response_a": "x", "response_b": "y"}
+    bare = write_rows([answers], "bare.jsonl")
+    said = refusal(bare, "dpo")
+    assert "nothing says which of response_a and response_b is better; name its column, and that of" in said
+    assert said.endswith("of the prompt, with --columns prompt=COLUMN,winner=COLUMN")
+    path = write_rows([answers | {"question_text": "Why?", "verdict_text": "a", "by": "x"}])
+    said = refusal(path, "dpo")
+    assert said.endswith("with --columns prompt=question_text,winner=COLUMN (the row has verdict_text, by)")
+    (given,) = re.findall("--columns (\\S+)", said)
+    columns: Any = parse_columns(given.replace("COLUMN", "verdict_text"))
+    (example,) = read_examples(open_data(path), open_loss("dpo", {}), columns)
+    assert (example.value.prompt, example.value.chosen) == ("Why?", "x")
+    said = refusal(write_rows([ROW], "asked.jsonl"), "dpo")
+    assert said.endswith("name its column with --columns winner=COLUMN (the row has prompt)")
+
+
 def test_values_that_no_flag_can_hold_are_changed_in_the_data(write_rows: Callable[..., Path]) -> None:
     path = write_rows([{"prompt": "p", "completion": "c", "label": "yes (mostly)"}])
     assert refusal(path, "kto").endswith(

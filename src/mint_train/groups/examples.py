@@ -224,7 +224,7 @@ def read_part(data: DataSource, loss: Loss, columns: Mapping[str, str], on_bad_r
     kept = read_kept(file) if file is not None else None
     if kept is not None:
         bad_rows = tuple(BadRow(Source(*source), reason) for *source, reason in kept["bad_rows"])
-        survey = Survey(kept["survey"])
+        survey = Survey(kept["survey"], columns)
         return Part(data, loss, columns, kept["forms"], kept["count"], bad_rows, survey, kept["unread"])
     part = read_part_anew(data, loss, columns, on_bad_row)
     if file is not None:
@@ -285,7 +285,7 @@ def survey_columns(data: DataSource, loss: Loss, columns: Mapping[str, str]) -> 
 
     Data whose first rows have no such column is not read through for it.
     """
-    survey = Survey()
+    survey = Survey(columns=columns)
     names = loss.surveyed_columns
     if not names:
         return survey

@@ -16,7 +16,7 @@ from mint_train.rows.prompts import closed, dialogue, is_dialogue
 from mint_train.rows.row import kind
 from mint_train.rows.trees import ComparedTurn, compared_turns
 from mint_train.rows.values import as_number, from_json, given, number, text
-from mint_train.rows.verdicts import VERDICTS, Survey, better_of
+from mint_train.rows.verdicts import VERDICTS, NoVerdictError, Survey, better_of
 
 STEMS = (
     "completion", "response", "answer", "output", "conversation", "conv", "summary", "human_ref", "candidate",
@@ -148,7 +148,7 @@ def by_figures(
     """Return which answer is better by columns such as `winner_model_a`, or by scores, and those columns.
 
     Raises:
-        RowError: the row has neither.
+        NoVerdictError: the row has neither.
     """
     for stem in ("winner_model", "winner"):
         names = [f"{stem}_{side}" for side in sides]
@@ -161,13 +161,8 @@ def by_figures(
     if names := scores_of_sides(row, sides):
         first, second = (number(row[name], name) for name in names)
         return (None if first == second else int(second > first)), names
-    candidates = [name for name in row if name not in fields and isinstance(row[name], int | float | str)]
-    likely = ", ".join(candidates[-4:])
-    raise RowError(
-        VERDICTS[0],
-        f"missing; nothing says which of {fields[0]} and {fields[1]} is better; name its column with "
-        f"--columns winner=COLUMN{f' (the row has {likely})' if likely else ''}",
-    )
+    problem = f"missing; nothing says which of {fields[0]} and {fields[1]} is better"
+    raise NoVerdictError(VERDICTS[0], problem)
 
 
 def graded_lists(ends: bool = False, implicit: Sequence[str] = ()) -> list[Form]:

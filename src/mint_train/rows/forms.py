@@ -32,9 +32,9 @@ from mint_train.rows.prompts import (
     kind_of_prompt,
     with_beside,
 )
-from mint_train.rows.suggestions import ambiguous, begins_with_assistant, no_answers, no_prompt
+from mint_train.rows.suggestions import ambiguous, begins_with_assistant, no_answers, no_prompt, no_verdict
 from mint_train.rows.values import from_json, text
-from mint_train.rows.verdicts import VERDICTS, Survey
+from mint_train.rows.verdicts import VERDICTS, NoVerdictError, Survey
 
 BESIDE_CONVERSATIONS = frozenset({*SYSTEM_FIELDS, *TOOL_FIELDS, "chat_template_kwargs"})
 """What may stand beside whole conversations, which hold the rest of their prompt themselves."""
@@ -124,10 +124,9 @@ class Forms:
             name, prompt, completions = whole_conversations(form, answers, row, read)
         else:
             name, prompt, completions = self._with_prompt(form, answers, row, present, read)
-        known = (prompt, completions)
         unread = []
         if len(row) > len(read):
-            unread = unread_columns(row, frozenset(read), known, self.reserved)
+            unread = unread_columns(row, frozenset(read), (prompt, completions), self.reserved)
         examples = self._examples(prompt, completions, answers.value)
         for other in answers.further:
             _, prompt, completions = whole_conversations(form, other, row, set(form.needs))
@@ -149,7 +148,10 @@ class Forms:
             forms = [one for one in self.answers if not of_prompts >= set(one.needs)]
             raise no_answers(row, present, forms, self.prompts)
         first = suiting[0]
-        answers = first.read(row, survey)
+        try:
+            answers = first.read(row, survey)
+        except NoVerdictError as error:
+            raise no_verdict(row, present, error, first, self.prompts) from None
         for other in suiting[1:]:
             if set(other.needs) <= {*first.needs, *answers.read} or same_answers(answers, other, row):
                 continue
@@ -313,13 +315,12 @@ def whole_conversations(
     written = row.get(answers.fields[0])
     is_hh = isinstance(written, str) and kind_of_prompt(written) == "dialogue"
     kind = "Anthropic HH dialogues" if is_hh else "chat messages"
-    several = len(rest) > 1
-    name = f"{kind}, {form.name} sharing their prompt" if several else f"{kind}, {form.name} of the last one"
+    ending = "sharing their prompt" if len(rest) > 1 else "of the last one"
     beside = {field: row[field] for field in BESIDE_CONVERSATIONS & row.keys()}
     prompt = with_beside(beside, Conversation(shared).plain(), read)
     # a single user's text stays a list here: the row has it as a message
     prompt = shared if isinstance(prompt, str) else prompt
-    return name, prompt, [as_completion(messages) for messages in rest]
+    return f"{kind}, {form.name} {ending}", prompt, [as_completion(messages) for messages in rest]
 
 
 def interleaved(asked: object, answers: Answers) -> tuple[Prompt, list[Completion]]:

@@ -53,11 +53,7 @@ def no_answers(
         found = kind(from_json(row[nearest.needs[0]]))
         return RowError(nearest.needs[0], f"must be a list of answers, not {found}: {SEVERAL}")
     columns = {field: likely_column(row, field, nearest.needs) for field in missing}
-    with_prompt = any(present.issuperset(form.needs) and form.suits(row) for form in prompts)
-    prompt = prompts[0].needs[0]
-    if not with_prompt and prompt not in row and not whole_conversations(row):
-        likely = likely_prompt(row, {*nearest.needs, *columns.values()}) or ""
-        columns = {prompt: likely if PROMPT_WORDS.search(likely) else "COLUMN"} | columns
+    columns = with_prompt(row, present, nearest, prompts, columns)
     error = absent(row, missing[0], columns)
     if missing[0] in row:
         return error
@@ -69,6 +65,37 @@ def no_answers(
         rating = flag({missing[0]: f"{figures[0]}>=NUMBER"})
         return RowError(error.field, f"{error.problem}, or a rating and from where on it is good: {rating}")
     return error
+
+
+def no_verdict(
+    row: Mapping[str, Any], present: frozenset[str], error: RowError, answers: Form, prompts: Sequence[Form]
+) -> RowError:
+    """Say how to name the column that prefers one of two answers, and the prompt if that is missing too."""
+    columns = with_prompt(row, present, answers, prompts, {"winner": "COLUMN"})
+    others = [
+        name
+        for name, value in row.items()
+        if name not in answers.needs and name not in columns.values() and isinstance(value, int | float | str)
+    ]
+    has = f" (the row has {', '.join(others[-4:])})" if others else ""
+    named = "its column" if len(columns) == 1 else "its column, and that of the prompt,"
+    return RowError(error.field, f"{error.problem}; name {named} with {flag(columns)}{has}")
+
+
+def with_prompt(
+    row: Mapping[str, Any],
+    present: frozenset[str],
+    answers: Form,
+    prompts: Sequence[Form],
+    columns: Mapping[str, str],
+) -> Mapping[str, str]:
+    """Return what `--columns` is to name, the prompt first where the row has none."""
+    prompt = prompts[0].needs[0]
+    has_one = any(present.issuperset(form.needs) and form.suits(row) for form in prompts)
+    if has_one or prompt in row or whole_conversations(row):
+        return columns
+    likely = likely_prompt(row, {*answers.needs, *columns.values()}) or ""
+    return {prompt: likely if PROMPT_WORDS.search(likely) else "COLUMN", **columns}
 
 
 def likely_column(row: Mapping[str, Any], field: str, taken: Sequence[str]) -> str:

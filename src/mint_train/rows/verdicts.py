@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mint_train.errors import RowError
-from mint_train.rows.columns import flag, value_text
+from mint_train.rows.columns import flag, parse_column, value_text
 from mint_train.rows.values import as_number
 
 VERDICTS = (
@@ -98,12 +98,18 @@ class ColumnRefusedError(RowError):
     """A column whose values have no one reading: no row of it can be read or skipped."""
 
 
+class NoVerdictError(RowError):
+    """Nothing says which of two answers is better; the problem says no more than that."""
+
+
 @dataclass
 class Survey:
     """The different values of the columns that hold verdicts and labels, over all rows."""
 
     values: dict[str, dict[str, object]] = field(default_factory=dict)
-    """By column, each different value under its text, at most `MOST_VALUES` of them."""
+    """By field, each different value under its text, at most `MOST_VALUES` of them."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """By field, what `--columns` takes it from."""
 
     def note(self, row: Mapping[str, Any], names: Iterable[str]) -> None:
         """Add the values of a row."""
@@ -119,6 +125,11 @@ class Survey:
         """Return the values of a column, those of a row included."""
         found = self.values.get(name)
         return found if found else {value_text(row[name]): row[name]}
+
+    def column(self, name: str) -> str:
+        """Return the column of the data that a field is taken from."""
+        given = self.columns.get(name)
+        return parse_column(given).path if given else name
 
 
 def is_blank(value: object) -> bool:
@@ -173,7 +184,8 @@ def better_of(
     if name in TRUE_OF_FIRST and set(values) <= {"0", "1", "true", "false"} and not set(sides) & {"0", "1"}:
         return int(said in ("0", "false"))
     problem = f"holds {shown(values)}, which does not say which of {fields[0]} and {fields[1]} is better"
-    raise ColumnRefusedError(name, f"{problem}; {choose(name, values, [side.lower() for side in sides])}")
+    advice = choose(name, survey, values, [side.lower() for side in sides])
+    raise ColumnRefusedError(name, f"{problem}; {advice}")
 
 
 def as_name(word: str) -> str:
@@ -181,13 +193,14 @@ def as_name(word: str) -> str:
     return "_".join(word.split())
 
 
-def choose(name: str, values: Mapping[str, object], words: Sequence[str]) -> str:
+def choose(name: str, survey: Survey, values: Mapping[str, object], words: Sequence[str]) -> str:
     """Say how to give each value of a column its meaning; the flag is refused until one of two is chosen."""
     some = some_of(values)
     if any(NO_VALUE.search(value) or len(value) > LONGEST for value in some):
         return f"write {words[0]} or {words[1]} there instead"
     meanings = ";".join(f"{value}={words[0]}|{words[1]}" for value in some)
-    return f"say {words[0]} or {words[1]} for each value in {flag({name: f'{name}({meanings})'})}"
+    chosen = flag({name: f"{survey.column(name)}({meanings})"})
+    return f"say {words[0]} or {words[1]} for each value in {chosen}"
 
 
 def is_good(row: Mapping[str, Any], name: str, survey: Survey) -> bool:
@@ -207,8 +220,8 @@ def is_good(row: Mapping[str, Any], name: str, survey: Survey) -> bool:
         return value_text(row[name]) in YES
     numbers = [number for number in map(as_number, values.values()) if number is not None]
     if len(numbers) == len(values):
-        advice = f"say from which number on it is good with {flag({name: f'{name}>=NUMBER'})}"
+        advice = f"say from which number on it is good with {flag({name: f'{survey.column(name)}>=NUMBER'})}"
         advice += ", or up to which one with <="
     else:
-        advice = choose(name, values, ["true", "false"])
+        advice = choose(name, survey, values, ["true", "false"])
     raise ColumnRefusedError(name, f"holds {shown(values)}, not two labels such as true and false; {advice}")

@@ -179,7 +179,7 @@ def test_a_run_without_a_selection_has_no_best(tmp_path: Path) -> None:
     result = train(tmp_path, steps=1, select_by=None)
     with pytest.raises(UserError, match="has no best checkpoint: its run had no --select-by"):
         find_trained(str(result.folder), "best", {})
-    with pytest.raises(UserError, match=r"name the last one, or one of those after the steps 1$"):
+    with pytest.raises(UserError, match=r"no --select-by METRIC; it has those after the steps 1$"):
         find_trained(f"{result.folder}@best", None, {})
     with pytest.raises(OptionError, match="patience needs select_by METRIC"):
         train(tmp_path, select_by=None, patience=2, output=tmp_path / "other")

@@ -87,8 +87,8 @@ def with_prompt(
     present: frozenset[str],
     answers: Form,
     prompts: Sequence[Form],
-    columns: Mapping[str, str],
-) -> Mapping[str, str]:
+    columns: dict[str, str],
+) -> dict[str, str]:
     """Return what `--columns` is to name, the prompt first where the row has none."""
     prompt = prompts[0].needs[0]
     has_one = any(present.issuperset(form.needs) and form.suits(row) for form in prompts)

@@ -305,27 +305,19 @@ class RunFolder:
         if step in (None, BEST):
             best = self.best_step()
             if best is None and step == BEST:
-                raise UserError(
-                    f"{self.path} has no best checkpoint: its run had no --select-by METRIC; name the last "
-                    f"one, or one of those after the steps {self.saved_steps()}"
-                )
+                raise self.no_checkpoint("best checkpoint: its run had no --select-by METRIC")
             step = best
         if step == LAST:
             step = None
         wanted = [saved for saved in checkpoints if step in (None, saved.step)]
         if not wanted:
-            raise self.no_checkpoint(f"after step {step}")
+            raise self.no_checkpoint(f"checkpoint after step {step}")
         return wanted[-1]
 
     def no_checkpoint(self, what: str) -> UserError:
         """Return the error that says which checkpoint is missing, and which steps have one."""
-        return UserError(
-            f"{self.path} has no checkpoint {what}; it has those after the steps {self.saved_steps()}"
-        )
-
-    def saved_steps(self) -> str:
-        """Return the steps that have a checkpoint, for a message."""
-        return ", ".join(map(str, sorted({saved.step for saved in self.checkpoints()})))
+        steps = ", ".join(str(number) for number in sorted({saved.step for saved in self.checkpoints()}))
+        return UserError(f"{self.path} has no {what}; it has those after the steps {steps}")
 
     def located(self, path: str | None) -> str | None:
         """Return a path that `relative` has shortened as one into this folder, any other path unchanged."""

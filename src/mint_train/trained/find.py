@@ -187,4 +187,4 @@ def choose_checkpoint(folder: RunFolder, path: Path, step: int | str | None) -> 
     for saved in reversed(folder.checkpoints()):
         if str(path) in {getattr(saved, kind) for kind in CHECKPOINT_PATHS}:
             return saved
-    raise folder.no_checkpoint(f"at {path}")
+    raise folder.no_checkpoint(f"checkpoint at {path}")

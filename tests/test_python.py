@@ -17,9 +17,8 @@ import mint_train
 from mint_train.backends.local.client import LocalTrainingClient
 from mint_train.errors import DataError, MintTrainError, OptionError, UserError
 from mint_train.plugin import loss
-from mint_train.run_folder.folder import METRICS_FILE
+from mint_train.run_folder.parts import METRICS_FILE, RUN_FILE
 from mint_train.run_folder.records import Evaluation, HeldOut
-from mint_train.run_folder.replacing import RUN_FILE
 from mint_train.settings.keywords import SettingsKeywords, as_keywords
 from mint_train.settings.model import Settings
 

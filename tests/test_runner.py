@@ -313,8 +313,8 @@ def test_overwrite_keeps_what_is_no_part_of_a_run(train: Train) -> None:
 
 
 def test_what_a_run_writes_is_what_overwrite_replaces(train: Train, short_pairs: Path) -> None:
+    from mint_train.run_folder.parts import PARTS
     from mint_train.run_folder.replacing import LOCK_FILE
-    from mint_train.run_folder.written import PARTS
 
     short_pairs.write_text(short_pairs.read_text() + "{}\n")
     prompts = Path("prompts.jsonl")

@@ -16,7 +16,8 @@ from mint_train.rendering.options import template_digest
 from mint_train.run_folder.base_model import refuse_changed_model
 from mint_train.run_folder.description import RunDescription, StartDescription
 from mint_train.run_folder.files import file_sha256
-from mint_train.run_folder.folder import BASE_MODEL, BEST, LAST, RunFolder
+from mint_train.run_folder.folder import BEST, LAST, RunFolder
+from mint_train.run_folder.parts import BASE_MODEL
 from mint_train.run_folder.records import ON_THE_SERVICE, SAVED_STATE, STATE_FILE
 from mint_train.run_folder.replacing import holds_run
 from mint_train.settings.model import Settings, option_name

@@ -29,8 +29,6 @@ from mint_train.settings.model import Settings
 
 INITIAL = "initial"
 """The reference that is the policy before its first step: a fresh adapter changes nothing."""
-REFERENCE_FOLDER = "reference"
-"""Where a run keeps its reference logprobs, those of held-out rows too."""
 OPEN_FILES = 128
 
 

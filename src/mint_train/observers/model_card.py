@@ -14,8 +14,9 @@ from mint_train.observers.terminal import printable
 from mint_train.plugins.hookspecs import hookimpl
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines, write_whole
-from mint_train.run_folder.folder import BASE_MODEL, METRICS_FILE, RunFolder
+from mint_train.run_folder.folder import RunFolder
 from mint_train.run_folder.metric import with_interval
+from mint_train.run_folder.parts import BASE_MODEL, METRICS_FILE
 from mint_train.run_folder.records import Checkpoint
 
 CARD_FILE = "README.md"

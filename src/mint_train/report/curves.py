@@ -11,7 +11,8 @@ from typing import Any
 from mint_train.errors import UserError
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import json_lines, read_lines
-from mint_train.run_folder.folder import METRICS_FILE, RunFolder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.parts import METRICS_FILE
 from mint_train.run_folder.samples import SAMPLE_SCORE, read_samples
 from mint_train.run_folder.win_rates import read_win_rates
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from mint_train.errors import OptionError, UserError
 from mint_train.report.curves import read_runs
 from mint_train.run_folder.files import cannot_write, write_whole
+from mint_train.run_folder.parts import REPORT, REPORT_SUFFIXES
 
-REPORT = "report"
-SUFFIXES = (".png", ".html")
 OTHERS = frozenset({".pdf", ".svg", ".jpg", ".jpeg", ".eps", ".ps", ".gif", ".tif", ".tiff", ".webp", ".htm"})
 """Endings that ask for another kind of file."""
 
@@ -38,8 +37,8 @@ def plot_runs(folders: Sequence[Path], output: Path) -> tuple[Path, Path]:
         from mint_train.report.page import make_page
     except ModuleNotFoundError as error:
         raise UserError(f"plots need {error.name}: pip install jinja2 matplotlib") from error
-    name = str(output.with_suffix("") if output.suffix in SUFFIXES else output)
-    picture, page = (Path(name + suffix) for suffix in SUFFIXES)
+    name = str(output.with_suffix("") if output.suffix in REPORT_SUFFIXES else output)
+    picture, page = (Path(name + suffix) for suffix in REPORT_SUFFIXES)
     if not output.parent.is_dir():
         raise OptionError(f"--output {output}: the folder {output.parent} does not exist")
     try:

@@ -12,7 +12,8 @@ from mint_train.errors import UserError
 from mint_train.report.notebook import run_html
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import read_lines
-from mint_train.run_folder.folder import METRICS_FILE, RunFolder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.parts import METRICS_FILE
 from mint_train.run_folder.records import Evaluation, HeldOut
 
 

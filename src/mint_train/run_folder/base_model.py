@@ -9,7 +9,7 @@ from pathlib import Path
 from mint_train.errors import UserError
 from mint_train.run_folder.description import ReferenceDescription, RunDescription
 from mint_train.run_folder.files import file_sha256
-from mint_train.run_folder.folder import BASE_MODEL
+from mint_train.run_folder.parts import BASE_MODEL
 from mint_train.settings.model import Settings
 
 WEIGHTS = (".safetensors", ".bin")

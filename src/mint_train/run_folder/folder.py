@@ -23,10 +23,20 @@ from mint_train.run_folder.files import (
     write_rows,
     write_whole,
 )
+from mint_train.run_folder.parts import (
+    CHECKPOINTS,
+    CHECKPOINTS_FILE,
+    CONFIG_FILE,
+    EVALUATION_ROWS,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    SKIPPED_FILE,
+    STARTING,
+)
 from mint_train.run_folder.records import Checkpoint, Evaluation, StepRecord
 from mint_train.run_folder.replacing import (
     LOCK_FILE,
-    RUN_FILE,
     STARTING_TEXT,
     forget_replaced,
     is_empty,
@@ -38,20 +48,11 @@ from mint_train.run_folder.replacing import (
 )
 from mint_train.run_folder.selection import Selection
 from mint_train.run_folder.several_runs import name_one
-from mint_train.run_folder.written import STARTING, our_files
+from mint_train.run_folder.written import our_files
 from mint_train.settings.config_files import config_text
 
 BEST, LAST = "best", "last"
 """What names a checkpoint beside its step."""
-BASE_MODEL = "base_model"
-"""The folder of a base model that was made for the run."""
-CONFIG_FILE = "run.toml"
-METRICS_FILE = "metrics.jsonl"
-SKIPPED_FILE = "skipped_rows.jsonl"
-EVALUATIONS_FILE = "evaluations.jsonl"
-EVALUATION_ROWS = "evaluations"
-"""The folder with a file per evaluation: a line for each held-out row."""
-CHECKPOINTS_FILE = "checkpoints.jsonl"
 LOCATION = frozenset({"output", "overwrite"})
 """Settings that say where a run is written, and nothing about the run."""
 CHECKPOINT_PATHS = ("state", "sampler")
@@ -243,8 +244,8 @@ class RunFolder:
     def orphan_states(self, lines: list[dict[str, Any]]) -> list[str]:
         """Return the saved states in this folder that no line names: a kill came before they were deleted."""
         named = {str(self.located(line["state"])) for line in lines}
-        states = [self.path / name for name in our_files(self.path) if name.startswith("checkpoints/step-")]
-        return sorted({str(state.parent) for state in states} - named)
+        states = [name for name in our_files(self.path) if name.startswith(f"{CHECKPOINTS}/step-")]
+        return sorted({str((self.path / name).parent) for name in states} - named)
 
     def relative(self, path: str | None) -> str | None:
         """Return a path inside this folder relative to it, any other path unchanged."""

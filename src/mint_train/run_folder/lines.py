@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mint_train.run_folder.parts import (
+    CHECKPOINTS_FILE,
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    TOKENS_FILE,
+    WIN_RATES_FILE,
+)
+
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a number (bools excluded)."""
@@ -39,25 +47,25 @@ def is_text(value: Any) -> bool:
 
 
 LINES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
-    "metrics.jsonl": {
+    METRICS_FILE: {
         "metrics": are_numbers,
         "learning_rate": is_number,
         "tokens": is_number,
         "seconds": is_number,
     },
-    "evaluations.jsonl": {
+    EVALUATIONS_FILE: {
         "metrics": are_numbers,
         "intervals": are_intervals,
         "batch_means": are_names,
         "groups": is_number,
     },
-    "checkpoints.jsonl": {
+    CHECKPOINTS_FILE: {
         "state": is_text,
         "sampler": lambda value: value is None or isinstance(value, str),
         "loss_state": are_numbers,
     },
-    "tokens.jsonl": {"kind": is_text, "tokens": is_number},
-    "win_rates.jsonl": {
+    TOKENS_FILE: {"kind": is_text, "tokens": is_number},
+    WIN_RATES_FILE: {
         **dict.fromkeys(("against", "judge"), is_text),
         "judge_options": lambda value: isinstance(value, dict),
         **dict.fromkeys(("win_rate", "length_controlled"), is_share),

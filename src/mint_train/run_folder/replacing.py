@@ -11,9 +11,8 @@ from pathlib import Path
 from mint_train.errors import MintTrainError, UserError
 from mint_train.run_folder.description import parse_description
 from mint_train.run_folder.files import leave_old
+from mint_train.run_folder.parts import CHECKPOINTS, PARTS, RUN_FILE, STARTING
 from mint_train.run_folder.written import (
-    PARTS,
-    STARTING,
     is_start,
     old_folders,
     our_files,
@@ -25,7 +24,6 @@ from mint_train.run_folder.written import (
     walk,
 )
 
-RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
 REPLACING, REPLACED = ".replacing", ".replaced"
 STARTING_TEXT = "This run of mint-train has not begun.\n"
@@ -101,7 +99,7 @@ def refuse_other_runs(folder: Path) -> None:
         raise UserError(
             f"{folder} holds two runs that were to be replaced; move {REPLACING} or {REPLACED} away"
         )
-    if any((folder / "checkpoints").glob("*/state.safetensors")):
+    if any((folder / CHECKPOINTS).glob("*/state.safetensors")):
         raise UserError(
             f"{folder} holds states without a {RUN_FILE}, and in {REPLACED} a run; move checkpoints or "
             f"{REPLACED} away"

@@ -9,9 +9,8 @@ from typing import Any
 from mint_train.errors import UserError
 from mint_train.run_folder.files import json_lines, write_rows
 from mint_train.run_folder.metric import Metric
+from mint_train.run_folder.parts import SAMPLES
 
-SAMPLES = "samples"
-"""The folder of a run that holds them."""
 SAMPLE_SCORE = "sample_score"
 SCORE_METRIC = Metric(".3g", better="higher", shown=True)
 """The mean of a judge's scores, among the metrics of the step after which the samples were written."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mint_train.run_folder.replacing import RUN_FILE
+from mint_train.run_folder.parts import RUN_FILE
 
 
 def name_one(folder: Path) -> str:

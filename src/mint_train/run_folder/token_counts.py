@@ -8,9 +8,8 @@ from pathlib import Path
 from threading import Lock
 
 from mint_train.run_folder.files import append_line, read_lines, write_lines
+from mint_train.run_folder.parts import TOKENS_FILE
 from mint_train.settings.prices import TOKEN_KINDS, TokenKind
-
-TOKENS_FILE = "tokens.jsonl"
 
 Sent = Callable[[int], None]
 """Is told the tokens of a request once it has been sent."""

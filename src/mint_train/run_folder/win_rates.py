@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mint_train.run_folder.files import append_line, read_lines
+from mint_train.run_folder.parts import WIN_RATES_FILE
 
-WIN_RATES_FILE = "win_rates.jsonl"
 DECIDING = ("step", "against", "judge", "judge_options", "prompts", "sampling")
 """What makes two lines the same comparison."""
 

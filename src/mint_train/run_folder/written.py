@@ -8,44 +8,35 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-STARTING = ".starting"
-"""The file that stands in the folder of a new run until it has its `run.json`."""
-PARTS = (
+from mint_train.run_folder.parts import (
+    ADAPTER,
+    BASE_MODEL,
+    CHECKPOINTS,
+    EVALUATION_ROWS,
+    FILES,
+    OBSERVERS,
+    PARTS,
+    REFERENCE_FOLDER,
+    SAMPLES,
     STARTING,
-    "run.json",
-    "run.toml",
-    "metrics.jsonl",
-    "evaluations.jsonl",
-    "checkpoints.jsonl",
-    "tokens.jsonl",
-    "evaluations",
-    "skipped_rows.jsonl",
-    "adapter",
-    "base_model",
-    "checkpoints",
-    "observers",
-    "report.html",
-    "report.png",
-    "reference",
-    "rows",
-    "samples",
-    "win_rates.jsonl",
 )
-"""What a run and the commands on it write, by its name in the run folder."""
-UNLOCKED = ("reference", "evaluations")
-FILES = re.compile(
-    r"run\.(json|toml)|(metrics|evaluations|checkpoints|tokens|skipped_rows|win_rates)\.jsonl|report\.(html|png)"
-    r"|evaluations/([^/]+-)?step-\d{6,}\.jsonl"
-    r"|adapter/(adapter_config\.json|adapter_model\.safetensors|README\.md)"
-    r"|base_model/((config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json"
+from mint_train.run_folder.records import STATE_FILE
+from mint_train.settings.data_items import KEPT_ROWS
+
+UNLOCKED = (REFERENCE_FOLDER, EVALUATION_ROWS)
+STEP = r"step-\d{6,}"
+WRITTEN = re.compile(
+    "|".join(map(re.escape, FILES)) + rf"|{EVALUATION_ROWS}/([^/]+-)?{STEP}\.jsonl"
+    rf"|{ADAPTER}/(adapter_config\.json|adapter_model\.safetensors|README\.md)"
+    rf"|{BASE_MODEL}/((config|generation_config|tokenizer|tokenizer_config|special_tokens_map)\.json"
     r"|model\.safetensors|chat_template\.jinja)"
-    r"|checkpoints/step-\d{6,}/state\.safetensors"
-    r"|reference/[0-9a-f]+\.arrow"
-    r"|rows/[^/]+\.jsonl"
-    r"|samples/step-\d{6,}\.jsonl"
-    r"|observers/.+"
+    rf"|{CHECKPOINTS}/{STEP}/{re.escape(STATE_FILE)}"
+    rf"|{REFERENCE_FOLDER}/[0-9a-f]+\.arrow"
+    rf"|{KEPT_ROWS}/[^/]+\.jsonl"
+    rf"|{SAMPLES}/{STEP}\.jsonl"
+    rf"|{OBSERVERS}/.+"
 )
-EVALUATION = re.compile(r"evaluations/\.step-\d{6,}\.jsonl\.[0-9a-f]{12}\.part")
+EVALUATION = re.compile(rf"{EVALUATION_ROWS}/\.{STEP}\.jsonl\.[0-9a-f]{{12}}\.part")
 """The rows of a run's own evaluation, half written."""
 TEMPORARY = re.compile(r"\.(?P<name>.{1,40})\.[0-9a-f]{12}\.(part|old)")
 """A name that `files.drawn_beside` drew."""
@@ -58,7 +49,7 @@ def ours(relative: str) -> bool:
         drawn = TEMPORARY.fullmatch(part)
         if drawn is not None and (depth > 0 or drawn["name"] in PARTS) and parts[0] not in {"", ".."}:
             return depth == 0 or parts[0] in PARTS
-    return FILES.fullmatch(relative) is not None
+    return WRITTEN.fullmatch(relative) is not None
 
 
 def is_start(name: str) -> bool:
@@ -85,7 +76,7 @@ def temporary_files(folder: Path) -> list[str]:
 
 def part_folders(folder: Path) -> Iterator[Path]:
     """Yield each folder that a killed run was writing, by its drawn name."""
-    for at in (folder, folder / "checkpoints"):
+    for at in (folder, folder / CHECKPOINTS):
         for path in sorted(at.glob(".*.part")):
             if path.is_dir() and ours(f"{path.relative_to(folder).as_posix()}/file"):
                 yield path
@@ -93,7 +84,7 @@ def part_folders(folder: Path) -> Iterator[Path]:
 
 def old_folders(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Yield each folder that was to be replaced when a run was killed, and the path that it had."""
-    for at in (folder, folder / "checkpoints"):
+    for at in (folder, folder / CHECKPOINTS):
         for path in sorted(at.glob(".*.old")):
             drawn = TEMPORARY.fullmatch(path.name)
             if drawn is not None and ours(f"{path.relative_to(folder).as_posix()}/file"):

@@ -27,7 +27,8 @@ from mint_train.plugins.functions import named_function
 from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.description import RunDescription
 from mint_train.run_folder.files import Place, append_line
-from mint_train.run_folder.folder import CHECKPOINTS_FILE, RunFolder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.parts import CHECKPOINTS_FILE
 from mint_train.run_folder.records import RunResult
 from mint_train.run_folder.replacing import holds_run
 from mint_train.sampling.making import Making, RowWriter, make_rows

@@ -19,21 +19,14 @@ from mint_train.groups.examples import Examples
 from mint_train.groups.held_out import open_held_out
 from mint_train.groups.located_reference import key_of, located
 from mint_train.groups.overlap import overlap_note
-from mint_train.groups.reference import (
-    INITIAL,
-    REFERENCE_FOLDER,
-    KeptReference,
-    Reference,
-    open_reference,
-    store_of,
-)
+from mint_train.groups.reference import INITIAL, KeptReference, Reference, open_reference, store_of
 from mint_train.groups.vocabulary_needs import refuse_unmet_vocabulary
 from mint_train.losses.loss import Loss
 from mint_train.losses.recorded import refuse_other_defaults, tell_changed_plugins
 from mint_train.observers.terminal import echo_problem
 from mint_train.run_folder.base_model import refuse_changed_reference
 from mint_train.run_folder.files import write_rows
-from mint_train.run_folder.folder import EVALUATION_ROWS
+from mint_train.run_folder.parts import EVALUATION_ROWS, REFERENCE_FOLDER
 from mint_train.run_folder.records import Evaluation
 from mint_train.run_folder.token_counts import Sent, TokenCounts
 from mint_train.settings.recorded import with_given

@@ -18,7 +18,8 @@ from mint_train.observers.model_card import GGUF_FILE, MODELFILE, base_model, wr
 from mint_train.observers.terminal import echo_problem
 from mint_train.rendering.options import Rendering, refuse_changed_template
 from mint_train.run_folder.files import require_space, whole_folder
-from mint_train.run_folder.folder import BASE_MODEL, RunFolder
+from mint_train.run_folder.folder import RunFolder
+from mint_train.run_folder.parts import BASE_MODEL
 from mint_train.run_folder.records import Checkpoint
 from mint_train.settings.model import Settings
 from mint_train.trained.find import Trained, find_trained, step_in_name

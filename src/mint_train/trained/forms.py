@@ -12,7 +12,7 @@ from mint_train.backends.hub_model import split_revision
 from mint_train.backends.peft_folder import PeftConfig
 from mint_train.errors import OptionError, nearest
 from mint_train.observers.model_card import ADAPTER, GGUF, GGUF_FILE, MERGED, MODELFILE, Kind
-from mint_train.run_folder.folder import BASE_MODEL
+from mint_train.run_folder.parts import BASE_MODEL
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The largest ranks that `vllm serve --max-lora-rank` takes."""

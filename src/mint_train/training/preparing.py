@@ -29,7 +29,7 @@ from mint_train.rendering.options import Rendering
 from mint_train.rendering.special_tokens import TAKEN
 from mint_train.rendering.turn_markers import markers_note
 from mint_train.run_folder.description import QuantizationDescription
-from mint_train.run_folder.folder import SKIPPED_FILE
+from mint_train.run_folder.parts import RUN_FILE, SKIPPED_FILE
 from mint_train.training.budget import TokenBudget
 from mint_train.training.references import add_reference
 from mint_train.training.run import Run
@@ -220,11 +220,11 @@ def data_lines(run: Run, prepared: Prepared) -> list[str]:
         groups,
         *[share.describe() for share in prepared.order.shares],
         *some(f"Skipped, as {run.loss.name} cannot use them", dataset.bad_rows, SKIPPED_FILE),
-        *some("Left out, as --max-length leaves nothing to train", dataset.left_out, "run.json"),
+        *some("Left out, as --max-length leaves nothing to train", dataset.left_out, RUN_FILE),
         *some(
             f"Text with a special token, taken {TAKEN.get(run.settings.special_tokens)} (--special-tokens)",
             [f"{source}: {token}" for source, token in dataset.special],
-            "run.json",
+            RUN_FILE,
         ),
         *markers_note(dataset.markers),
         *run.loss.data_notes(first),

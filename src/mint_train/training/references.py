@@ -14,7 +14,6 @@ from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.located_reference import key_of
 from mint_train.groups.reference import (
     INITIAL,
-    REFERENCE_FOLDER,
     KeptReference,
     Reference,
     ReferencedGroups,
@@ -23,6 +22,7 @@ from mint_train.groups.reference import (
 )
 from mint_train.groups.reference_ahead import LogprobsAhead, SecondAdapter
 from mint_train.groups.reference_blocks import blocks_of, first_uses
+from mint_train.run_folder.parts import REFERENCE_FOLDER
 from mint_train.training.run import Run
 
 AS_NEEDED = "those of the first step now, the others as steps need them"

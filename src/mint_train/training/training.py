@@ -13,7 +13,7 @@ from mint_train.losses.loss import Loss
 from mint_train.losses.weighted_sum import open_loss
 from mint_train.observers.model_card import CardWriter
 from mint_train.run_folder.files import copy_whole
-from mint_train.run_folder.folder import CHECKPOINTS_FILE
+from mint_train.run_folder.parts import CHECKPOINTS_FILE
 from mint_train.run_folder.records import RunRecord, RunResult
 from mint_train.settings.data_items import kept_file
 from mint_train.settings.model import Settings

@@ -19,8 +19,9 @@ from mint_train.groups.step_count import is_due
 from mint_train.judging.judge import Judge, JudgeFunction, open_judge
 from mint_train.observers.registry import Observers
 from mint_train.rows.candidates import prompt_columns
+from mint_train.run_folder.parts import SAMPLES
 from mint_train.run_folder.records import Sampled, Samples
-from mint_train.run_folder.samples import SAMPLE_SCORE, SAMPLES, samples_file, write_samples
+from mint_train.run_folder.samples import SAMPLE_SCORE, samples_file, write_samples
 from mint_train.run_folder.token_counts import TokenCounts
 from mint_train.settings.model import Settings, option_name
 from mint_train.settings.sampling import Sampling

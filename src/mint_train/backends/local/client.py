@@ -25,6 +25,7 @@ from mint_train.backends.local.states import delete_state, load_state, load_weig
 from mint_train.errors import BackendError
 from mint_train.run_folder.description import QuantizationDescription
 from mint_train.run_folder.files import Place, whole_folder
+from mint_train.run_folder.parts import ADAPTER, CHECKPOINTS
 from mint_train.sdk import Datum, types
 
 Result = TypeVar("Result")
@@ -193,7 +194,7 @@ class LocalTrainingClient:
 
     def save_state(self, name: str) -> Future[types.SaveWeightsResponse]:
         """Save adapter and optimiser to `checkpoints/NAME` in the client's folder."""
-        path = self.folder / "checkpoints" / name
+        path = self.folder / CHECKPOINTS / name
         save_state(path, self.parameters, self.optimizer)
         return completed(types.SaveWeightsResponse(path=str(path)))
 
@@ -209,7 +210,7 @@ class LocalTrainingClient:
 
     def save_weights_for_sampler(self, name: str) -> Future[types.SaveWeightsForSamplerResponse]:  # noqa: ARG002
         """Write the adapter in PEFT's format to `adapter/` in the client's folder."""
-        path = self.folder / "adapter"
+        path = self.folder / ADAPTER
         try:
             with whole_folder(path) as beside:
                 name_base_without_path(self.model)
@@ -238,7 +239,7 @@ class LocalTrainingClient:
         Raises:
             BackendError: the path is not in this client's folder.
         """
-        if not Path(path).resolve().is_relative_to((self.folder / "checkpoints").resolve()):
+        if not Path(path).resolve().is_relative_to((self.folder / CHECKPOINTS).resolve()):
             raise BackendError(f"{path} is not a state in {self.folder}, and is not deleted")
         delete_state(Path(path))
 

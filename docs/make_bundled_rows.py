@@ -49,6 +49,11 @@ def pairs(count: int = PAIRS) -> list[Row]:
     return rows
 
 
+def demonstrations() -> list[Row]:
+    """Return the metric answers alone."""
+    return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs()]
+
+
 def few(number_of: Callable[[int], Row]) -> list[Row]:
     """Return the first pairs, each with more columns, which follow from its position."""
     return [row | number_of(number) for number, row in enumerate(pairs(FEW))]
@@ -210,6 +215,7 @@ BY_RULES: dict[str, Callable[[], list[Row]]] = {
     "mint-train-preferences/src/mint_train_preferences/token_weighted_pairs.jsonl": token_weighted_pairs,
     "mint-train-preferences/src/mint_train_preferences/unit_scored_pairs.jsonl": lambda: scored(1),
     "mint-train-ranking/src/mint_train_ranking/ranked.jsonl": ranked,
+    "mint-train-sft/src/mint_train_sft/demonstrations.jsonl": demonstrations,
 }
 SAMPLED: dict[str, Callable[[], list[Row]]] = {
     "mint-train-policy-gradient/src/mint_train_policy_gradient/rollouts.jsonl": rollouts,

@@ -25,6 +25,7 @@ KINDS = {
     "Losses on rated completions": ("mint-train-kto",),
     "Losses on rankings": ("mint-train-ranking",),
     "Losses on sampled completions": ("mint-train-policy-gradient",),
+    "Losses on demonstrations": ("mint-train-sft",),
 }
 """By heading, the distributions whose losses stand under it."""
 

@@ -2,11 +2,11 @@
 
 - **Making a loss.** `loss` turns a function into a loss; `hookimpl` marks the hooks of a module or a class.
 - **Rows.** `Form` describes one form of a row's answers, and `Forms` holds all that a loss reads, each with
-  any form of a prompt (`PROMPTS`). A form returns `Answers`; `compared_answers` and `graded_lists` are the
-  forms of two answers with a verdict and of lists with grades, and `combine` is for a loss that reads its
-  answers whole. `text`, `number`, `chat_messages`, `read_answer`, `read_answers`, `is_good` and `from_json`
-  read fields and raise `RowError` where one is wrong. A `Prompt` is a text, messages or a `Conversation`; a
-  `Completion` is a text or messages.
+  any form of a prompt (`PROMPTS`). A form returns `Answers`; `single_answers`, `compared_answers` and
+  `graded_lists` are the forms of one answer, of two with a verdict and of lists with grades, and `combine` is
+  for a loss that reads its answers whole. `text`, `number`, `chat_messages`, `read_answer`, `read_answers`,
+  `is_good` and `from_json` read fields and raise `RowError` where one is wrong. A `Prompt` is a text,
+  messages or a `Conversation`; a `Completion` is a text or messages.
 - **Datums.** `flatten` gets a `Renderer`, which builds a `Datum` of a prompt and a completion; `attach` adds
   numbers to it, one, or one per token (`over_completion`), and `build_datum` builds one from token ids.
 - **Batches.** `Batch` holds the `Group`s of a step, and `Batch.mean` averages a value of each by its row's
@@ -62,6 +62,7 @@ from mint_train.rows.forms import Forms, combine
 from mint_train.rows.messages import ChatMessage, are_messages, chat_messages
 from mint_train.rows.prompts import PROMPTS
 from mint_train.rows.row import kind
+from mint_train.rows.single_answers import single_answers
 from mint_train.rows.values import from_json, number, text
 from mint_train.rows.verdicts import Survey, is_good
 from mint_train.run_folder.metric import Metric
@@ -138,6 +139,7 @@ __all__ = [
     "require_trained",
     "segment_sums",
     "sequence_logprobs",
+    "single_answers",
     "text",
     "text_column",
 ]

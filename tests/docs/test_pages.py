@@ -25,6 +25,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("source ", "cp ", "export ", "make ", "pip ", "$ ")
 BUNDLED = ROOT / "plugins" / "mint-train-dpo" / "src" / "mint_train_dpo" / "pairs.jsonl"
 PAIRS = "".join(BUNDLED.read_text(encoding="utf-8").splitlines(keepends=True)[:20])
+DEMONSTRATIONS = PAIRS.replace('"chosen"', '"completion"').replace('"rejected"', '"other"')
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -100,6 +101,7 @@ def test_every_snippet_runs(
     monkeypatch.chdir(tmp_path)
     for name in ("pairs.jsonl", "held-out.jsonl", "other.jsonl"):
         (tmp_path / name).write_text(PAIRS)
+    (tmp_path / "demonstrations.jsonl").write_text(DEMONSTRATIONS)
     monkeypatch.syspath_prepend(tmp_path)
     made = "graded.py"
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):

@@ -42,5 +42,7 @@ class Answers:
     """What else the loss wants: labels, grades, tokens."""
     read: frozenset[str] = field(default_factory=frozenset)
     """Columns that were read beside those that the form needs."""
+    every_turn: bool = False
+    """Whether the answer to a whole conversation is all that the assistant says in it, or its last turn."""
     further: Sequence[Answers] = ()
     """Those of further groups in the same row, each given as whole conversations."""

@@ -76,18 +76,32 @@ def split_conversations(
             raise RowError(field, f"is not a whole conversation, though {answers.fields[0]} is one")
         conversations.append(answer)
     shared, rest = split_shared(conversations, answers.fields)
+    if answers.every_turn and len(rest) == 1:
+        shared, rest = split_first_answer(conversations[0])
     if not shared:
         raise begins_with_assistant(row, PROMPTS, answers.fields[0], read)
     written = row.get(answers.fields[0])
     is_hh = isinstance(written, str) and kind_of_prompt(written) == "dialogue"
     kind = "Anthropic HH dialogues" if is_hh else "chat messages"
-    several = len(rest) > 1
-    name = f"{kind}, {form.name} sharing their prompt" if several else f"{kind}, {form.name} of the last one"
+    if answers.every_turn:
+        name = f"{kind} with all their answers"
+    elif len(rest) > 1:
+        name = f"{kind}, {form.name} sharing their prompt"
+    else:
+        name = f"{kind}, {form.name} of the last one"
     beside = {field: row[field] for field in BESIDE_CONVERSATIONS & row.keys()}
     prompt = with_beside(beside, Conversation(shared).plain(), read)
     # a single user's text stays a list here: the row has it as a message
     prompt = shared if isinstance(prompt, str) else prompt
     return name, prompt, [as_completion(messages) for messages in rest]
+
+
+def split_first_answer(messages: list[ChatMessage]) -> tuple[list[ChatMessage], list[list[ChatMessage]]]:
+    """Split a conversation that ends with an answer before the assistant's first one to the user."""
+    roles = [message["role"] for message in messages]
+    asked = roles.index("user") if "user" in roles else 0
+    first = roles.index("assistant", asked)
+    return messages[:first], [messages[first:]]
 
 
 def interleaved(asked: object, answers: Answers) -> tuple[Prompt, list[Completion]]:

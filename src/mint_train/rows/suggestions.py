@@ -11,13 +11,13 @@ from mint_train.rows.columns import flag
 from mint_train.rows.form import Form
 from mint_train.rows.messages import are_messages
 from mint_train.rows.row import kind
+from mint_train.rows.single_answers import ONE_ANSWER
 from mint_train.rows.values import from_json
 from mint_train.rows.whole_conversations import answered, whole_conversations
 
 PROMPT_WORDS = re.compile(
     r"prompt|question|query|instruction|post|input|problem|user|full_text|context|dialog|title", re.I
 )
-ONE_ANSWER = ("completion", "output", "response", "answer")
 SEVERAL = "this loss needs several answers to a prompt"
 SHORTEST = 2
 DEEPEST = 2

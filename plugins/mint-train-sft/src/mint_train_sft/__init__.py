@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on single completions: SFT and DFT."""

@@ -386,8 +386,10 @@ def test_all_that_is_missing_is_named_at_once_and_quoted(write_rows: Callable[..
         ({"chosen": "a", "q": "Hi"}, "--columns prompt=COLUMN,rejected=COLUMN"),
         ({"prompt": "p", "a": "x"}, "--columns chosen=COLUMN,rejected=COLUMN"),
         ({"prompt": "p", "completion": "x"},
-         'rejected=COLUMN; this loss needs several answers to a prompt, and "completion" is one'),
-        ({"instruction": "p", "output": "x"}, "not text: this loss needs several answers to a prompt"),
+         'rejected=COLUMN; this loss needs several answers to a prompt, and "completion" is one; '
+         "mint-train losses lists those for single completions"),
+        ({"instruction": "p", "output": "x"}, "not text: this loss needs several answers to a prompt; "
+         "mint-train losses lists those for single completions"),
         ({"chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}]},
          "name the right one with --columns rejected=COLUMN"),
         ({"Question, in full": "Hello", "chosen": "a", "rejected": "b"},

@@ -152,6 +152,7 @@ def test_rows_in_all_forms(row: dict[str, Any], expected: Demonstration) -> None
     ("row", "problem"),
     [
         ({"prompt": "a", "text": "b"}, "completion.*missing.*--columns completion="),
+        ({"prompt": "a", "completion": ["b", "c"]}, "completion.*must be one answer, not a list"),
         ({"completion": "b"}, "prompt.*missing"),
         ({"prompt": "a", "completion": " "}, "completion.*is empty"),
         ({"prompt": "a", "completion": "b", "label": False}, "label.*may change what is trained"),

@@ -19,6 +19,7 @@ PROMPT_WORDS = re.compile(
     r"prompt|question|query|instruction|post|input|problem|user|full_text|context|dialog|title", re.I
 )
 SEVERAL = "this loss needs several answers to a prompt"
+OTHERS = "; mint-train losses lists those for single completions"
 SHORTEST = 2
 DEEPEST = 2
 
@@ -50,8 +51,10 @@ def no_answers(
     nearest = max(forms, key=lambda form: (len(present & set(form.needs)), present.issuperset(form.needs)))
     missing = [field for field in nearest.needs if field not in present]
     if not missing:
-        found = kind(from_json(row[nearest.needs[0]]))
-        return RowError(nearest.needs[0], f"must be a list of answers, not {found}: {SEVERAL}")
+        found = from_json(row[nearest.needs[0]])
+        if isinstance(found, list):
+            return RowError(nearest.needs[0], "must be one answer, not a list")
+        return RowError(nearest.needs[0], f"must be a list of answers, not {kind(found)}: {SEVERAL}{OTHERS}")
     columns = {field: likely_column(row, field, nearest.needs) for field in missing}
     columns = with_prompt(row, present, nearest, prompts, columns)
     error = absent(row, missing[0], columns)
@@ -59,7 +62,7 @@ def no_answers(
         return error
     alone = [name for name in ONE_ANSWER if name in present]
     if len(missing) == len(nearest.needs) > 1 and alone:
-        return RowError(error.field, f'{error.problem}; {SEVERAL}, and "{alone[0]}" is one')
+        return RowError(error.field, f'{error.problem}; {SEVERAL}, and "{alone[0]}" is one{OTHERS}')
     figures = [name for name, value in row.items() if isinstance(value, int | float) and value not in (0, 1)]
     if len(missing) == 1 < len(nearest.needs) and figures and columns[missing[0]] == "COLUMN":
         rating = flag({missing[0]: f"{figures[0]}>=NUMBER"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,16 @@ def expected(run_cli: RunCli, arguments: list[object]) -> dict[str, Any]:
     ended = run_cli(*arguments, "--dry-run", "--examples", 0)
     assert ended.status == 0, ended.err
     return events(ended)[0]
+
+
+@pytest.mark.parametrize(("loss", "most"), [("sft", "at most "), ("dpo", "")])
+def test_a_dry_run_does_not_promise_the_forward_of_a_loss_that_needs_none(
+    run_cli: RunCli, loss: str, most: str
+) -> None:
+    ended = run_cli("--loss", loss, "--dry-run", "--steps", 2)
+    assert re.search(rf"tokens of the run +{most}\d", ended.out), ended.out
+    assert re.search(rf"forward +{most}\d", ended.out)
+    assert re.search(r"backward +\d", ended.out)
 
 
 def test_a_dry_run_foretells_what_a_run_counts(run_cli: RunCli, arguments: list[object]) -> None:

@@ -14,7 +14,7 @@ from mint_train.batches.datums import Attachment, DatumArrays
 from mint_train.batches.groups import Group
 from mint_train.cli.dry_run_events import datum_name
 from mint_train.errors import counted
-from mint_train.groups.expected_tokens import AT_MOST, ExpectedTokens
+from mint_train.groups.expected_tokens import ExpectedTokens
 from mint_train.groups.inspection import DataReport
 from mint_train.observers.screen import Screen
 from mint_train.observers.terminal import wrapped
@@ -101,11 +101,11 @@ def summary(report: DataReport, prices: Prices | None) -> Table:
 def add_tokens_sent(table: Table, expected: ExpectedTokens, prices: Prices | None) -> None:
     """Add to a table what a run would send, what that costs, and how far a budget goes."""
     sent = expected.after(0)
-    most = "at most " if any(sent[kind] for kind in AT_MOST) else ""
+    most = "at most " if any(sent[kind] for kind in expected.at_most) else ""
     table.add_row("tokens of the run", f"{most}{sent.total():,}")
     for kind in TOKEN_KINDS:
         if sent[kind]:
-            table.add_row(f"  {kind}", f"{'at most ' if kind in AT_MOST else ''}{sent[kind]:,}")
+            table.add_row(f"  {kind}", f"{'at most ' if kind in expected.at_most else ''}{sent[kind]:,}")
     if prices is not None:
         table.add_row("cost", f"{most}{prices.cost(sent)}")
     budget = expected.settings.token_budget

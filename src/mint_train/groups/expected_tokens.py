@@ -31,6 +31,13 @@ class ExpectedTokens:
     """The tokens of each prompt of `--sample-prompts`."""
     referenced: bool
     """Whether the loss needs a reference's logprobs of the groups that steps use, and of those held out."""
+    linear: bool = False
+    """Whether the loss is linear in the logprobs, so that its steps may take one pass, without a forward."""
+
+    @property
+    def at_most(self) -> Sequence[str]:
+        """The kinds of which fewer tokens may be sent than these say."""
+        return (*AT_MOST, "forward") if self.linear else AT_MOST
 
     def before_first_step(self) -> Counter[str]:
         """Count what is sent before the first step, and the reference, which may be sent as steps need it."""

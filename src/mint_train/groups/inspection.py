@@ -142,11 +142,17 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
             held_out=held_out_tokens,
             prompts=prompt_lengths(settings, tokenizer),
             referenced=loss.reference is not None,
+            linear=loss.is_linear,
         )
+    report_special(report, guarded)
+    return report
+
+
+def report_special(report: DataReport, guarded: GuardedTokenizer) -> None:
+    """Add what the good rows have of special tokens and turn markers in their texts."""
     skipped = {bad.source for bad in report.bad_rows}
     report.special = [(source, token) for source, token in guarded.met.items() if source not in skipped]
     report.notes += markers_note([found for found in guarded.markers.items() if found[0] not in skipped])
-    return report
 
 
 def prompt_lengths(settings: Settings, tokenizer: Any) -> list[int]:

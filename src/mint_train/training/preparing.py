@@ -165,6 +165,7 @@ def expect_tokens(
         held_out=sum(sum(part.tokens) for part in held_out.values()),
         prompts=[len(tokens) for tokens in watcher.readable.tokens] if watcher else [],
         referenced=run.loss.reference is not None,
+        linear=run.loss.is_linear,
     )
 
 

@@ -336,7 +336,7 @@ def test_fields_that_something_reads(
             "dpo",
             "Margin",
             2,
-            "is read by other losses, and not by this one; leave it out with --columns Margin=",
+            "is for other losses, and this one does not read it; leave it out with --columns Margin=",
         ),
         ("dpo", "Label", "1", "give --columns label=Label"),
         (

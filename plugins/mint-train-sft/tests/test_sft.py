@@ -92,6 +92,8 @@ def test_two_completions_are_no_demonstration() -> None:
 
 
 DANUBE = "The Danube."
+BLUE = message("assistant", "Blue.")
+GREETED = [message("assistant", "Welcome!"), *TALK[3:]]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,43 @@ DANUBE = "The Danube."
             Demonstration("Name a river.", DANUBE),
         ),
         ({"messages": json.dumps(TALK)}, Demonstration(TALK[:2], TALK[2:])),
+        # the answer and its prompt stand in a conversation too
+        (
+            {"instruction": "Name a river.", "response": DANUBE, "conversations": TALK[3:]},
+            Demonstration([ASKED], DANUBE),
+        ),
+        (
+            {"prompt": "Name a river.", "messages": TALK[3:], "chosen": TALK[3:], "rejected": [ASKED, BLUE]},
+            Demonstration([ASKED], DANUBE),
+        ),
+        # a conversation that is the prompt of a pair
+        (
+            {"conversations": [ASKED], "chosen": message("assistant", DANUBE), "rejected": BLUE},
+            Demonstration([ASKED], DANUBE),
+        ),
+        # a greeting comes before what is asked, with a prompt beside it or without
+        ({"messages": GREETED}, Demonstration(GREETED[:2], DANUBE)),
+        ({"messages": GREETED, "prompt": "Name a river."}, Demonstration(GREETED[:2], DANUBE)),
+        # several turns that go on from a prompt are the completion
+        (
+            {"prompt": "Hi", "completion": [message("assistant", "Hello."), *TALK[3:]]},
+            Demonstration("Hi", [message("assistant", "Hello."), *TALK[3:]]),
+        ),
+        # a short input is no part of the question because its letters are
+        (
+            {"instruction": "Add 1 to the number.", "input": "1", "output": "2"},
+            Demonstration("Add 1 to the number.\n1", "2"),
+        ),
+        # a mask that changes nothing
+        (
+            {
+                "messages": [
+                    ASKED | {"weight": 0},
+                    message("assistant", DANUBE) | {"weight": 1, "train": True},
+                ]
+            },
+            Demonstration([ASKED], DANUBE),
+        ),
         (
             {"messages": [message("system", "Be brief."), message("assistant", "Hello."), *TALK[3:]]},
             Demonstration([message("system", "Be brief."), message("assistant", "Hello."), ASKED], DANUBE),
@@ -148,6 +187,14 @@ def test_rows_in_all_forms(row: dict[str, Any], expected: Demonstration) -> None
     assert FORMS.read(row).example == expected
 
 
+LONGER = [
+    message("user", "p one"),
+    message("assistant", "b one"),
+    message("user", "q two"),
+    message("assistant", "c two"),
+]
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -156,13 +203,43 @@ def test_rows_in_all_forms(row: dict[str, Any], expected: Demonstration) -> None
         ({"completion": "b"}, "prompt.*missing"),
         ({"prompt": "a", "completion": " "}, "completion.*is empty"),
         ({"prompt": "a", "completion": "b", "label": False}, "label.*may change what is trained"),
-        ({"prompt": "a", "completion": "b", "kto_tag": False}, "kto_tag.*is read by other losses"),
-        ({"prompt": "a", "completion": "b", "reward": 0.1}, "reward.*is read by other losses"),
+        ({"prompt": "a", "completion": "b", "kto_tag": False}, "kto_tag.*is for other losses"),
+        ({"prompt": "a", "completion": "b", "reward": 0.1}, "reward.*is for other losses"),
         ({"problem": "a", "solution": "Since b, c.", "answer": "d"}, "can be read in two ways"),
+        ({"problem": "2+2?", "solution": "It is 2+2=4.", "answer": "4"}, "can be read in two ways"),
+        # the single answer is the worse one of a pair
+        ({"prompt": "a", "response": "Blue.", "chosen": DANUBE, "rejected": "Blue."}, "read in two ways"),
+        (
+            {"prompt": "a", "response": "Blue.", "response_a": "Blue.", "response_b": DANUBE, "winner": "b"},
+            "can be read in two ways",
+        ),
+        ({"prompt": "a", "response": "No", "chosen": "No, that", "rejected": "c"}, "can be read in two ways"),
+        ({"prompt": "a", "completion": "Blue.", "rejected": "Blue."}, "rejected.*is for other losses"),
+        (
+            {
+                "prompt": "a",
+                "messages": [message("user", "a"), BLUE],
+                "chosen": "Blue.",
+                "rejected": "b",
+                "score_chosen": 1,
+                "score_rejected": 9,
+            },
+            "can be read in two ways",
+        ),
+        ({"prompt": "Do you know?", "completion": "No idea.", "label": "no"}, "label.*may change"),
+        ({"prompt": "a", "completion": "b", "is_correct": False}, "is_correct.*is for other losses"),
+        ({"instruction": "p one", "output": "b one", "conversation": LONGER}, "can be read in two ways"),
+        (
+            {"question": "a", "reasoning_content": "Let me think.", "answer": "b"},
+            "reasoning_content.*may change",
+        ),
+        ({"messages": [ASKED, BLUE | {"train": False}]}, "train.*would change what is trained"),
+        ({"messages": [ASKED, BLUE | {"train_detail": [1]}]}, "train_detail.*would change what is trained"),
+        ({"conversation": [{"input": "a", "output": "b"}]}, "conversation.*must be one answer, not a list"),
         ({"messages": TALK[:4]}, "messages.*ends with a message of the user"),
         ({"messages": [message("assistant", "b")]}, "messages.*begins with the assistant"),
         ({"prompt": "What else?", "messages": TALK}, "prompt.*may change what is trained"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "gold": "d"}, "gold.*is read by other losses"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "gold": "d"}, "gold.*is for other losses"),
     ],
 )
 def test_a_bad_row_is_refused(row: dict[str, Any], problem: str) -> None:

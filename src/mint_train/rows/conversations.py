@@ -10,6 +10,9 @@ from typing import Any
 from mint_train.errors import RowError
 from mint_train.rows.messages import ChatMessage
 
+LONG_ENOUGH = 5
+"""Characters of a text that does not stand in another one by chance."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -81,7 +84,14 @@ def texts_of(value: object) -> Iterator[str]:
 def says_nothing_new(value: object, known: object) -> bool:
     """Return whether each text in a value stands in another value already."""
     said = list(texts_of(known))
-    return all(any(words in other for other in said) for words in texts_of(value))
+    return all(any(stands_in(words, other) for other in said) for words in texts_of(value))
+
+
+def stands_in(words: str, other: str) -> bool:
+    """Return whether a text stands in another one; one as short as "no" or "12" only as lines of its own."""
+    if words not in other or len(words) >= LONG_ENOUGH:
+        return words in other
+    return f"\n{words}\n" in f"\n{other}\n"
 
 
 def split_shared(

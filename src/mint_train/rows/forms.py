@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from mint_train.rows.conversations import Completion, Prompt, says_nothing_new
+from mint_train.errors import RowError
+from mint_train.rows.conversations import Completion, Prompt, as_messages, says_nothing_new, texts_of
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.grades import RANK_COLUMNS, SCORE_COLUMNS
 from mint_train.rows.meaning import unread_columns
-from mint_train.rows.prompts import BESIDE, PROMPTS, REPLY_TREES, TURN_LISTS, with_beside
+from mint_train.rows.messages import ChatMessage
+from mint_train.rows.prompts import (
+    BESIDE,
+    PROMPTS,
+    REPLY_TREES,
+    TURN_LISTS,
+    dialogue,
+    is_dialogue,
+    with_beside,
+)
 from mint_train.rows.shared_beginnings import (
     as_answer,
     interleaved,
@@ -103,15 +114,15 @@ class Forms:
             ColumnRefusedError: a column of verdicts has no one reading.
         """
         present = frozenset([name for name, value in row.items() if value is not None and value != ""])
-        form, answers = self._find_answers(row, present, survey)
+        form, answers, alike = self._find_answers(row, present, survey)
         read = {*form.needs, *answers.read}
-        if answers.completions and is_conversation(answers.completions[0]):
+        if answers.completions and self._is_whole(answers, row, present):
             name, prompt, completions = split_conversations(form, answers, row, read)
         else:
             name, prompt, completions = self._with_prompt(form, answers, row, present, read)
         unread = []
         if len(row) > len(read):
-            unread = unread_columns(row, frozenset(read), (prompt, completions), self.reserved)
+            unread = unread_columns(row, frozenset(read), (prompt, completions), self.reserved - alike)
         examples = self._examples(prompt, completions, answers.value)
         for other in answers.further:
             _, prompt, completions = split_conversations(form, other, row, set(form.needs))
@@ -125,9 +136,11 @@ class Forms:
 
     def _find_answers(
         self, row: Mapping[str, Any], present: frozenset[str], survey: Survey
-    ) -> tuple[Form, Answers]:
-        """Find the one form of the answers, and read them."""
+    ) -> tuple[Form, Answers, frozenset[str]]:
+        """Find the one form of the answers, read them, and name the columns that hold the same answers."""
         suiting = [form for form in self._answers_with(present) if form.suits(row)]
+        if len(suiting) > 1:
+            suiting = [form for form in suiting if not self._is_prompt(form, row, present)]
         if not suiting:
             of_prompts = {field for prompt in self.prompts for field in prompt.needs}
             forms = [one for one in self.answers if not of_prompts >= set(one.needs)]
@@ -137,11 +150,34 @@ class Forms:
             answers = first.read(row, survey)
         except NoVerdictError as error:
             raise no_verdict(row, present, error, first, self.prompts) from None
+        alike: set[str] = set()
         for other in suiting[1:]:
-            if set(other.needs) <= {*first.needs, *answers.read} or same_answers(answers, other, row):
+            if set(other.needs) <= {*first.needs, *answers.read}:
                 continue
-            raise ambiguous(self._named(first, row, present), self._named(other, row, present), first, other)
-        return first, answers
+            if not same_answers(answers, other, row, survey):
+                one, two = (self._named(either, row, present) for either in (first, other))
+                raise ambiguous(one, two, first, other)
+            alike.update(other.needs)
+        return first, answers, frozenset(alike)
+
+    def _is_prompt(self, form: Form, row: Mapping[str, Any], present: frozenset[str]) -> bool:
+        """Return whether the columns of a form of answers hold a prompt, and nothing that answers it."""
+        for prompt in self._prompts_with(present):
+            if prompt.needs == form.needs and prompt is not REPLY_TREES and prompt.suits(row):
+                with suppress(RowError):
+                    prompt.read(row)
+                    return True
+        return False
+
+    def _is_whole(self, answers: Answers, row: Mapping[str, Any], present: frozenset[str]) -> bool:
+        """Return whether answers are whole conversations, with all that the row's prompt says in them."""
+        first = answers.completions[0]
+        if is_conversation(first) or not answers.every_turn:
+            return is_conversation(first)
+        if isinstance(first, str) or all(message["role"] != "user" for message in first):
+            return False
+        prompts = [prompt for prompt in self._prompts_with(present) if prompt.suits(row)]
+        return all(says_nothing_new(value_of(prompt, row), first) for prompt in prompts)
 
     def _named(self, form: Form, row: Mapping[str, Any], present: frozenset[str]) -> str:
         """Name a form of answers with the prompt that a row has, for a refusal."""
@@ -243,10 +279,30 @@ def value_of(form: Form, row: Mapping[str, Any]) -> list[object]:
     return [from_json(row[field]) for field in form.needs]
 
 
-def same_answers(answers: Answers, other: Form, row: Mapping[str, Any]) -> bool:
-    """Return whether another form's columns hold the same answers, with others beside them or without."""
-    values = value_of(other, row)
-    final = [
-        completion[-1:] if isinstance(completion, list) else completion for completion in answers.completions
-    ]
-    return says_nothing_new(final, values) or says_nothing_new(values, answers.completions)
+def same_answers(answers: Answers, other: Form, row: Mapping[str, Any], survey: Survey) -> bool:
+    """Return whether another form's columns hold the same answers, with others beside them or without.
+
+    Of several answers a single one must be the best.
+    """
+    if len(answers.completions) == 1:
+        with suppress(RowError):  # what cannot be read is not the same
+            best = other.read(row, survey).completions[:1]
+            return [last_text(one) for one in best] == [last_text(answers.completions[0])]
+        return False
+    final = {last_text(completion) for completion in answers.completions}
+    held = set(said_in(value_of(other, row)))
+    return final <= held or held <= set(texts_of(answers.completions))
+
+
+def last_text(answer: str | list[ChatMessage]) -> str:
+    """Return what an answer ends with, without the space around it."""
+    return str(as_messages(answer)[-1]["content"] or "").strip()
+
+
+def said_in(values: Sequence[object]) -> Iterator[str]:
+    """Yield every text in values; of a text that is a dialogue its turns."""
+    for value in values:
+        turns: object = value
+        with suppress(RowError):  # whoever reads it says what is wrong
+            turns = dialogue(value, "") if isinstance(value, str) and is_dialogue(value) else value
+        yield from texts_of(turns)

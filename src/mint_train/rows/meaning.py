@@ -9,7 +9,7 @@ from typing import Any
 
 from mint_train.errors import RowError
 from mint_train.rows.columns import flag
-from mint_train.rows.conversations import says_nothing_new
+from mint_train.rows.conversations import says_nothing_new, texts_of
 from mint_train.rows.messages import MEDIA, are_messages, is_assistants
 from mint_train.rows.values import as_number, from_json, given
 from mint_train.rows.verdicts import VERDICTS
@@ -21,7 +21,8 @@ MEANINGFUL = frozenset(
         "passages", "background", "knowledge", "evidence", "persona", "initial_reason_steps",
         "chat_template_kwargs", "prompt", "question", "instruction", "query", "messages", "conversations",
         "few_shot", "examples", "weight", "weights", "sample_weight", "hint", "hints", "instructions",
-        "system_instruction", "system_instructions", "preamble",
+        "system_instruction", "system_instructions", "preamble", "reasoning_content",
+        "reasoning", "thinking", "thinking_trajectories", "thought", "thoughts", "cot", "chain_of_thought",
     }
 )  # fmt: skip
 """Columns that belong to a prompt, to what is trained of a row, or to its verdict."""
@@ -53,9 +54,17 @@ def unread_columns(
         field = plain_name(name)
         if field in reserved and given(row, name):
             raise RowError(name, reserved_for_others(name))
-        if field in MEANINGFUL and given(row, name) and (field in MEDIA or is_new(row[name], known)):
+        if field in MEANINGFUL and given(row, name) and (field in MEDIA or changes(field, row[name], known)):
             raise RowError(name, unread(name, field))
     return left
+
+
+def changes(field: str, value: object, known: object) -> bool:
+    """Return whether a column that is not read says something else than what is known."""
+    if field in VERDICTS and isinstance(value, str):
+        # a verdict may repeat an answer; that it occurs in one says nothing
+        return value.strip() not in texts_of(known)
+    return is_new(value, known)
 
 
 def is_new(value: object, known: object) -> bool:
@@ -74,7 +83,7 @@ def is_new(value: object, known: object) -> bool:
 
 def reserved_for_others(name: str) -> str:
     """Say that other losses read a column and this one does not, and the flag that leaves it out."""
-    return f"is read by other losses, and not by this one; leave it out with {flag({name: ''})}"
+    return f"is for other losses, and this one does not read it; leave it out with {flag({name: ''})}"
 
 
 def unread(name: str, field: str) -> str:

@@ -43,7 +43,10 @@ READ_KEYS = frozenset(
     {*ROLE_KEYS, *TEXT_KEYS, *REASONING_KEYS, "tool_calls", "function_call", "tool_call_id", "name"}
 )
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios", "image_url", "input_audio"})
-MEANINGFUL_KEYS = MEDIA | {"weight", "train", "loss", "mask", "prefix", "channel", "recipient", "refusal"}
+TRAINED_KEYS = frozenset({"weight", "train", "training", "trainable", "loss"})
+"""Keys that say whether a message is trained; the assistant's are, and no others."""
+MASK_KEYS = frozenset({"mask", "masked", "loss_mask", "loss_weight", "train_detail", "label"})
+MEANINGFUL_KEYS = MEDIA | TRAINED_KEYS | MASK_KEYS | {"prefix", "channel", "recipient", "refusal"}
 """Keys of a message that change what is trained, and that nothing here reads."""
 
 ChatMessage = dict[str, Any]
@@ -125,7 +128,7 @@ def refuse_unread(value: Mapping[str, Any], field: str) -> None:
         RowError: naming the key.
     """
     for key in sorted(value.keys() & MEANINGFUL_KEYS):
-        if given(value, key) and not (key == "weight" and value[key] == 1):
+        if given(value, key) and not (key in TRAINED_KEYS and value[key] == is_assistants(value)):
             problem = (
                 "holds what only a model for more than text reads"
                 if key in MEDIA

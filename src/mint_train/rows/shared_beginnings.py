@@ -72,7 +72,7 @@ def split_conversations(
     """
     conversations: list[list[ChatMessage]] = []
     for answer, field in zip(answers.completions, answers.fields, strict=True):
-        if isinstance(answer, str) or not is_conversation(answer):
+        if isinstance(answer, str) or not (is_conversation(answer) or answers.every_turn):
             raise RowError(field, f"is not a whole conversation, though {answers.fields[0]} is one")
         conversations.append(answer)
     shared, rest = split_shared(conversations, answers.fields)

@@ -8,19 +8,20 @@ from typing import Any
 from mint_train.rows.answers import read_answers
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.messages import are_messages
-from mint_train.rows.prompts import has_none_of, is_dialogue
+from mint_train.rows.prompts import is_dialogue
 from mint_train.rows.values import from_json
-from mint_train.rows.whole_conversations import answered
 
 ONE_ANSWER = ("completion", "output", "response", "answer", "solution", "generation")
 """Columns that hold one answer."""
-CONVERSATIONS = ("messages", "conversations", "conversation")
-"""Columns that hold a whole conversation, unless another column has the answer to it."""
+CONVERSATIONS = ("messages", "conversations")
+"""Columns that hold a whole conversation, or the prompt of an answer in another column."""
 
 
 def single_answers() -> list[Form]:
     """Return the forms of one answer: `completion`, `output`, ... or the assistant's turns of `messages`."""
-    return [*map(answer_column, ONE_ANSWER), *map(conversation_column, CONVERSATIONS)]
+    whole = [*map(conversation_column, CONVERSATIONS)]
+    # what a row lacks is named by the first that is no prompt either
+    return [*whole, *map(answer_column, ONE_ANSWER), conversation_column("conversation")]
 
 
 def answer_column(field: str) -> Form:
@@ -37,9 +38,7 @@ def conversation_column(field: str) -> Form:
     """Make the form of a conversation with its answers in it."""
 
     def suits(row: Mapping[str, Any]) -> bool:
-        if not is_dialogue(row[field]) and not are_messages(from_json(row[field])):
-            return False
-        return answered(row[field]) is not None or has_none_of(row, *ONE_ANSWER)
+        return is_dialogue(row[field]) or are_messages(from_json(row[field]))
 
     return Form(field, (field,), lambda row, _: read(row, field), suits)
 

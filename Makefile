@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python tests/uv_install.py --quiet --constraint constraints.txt
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadgroup
 
 # nothing is compiled while installing; the first run compiles the modules that it imports, and keeps them
 export PYTHONDONTWRITEBYTECODE :=

@@ -148,7 +148,7 @@ def test_completion_scripts(run_cli: Any, shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--loss dpo+0.2*sf", ["dpo+0.2*sft"]),
+        ("--loss dpo+0.2*squ", ["dpo+0.2*squared-log-ratio"]),
         ("--loss ./mi", ["./mi"]),
         ("--loss dpo --set be", ["beta="]),
         ("--loss nix --set ", []),

@@ -49,7 +49,7 @@ cache_folder
 chat_messages combine compared_answers from_json graded_lists hookimpl import_file is_good kind
 log_ratios loss mean_logprobs number over_completion packed_logprobs packed_reference_logprobs
 read_answer read_answers reference_sequence_logprobs require_distinct require_group_size
-require_same_prompt require_trained segment_sums sequence_logprobs text text_column
+require_same_prompt require_trained segment_sums sequence_logprobs single_answers text text_column
 """.split()  # noqa: SIM905
 
 

@@ -162,7 +162,7 @@ GREETED = [message("assistant", "Welcome!"), *TALK[3:]]
             {"prompt": "Hi", "completion": [message("assistant", "Hello."), *TALK[3:]]},
             Demonstration("Hi", [message("assistant", "Hello."), *TALK[3:]]),
         ),
-        # a short input is no part of the question because its letters are
+        # the question contains the input's one digit, and still needs the input
         (
             {"instruction": "Add 1 to the number.", "input": "1", "output": "2"},
             Demonstration("Add 1 to the number.\n1", "2"),

@@ -20,7 +20,7 @@ CONVERSATIONS = ("messages", "conversations")
 def single_answers() -> list[Form]:
     """Return the forms of one answer: `completion`, `output`, ... or the assistant's turns of `messages`."""
     whole = [*map(conversation_column, CONVERSATIONS)]
-    # what a row lacks is named by the first that is no prompt either
+    # a refusal names the first of these whose column cannot be a prompt
     return [*whole, *map(answer_column, ONE_ANSWER), conversation_column("conversation")]
 
 
@@ -47,6 +47,6 @@ def read(row: Mapping[str, Any], field: str) -> Answers:
     """Read the answer, and of a whole conversation all that the assistant says in it.
 
     Raises:
-        RowError: it is no answer, or empty.
+        RowError: the column holds something else, or is empty.
     """
     return Answers(read_answers([row[field]], [field]), [field], every_turn=True)

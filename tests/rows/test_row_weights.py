@@ -75,16 +75,16 @@ def test_a_dry_run_names_the_batch_that_would_stop_the_run(
     given = ("--model", starter_model_folder, "--loss", "dpo", "--batch-size", 2)
     found = run_cli(*given, "--data", data, "--dry-run")
     refused = run_cli(*given, "--data", data, "--output", "run")
-    assert (found.status, refused.status) == (0, 1)
-    (note,) = [line for line in found.out.splitlines() if line.startswith("A step would stop the run")]
-    assert re.search(r"run: .*weighed\.jsonl:\d and the 1 other rows of its batch have the weight 0", note)
-    assert refused.err.strip().endswith(note.partition("would stop the run: ")[2].removesuffix("."))
+    assert (found.status, refused.status) == (2, 1)
+    (line,) = [line for line in found.err.splitlines() if "a step would stop this run" in line]
+    assert re.search(r"run: .*weighed\.jsonl:\d and 1 other row of its batch have the weight 0", line)
+    assert refused.err.strip().endswith(line.partition("would stop this run: ")[2])
     held = write_rows(rows[:1], "held.jsonl")
     trained = write_rows([PAIRS[0]], "trained.jsonl")
     found = run_cli(*given, "--data", trained, "--eval-data", held, "--dry-run")
-    assert "An evaluation would stop the run: " in found.out
-    assert "held.jsonl:1 has the weight 0, so there is nothing to average" in found.out
-    assert "weight 0" not in run_cli(*given, "--data", trained, "--eval-data", trained, "--dry-run").out
+    assert found.status == 2
+    assert re.search("an evaluation would stop this run: .*held.jsonl:1 has the weight 0, so", found.err)
+    assert run_cli(*given, "--data", trained, "--eval-data", trained, "--dry-run").status == 0
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
@@ -105,7 +105,7 @@ def test_the_batches_of_a_step_count_by_their_weights() -> None:
 
 def test_a_batch_that_weighs_nothing_is_refused() -> None:
     nothing = make_batch(pair(0.0), pair(0.0))
-    dpo, problem = open_loss("dpo", {}), "rows:1 and the 1 other rows of its batch have the weight 0"
+    dpo, problem = open_loss("dpo", {}), "rows:1 and 1 other row of its batch have the weight 0"
     with pytest.raises(LossError, match=problem):
         dpo.compute(nothing, drawn(2), {})
     with pytest.raises(LossError, match=problem):

@@ -65,4 +65,4 @@ def what_stops(report: DataReport, fail: bool) -> str:
         return "nothing is left to train, which would stop this run"
     if report.nothing_held_out:
         return "nothing is left of the held-out rows, which would stop this run"
-    return ""
+    return next(iter(report.weightless_batches), "")

@@ -49,6 +49,8 @@ class DataReport:
     groups: int = 0
     weightless: dict[int, Source] = field(default_factory=dict)
     """The groups whose row has the weight 0, by index."""
+    weightless_batches: list[str] = field(default_factory=list)
+    """Batches of such groups alone, each at which the run would stop."""
     steps: int = 0
     tokens: list[int] = field(default_factory=list)
     """Tokens of each datum, its prompt included, in the groups' order."""
@@ -125,7 +127,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
     held_out_tokens = sum(sum(part.group_tokens) for part in own)
     for part in own:
         batches = parts(range(part.groups), settings.batch_size)
-        report.notes += weightless_notes("An evaluation", batches, part.weightless)
+        report.weightless_batches += weightless_notes("an evaluation", batches, part.weightless)
     if first:
         shares = shares_of(examples.data, by_path)
         report.remarks = [share.describe() for share in shares]
@@ -133,7 +135,7 @@ def inspect_data(settings: Settings, loss: Loss, tokenizer: Any, shown: int = 1)
         report.steps = count_steps(settings, report.groups)
         order = Order.of(settings, report.groups, report.longest, shares)
         batches = training_batches(order, report.steps, settings.batch_size)
-        report.remarks += weightless_notes("A step", batches, report.weightless)
+        report.weightless_batches += weightless_notes("a step", batches, report.weightless)
         report.expected = ExpectedTokens(
             settings,
             report.steps,

@@ -25,7 +25,7 @@ def weightless_notes(
     for batch in batches if weightless else ():
         if all(index in weightless for index in batch):
             found = nothing_to_average([weightless[index] for index in batch])
-            return [f"{what} would stop the run: {found}."]
+            return [f"{what} would stop this run: {found}"]
     return []
 
 

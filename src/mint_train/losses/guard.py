@@ -13,7 +13,7 @@ import torch
 
 from mint_train.batches.batch import Batch
 from mint_train.batches.logprobs import PackedLogprobs, concatenate
-from mint_train.errors import LossError, Source
+from mint_train.errors import LossError, Source, counted
 from mint_train.plugins.returned import shown
 
 ROUNDING = 1e-5
@@ -129,7 +129,9 @@ def check_total_weight(batch: Batch) -> None:
 
 def nothing_to_average(sources: Sequence[Source]) -> str:
     """Say that the rows of a batch weigh nothing, by where they come from."""
-    others = f" and the {len(sources) - 1} other rows of its batch have" if len(sources) > 1 else " has"
+    others = (
+        f" and {counted(len(sources) - 1, 'other row')} of its batch have" if len(sources) > 1 else " has"
+    )
     return (
         f"{sources[0]}{others} the weight 0, so there is nothing to average: "
         "raise --batch-size, or leave such rows out of the data"

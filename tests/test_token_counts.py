@@ -67,6 +67,9 @@ def test_a_dry_run_does_not_promise_the_forward_of_a_loss_that_needs_none(
     assert re.search(rf"tokens of the run +{most}\d", ended.out), ended.out
     assert re.search(rf"forward +{most}\d", ended.out)
     assert re.search(r"backward +\d", ended.out)
+    refused = run_cli("--loss", loss, "--dry-run", "--steps", 2, "--token-budget", 1)
+    assert refused.status == 2
+    assert f"due around it {'may ' * bool(most)}need" in refused.err
 
 
 def test_a_dry_run_foretells_what_a_run_counts(run_cli: RunCli, arguments: list[object]) -> None:

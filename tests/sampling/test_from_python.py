@@ -69,6 +69,8 @@ def test_what_is_wrong_with_a_call_is_said_in_keywords(tmp_path: Path) -> None:
         (OptionError, "pair is for preferences, and form is rank", {"pair": "all", "form": "rank"}),
         (OptionError, r"own\.jsonl exists; .* or add overwrite=True", {"output": tmp_path / "own.jsonl"}),
         (OptionError, "samples 0: it must be a whole number, 1 or more", {"samples": 0}),
+        (OptionError, "samples True: it must be a whole number", {"samples": True}),
+        (OptionError, "temperature inf: it must be a number, 0 or more", {"temperature": float("inf")}),
         (JudgeError, r'the judge "few" gave 1 score for \d completions of the prompt', {"judge": few}),
         (JudgeError, r'the judge "broken" .*ValueError: no such thing', {"judge": broken}),
         (JudgeError, "no row was made: no prompt has two .*; take more samples$", {"samples": 1}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -88,10 +89,19 @@ def says_nothing_new(value: object, known: object) -> bool:
 
 
 def stands_in(words: str, other: str) -> bool:
-    """Return whether a text stands in another one; one as short as "no" or "12" only as lines of its own."""
+    """Return whether a text stands in another one; one as short as "no" or "12" only as words of its own."""
     if words not in other or len(words) >= LONG_ENOUGH:
         return words in other
-    return f"\n{words}\n" in f"\n{other}\n"
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", other) is not None
+
+
+def repeats(value: object, known: object) -> bool:
+    """Return whether each text in a value is one of another value, or too long to stand in one by chance."""
+    said = list(texts_of(known))
+    return all(
+        words in said or (len(words) >= LONG_ENOUGH and any(words in other for other in said))
+        for words in texts_of(value)
+    )
 
 
 def split_shared(

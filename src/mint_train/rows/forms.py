@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from mint_train.errors import RowError
-from mint_train.rows.conversations import Completion, Prompt, as_messages, says_nothing_new, texts_of
+from mint_train.rows.conversations import Completion, Prompt, says_nothing_new
 from mint_train.rows.form import Answers, Form
 from mint_train.rows.grades import RANK_COLUMNS, SCORE_COLUMNS
 from mint_train.rows.meaning import unread_columns
-from mint_train.rows.messages import ChatMessage
-from mint_train.rows.prompts import (
-    BESIDE,
-    PROMPTS,
-    REPLY_TREES,
-    TURN_LISTS,
-    dialogue,
-    is_dialogue,
-    with_beside,
-)
+from mint_train.rows.prompts import BESIDE, PROMPTS, REPLY_TREES, TURN_LISTS, with_beside
+from mint_train.rows.same_answers import same_answers, value_of
 from mint_train.rows.shared_beginnings import (
     as_answer,
     interleaved,
@@ -31,7 +23,6 @@ from mint_train.rows.shared_beginnings import (
     split_conversations,
 )
 from mint_train.rows.suggestions import ambiguous, begins_with_assistant, no_answers, no_prompt, no_verdict
-from mint_train.rows.values import from_json
 from mint_train.rows.verdicts import VERDICTS, NoVerdictError, Survey
 
 GRADES = frozenset({*RANK_COLUMNS, *SCORE_COLUMNS})
@@ -163,7 +154,7 @@ class Forms:
     def _is_prompt(self, form: Form, row: Mapping[str, Any], present: frozenset[str]) -> bool:
         """Return whether the columns of a form of answers hold a prompt, and nothing that answers it."""
         for prompt in self._prompts_with(present):
-            if prompt.needs == form.needs and prompt is not REPLY_TREES and prompt.suits(row):
+            if set(prompt.needs) <= set(form.needs) and prompt is not REPLY_TREES and prompt.suits(row):
                 with suppress(RowError):
                     prompt.read(row)
                     return True
@@ -272,37 +263,3 @@ def combine(prompts: Sequence[Form], answers: Sequence[Form], make: Callable[[An
 def having(present: frozenset[str], forms: Sequence[Form]) -> tuple[Form, ...]:
     """Return the forms whose fields are all present."""
     return tuple(form for form in forms if present.issuperset(form.needs))
-
-
-def value_of(form: Form, row: Mapping[str, Any]) -> list[object]:
-    """Return what a form reads of a row, as it stands there."""
-    return [from_json(row[field]) for field in form.needs]
-
-
-def same_answers(answers: Answers, other: Form, row: Mapping[str, Any], survey: Survey) -> bool:
-    """Return whether another form's columns hold the same answers, with others beside them or without.
-
-    Of several answers a single one must be the best.
-    """
-    if len(answers.completions) == 1:
-        with suppress(RowError):  # what cannot be read is not the same
-            best = other.read(row, survey).completions[:1]
-            return [last_text(one) for one in best] == [last_text(answers.completions[0])]
-        return False
-    final = {last_text(completion) for completion in answers.completions}
-    held = set(said_in(value_of(other, row)))
-    return final <= held or held <= set(texts_of(answers.completions))
-
-
-def last_text(answer: str | list[ChatMessage]) -> str:
-    """Return what an answer ends with, without the space around it."""
-    return str(as_messages(answer)[-1]["content"] or "").strip()
-
-
-def said_in(values: Sequence[object]) -> Iterator[str]:
-    """Yield every text in values; of a text that is a dialogue its turns."""
-    for value in values:
-        turns: object = value
-        with suppress(RowError):  # whoever reads it says what is wrong
-            turns = dialogue(value, "") if isinstance(value, str) and is_dialogue(value) else value
-        yield from texts_of(turns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,14 +36,18 @@ def plain_name(name: str) -> str:
 
 
 def unread_columns(
-    row: Mapping[str, Any], read: frozenset[str], known: object, reserved: frozenset[str] = frozenset()
+    row: Mapping[str, Any],
+    read: frozenset[str],
+    known: tuple[object, Sequence[object]],
+    reserved: frozenset[str] = frozenset(),
 ) -> list[str]:
     """Return the columns that a form does not read and that change nothing, such as ids and sources.
 
     Args:
         row: the row, its columns renamed.
         read: the columns that the form reads.
-        known: all that was read; a column that says nothing beyond it does not count.
+        known: the prompt and the completions that were read, the best first; a column that says nothing
+            beyond them does not count.
         reserved: columns that other losses read of such rows.
 
     Raises:
@@ -59,11 +63,11 @@ def unread_columns(
     return left
 
 
-def changes(field: str, value: object, known: object) -> bool:
+def changes(field: str, value: object, known: tuple[object, Sequence[object]]) -> bool:
     """Return whether a column that is not read says something else than what is known."""
     if field in VERDICTS and isinstance(value, str):
-        # a verdict may repeat an answer; that it occurs in one says nothing
-        return value.strip() not in texts_of(known)
+        # a verdict may repeat the best answer; that it occurs in one says nothing
+        return value.strip() not in texts_of(known[1][:1])
     return is_new(value, known)
 
 

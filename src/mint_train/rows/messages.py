@@ -67,7 +67,7 @@ def is_assistants(message: object) -> bool:
     if not isinstance(message, Mapping):
         return False
     role = next((message[key] for key in ROLE_KEYS if isinstance(message.get(key), str)), "")
-    return ROLES.get(role.strip().lower()) == ASSISTANT
+    return role.strip().lower() in CALL_ROLES or ROLES.get(role.strip().lower()) == ASSISTANT
 
 
 def are_messages(value: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from mint_train.errors import RowError
-from mint_train.rows.conversations import Prompt, add_system, as_conversation, says_nothing_new
+from mint_train.rows.conversations import Prompt, add_system, as_conversation, repeats, says_nothing_new
 from mint_train.rows.form import Form, suits_any
 from mint_train.rows.messages import ChatMessage, are_messages, chat_messages
 from mint_train.rows.row import kind
@@ -232,7 +232,7 @@ def with_beside(row: Mapping[str, Any], prompt: Prompt, read: set[str]) -> Promp
         if name in EARLIER_FIELDS:
             prompt = with_earlier(row[name], name, prompt)
         elif name == "input":
-            prompt = with_input(row["input"], prompt)
+            prompt = with_input(row["input"], prompt, is_alpaca=not has_none_of(row, "instruction"))
         elif name in TOOL_FIELDS:
             if tools := tool_list(row[name], name):
                 prompt = replace(as_conversation(prompt), tools=tools)
@@ -260,17 +260,24 @@ def template_arguments(value: object, field: str) -> Mapping[str, Any]:
     return {name: inner for name, inner in found.items() if inner is not None}
 
 
-def with_input(value: object, prompt: Prompt) -> Prompt:
+def with_input(value: object, prompt: Prompt, *, is_alpaca: bool) -> Prompt:
     """Put an `input` on the line after the question that it belongs to, as LLaMA-Factory does.
+
+    Args:
+        value: the input.
+        prompt: the question, which may have the input in it already.
+        is_alpaca: whether it is an Alpaca instruction, which names its input again where it mentions it.
 
     Raises:
         RowError: it is not text, or the prompt is not one question.
     """
-    if says_nothing_new(value, prompt):
+    if not is_alpaca and says_nothing_new(value, prompt):
         return prompt
     words = text(value, "input")
     conversation = as_conversation(prompt)
     *earlier, last = conversation.messages
+    if is_alpaca and str(last["content"]).endswith(words.strip()):
+        return prompt
     if last["role"] != "user":
         raise RowError(
             "input",
@@ -287,7 +294,7 @@ def with_earlier(value: object, field: str, prompt: Prompt) -> Prompt:
         RowError: it is something else, such as a text that could belong anywhere.
     """
     found = from_json(value, field)
-    if says_nothing_new(found, prompt):
+    if repeats(found, prompt):
         return prompt
     if isinstance(found, str):
         raise RowError(

@@ -50,24 +50,30 @@ def no_answers(
     """Say which fields of the nearest form of answers are missing, and with them the prompt."""
     nearest = max(forms, key=lambda form: (len(present & set(form.needs)), present.issuperset(form.needs)))
     missing = [field for field in nearest.needs if field not in present]
+    reads_one = any(ONE_ANSWER[0] in form.needs for form in forms)
     if not missing:
-        found = from_json(row[nearest.needs[0]])
-        if isinstance(found, list):
-            return RowError(nearest.needs[0], "must be one answer, not a list")
-        return RowError(nearest.needs[0], f"must be a list of answers, not {kind(found)}: {SEVERAL}{OTHERS}")
+        return RowError(nearest.needs[0], unsuited(from_json(row[nearest.needs[0]]), reads_one))
     columns = {field: likely_column(row, field, nearest.needs) for field in missing}
     columns = with_prompt(row, present, nearest, prompts, columns)
     error = absent(row, missing[0], columns)
     if missing[0] in row:
         return error
     alone = [name for name in ONE_ANSWER if name in present]
-    if len(missing) == len(nearest.needs) > 1 and alone:
+    if len(missing) == len(nearest.needs) > 1 and alone and not reads_one:
         return RowError(error.field, f'{error.problem}; {SEVERAL}, and "{alone[0]}" is one{OTHERS}')
     figures = [name for name, value in row.items() if isinstance(value, int | float) and value not in (0, 1)]
     if len(missing) == 1 < len(nearest.needs) and figures and columns[missing[0]] == "COLUMN":
         rating = flag({missing[0]: f"{figures[0]}>=NUMBER"})
         return RowError(error.field, f"{error.problem}, or a rating and from where on it is good: {rating}")
     return error
+
+
+def unsuited(found: object, reads_one: bool) -> str:
+    """Say why what a column of answers holds is none of them."""
+    if isinstance(found, list):
+        return "must be one answer, not a list"
+    problem = f"must be a list of answers, not {kind(found)}"
+    return problem if reads_one else f"{problem}: {SEVERAL}{OTHERS}"
 
 
 def no_verdict(

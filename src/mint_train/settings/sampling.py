@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from numbers import Integral, Real
 from typing import Any
 
@@ -33,8 +34,8 @@ class Sampling:
         """
         for name, least in (("samples", 1), ("max_tokens", 1), ("temperature", 0), ("seed", 0)):
             value, whole = getattr(self, name), name != "temperature"
-            is_number = isinstance(value, Integral if whole else Real)
-            if not is_number or not value >= least or (least and value > MOST):  # nor is NaN
+            is_number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+            if not is_number or not least <= value < inf or (least and value > MOST):  # nor is NaN
                 needed = f"a {'whole ' * whole}number, {least} or more" + f", at most {MOST}" * (least > 0)
                 raise OptionError(f"--{name.replace('_', '-')} {value}: it must be {needed}")
 

@@ -33,5 +33,6 @@ class TokenBudget:
         if not finished:
             ahead += self.expected.before_first_step()
         if self.counts.total + ahead.total() > self.most:
-            what = f"the next step and what is due around it need {describe_tokens(ahead)}"
+            needs = "may need" if any(ahead[kind] for kind in self.expected.at_most) else "need"
+            what = f"the next step and what is due around it {needs} {describe_tokens(ahead)}"
             raise BudgetError(self.most, self.counts.total, what, ahead.total())

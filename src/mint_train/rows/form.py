@@ -43,6 +43,6 @@ class Answers:
     read: frozenset[str] = field(default_factory=frozenset)
     """Columns that were read beside those that the form needs."""
     every_turn: bool = False
-    """Whether the answer to a whole conversation is all that the assistant says in it, or its last turn."""
+    """Whether all that the assistant says in a whole conversation is the answer, not only its last turn."""
     further: Sequence[Answers] = ()
     """Those of further groups in the same row, each given as whole conversations."""

@@ -67,7 +67,8 @@ def is_assistants(message: object) -> bool:
     if not isinstance(message, Mapping):
         return False
     role = next((message[key] for key in ROLE_KEYS if isinstance(message.get(key), str)), "")
-    return role.strip().lower() in CALL_ROLES or ROLES.get(role.strip().lower()) == ASSISTANT
+    plain = role.strip().lower()
+    return plain in CALL_ROLES or ROLES.get(plain) == ASSISTANT
 
 
 def are_messages(value: object) -> bool:

@@ -17,7 +17,7 @@ from mint_train.rows.verdicts import Survey
 
 
 def value_of(form: Form, row: Mapping[str, Any]) -> list[object]:
-    """Return what a form reads of a row, as it stands there."""
+    """Return the values that a form reads, as the row has them."""
     return [from_json(row[field]) for field in form.needs]
 
 

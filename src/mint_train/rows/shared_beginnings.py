@@ -76,7 +76,7 @@ def split_conversations(
             raise RowError(field, f"is not a whole conversation, though {answers.fields[0]} is one")
         conversations.append(answer)
     shared, rest = split_shared(conversations, answers.fields)
-    if answers.every_turn and len(rest) == 1:
+    if answers.every_turn:
         shared, rest = split_first_answer(conversations[0])
     if not shared:
         raise begins_with_assistant(row, PROMPTS, answers.fields[0], read)

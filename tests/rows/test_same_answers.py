@@ -94,6 +94,7 @@ def test_a_verdict_may_repeat_the_better_answer_and_not_the_worse(verdict: str) 
         ({"prompt": "Compute 3+4", "input": "3+4"}, "Compute 3+4"),
         ({"instruction": "Add 1 to the number.", "input": "1"}, "Add 1 to the number.\n1"),
         ({"instruction": "Translate: cat", "input": "cat"}, "Translate: cat"),
+        ({"instruction": "Add it to 21", "input": "1"}, "Add it to 21\n1"),
         ({"prompt": "Q: why?\nA:", "question": "why?"}, "Q: why?\nA:"),
     ],
 )

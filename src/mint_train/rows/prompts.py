@@ -266,7 +266,7 @@ def with_input(value: object, prompt: Prompt, *, is_alpaca: bool) -> Prompt:
     Args:
         value: the input.
         prompt: the question, which may have the input in it already.
-        is_alpaca: whether it is an Alpaca instruction, which names its input again where it mentions it.
+        is_alpaca: whether it is an Alpaca instruction, which its input follows even where it mentions it.
 
     Raises:
         RowError: it is not text, or the prompt is not one question.
@@ -276,7 +276,7 @@ def with_input(value: object, prompt: Prompt, *, is_alpaca: bool) -> Prompt:
     words = text(value, "input")
     conversation = as_conversation(prompt)
     *earlier, last = conversation.messages
-    if is_alpaca and str(last["content"]).endswith(words.strip()):
+    if is_alpaca and re.search(rf"(?<!\w){re.escape(words.strip())}$", str(last["content"])):
         return prompt
     if last["role"] != "user":
         raise RowError(
